@@ -1,0 +1,47 @@
+"""The seam: a frozen record of functions that a backend may replace one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from nerfcli import adam, encoding, mlp, radiance, sampling, step, volume
+from nerfcli.rays import Pixels, Samples
+from nerfcli.step import StepTerms
+
+
+@dataclass(frozen=True)
+class Ops:
+    """What a backend does. Signatures and contracts are those of the reference functions."""
+
+    name: str
+    spherical_harmonics: Callable[..., Tensor]
+    hash_grid: Callable[..., Tensor]
+    mlp: Callable[..., Tensor]
+    density: Callable[..., Tensor]
+    radiance: Callable[..., tuple[Tensor, Tensor]]
+    march: Callable[..., Samples]
+    composite: Callable[..., Pixels]
+    photometric_gradients: Callable[..., StepTerms]
+    render_rays: Callable[..., Pixels]
+    adam_step: Callable[..., None]
+    rays_per_chunk: int = 2**13  # rays that render_rays is given at once
+
+
+def reference() -> Ops:
+    """Every op in plain torch: the definition that the other backends must agree with."""
+    return Ops(
+        name="torch",
+        spherical_harmonics=encoding.spherical_harmonics,
+        hash_grid=encoding.hash_grid,
+        mlp=mlp.mlp,
+        density=radiance.density,
+        radiance=radiance.radiance,
+        march=sampling.march,
+        composite=volume.composite,
+        photometric_gradients=step.photometric_gradients,
+        render_rays=step.render_rays,
+        adam_step=adam.adam_step,
+    )

@@ -1,0 +1,37 @@
+"""The region a field lives in: nested cubes around one centre."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Box:
+    """Nested cubes around one centre: the detail cube and its doublings (cascades).
+
+    Cascade c is the cube of half size half_size * 2**c; the field lives in the largest one.
+    """
+
+    center: tuple[float, float, float]
+    half_size: float
+    n_cascades: int = 1
+
+    @property
+    def outer_half_size(self) -> float:
+        return self.half_size * 2 ** (self.n_cascades - 1)
+
+    @property
+    def side(self) -> float:
+        """Side length of the outer cube, the unit of the hash grid's positions."""
+        return 2 * self.outer_half_size
+
+    def to_unit(self, positions: Tensor) -> Tensor:
+        """Scene positions [..., 3] -> [0, 1]**3 over the outer cube, clamped."""
+        low = positions.new_tensor(self.center) - self.outer_half_size
+        return ((positions - low) / self.side).clamp(0.0, 1.0)
+
+    def from_unit(self, unit: Tensor) -> Tensor:
+        low = unit.new_tensor(self.center) - self.outer_half_size
+        return unit * self.side + low

@@ -1,0 +1,135 @@
+"""The structs that travel through the pipeline: Rays -> Samples -> Pixels.
+
+origins, directions: rays in scene space; directions have unit length, so t is a distance.
+t_starts, t_ends: the ends of the interval that a sample stands for, in scene units.
+sigmas: density per scene unit of length. weights: transmittance * alphas. opacity: their sum.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from nerfcli.errors import NerfError
+
+
+def ensure_shape(name: str, value: Tensor, shape: tuple[int | None, ...]) -> None:
+    """Raise NerfError unless `value` has `shape`; None in `shape` stands for any length."""
+    fits = value.ndim == len(shape) and all(
+        want in (None, got) for want, got in zip(shape, value.shape, strict=True)
+    )
+    if not fits:
+        want = "(" + ", ".join("any" if s is None else str(s) for s in shape) + ")"
+        raise NerfError(f"{name} must have shape {want}, got {tuple(value.shape)}.")
+
+
+@dataclass(frozen=True)
+class Rays:
+    """Rays in scene space.
+
+    Attributes:
+        origins: [n_rays, 3] float32.
+        directions: [n_rays, 3] float32, unit length.
+        z_scale: [n_rays] float32 or None; cosine between the ray and its camera's optical axis,
+            so that z_depth = t * z_scale.
+    """
+
+    origins: Tensor
+    directions: Tensor
+    z_scale: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.origins.shape[0]
+
+    def __getitem__(self, index: slice | Tensor) -> Rays:
+        z_scale = None if self.z_scale is None else self.z_scale[index]
+        return Rays(self.origins[index], self.directions[index], z_scale)
+
+    def at(self, t: Tensor) -> Tensor:
+        """Positions at distance t. t [n_rays, n] -> [n_rays, n, 3]."""
+        return self.origins[:, None] + t[..., None] * self.directions[:, None]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Intervals along rays, packed ray after ray.
+
+    Attributes:
+        t_starts: [capacity] float32, sorted within a ray.
+        t_ends: [capacity] float32.
+        ray_offsets: [n_rays + 1] int64; ray i owns the samples ray_offsets[i]:ray_offsets[i+1].
+            ray_offsets[-1] is the live count; entries beyond it are padding.
+    """
+
+    t_starts: Tensor
+    t_ends: Tensor
+    ray_offsets: Tensor
+
+    @property
+    def n_rays(self) -> int:
+        return self.ray_offsets.shape[0] - 1
+
+    @property
+    def capacity(self) -> int:
+        return self.t_starts.shape[0]
+
+    @property
+    def t_mids(self) -> Tensor:
+        return 0.5 * (self.t_starts + self.t_ends)
+
+    def ray_indices(self) -> Tensor:
+        """The ray of each sample, [capacity] int64; padding belongs to the last ray."""
+        counts = self.ray_offsets.diff()
+        rays = torch.arange(self.n_rays, device=counts.device)
+        indices = torch.repeat_interleave(rays, counts)
+        padding = self.capacity - indices.shape[0]
+        if padding:
+            indices = torch.cat([indices, indices.new_full((padding,), self.n_rays - 1)])
+        return indices
+
+    def select(self, keep: Tensor) -> Samples:
+        """The samples where `keep` [capacity] bool is true, same rays, without padding."""
+        ends = torch.cat([keep.new_zeros(1, dtype=torch.int64), keep.cumsum(0)])
+        return replace(
+            self,
+            t_starts=self.t_starts[keep],
+            t_ends=self.t_ends[keep],
+            ray_offsets=ends[self.ray_offsets],
+        )
+
+    @staticmethod
+    def from_edges(edges: Tensor) -> Samples:
+        """Equal counts per ray from interval edges [n_rays, n + 1]."""
+        n_rays, n = edges.shape[0], edges.shape[1] - 1
+        offsets = torch.arange(n_rays + 1, device=edges.device) * n
+        return Samples(edges[:, :-1].reshape(-1), edges[:, 1:].reshape(-1), offsets)
+
+    def dense(self, values: Tensor) -> Tensor:
+        """View per-sample values [capacity, ...] as [n_rays, n, ...]; only for equal counts."""
+        return values.reshape(self.n_rays, -1, *values.shape[1:])
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """What a ray sees.
+
+    Attributes:
+        rgb: [n_rays, 3], composited over the background.
+        opacity: [n_rays], sum of the weights.
+        depth: [n_rays], expected distance sum(w t) / sum(w); 0 where nothing is hit.
+        median_depth: [n_rays], middle of the sample where the weights pass half of the
+            opacity; 0 where nothing is hit.
+    """
+
+    rgb: Tensor
+    opacity: Tensor
+    depth: Tensor
+    median_depth: Tensor
+
+    @staticmethod
+    def cat(parts: list[Pixels]) -> Pixels:
+        return Pixels(
+            *(torch.cat([getattr(p, f) for p in parts]) for f in Pixels.__dataclass_fields__)
+        )
