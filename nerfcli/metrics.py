@@ -1,0 +1,47 @@
+"""How close two images are: PSNR and SSIM, as docs/conventions.md defines them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from skimage.metrics import structural_similarity
+
+SSIM_WINDOW = 11
+SSIM_SIGMA = 1.5
+
+
+def round_to_8_bits(image: np.ndarray) -> np.ndarray:
+    """Clamp to [0, 1] and round to multiples of 1/255, as a saved PNG would be."""
+    return np.round(np.clip(image, 0.0, 1.0) * 255.0) / 255.0
+
+
+def psnr(image: np.ndarray, reference: np.ndarray) -> float:
+    """-10 log10(mean squared error), in dB; infinite for equal images.
+
+    image, reference: [height, width, channels] in [0, 1].
+    """
+    error = float(np.mean((image.astype(np.float64) - reference.astype(np.float64)) ** 2))
+    return math.inf if error == 0.0 else -10.0 * math.log10(error)
+
+
+def ssim(image: np.ndarray, reference: np.ndarray) -> float:
+    """Structural similarity, Wang et al. (2004): Gaussian window 11x11, sigma 1.5, range 1.
+
+    The mean leaves out a border of 5 pixels, where the window does not fit. Images smaller than
+    the window give nan.
+    """
+    if min(image.shape[:2]) < SSIM_WINDOW:
+        return math.nan
+    return float(
+        structural_similarity(
+            image.astype(np.float64),
+            reference.astype(np.float64),
+            win_size=SSIM_WINDOW,
+            gaussian_weights=True,
+            sigma=SSIM_SIGMA,
+            use_sample_covariance=False,
+            data_range=1.0,
+            channel_axis=2,
+        )
+    )

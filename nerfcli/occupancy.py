@@ -1,0 +1,146 @@
+"""The occupancy grid: where density may be, so that marching skips the rest.
+
+A cell keeps the running maximum of the densities seen in it; it counts as occupied when one
+marching step through it would have an optical depth above a threshold. Cascade c covers the
+cube of half size box.half_size * 2**c; only cells that some training camera can see and that no
+silhouette rules out are `possible`, and only these are ever evaluated.
+Instant NGP (2022), appendix E.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nerfcli.sampling import Box
+
+
+@dataclass
+class OccupancyGrid:
+    """Cells [n_cascades, R, R, R], indexed [cascade, z, y, x].
+
+    Attributes:
+        densities: float32, per scene unit; infinite where never evaluated.
+        possible: bool.
+        occupied: bool, what marching reads.
+    """
+
+    box: Box
+    densities: Tensor
+    possible: Tensor
+    occupied: Tensor
+    cursor: int = 0  # next possible cell of the round
+
+    @staticmethod
+    def create(box: Box, resolution: int, possible: Tensor | None = None) -> OccupancyGrid:
+        shape = (box.n_cascades, resolution, resolution, resolution)
+        if possible is None:
+            possible = torch.ones(shape, dtype=torch.bool)
+            possible &= ~covered_by_finer(box.n_cascades, resolution)
+        densities = torch.where(possible, torch.inf, 0.0)
+        return OccupancyGrid(box, densities, possible, possible.clone())
+
+    @property
+    def resolution(self) -> int:
+        return self.possible.shape[1]
+
+    def cell_centers(self, cells: Tensor, offsets: Tensor | float = 0.5) -> Tensor:
+        """Scene positions [n, 3] in flat cells [n]; offsets in [0, 1) within the cell."""
+        r = self.resolution
+        xyz = torch.stack([cells % r, cells // r % r, cells // r**2 % r], dim=1)
+        half = self.box.half_size * torch.exp2((cells // r**3).float())[:, None]
+        unit = (xyz + offsets) * (2.0 / r) - 1.0
+        return unit * half + torch.tensor(self.box.center, device=cells.device)
+
+    def update(
+        self,
+        density: Callable[[Tensor], Tensor],
+        *,
+        n_cells: int,
+        decay: float,
+        threshold: float,
+        step_size: float,
+        generator: torch.Generator,
+    ) -> int:
+        """Evaluate some cells and decide anew which are occupied.
+
+        Half of the cells go round the possible ones in turn, half are drawn from the occupied.
+
+        Args:
+            density: scene positions [n, 3] -> sigmas [n] per scene unit.
+            n_cells: how many to evaluate.
+            decay: of the old maximum in an evaluated cell.
+            threshold: optical depth of one step of length step_size.
+
+        Returns:
+            The number of cells evaluated.
+        """
+        cells = self._choose(n_cells, generator)
+        if not len(cells):
+            return 0
+        jitter = torch.rand(len(cells), 3, generator=generator).to(cells.device)
+        sigmas = density(self.cell_centers(cells, jitter))
+        flat = self.densities.view(-1)
+        old = flat[cells]
+        flat[cells] = torch.maximum(torch.where(old.isinf(), 0.0, old * decay), sigmas)
+        self.refresh(threshold, step_size)
+        return len(cells)
+
+    def refresh(self, threshold: float, step_size: float) -> None:
+        """occupied = density above min(mean of the known, threshold / step_size)."""
+        known = self.densities[self.possible & self.densities.isfinite()]
+        mean = float(known.mean()) if len(known) else 0.0  # sync
+        limit = min(mean, threshold / step_size)
+        self.occupied = self.possible & (self.densities > limit)
+
+    def _choose(self, n_cells: int, generator: torch.Generator) -> Tensor:
+        possible = self._possible_cells()
+        n_round = min(n_cells // 2, len(possible))
+        turn = (torch.arange(n_round) + self.cursor) % max(len(possible), 1)
+        self.cursor = (self.cursor + n_round) % max(len(possible), 1)
+        chosen = [possible[turn.to(possible.device)]]
+        occupied = self.occupied.view(-1).nonzero().squeeze(1)
+        if len(occupied) <= n_cells - n_round:
+            chosen.append(occupied)
+        else:
+            drawn = torch.randint(len(occupied), (n_cells - n_round,), generator=generator)
+            chosen.append(occupied[drawn.to(occupied.device)])
+        return torch.cat(chosen).unique()
+
+    def _possible_cells(self) -> Tensor:
+        """Flat indices of the possible cells in a fixed shuffled order, so that a part of a
+        round is spread over the box."""
+        if not hasattr(self, "_shuffled"):
+            cells = self.possible.view(-1).nonzero().squeeze(1)
+            order = torch.randperm(len(cells), generator=torch.Generator().manual_seed(0))
+            self._shuffled = cells[order.to(cells.device)]
+        return self._shuffled
+
+    def state(self) -> dict[str, Tensor]:
+        return {"occupancy.densities": self.densities, "occupancy.possible": self.possible}
+
+
+def covered_by_finer(n_cascades: int, resolution: int) -> Tensor:
+    """Cells of a cascade that lie in the next finer cube, which no look-up reaches."""
+    covered = torch.zeros((n_cascades, *(resolution,) * 3), dtype=torch.bool)
+    low, high = resolution // 4, resolution - resolution // 4
+    covered[1:, low:high, low:high, low:high] = True
+    return covered
+
+
+def seen_by_cameras(grid: OccupancyGrid, project: Callable[[Tensor], Tensor]) -> Tensor:
+    """Possible cells whose centre falls in some image.
+
+    Args:
+        project: positions [n, 3] -> bool [n], seen by at least one camera.
+
+    Returns:
+        bool, like grid.possible.
+    """
+    cells = grid.possible.view(-1).nonzero().squeeze(1)
+    seen = torch.zeros(grid.possible.numel(), dtype=torch.bool, device=cells.device)
+    seen[cells] = project(grid.cell_centers(cells))
+    return seen.view(grid.possible.shape)

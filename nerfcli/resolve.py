@@ -1,0 +1,100 @@
+"""The values of a config that are left to the scene and the device."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from nerfcli.config import Config
+from nerfcli.errors import NerfError
+from nerfcli.scenes import Scene
+
+METHODS = ("hashgrid", "classic")
+DEFAULT_MINUTES = 2.0
+STEP_PIXELS = 1.4  # a marching step's length, in pixels as seen at the box's centre
+
+
+def resolve(config: Config, scene: Scene) -> Config:
+    """Fill in every auto value from the scene and the device.
+
+    Raises:
+        NerfError: an unknown method, loss or device.
+    """
+    method = config.model.method
+    if method == "auto":
+        method = "hashgrid"
+    if method not in METHODS:
+        raise NerfError(f"model.method: unknown method {method!r}; known: auto, {', '.join(METHODS)}.")
+    classic = method == "classic"
+    if config.device not in ("auto", "cpu"):
+        raise NerfError(
+            f"device: {config.device!r} is not supported by this version; use cpu or auto."
+        )
+    background = config.scene.background
+    if background == "auto":
+        background = "black" if scene.background == "none" else scene.background
+    if background not in ("white", "black"):
+        raise NerfError(
+            f"scene.background: unknown background {background!r}; use auto, white or black."
+        )
+    finest = detail_pixels(scene)
+    model = replace(
+        config.model,
+        method=method,
+        log2_table_size=config.model.log2_table_size or 17,
+        max_resolution=config.model.max_resolution
+        or grid_resolution(finest) * 2 ** (scene.box.n_cascades - 1),
+        width=config.model.width or (256 if classic else 64),
+    )
+    sampling = replace(
+        config.sampling,
+        steps_per_box=config.sampling.steps_per_box
+        or int(min(1024, max(128, finest * 3**0.5 / STEP_PIXELS))),
+    )
+    train = config.train
+    minutes = train.minutes or (0.0 if train.steps else DEFAULT_MINUTES)
+    n_samples = train.n_samples or 2**15
+    train = replace(
+        train,
+        minutes=minutes,
+        n_rays=train.n_rays or 1024,
+        n_samples=n_samples,
+        lr=train.lr or (5e-4 if classic else 1e-2),
+        lr_final=train.lr_final or (0.1 if classic else 0.02),
+        loss=("mse" if classic else "huber") if train.loss == "auto" else train.loss,
+    )
+    occupancy = replace(config.occupancy, cells=config.occupancy.cells or 4 * n_samples)
+    scene_config = replace(
+        config.scene,
+        background=background,
+        near=scene.near,
+        far=scene.far,
+        cascades=scene.box.n_cascades,
+    )
+    return replace(
+        config,
+        device="cpu",
+        model=model,
+        sampling=sampling,
+        train=train,
+        occupancy=occupancy,
+        scene=scene_config,
+    )
+
+
+def detail_pixels(scene: Scene) -> float:
+    """How many pixels of the training views span the side of the detail cube (median)."""
+    cameras = scene.cameras[list(scene.splits["train"])]
+    centers = cameras.c2w[:, :, 3]
+    distance = (centers - torch.tensor(scene.box.center, dtype=torch.float64)).norm(dim=1)
+    distance = distance.clamp(min=scene.box.half_size)  # a camera inside sees at most this much
+    return float((cameras.focal[:, 0] / distance).median()) * 2 * scene.box.half_size
+
+
+def grid_resolution(pixels: float) -> int:
+    """The finest level: about two cells a pixel, a power of two between 128 and 2048."""
+    level = 128
+    while level < 2 * pixels and level < 2048:
+        level *= 2
+    return level

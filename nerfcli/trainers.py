@@ -1,0 +1,270 @@
+"""One training step, for each method: draw rays, render them, take the gradients, step.
+
+A trainer owns the field and the optimiser's state; everything random comes from one generator,
+so that a checkpoint with the generator's state continues bit for bit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nerfcli.backends.ops import Ops
+from nerfcli.classic import ClassicField
+from nerfcli.config import Config
+from nerfcli.field import HashField, create_field
+from nerfcli.images import Views
+from nerfcli.losses import mse
+from nerfcli.occupancy import OccupancyGrid
+from nerfcli.radiance import NetParams
+from nerfcli.rays import Rays
+from nerfcli.scenes import Scene
+
+MAX_RAYS = 2**17
+RATE_MEMORY = 0.8  # of the running mean of kept samples per ray
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step reports; tensors, so that reading them is the caller's choice."""
+
+    loss: Tensor
+    mse: Tensor
+    n_rays: int
+    n_samples: int
+
+
+def background_color(name: str) -> tuple[float, float, float]:
+    return (1.0, 1.0, 1.0) if name == "white" else (0.0, 0.0, 0.0)
+
+
+def over_background(colors: Tensor, background: Tensor) -> Tensor:
+    """Straight-alpha colours [n, 4] (or opaque [n, 3]) over [3] or [n, 3] -> [n, 3]."""
+    if colors.shape[1] == 3:
+        return colors
+    alpha = colors[:, 3:]
+    return colors[:, :3] * alpha + (1 - alpha) * background
+
+
+class HashGridTrainer:
+    """Steps of a hash-grid field: the batch is sized by samples, the ray count adapts."""
+
+    def __init__(
+        self, scene: Scene, views: Views, config: Config, ops: Ops, generator: torch.Generator
+    ) -> None:
+        self.scene, self.views, self.config, self.ops = scene, views, config, ops
+        self.generator = generator
+        field = create_field(config, scene.box, scene.near, scene.far, ops, generator)
+        assert isinstance(field, HashField)
+        self.field = field
+        self.grads = NetParams(*(torch.zeros_like(p) for p in field.params.tensors()))
+        self.m = NetParams(*(torch.zeros_like(p) for p in field.params.tensors()))
+        self.v = NetParams(*(torch.zeros_like(p) for p in field.params.tensors()))
+        self.ema = NetParams(*(p.clone() for p in field.params.tensors()))
+        self.samples_per_ray = 0.0
+        self.step_count = 0
+
+    def set_possible(self, possible: Tensor) -> None:
+        """Start the occupancy grid from the cells that can hold anything."""
+        grid = self.field.occupancy
+        self.field.occupancy = OccupancyGrid.create(
+            grid.box, grid.resolution, grid.possible & possible
+        )
+
+    def n_rays(self) -> int:
+        """Rays whose kept samples should fill the budget, by the last steps' mean."""
+        target = self.config.train.n_samples
+        if self.samples_per_ray == 0.0:
+            return max(64, target // 64)
+        return max(64, min(MAX_RAYS, int(target / self.samples_per_ray)))
+
+    def step(self, lr: float) -> StepResult:
+        self.step_count += 1
+        rays, target, background = self._batch(self.n_rays())
+        samples = self.field.march(rays, torch.rand(len(rays), generator=self.generator))
+        terms = self.ops.photometric_gradients(
+            self.field.params,
+            self.grads,
+            self.field.net,
+            self.field.box,
+            rays,
+            samples,
+            target,
+            background,
+            loss=self.config.train.loss,
+            min_transmittance=self.config.sampling.min_transmittance,
+        )
+        n_kept = int(terms.n_kept)  # sync
+        self._adapt(len(rays), samples.capacity, n_kept)
+        self._optimise(lr)
+        if self._update_due():
+            self._update_occupancy()
+        return StepResult(terms.loss, terms.mse, len(rays), n_kept)
+
+    def _batch(self, n_rays: int) -> tuple[Rays, Tensor, Tensor]:
+        u = torch.rand(n_rays, dtype=torch.float64, generator=self.generator)
+        flat = self.views.draw(u)
+        rays = self.scene.cameras.rays(self.views.locate(flat))
+        if self.config.train.random_background:
+            background = torch.rand(n_rays, 3, generator=self.generator)
+        else:
+            fixed = torch.tensor(background_color(self.config.scene.background))
+            background = fixed.expand(n_rays, 3).contiguous()
+        return rays, over_background(self.views.colors(flat), background), background
+
+    def _adapt(self, n_rays: int, n_marched: int, n_kept: int) -> None:
+        """A marched sample costs about a quarter of a kept one, which has gradients too."""
+        now = max((n_kept + 0.25 * (n_marched - n_kept)) / n_rays, 1e-3)
+        if self.samples_per_ray == 0.0:
+            self.samples_per_ray = now
+        mean = RATE_MEMORY * self.samples_per_ray + (1 - RATE_MEMORY) * now
+        self.samples_per_ray = max(mean, 0.5 * now)  # a sudden rise is believed at once
+
+    def _optimise(self, lr: float) -> None:
+        train = self.config.train
+        sets = (t.tensors() for t in (self.field.params, self.grads, self.m, self.v, self.ema))
+        for i, (p, g, m, v, ema) in enumerate(zip(*sets, strict=True)):
+            self.ops.adam_step(
+                p,
+                g,
+                m,
+                v,
+                step=self.step_count,
+                lr=lr,
+                weight_decay=0.0 if i == 0 else train.weight_decay,
+                ema=ema if train.ema_decay else None,
+                ema_decay=train.ema_decay,
+            )
+
+    def _update_due(self) -> bool:
+        return self.step_count % self.config.occupancy.every == 0
+
+    def _update_occupancy(self) -> None:
+        occupancy = self.config.occupancy
+        self.field.occupancy.update(
+            self.field.density,
+            n_cells=occupancy.cells,
+            decay=occupancy.decay,
+            threshold=occupancy.threshold,
+            step_size=self.field.steps.size,
+            generator=self.generator,
+        )
+
+    def model_state(self) -> dict[str, Tensor]:
+        """What is rendered: the running mean of the weights, where there is one."""
+        state = self.field.state()
+        if self.config.train.ema_decay:
+            state["grid.table"], state["density.weights"], state["color.weights"] = (
+                self.ema.tensors()
+            )
+        return state
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        names = ("grid.table", "density.weights", "color.weights")
+        state = {}
+        for kind, tensors in (("raw", self.field.params), ("m", self.m), ("v", self.v)):
+            state |= {f"{kind}.{n}": t for n, t in zip(names, tensors.tensors(), strict=True)}
+        return state
+
+    def extra_state(self) -> dict:
+        return {
+            "step": self.step_count,
+            "samples_per_ray": self.samples_per_ray,
+            "occupancy_cursor": self.field.occupancy.cursor,
+        }
+
+    def load(self, model: dict[str, Tensor], optimizer: dict[str, Tensor], extra: dict) -> None:
+        names = ("grid.table", "density.weights", "color.weights")
+        self.ema = NetParams(*(model[n].clone() for n in names))
+        raw = {n: optimizer[f"raw.{n}"] for n in names}
+        self.field.load_state(model | raw, self.config.occupancy.threshold)
+        self.field.occupancy.cursor = extra["occupancy_cursor"]
+        self.m = NetParams(*(optimizer[f"m.{n}"] for n in names))
+        self.v = NetParams(*(optimizer[f"v.{n}"] for n in names))
+        self.step_count = extra["step"]
+        self.samples_per_ray = extra["samples_per_ray"]
+
+
+class ClassicTrainer:
+    """Steps of the 2020 paper: coarse and fine loss, one Adam over both networks."""
+
+    def __init__(
+        self, scene: Scene, views: Views, config: Config, ops: Ops, generator: torch.Generator
+    ) -> None:
+        self.scene, self.views, self.config, self.ops = scene, views, config, ops
+        self.generator = generator
+        field = create_field(config, scene.box, scene.near, scene.far, ops, generator)
+        assert isinstance(field, ClassicField)
+        self.field = field
+        for p in field.params.values():
+            p.requires_grad_()
+        self.m = {k: torch.zeros_like(p) for k, p in field.params.items()}
+        self.v = {k: torch.zeros_like(p) for k, p in field.params.items()}
+        self.step_count = 0
+
+    def step(self, lr: float) -> StepResult:
+        self.step_count += 1
+        config = self.config
+        flat = self._pixels(config.train.n_rays)
+        rays = self.scene.cameras.rays(self.views.locate(flat))
+        background = torch.tensor(background_color(config.scene.background))
+        target = over_background(self.views.colors(flat), background)
+        coarse, fine = self.field.render_coarse_fine(rays, background, self.generator)
+        fine_mse = mse(fine.rgb, target)
+        loss = mse(coarse.rgb, target) + fine_mse
+        grads = torch.autograd.grad(loss, list(self.field.params.values()))
+        for (key, p), g in zip(self.field.params.items(), grads, strict=True):
+            self.ops.adam_step(
+                p.detach().view(-1),
+                g.contiguous().view(-1),
+                self.m[key].view(-1),
+                self.v[key].view(-1),
+                step=self.step_count,
+                lr=lr,
+                beta2=0.999,
+                eps=1e-7,
+            )
+        per_ray = 2 * config.sampling.n_coarse + config.sampling.n_fine
+        return StepResult(loss.detach(), fine_mse.detach(), len(rays), len(rays) * per_ray)
+
+    def _pixels(self, n_rays: int) -> Tensor:
+        """Uniform over all pixels; in the first steps, over the centre of every image."""
+        train = self.config.train
+        u = torch.rand(n_rays, dtype=torch.float64, generator=self.generator)
+        flat = self.views.draw(u)
+        if self.step_count > train.crop_steps or self.views.usable is not None:
+            return flat
+        pixels = self.views.locate(flat)
+        size = self.scene.cameras.size[pixels[:, 0]]
+        margin = (1 - train.crop_fraction) / 2
+        xy = (size * margin + pixels[:, 1:] * train.crop_fraction).long()
+        start = flat - pixels[:, 1] - pixels[:, 2] * size[:, 0]
+        return start + xy[:, 0] + xy[:, 1] * size[:, 0]
+
+    def model_state(self) -> dict[str, Tensor]:
+        return {k: p.detach() for k, p in self.field.params.items()}
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        moments = (("m", self.m), ("v", self.v))
+        return {f"{kind}.{k}": t for kind, tensors in moments for k, t in tensors.items()}
+
+    def extra_state(self) -> dict:
+        return {"step": self.step_count}
+
+    def load(self, model: dict[str, Tensor], optimizer: dict[str, Tensor], extra: dict) -> None:
+        self.field.params = {k: p.clone().requires_grad_() for k, p in model.items()}
+        self.m = {k: optimizer[f"m.{k}"] for k in self.m}
+        self.v = {k: optimizer[f"v.{k}"] for k in self.v}
+        self.step_count = extra["step"]
+
+
+Trainer = HashGridTrainer | ClassicTrainer
+
+
+def create_trainer(
+    scene: Scene, views: Views, config: Config, ops: Ops, generator: torch.Generator
+) -> Trainer:
+    kind = ClassicTrainer if config.model.method == "classic" else HashGridTrainer
+    return kind(scene, views, config, ops, generator)

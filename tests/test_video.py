@@ -1,0 +1,97 @@
+"""mp4, GIF and PNG frames, read back with other programs' eyes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+from PIL import Image
+
+from nerfcli.errors import NerfError
+from nerfcli.video import open_writer
+
+
+def picture(i: int, size: tuple[int, int] = (48, 64)) -> np.ndarray:
+    """A grey ramp with a red square that moves to the right."""
+    frame = np.linspace(40, 200, size[1], dtype=np.uint8)[None, :, None]
+    frame = np.repeat(np.repeat(frame, size[0], axis=0), 3, axis=2).copy()
+    frame[10:30, 4 * i : 4 * i + 20] = (220, 30, 30)
+    return frame
+
+
+def write(out: Path, layer: str, save: tuple[str, ...], n: int = 5, size=(48, 64)) -> list[Path]:
+    writer = open_writer(out, layer, save, fps=10)
+    for i in range(n):
+        depth = np.full(size, 1.5 + i) if layer == "depth" else None
+        writer.add(picture(i, size), depth)
+    return writer.close()
+
+
+def test_mp4_is_h264_yuv420p_with_all_frames(tmp_path: Path):
+    (path,) = write(tmp_path / "a.mp4", "rgb", ("rgb",))
+    reader = imageio_ffmpeg.read_frames(str(path))
+    meta = next(reader)
+    assert meta["codec"].startswith("h264")
+    assert "yuv420p" in meta["pix_fmt"]
+    assert meta["size"] == (64, 48)
+    assert meta["fps"] == 10
+    images = [np.frombuffer(f, np.uint8).reshape(48, 64, 3) for f in reader]
+    assert len(images) == 5
+    error = np.abs(images[3].astype(int) - picture(3).astype(int)).mean()
+    assert error < 6  # chroma is stored at half resolution and the coding is lossy
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_odd_sizes_lose_one_row_or_column(tmp_path: Path):
+    (path,) = write(tmp_path / "a.mp4", "rgb", ("rgb",), size=(47, 65))
+    assert next(imageio_ffmpeg.read_frames(str(path)))["size"] == (64, 46)
+
+
+def test_gif_keeps_frames_rate_and_colours(tmp_path: Path):
+    (path,) = write(tmp_path / "a.gif", "rgb", ("rgb",))
+    with Image.open(path) as gif:
+        assert gif.n_frames == 5
+        assert gif.info["duration"] == 100
+        assert gif.info["loop"] == 0
+        gif.seek(2)
+        frame = np.asarray(gif.convert("RGB")).astype(int)
+    assert np.abs(frame - picture(2)).mean() < 4  # 256 colours for the whole ramp
+
+
+def test_frames_go_to_a_folder_with_depth_in_numbers(tmp_path: Path):
+    rgb = write(tmp_path / "f", "rgb", ("rgb", "depth"))
+    depth = write(tmp_path / "f", "depth", ("rgb", "depth"))
+    assert [p.name for p in rgb] == [f"rgb_{i:04d}.png" for i in range(5)]
+    assert np.array_equal(np.asarray(Image.open(rgb[1])), picture(1))
+    assert np.load(depth[2].with_suffix(".npy")).max() == 3.5
+    sidecar = json.loads((tmp_path / "f" / "depth.json").read_text())
+    assert sidecar["kind"] == "euclidean"
+    assert not [p for p in (tmp_path / "f").iterdir() if p.name.startswith(".")]
+
+
+def test_the_second_layer_gets_its_name_in_the_file(tmp_path: Path):
+    save = ("rgb", "opacity")
+    paths = [write(tmp_path / "o.gif", layer, save)[0].name for layer in save]
+    assert paths == ["o.gif", "o_opacity.gif"]
+
+
+def test_abort_leaves_nothing(tmp_path: Path):
+    for name in ("a.mp4", "a.gif"):
+        writer = open_writer(tmp_path / name, "rgb", ("rgb",), fps=10)
+        writer.add(picture(0), None)
+        writer.abort()
+    writer = open_writer(tmp_path / "f", "rgb", ("rgb",), fps=10)
+    writer.add(picture(0), None)
+    writer.abort()
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
+
+
+def test_unknown_suffix_and_unwritable_folder_are_told(tmp_path: Path):
+    with pytest.raises(NerfError, match=r"unknown suffix '\.avi'.*\.mp4"):
+        open_writer(tmp_path / "a.avi", "rgb", ("rgb",), fps=10)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NerfError, match="cannot write to"):
+        open_writer(tmp_path / "file" / "a.mp4", "rgb", ("rgb",), fps=10)
