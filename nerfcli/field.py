@@ -14,8 +14,8 @@ from torch import Tensor
 
 from nerfcli.backends.ops import Ops
 from nerfcli.boxes import Box
-from nerfcli.config import Config
 from nerfcli.classic import ClassicField
+from nerfcli.config import Config
 from nerfcli.encoding import GridSpec
 from nerfcli.mlp import init_mlp
 from nerfcli.occupancy import OccupancyGrid

@@ -25,7 +25,9 @@ def resolve(config: Config, scene: Scene) -> Config:
     if method == "auto":
         method = "hashgrid"
     if method not in METHODS:
-        raise NerfError(f"model.method: unknown method {method!r}; known: auto, {', '.join(METHODS)}.")
+        raise NerfError(
+            f"model.method: unknown method {method!r}; known: auto, {', '.join(METHODS)}."
+        )
     classic = method == "classic"
     if config.device not in ("auto", "cpu"):
         raise NerfError(

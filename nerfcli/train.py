@@ -12,9 +12,9 @@ from nerfcli.config import Config
 from nerfcli.errors import NerfError
 from nerfcli.images import Views
 from nerfcli.progress import Progress, StopSignal
+from nerfcli.resolve import resolve
 from nerfcli.runs import Run
 from nerfcli.scenes import Scene, load_views
-from nerfcli.resolve import resolve
 from nerfcli.scenes.hull import silhouette_box, visual_hull
 from nerfcli.schedule import Budget, learning_rate
 from nerfcli.trainers import HashGridTrainer, StepResult, Trainer, create_trainer
@@ -88,6 +88,7 @@ def train(
     scene, config, views = prepared.scene, prepared.config, prepared.views
     choice = backends.select(config.backend, config.device)
     progress.note(choice.line)
+    progress.note(describe(scene, config))
     generator = torch.Generator().manual_seed(config.train.seed)
     trainer = create_trainer(scene, views, config, choice.ops, generator)
     budget = Budget(config.train.steps, 0.0 if config.train.steps else 60 * config.train.minutes)
@@ -100,6 +101,19 @@ def train(
     elif isinstance(trainer, HashGridTrainer):
         prepare_occupancy(trainer, scene, views)
     return Loop(trainer, config, run, budget, clock, progress, generator).go(stop)
+
+
+def describe(scene: Scene, config: Config) -> str:
+    """What will be trained, in a line: method, views, box and where it comes from."""
+    box, units = scene.box, scene.scene_from_source.scale
+    cube = f"cube of half size {box.half_size / units:.4g}"
+    if box.n_cascades > 1:
+        cube += f" with {box.n_cascades - 1} doublings around it"
+    n_train, n_test = (len(scene.splits.get(name, ())) for name in ("train", "test"))
+    return (
+        f"{config.model.method}: {n_train} views to train on, {n_test} held out; "
+        f"{cube} in source units ({scene.box_source})"
+    )
 
 
 def prepare_occupancy(trainer: HashGridTrainer, scene: Scene, views: Views) -> None:
@@ -185,7 +199,9 @@ class Loop:
         )
 
     def _show(self, seconds: float) -> None:
-        values = {"psnr": self.psnr, "rays_per_s": self.n_rays / max(seconds, 1e-9)}
+        values = {"rays_per_s": self.n_rays / max(seconds, 1e-9)}
+        if self.psnr:  # known from the first row of metrics.jsonl on
+            values["psnr"] = self.psnr
         step, elapsed = self.trainer.step_count, self.clock.elapsed()
         if self.budget.total_steps:
             self.progress.update(step, total=self.budget.total_steps, **values)

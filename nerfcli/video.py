@@ -44,7 +44,9 @@ def open_writer(out: Path, layer: str, save: tuple[str, ...], fps: int) -> Write
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise NerfError(f"cannot write to {folder}: {error.strerror}; choose another --out.") from error
+        raise NerfError(
+            f"cannot write to {folder}: {error.strerror}; choose another --out."
+        ) from error
     if not video:
         if suffix:
             raise NerfError(

@@ -1,0 +1,96 @@
+"""Writes docs/cli.md from the program itself: python docs/cli_reference.py"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+from pathlib import Path
+
+os.environ["COLUMNS"] = "80"  # the width of every help text, wherever this runs
+
+import typer  # noqa: E402
+from typer.testing import CliRunner  # noqa: E402
+
+from nerfcli import config, settings  # noqa: E402
+from nerfcli.cli import app  # noqa: E402
+
+HEAD = """\
+# The command line
+
+Written by `python docs/cli_reference.py`; a test compares it with the program.
+
+`nerf VERB [THING] [--flags in any order]`. Results go to stdout: a summary, or exactly one JSON
+object with `--json`. Progress and remarks go to stderr: a bar on a terminal, lines elsewhere,
+JSON lines with `--progress json`, nothing with `--quiet`.
+
+| exit code | meaning |
+|---|---|
+| 0 | done |
+| 1 | a bug of ours, with a traceback |
+| 2 | bad usage or bad input: one message says what, where, and what to do |
+| 3 | finished, but `--target-psnr` was not reached |
+| 75 | stopped by SIGTERM, everything saved: the same command with `--resume` goes on |
+| 130 | stopped by Ctrl-C, likewise |
+
+With `--json` an error is also an object on stdout, `{"error": "..."}`.
+
+`nerf train SCENE --out RUN --resume` begins the run if there is none and goes on with it if there
+is, so that a script may repeat it until its exit code is 0.
+"""
+SETTINGS_HEAD = """\
+## Settings
+
+For `--set table.key=value` and for TOML files (`--config`). Order: defaults, `--preset`,
+`--config`, `--set`, flags; later ones win. 0 or "auto" is filled in from the scene and the
+device; a run's `config.toml` holds what was taken.
+
+| key | default | meaning |
+|---|---|---|
+"""
+
+
+def help_text(words: list[str]) -> str:
+    result = CliRunner().invoke(app, [*words, "--help"], prog_name="nerf")
+    return "\n".join(line.rstrip() for line in result.output.strip().splitlines())
+
+
+def field_comments(table: type) -> dict[str, str]:
+    """The comment behind each field of a config table, from its source."""
+    found = {}
+    for line in inspect.getsource(table).splitlines():
+        if match := re.match(r"    (\w+): \w+ = [^#]+(?:# (.*))?$", line):
+            found[match[1]] = match[2] or ""
+    return found
+
+
+def settings_table() -> str:
+    comments = {"": field_comments(config.Config)}
+    for name, value in vars(config.Config()).items():
+        if not isinstance(value, str):
+            comments[name] = field_comments(type(value))
+    rows = []
+    for key, default in settings.config_values(config.Config()).items():
+        table, _, leaf = key.rpartition(".")
+        shown = str(default).lower() if isinstance(default, bool) else str(default)
+        rows.append(f"| `{key}` | {shown} | {comments[table][leaf].replace('|', '/')} |")
+    return SETTINGS_HEAD + "\n".join(rows) + "\n"
+
+
+def presets() -> str:
+    parts = ["## Presets\n"]
+    for name in settings.preset_names():
+        text = (settings.PRESETS / f"{name}.toml").read_text(encoding="utf-8").strip()
+        parts.append(f"`--preset {name}`\n\n```toml\n{text}\n```\n")
+    return "\n".join(parts)
+
+
+def reference() -> str:
+    verbs = list(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    parts = [HEAD, f"## nerf\n\n```text\n{help_text([])}\n```\n"]
+    parts += [f"## nerf {verb}\n\n```text\n{help_text([verb])}\n```\n" for verb in verbs]
+    return "\n".join([*parts, presets(), settings_table()])
+
+
+if __name__ == "__main__":
+    Path(__file__).with_name("cli.md").write_text(reference(), encoding="utf-8")

@@ -1,0 +1,3 @@
+from nerfcli.cli import main
+
+main()

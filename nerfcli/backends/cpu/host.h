@@ -1,0 +1,116 @@
+// What the kernels share with the host side: plain structs and the thread pool.
+//
+// The kernel files are compiled once per instruction set, this header with each of them, so it
+// holds no inline function of external linkage: the linker would keep one copy, perhaps the
+// AVX-512 one, for everybody.
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+
+constexpr int NERF_MAX_LEVELS = 32;
+
+struct NerfGrid {
+  int32_t n_levels, n_features;
+  float scale[NERF_MAX_LEVELS];
+  int32_t resolution[NERF_MAX_LEVELS];
+  int32_t n_entries[NERF_MAX_LEVELS];
+  int32_t hashed[NERF_MAX_LEVELS];
+  int64_t offset[NERF_MAX_LEVELS];
+};
+
+struct NerfNet {
+  NerfGrid grid;
+  int32_t width, n_geometry, n_color_hidden;
+};
+
+struct NerfParams {  // of one field; the gradients have the same shape
+  float *table, *density, *color;
+};
+
+struct NerfRays {
+  const float *origins, *directions;  // [n_rays, 3]
+  int64_t n_rays;
+};
+
+struct NerfSamples {
+  const float *t_starts, *t_ends;
+  const int64_t *offsets;  // [n_rays + 1]
+};
+
+struct NerfBox {  // the unit cube of the grid in the scene: (position - low) / side
+  float low[3], side;
+};
+
+struct NerfSteps {
+  float size, cone;
+};
+
+struct NerfOccupancy {
+  const uint8_t *cells;  // [n_cascades, R, R, R], indexed [cascade, z, y, x]
+  int32_t n_cascades, resolution;
+  float center[3], half_size;
+};
+
+struct NerfTerms {
+  float loss, mse;
+  int64_t n_kept;
+};
+
+struct NerfPixels {
+  float *rgb, *opacity, *depth, *median_depth;
+};
+
+struct NerfAdam {
+  float lr, beta1, beta2, eps, weight_decay, ema_decay;
+  float correction1, correction2;  // 1 - beta^step
+};
+
+// The state of one ray while it marches.
+struct NerfMarcher {
+  float origin[3], direction[3], inverse[3];
+  float t_min, t_max, s_start;
+  int32_t step;  // the next step to look at; -1: the ray is done
+};
+
+typedef void (*NerfTask)(void *context, int64_t task, int thread);
+
+extern "C" {
+// Runs tasks 0..n_tasks-1 on the pool; which thread runs which task is left to chance.
+void nerf_parallel(int64_t n_tasks, NerfTask task, void *context);
+int nerf_threads();
+// Memory that lives from call to call, at least `bytes`, aligned to 64; `thread` -1: shared.
+void *nerf_buffer(int thread, int slot, size_t bytes);
+
+struct NerfBricks;
+void nerf_march_start(NerfMarcher *ray, const float *origin, const float *direction, float t_min,
+                      float t_max, float jitter, NerfSteps steps);
+// Writes up to `limit` steps in occupied cells; returns how many.
+int nerf_march_some(NerfMarcher *ray, const NerfBricks *bricks, NerfSteps steps, int limit,
+                    float *t_starts, float *t_ends);
+const NerfBricks *nerf_bricks(const NerfOccupancy *occupancy);
+}
+
+// One instruction set's kernels.
+struct NerfKernels {
+  const char *name;
+  void (*hash_grid)(const NerfGrid *, const float *, const float *, int64_t, float *);
+  void (*hash_grid_backward)(const NerfGrid *, const float *, const float *, int64_t, float *);
+  void (*spherical_harmonics)(const float *, int64_t, float *);
+  void (*density)(const NerfNet *, const NerfParams *, const float *, int64_t, float *);
+  void (*radiance)(const NerfNet *, const NerfParams *, const float *, const float *, int64_t,
+                   float *, float *);
+  void (*radiance_backward)(const NerfNet *, const NerfParams *, const float *, const float *,
+                            int64_t, const float *, const float *, NerfParams *);
+  void (*composite)(const float *, const float *, const NerfSamples *, int64_t, const float *,
+                    int, NerfPixels *);
+  void (*composite_backward)(const float *, const float *, const NerfSamples *, int64_t,
+                             const float *, int, const NerfPixels *, const NerfPixels *, float *,
+                             float *);
+  void (*photometric)(const NerfNet *, const NerfParams *, NerfParams *, const NerfBox *,
+                      const NerfRays *, const NerfSamples *, const float *, const float *, int,
+                      float, NerfTerms *);
+  void (*adam)(float *, float *, float *, float *, float *, int64_t, const NerfAdam *);
+  void (*render)(const NerfNet *, const NerfParams *, const NerfBox *, const NerfRays *,
+                 const float *, const float *, const float *, const NerfOccupancy *,
+                 const NerfSteps *, const float *, int, float, NerfPixels *);
+};

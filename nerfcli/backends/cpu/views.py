@@ -1,0 +1,106 @@
+"""Tensors and specs as the C structs of the kernels; checks happen here, at the edge."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from nerfcli.backends.cpu import library
+from nerfcli.encoding import GridSpec
+from nerfcli.errors import NerfError
+from nerfcli.mlp import mlp_n_params
+from nerfcli.radiance import NetParams, NetSpec
+from nerfcli.rays import Pixels, Rays, Samples, ensure_shape
+from nerfcli.sampling import Box, Steps
+
+
+def checked(
+    name: str, value: Tensor, shape: tuple[int | None, ...], *, written: bool = False
+) -> Tensor:
+    """`value` as a contiguous float32 CPU tensor of `shape`; no copy if it will be written.
+
+    Raises:
+        NerfError: wrong shape, type or device, or not contiguous though to be written.
+    """
+    ensure_shape(name, value, shape)
+    if value.dtype != torch.float32 or value.device.type != "cpu":
+        raise NerfError(f"{name} must be float32 on the cpu, got {value.dtype} on {value.device}.")
+    if written and not value.is_contiguous():
+        raise NerfError(f"{name} is written in place and must be contiguous.")
+    return value.contiguous()
+
+
+@cache
+def grid_view(spec: GridSpec) -> library.Grid:
+    view = library.Grid(spec.n_levels, spec.n_features)
+    for i, level in enumerate(spec.levels):
+        view.scale[i], view.resolution[i] = level.scale, level.resolution
+        view.n_entries[i], view.offset[i] = level.n_entries, level.offset
+        view.hashed[i] = level.hashed
+    return view
+
+
+@cache
+def net_view(net: NetSpec) -> library.Net:
+    return library.Net(grid_view(net.grid), net.width, net.n_geometry, net.n_color_hidden)
+
+
+def params_view(params: NetParams, net: NetSpec, *, written: bool = False) -> library.Params:
+    sizes = (net.grid.n_params, mlp_n_params(net.density_widths), mlp_n_params(net.color_widths))
+    names = ("table", "density", "color")
+    tensors = params.tensors()
+    for name, tensor, size in zip(names, tensors, sizes, strict=True):
+        # parameters are large: a hidden copy would cost more than the op
+        checked(name, tensor, (size,), written=True)
+    return library.Params(*(tensor.data_ptr() for tensor in tensors))
+
+
+def rays_view(rays: Rays) -> tuple[library.RaysView, tuple[Tensor, ...]]:
+    """The struct, and the tensors that must live as long as it does."""
+    origins = checked("origins", rays.origins, (None, 3))
+    directions = checked("directions", rays.directions, (origins.shape[0], 3))
+    view = library.RaysView(origins.data_ptr(), directions.data_ptr(), origins.shape[0])
+    return view, (origins, directions)
+
+
+def samples_view(samples: Samples) -> tuple[library.SamplesView, tuple[Tensor, ...]]:
+    """The struct, and the tensors that must live as long as it does."""
+    t_starts = checked("t_starts", samples.t_starts, (None,))
+    t_ends = checked("t_ends", samples.t_ends, (samples.capacity,))
+    offsets = samples.ray_offsets.contiguous()
+    view = library.SamplesView(t_starts.data_ptr(), t_ends.data_ptr(), offsets.data_ptr())
+    return view, (t_starts, t_ends, offsets)
+
+
+def unit_box(box: Box) -> library.UnitBox:
+    low = torch.tensor(box.center) - box.outer_half_size  # float32, as Box.to_unit has it
+    return library.UnitBox((library.c_float * 3)(*low.tolist()), box.side)
+
+
+def step_lengths(steps: Steps) -> library.StepLengths:
+    return library.StepLengths(steps.size, steps.cone)
+
+
+def occupancy_view(occupied: Tensor, box: Box) -> library.Occupancy:
+    """`occupied` must be contiguous and outlive the struct.
+
+    Raises:
+        NerfError: not bool, or of another shape than [n_cascades, R, R, R].
+    """
+    resolution = occupied.shape[-1]
+    ensure_shape("occupied", occupied, (box.n_cascades, resolution, resolution, resolution))
+    if occupied.dtype != torch.bool:
+        raise NerfError(f"occupied must be bool, got {occupied.dtype}.")
+    center = (library.c_float * 3)(*box.center)
+    return library.Occupancy(occupied.data_ptr(), box.n_cascades, resolution, center, box.half_size)
+
+
+def pixels_view(pixels: Pixels) -> library.PixelsView:
+    return library.PixelsView(
+        pixels.rgb.data_ptr(),
+        pixels.opacity.data_ptr(),
+        pixels.depth.data_ptr(),
+        pixels.median_depth.data_ptr(),
+    )

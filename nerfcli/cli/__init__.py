@@ -1,0 +1,89 @@
+"""The command line: one module per verb, and what they share.
+
+A command returns its exit code. 0 done; 1 a bug of ours, with a traceback; 2 bad usage or bad
+input; 3 finished, but what was asked for was not met; 75 stopped by SIGTERM, everything saved;
+130 stopped by Ctrl-C, likewise.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from nerfcli.cli import eval, info, render, train
+from nerfcli.cli.output import fail
+from nerfcli.errors import NerfError
+
+# its home differs between versions of typer
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+HELP_NAMES = {"help_option_names": ["-h", "--help"]}
+
+app = typer.Typer(
+    name="nerf",
+    help="Posed photos to radiance fields, and fields to videos and numbers.",
+    epilog="Example: nerf train scene/ && nerf render && nerf eval. Results go to stdout, "
+    "progress to stderr.",
+    context_settings=HELP_NAMES,
+    no_args_is_help=True,
+    rich_markup_mode=None,  # plain text: the same on a terminal, in a file and in docs/cli.md
+    pretty_exceptions_enable=False,
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from nerfcli import __version__
+
+        print(f"nerf {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def top(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_show_version, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """The flags before the verb."""
+
+
+for command in (train.train, render.render, eval.eval, info.info):
+    app.command(context_settings=HELP_NAMES)(command)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run one command and exit with its code."""
+    words = list(sys.argv[1:] if args is None else args)
+    as_json = "--json" in words
+    try:
+        code = app(words, prog_name="nerf", standalone_mode=False)
+    except NerfError as error:
+        code = fail(str(error), as_json)
+    except UsageError as error:
+        if not words:
+            print(error)  # the help, for someone who typed just `nerf`
+            code = 2
+        else:
+            code = fail(_usage_message(error), as_json)
+    except (KeyboardInterrupt, typer.Abort):
+        print("stopped.", file=sys.stderr)
+        code = 130
+    sys.exit(code or 0)
+
+
+def _usage_message(error: Any) -> str:
+    """typer's own words, with the nearest flag if there is one, and where help is."""
+    path = error.ctx.command_path if error.ctx else "nerf"
+    near = difflib.get_close_matches(
+        getattr(error, "option_name", ""), getattr(error, "possibilities", None) or [], n=1
+    )
+    message = error.message.rstrip(".") if near else error.format_message().rstrip(".")
+    hint = f". Did you mean {near[0]}?" if near else "." if message[-1] != "?" else ""
+    return f"{message}{hint} See {path} --help."

@@ -1,0 +1,97 @@
+"""nerf eval."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nerfcli.cli.options import (
+    Backend,
+    Device,
+    Json,
+    ProgressKind,
+    Quiet,
+    RunPath,
+    ensure_device,
+    open_run,
+    progress_kind,
+)
+from nerfcli.cli.output import NOT_MET, quantity, show, stop_code
+from nerfcli.cli.sources import recorded_path, scene_of_run
+from nerfcli.progress import Progress, StopSignal
+
+
+def eval(
+    run: RunPath = None,
+    scene: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Where the photos are, if they moved since training."),
+    ] = None,
+    split: Annotated[str, typer.Option(metavar="NAME", help="test, train or val.")] = "test",
+    images: Annotated[
+        bool,
+        typer.Option("--images/--no-images", help="Write photo and rendering side by side."),
+    ] = True,
+    target_psnr: Annotated[
+        float | None, typer.Option(metavar="DB", help="Exit code 3 if the mean PSNR stays below.")
+    ] = None,
+    backend: Backend = "auto",
+    device: Device = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+    progress: ProgressKind = "auto",
+) -> int:
+    """Measure PSNR and SSIM on views that were held out.
+
+    Writes eval.json with the protocol into the run, and pairs of images into its renders/.
+
+    \b
+    Examples:
+      nerf eval
+      nerf eval runs/chair-1 --json --target-psnr 27
+    """
+    kind = progress_kind(progress, quiet)
+    ensure_device(device)
+    opened = open_run(run, quiet=quiet).using(backend=backend, device=device)
+    loaded = scene_of_run(opened, scene or recorded_path(opened))
+    from nerfcli.evaluate import evaluate
+
+    total = len(loaded.splits.get(split, ()))
+    with Progress(kind, total, "view", "eval") as reporter, StopSignal() as stop:
+        result = evaluate(
+            opened,
+            loaded,
+            split=split,
+            save_images=images,
+            backend=backend,
+            progress=reporter,
+            stop=stop,
+        )
+    value: dict[str, Any] = {"run": str(opened.path), **result}
+    code = stop_code(stop.received if result["n_views"] < total else None)
+    if target_psnr is not None and code is None:
+        met = result["psnr"] is None or result["psnr"] >= target_psnr  # None: every view exact
+        value |= {"target_psnr": target_psnr, "target_met": met}
+        code = 0 if met else NOT_MET
+    show(_summary(value), value, as_json)
+    return code or 0
+
+
+def _summary(value: dict[str, Any]) -> str:
+    width = max([len(view["name"]) for view in value["views"]] + [4])
+    rows = [(view["name"], view["psnr"], view["ssim"]) for view in value["views"]]
+    rows.append(("mean", value["psnr"], value["ssim"]))
+    lines = [f"{'view':<{width}}   PSNR    SSIM"]
+    lines += [f"{name:<{width}}  {_cell(psnr, 2)}  {_cell(ssim, 4)}" for name, psnr, ssim in rows]
+    views = quantity(value["n_views"], f"{value['protocol']['split']} view")
+    lines.append(f"{value['run']}: {views}, background {value['protocol']['background']}")
+    if "target_met" in value:
+        reached = "reached" if value["target_met"] else "not reached"
+        lines.append(f"target {value['target_psnr']:g} dB {reached}")
+    return "\n".join(lines)
+
+
+def _cell(number: float | None, digits: int) -> str:
+    return f"{'-':>6}" if number is None else f"{number:6.{digits}f}"

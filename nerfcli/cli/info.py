@@ -1,0 +1,125 @@
+"""nerf info."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nerfcli.cli.options import Json
+from nerfcli.cli.output import duration, show
+from nerfcli.cli.sources import Source
+from nerfcli.runs import Run
+
+
+def info(
+    run: Annotated[
+        Path | None, typer.Argument(metavar="RUN", help="A run folder; else this machine.")
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Show what this machine can run, or what a run holds.
+
+    Versions, devices, and each backend with the reason where it cannot run.
+
+    \b
+    Examples:
+      nerf info
+      nerf info runs/chair-1 --json
+    """
+    if run is None:
+        value = machine()
+        show(_machine_text(value), value, as_json)
+    else:
+        value = contents(Run.open(run))
+        show(_run_text(value), value, as_json)
+    return 0
+
+
+def machine() -> dict[str, Any]:
+    """Versions, devices, and each backend with the reason where it cannot run."""
+    import torch
+
+    from nerfcli import __version__, backends
+
+    kinds = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
+    devices = [{"device": "cpu", "name": _processor(), "cores": os.cpu_count()}]
+    devices += [
+        {"device": f"cuda:{i}", "name": torch.cuda.get_device_name(i)}
+        for i in range(torch.cuda.device_count())
+    ]
+    rows = []
+    for kind in kinds:
+        for name in backends.names():
+            reason = backends.unavailable(name, kind)
+            rows.append(
+                {"name": name, "device": kind, "available": reason is None, "reason": reason}
+            )
+    return {
+        "nerf": __version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "platform": platform.platform(),
+        "devices": devices,
+        "backends": rows,
+    }
+
+
+def contents(run: Run) -> dict[str, Any]:
+    """What a run holds: its scene, settings, progress and size on the disk."""
+    import dataclasses
+
+    tensors, state = run.load_model()
+    files = [path for path in run.path.rglob("*") if path.is_file()]
+    return {
+        "run": str(run.path),
+        "scene": run.scene_json.get("name"),
+        "source": Source.recorded(run.scene_json).resolved or None,
+        "method": run.config.model.method,
+        "step": state["step"],
+        "seconds": state.get("seconds"),
+        "finished": state.get("finished"),
+        "n_parameters": sum(tensor.numel() for tensor in tensors.values()),
+        "bytes": sum(path.stat().st_size for path in files),
+        "config": dataclasses.asdict(run.config),
+    }
+
+
+def _machine_text(value: dict[str, Any]) -> str:
+    lines = [
+        f"nerf {value['nerf']}, Python {value['python']}, torch {value['torch']}",
+        value["platform"],
+    ]
+    for device in value["devices"]:
+        cores = f", {device['cores']} cores" if "cores" in device else ""
+        lines.append(f"device {device['device']}: {device['name']}{cores}")
+    for row in value["backends"]:
+        verdict = "available" if row["available"] else f"not available: {row['reason']}"
+        lines.append(f"backend {row['name']} on {row['device']}: {verdict}")
+    return "\n".join(lines)
+
+
+def _run_text(value: dict[str, Any]) -> str:
+    state = {True: "finished", False: "can go on", None: "state unknown"}[value["finished"]]
+    seconds = "" if value["seconds"] is None else f", {duration(value['seconds'])} of training"
+    return "\n".join(
+        [
+            f"{value['run']}: scene {value['scene']}, method {value['method']}",
+            f"step {value['step']}{seconds}, {state}",
+            f"{value['n_parameters']:,} values, {value['bytes'] / 1e6:.1f} MB on the disk",
+            f"photos: {value['source'] or 'unknown'}",
+        ]
+    )
+
+
+def _processor() -> str:
+    """The processor's name, which platform.processor() leaves empty on Linux."""
+    listing = Path("/proc/cpuinfo")
+    if listing.exists():
+        for line in listing.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

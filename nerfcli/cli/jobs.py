@@ -1,0 +1,203 @@
+"""What `nerf train` was asked to do: make a run, or go on with one; and doing it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nerfcli.cli.output import NOT_MET, duration, quantity, show, stop_code
+from nerfcli.cli.sources import Source, read_scene, recorded_path, scene_of_run
+from nerfcli.config import Config
+from nerfcli.errors import NerfError
+from nerfcli.files import ensure_writable, read_json
+from nerfcli.progress import Progress, StopSignal
+from nerfcli.runs import Run, ensure_free, newest_run
+from nerfcli.settings import config_from_values, config_values
+
+if TYPE_CHECKING:
+    from nerfcli.scenes import Scene
+    from nerfcli.train import Prepared
+
+AFTERWARDS = ("backend", "device", "train.checkpoint_minutes")  # may change when a run goes on
+ROOT = Path("runs")
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that training needs.
+
+    Attributes:
+        resume: go on from the run's checkpoint.
+        target_psnr: what the held-out views should reach.
+    """
+
+    prepared: Prepared
+    run: Run
+    resume: bool
+    target_psnr: float | None
+
+
+def find_run(thing: Path | None, out: Path | None) -> Path | None:
+    """The run that --resume means, or None: there is none yet, so one begins.
+
+    Args:
+        thing: the positional argument, a scene or a run.
+        out: the run folder that the user named.
+
+    Raises:
+        NerfError: nothing to go on with, and no scene to begin with.
+    """
+    if thing is not None and (thing / "config.toml").is_file():
+        if out is not None and out.resolve() != thing.resolve():
+            raise NerfError(f"--resume: {thing} and --out {out} are two runs; name one.")
+        return thing
+    if out is not None:
+        if (out / "state.json").is_file():
+            return out
+        if thing is None:
+            raise NerfError(f"--resume: {out} holds no checkpoint to go on from; name a SCENE.")
+        return None
+    return newest_run(ROOT) if thing is None else _newest_run_of(thing)
+
+
+def fresh_job(
+    path: Path | None,
+    out: Path | None,
+    given: Mapping[str, object],
+    *,
+    overwrite: bool,
+    target_psnr: float | None,
+    note: Callable[[str], None],
+) -> Job:
+    """A new run: everything that can be wrong is found before its folder is made."""
+    from nerfcli import backends
+    from nerfcli.train import prepare
+
+    if path is None:
+        raise NerfError("SCENE is missing: nerf train FOLDER, or nerf train --resume [RUN].")
+    if out is None:
+        ensure_writable(ROOT)
+    else:
+        ensure_free(out, overwrite=overwrite)
+    config = config_from_values(given)
+    scene = read_scene(path, config)
+    for line in scene.notes:
+        note(line)
+    _ensure_held_out(scene, target_psnr)
+    prepared = prepare(scene, config)
+    config = prepared.config
+    backends.select(config.backend, config.device)
+    scene_json = prepared.scene.to_json() | Source.of(path).as_json()
+    if out is None:
+        run = Run.create_next(scene.name, config, scene_json, ROOT)
+    else:
+        run = Run.create(out, config, scene_json, overwrite=overwrite)
+    note(f"run {run.path}")
+    return Job(prepared, run, resume=False, target_psnr=target_psnr)
+
+
+def resumed_job(
+    path: Path,
+    thing: Path | None,
+    given: Mapping[str, object],
+    *,
+    target_psnr: float | None,
+    note: Callable[[str], None],
+) -> Job:
+    """Go on with the run at `path`, with the images of `thing`, else those of then."""
+    from nerfcli.scenes import load_views
+    from nerfcli.train import Prepared
+
+    run = Run.open(path)
+    config = same_settings(run, given)
+    moved = None if thing is None or (thing / "config.toml").is_file() else thing
+    scene = scene_of_run(run, moved or recorded_path(run))
+    _ensure_held_out(scene, target_psnr)
+    note(f"going on with run {run.path}")
+    views = load_views(scene, scene.splits["train"])
+    prepared = Prepared(scene, config, views, seconds=0.0)
+    return Job(prepared, run, resume=True, target_psnr=target_psnr)
+
+
+def same_settings(run: Run, given: Mapping[str, object]) -> Config:
+    """The run's config, with what may change afterwards.
+
+    Raises:
+        NerfError: the flags ask for other settings than the run has.
+    """
+    values, defaults = config_values(run.config), config_values(Config())
+    for key, value in given.items():
+        is_auto = key != "train.seed" and value == defaults[key] and value in ("auto", 0)
+        if key in AFTERWARDS:
+            values[key] = value
+        elif value != values[key] and not is_auto:
+            raise NerfError(
+                f"--resume: run {run.path} has {key} = {values[key]!r}, the flags ask for "
+                f"{value!r}. A run keeps its settings; leave that out, or choose another --out."
+            )
+    return config_from_values(values)
+
+
+def work(job: Job, progress: Progress, *, as_json: bool) -> int:
+    """Train, say what came of it, and return the exit code."""
+    from nerfcli.train import train
+
+    with StopSignal() as stop:
+        summary = train(job.prepared, job.run, progress=progress, stop=stop, resume=job.resume)
+    progress.close()
+    code = stop_code(summary["stopped"])
+    value: dict[str, Any] = {"run": str(job.run.path), "scene": job.prepared.scene.name, **summary}
+    if job.target_psnr is not None and code is None:
+        value["test_psnr"] = _held_out_psnr(job, progress)
+        value["target_psnr"] = job.target_psnr
+        value["target_met"] = value["test_psnr"] >= job.target_psnr
+        code = 0 if value["target_met"] else NOT_MET
+    show(_summary(value), value, as_json)
+    return code or 0
+
+
+def _ensure_held_out(scene: Scene, target_psnr: float | None) -> None:
+    """Raise NerfError, before hours of training, where a target could never be judged."""
+    if target_psnr is not None and not scene.splits.get("test"):
+        raise NerfError(f"--target-psnr: scene {scene.name} has no held-out views; see --holdout.")
+
+
+def _held_out_psnr(job: Job, progress: Progress) -> float:
+    """Mean PSNR of the held-out views; infinite where every view is exact."""
+    from nerfcli.evaluate import evaluate
+
+    scene = job.prepared.scene
+    with progress.another(len(scene.splits["test"]), "view", "eval") as reporter:
+        psnr = evaluate(job.run, scene, save_images=False, progress=reporter)["psnr"]
+    return float("inf") if psnr is None else psnr
+
+
+def _summary(value: dict[str, Any]) -> str:
+    run = value["run"]
+    done = f"{quantity(value['steps'], 'step')} in {duration(value['seconds'])}"
+    lines = [f"{run}: {done}"]
+    if value["psnr"]:  # 0 where the run was too short to measure it
+        lines[0] += f", PSNR {value['psnr']:.2f} dB on training rays"
+    if value.get("test_psnr") is not None:
+        lines.append(f"held-out views: {value['test_psnr']:.2f} dB")
+    if "target_met" in value:
+        reached = "reached" if value["target_met"] else "not reached"
+        lines.append(f"target {value['target_psnr']:g} dB {reached}")
+    if value["stopped"] is not None:
+        lines.append(f"stopped early; everything is saved. Go on: nerf train --resume {run}")
+    else:
+        lines.append(f"next: nerf render {run}   nerf eval {run}")
+    return "\n".join(lines)
+
+
+def _newest_run_of(scene: Path) -> Path | None:
+    """The newest run under runs/ that was made from this scene, if any."""
+    wanted = Source.of(scene)
+    mine = [
+        state
+        for state in ROOT.glob("*/state.json")
+        if Source.recorded(read_json(state.parent / "scene.json")).resolved == wanted.resolved
+    ]
+    return max(mine, key=lambda state: state.stat().st_mtime_ns).parent if mine else None

@@ -1,0 +1,56 @@
+"""Flags that several commands share, and what they mean together."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nerfcli.errors import NerfError
+from nerfcli.progress import KINDS
+from nerfcli.runs import Run, newest_run
+
+RunPath = Annotated[
+    Path | None,
+    typer.Argument(metavar="RUN", help="A run folder; the newest under runs/ if left out."),
+]
+Backend = Annotated[
+    str,
+    typer.Option(metavar="NAME", help="auto: the fastest that runs here; `nerf info` lists them."),
+]
+Device = Annotated[str, typer.Option(metavar="NAME", help="auto or cpu.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what --out names.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no remarks.")]
+ProgressKind = Annotated[
+    str,
+    typer.Option(
+        "--progress",
+        metavar="auto|lines|json",
+        help="On stderr: a bar on a terminal and lines elsewhere, lines, or JSON lines.",
+    ),
+]
+
+
+def progress_kind(progress: str, quiet: bool) -> str:
+    """The kind of Progress that --progress and --quiet ask for."""
+    known = [kind for kind in KINDS if kind != "quiet"]
+    if progress not in known:
+        raise NerfError(f"--progress: unknown kind {progress!r}; known: {', '.join(known)}.")
+    return "quiet" if quiet else progress
+
+
+def open_run(path: Path | None, *, quiet: bool) -> Run:
+    """The run that the user named, or the newest, which is then named on stderr."""
+    if path is None:
+        path = newest_run()
+        if not quiet:
+            print(f"run {path}", file=sys.stderr)
+    return Run.open(path)
+
+
+def ensure_device(device: str) -> None:
+    if device not in ("auto", "cpu"):
+        raise NerfError(f"--device: {device!r} is not supported by this version; use auto or cpu.")

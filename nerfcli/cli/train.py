@@ -1,0 +1,122 @@
+"""nerf train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nerfcli.cli.jobs import find_run, fresh_job, resumed_job, work
+from nerfcli.cli.options import Json, ProgressKind, Quiet, progress_kind
+from nerfcli.errors import NerfError
+from nerfcli.progress import Progress
+from nerfcli.settings import given_values
+
+
+def train(
+    scene: Annotated[
+        Path | None,
+        typer.Argument(metavar="SCENE", help="A folder of posed photos; with --resume also a run."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="The run folder to make. [default: runs/<scene>-<n>]"),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(metavar="N", help="Length of the run in steps.")
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(metavar="M", help="Length of the run in wall-clock time. [default: 2]"),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="Seed of all randomness. [default: 0]")
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(metavar="NAME", help="auto, hashgrid or classic. [default: auto]")
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(metavar="NAME", help="quick, classic or classic-small.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A TOML file, such as a run's config.toml.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any setting: train.lr=0.005; repeatable."),
+    ] = None,
+    downscale: Annotated[
+        int | None, typer.Option(metavar="N", help="Read images at 1/N of their size. [default: 1]")
+    ] = None,
+    holdout: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Without a split, keep every N-th view for eval; 0: none. [default: 8]",
+        ),
+    ] = None,
+    backend: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="auto, or one of `nerf info`. [default: auto]"),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="NAME", help="auto or cpu. [default: auto]")
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on from the checkpoint; start if there is no run yet."),
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the run that --out names.")
+    ] = False,
+    target_psnr: Annotated[
+        float | None,
+        typer.Option(metavar="DB", help="Exit code 3 if the held-out views stay below."),
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    progress: ProgressKind = "auto",
+) -> int:
+    """Learn a radiance field from posed photos.
+
+    Reads Blender, instant-ngp and nerfstudio folders. Ctrl-C and SIGTERM save first; the same
+    command with --resume goes on.
+
+    \b
+    Examples:
+      nerf train scene/
+      nerf train scene/ --out runs/chair --minutes 5
+      nerf train --resume runs/chair
+      nerf train scene/ --preset classic-small --set train.lr=1e-3
+    """
+    if steps is not None and minutes is not None:
+        raise NerfError("--steps and --minutes exclude each other: give one of them.")
+    if resume and overwrite:
+        raise NerfError("--resume goes on with a run, --overwrite replaces it: give one of them.")
+    kind = progress_kind(progress, quiet)
+    flags = {
+        "train.steps": steps,
+        "train.minutes": minutes,
+        "train.seed": seed,
+        "model.method": method,
+        "scene.downscale": downscale,
+        "scene.holdout": holdout,
+        "backend": backend,
+        "device": device,
+    }
+    given = given_values(preset, config, set_ or [], flags)
+    found = find_run(scene, out) if resume else None
+    with Progress(kind, None, "step", "train") as reporter:
+        if found is None:
+            job = fresh_job(
+                scene,
+                out,
+                given,
+                overwrite=overwrite or resume,
+                target_psnr=target_psnr,
+                note=reporter.note,
+            )
+        else:
+            job = resumed_job(found, scene, given, target_psnr=target_psnr, note=reporter.note)
+        return work(job, reporter, as_json=as_json)

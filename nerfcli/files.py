@@ -1,0 +1,99 @@
+"""Files that are either whole or absent: written aside, then renamed. JSON without NaN."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from nerfcli.errors import NerfError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a path beside `path`, same suffix, that takes its place when the block succeeds.
+
+    Raises:
+        NerfError: the operating system refuses to write there.
+    """
+    aside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield aside
+        os.replace(aside, path)
+    except OSError as error:
+        raise NerfError(f"cannot write {path}: {error.strerror or error}.") from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace `path` by `text`, on the disk before its name points there."""
+    with replacing(path) as aside, aside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def json_text(value: object, indent: int | None = None) -> str:
+    """Standard JSON: what is not finite becomes null, paths become strings."""
+    return json.dumps(_plain(value), indent=indent, allow_nan=False)
+
+
+def write_json(path: Path, value: object) -> None:
+    write_text(path, json_text(value, indent=1) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value in `path`.
+
+    Raises:
+        NerfError: unreadable, or broken JSON (with its line).
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise NerfError(
+            f"{path}, line {error.lineno}: broken JSON ({error.msg}). "
+            "Repair the file, or take an intact copy."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise NerfError(f"{path}: not a UTF-8 text file. Take an intact copy.") from error
+    except OSError as error:
+        raise NerfError(f"cannot read {path}: {error.strerror or error}.") from error
+
+
+def ensure_writable(path: Path) -> None:
+    """Raise NerfError unless `path` could be created or written; leaves nothing behind."""
+    place = path
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if place != path and not place.is_dir():
+        raise NerfError(f"cannot write {path}: {place} is not a folder. Choose another --out.")
+    try:
+        if place.is_dir():  # asking for permission is not enough: the root user always has it
+            with tempfile.TemporaryFile(dir=place):
+                pass
+        else:
+            place.open("ab").close()
+    except OSError as error:
+        raise NerfError(
+            f"cannot write {path}: {place} says {error.strerror}. Choose another --out."
+        ) from error
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    return value

@@ -1,0 +1,244 @@
+"""Pixels in memory and on disk: 8 bits a channel, sRGB, straight alpha.
+
+A flat index counts the pixels of several images, image after image, row after row.
+
+EXIF orientation: a posed image's size is part of its camera, so the pixels are taken as stored,
+unless only the turned image has the size that the caller states.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from nerfcli.errors import NerfError
+
+ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def image_header(path: Path) -> tuple[int, int, bool, bool]:
+    """Width, height, whether the file has transparency, and whether EXIF lays it on its side.
+
+    Reads the header only; width and height are those of the stored pixels.
+
+    Raises:
+        NerfError: not an image that Pillow can read.
+    """
+    with _opened(path) as image:
+        has_alpha = image.mode in ALPHA_MODES or "transparency" in image.info
+        return image.width, image.height, has_alpha, _orientation(image) >= 5
+
+
+def read_image(path: Path, downscale: int = 1, size: tuple[int, int] | None = None) -> Tensor:
+    """Pixels of an image file of any common kind (16-bit, grey, palette, CMYK included).
+
+    Args:
+        downscale: average blocks of this many pixels squared, weighted by alpha; a remainder at
+            the right and lower edges is cut off.
+        size: expected width and height after the downscaling; if only the image turned by its
+            EXIF orientation comes to this size, it is turned. Not checked otherwise.
+
+    Returns:
+        [height, width, 3], or 4 where the file has transparency, uint8, straight alpha.
+
+    Raises:
+        NerfError: the file is missing, corrupt, truncated or of an unknown kind.
+    """
+    with _opened(path) as image:
+        try:
+            image.load()
+            turn = _TURNS.get(_orientation(image))
+            pixels = _to_rgb(image)
+        except (OSError, SyntaxError, ValueError, EOFError) as error:
+            raise NerfError(f"{path} is corrupt or truncated ({error}).") from error
+        if turn is not None and size is not None:
+            turned = pixels.transpose(turn)
+            if _reduced(turned.size, downscale) == size != _reduced(pixels.size, downscale):
+                pixels = turned
+    # asarray would share memory that Pillow marks read-only
+    return torch.from_numpy(_average(np.array(pixels), downscale))
+
+
+def read_mask(path: Path, size: tuple[int, int], ignored: str, downscale: int = 1) -> Tensor:
+    """Which pixels of an image may be used, from its mask file.
+
+    Args:
+        size: width and height of the image after the downscaling; a mask that does not come to
+            it is resampled.
+        ignored: "black": pixels that are zero are ignored; "nonzero": those that are not.
+        downscale: a pixel may be used if all those that it averages may.
+
+    Returns:
+        [height, width] bool, true where the pixel may be used.
+
+    Raises:
+        NerfError: the mask cannot be read.
+    """
+    nonzero = read_image(path)[..., :3].amax(-1).numpy() > 0
+    width, height = size
+    if _reduced(nonzero.shape[::-1], downscale) != size:
+        mask = Image.fromarray(nonzero.astype(np.uint8))
+        full = (width * downscale, height * downscale)
+        nonzero = np.array(mask.resize(full, Image.Resampling.NEAREST)) > 0
+    usable = nonzero if ignored == "black" else ~nonzero
+    usable = usable[: height * downscale, : width * downscale]
+    blocks = usable.reshape(height, downscale, width, downscale)
+    return torch.from_numpy(blocks.all(axis=(1, 3)))
+
+
+def _reduced(size: tuple[int, ...], downscale: int) -> tuple[int, int]:
+    return size[0] // downscale, size[1] // downscale
+
+
+def write_png(path: Path, pixels: Tensor | np.ndarray) -> None:
+    """Write a PNG aside, then rename it into place.
+
+    Args:
+        pixels: uint8 [height, width] or [height, width, 3 or 4], or uint16 [height, width].
+
+    Raises:
+        NerfError: the file cannot be written.
+    """
+    array = pixels.cpu().numpy() if isinstance(pixels, Tensor) else pixels
+    image = Image.fromarray(np.ascontiguousarray(array))
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(aside, "wb") as file:
+            image.save(file, format="PNG", compress_level=3)
+        os.replace(aside, path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise NerfError(f"Cannot write {path}: {error.strerror or error}.") from error
+
+
+def _opened(path: Path) -> Image.Image:
+    try:
+        return Image.open(path)
+    except FileNotFoundError as error:
+        raise NerfError(f"{path} does not exist.") from error
+    except UnidentifiedImageError as error:
+        raise NerfError(f"{path} is corrupt, or not an image of a known kind.") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise NerfError(f"{path} cannot be read: {error}.") from error
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 to 8; 5 to 8 swap width and height."""
+    if image.format == "PNG" and "exif" not in image.info:
+        return 1  # asking Pillow would decode the whole image in search of it
+    return int(image.getexif().get(0x0112, 1))
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """8-bit RGB or RGBA of any mode; Pillow itself clips 16-bit grey instead of scaling it."""
+    if image.mode.startswith("I;16") or image.mode == "I":
+        high = np.clip(np.array(image).astype(np.int64), 0, 65535)
+        image = Image.fromarray(((high * 255 + 32767) // 65535).astype(np.uint8))
+    if image.mode == "F":
+        raise ValueError("floating-point pixels are not supported; convert to 8-bit PNG")
+    if image.mode in ALPHA_MODES or "transparency" in image.info:
+        return image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def _average(pixels: np.ndarray, factor: int) -> np.ndarray:
+    """Means of factor x factor blocks, colours weighted by alpha. [h, w, c] uint8."""
+    if factor == 1:
+        return pixels
+    height, width, channels = pixels.shape
+    h, w = height // factor, width // factor
+    if h == 0 or w == 0:
+        raise NerfError(f"An image of {width}x{height} pixels cannot be downscaled by {factor}.")
+    blocks = pixels[: h * factor, : w * factor].astype(np.uint32)
+    if channels == 3:
+        total = blocks.reshape(h, factor, w, factor, 3).sum(axis=(1, 3))
+        return ((total + factor**2 // 2) // factor**2).astype(np.uint8)
+    blocks[..., :3] *= blocks[..., 3:]
+    total = blocks.reshape(h, factor, w, factor, 4).sum(axis=(1, 3))
+    alpha = total[..., 3:]
+    colour = (total[..., :3] + alpha // 2) // np.maximum(alpha, 1)
+    alpha = (alpha + factor**2 // 2) // factor**2
+    return np.concatenate([colour, alpha], axis=-1).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Views:
+    """Resident pixels of some cameras of a scene.
+
+    Attributes:
+        pixels: [total, 3 or 4] uint8, image after image, row-major; straight alpha.
+        offsets: [n_views + 1] int64; view i owns the pixels offsets[i]:offsets[i + 1].
+        cameras: [n_views] int64, index into the scene's cameras.
+        widths: [n_views] int64.
+        usable: flat indices of the pixels that are not masked out (int32 where that is enough);
+            None: all.
+    """
+
+    pixels: Tensor
+    offsets: Tensor
+    cameras: Tensor
+    widths: Tensor
+    usable: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.cameras.shape[0]
+
+    @property
+    def n_pixels(self) -> int:
+        """How many pixels may be used."""
+        return len(self.pixels) if self.usable is None else len(self.usable)
+
+    @property
+    def has_alpha(self) -> bool:
+        return self.pixels.shape[1] == 4
+
+    def draw(self, u: Tensor) -> Tensor:
+        """Uniform choice among the usable pixels. u [n] float64 in [0, 1) -> flat [n] int64."""
+        index = (u * self.n_pixels).long().clamp_(max=self.n_pixels - 1)
+        return index if self.usable is None else self.usable[index].long()
+
+    def locate(self, flat: Tensor) -> Tensor:
+        """Scene camera, x and y of flat pixel indices. [n] -> [n, 3] int64."""
+        if self._size is not None:
+            width, area = self._size
+            view = flat // area
+            rest = flat - view * area
+            y = rest // width
+            return torch.stack([self.cameras[view], rest - y * width, y], dim=-1)
+        view = torch.searchsorted(self.offsets, flat, right=True) - 1
+        rest, width = flat - self.offsets[view], self.widths[view]
+        y = rest // width
+        return torch.stack([self.cameras[view], rest - y * width, y], dim=-1)
+
+    def colors(self, flat: Tensor) -> Tensor:
+        """Colours of flat pixel indices, [n, 3 or 4] float32 in [0, 1]."""
+        return self.pixels[flat].to(torch.float32).mul_(1.0 / 255.0)
+
+    def image(self, i: int) -> Tensor:
+        """One view, [height, width, 3 or 4] uint8, without a copy."""
+        start, end = int(self.offsets[i]), int(self.offsets[i + 1])
+        return self.pixels[start:end].view(-1, int(self.widths[i]), self.pixels.shape[1])
+
+    @cached_property
+    def _size(self) -> tuple[int, int] | None:
+        """Width and area where all views share them: locate then needs no search."""
+        areas = self.offsets.diff()
+        if len(self) and (areas == areas[0]).all() and (self.widths == self.widths[0]).all():
+            return int(self.widths[0]), int(areas[0])
+        return None

@@ -1,0 +1,157 @@
+"""From what a reader found to the scene: scene space, splits, box, bounds, downscaling."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from nerfcli.boxes import Box
+from nerfcli.cameras import Cameras
+from nerfcli.errors import NerfError
+from nerfcli.scenes.extent import bounds_from_cameras, box_from_cameras, box_from_points
+from nerfcli.scenes.scene import Scene, Similarity, holdout_split
+from nerfcli.scenes.source import Frame, Source, shortened
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user may say about any scene; 0 leaves it to the scene.
+
+    Attributes:
+        downscale: read images at 1/downscale of their size.
+        holdout: every n-th image is a test view where the source has no split; 0: none.
+        box: half size of the detail cube, source units. cascades: its doublings, itself included.
+        near, far: scene units.
+    """
+
+    downscale: int = 1
+    holdout: int = 8
+    box: float = 0.0
+    cascades: int = 0
+    near: float = 0.0
+    far: float = 0.0
+
+
+def scene_from_source(source: Source, options: Options) -> Scene:
+    """Make the scene: choose the box, move it to [-1, 1]^3, split and downscale.
+
+    Raises:
+        NerfError: impossible options, or images that do not go together.
+    """
+    _check_options(options)
+    cameras = _cameras(source.frames, options.downscale)
+    box, box_source = _choose_box(source, cameras, options)
+    scene_from = Similarity()
+    if not source.keep_frame:
+        scale = 1.0 / box.half_size
+        scene_from = Similarity(scale, translation=tuple(-scale * c for c in box.center))
+    moved = replace(cameras, c2w=scene_from.apply_c2w(cameras.c2w))
+    if not source.keep_frame:
+        box = Box((0.0, 0.0, 0.0), 1.0, box.n_cascades)
+    near, far = source.bounds or bounds_from_cameras(moved, box)
+    near, far = options.near or near, options.far or far
+    if near >= far:
+        raise NerfError(f"near ({near:g}) must be smaller than far ({far:g}), in scene units.")
+    splits, split_notes = _splits(source.frames, options.holdout)
+    has_alpha = _has_alpha(source.frames)
+    return Scene(
+        name=source.name,
+        path=source.root,
+        kind=source.kind,
+        names=tuple(frame.name for frame in source.frames),
+        cameras=moved,
+        image_paths=tuple(frame.image for frame in source.frames),
+        mask_paths=tuple(frame.mask for frame in source.frames),
+        alpha_paths=tuple(frame.alpha for frame in source.frames),
+        masked_where=source.masked_where,
+        splits=splits,
+        box=box,
+        near=near,
+        far=far,
+        background="white" if has_alpha else "none",
+        has_alpha=has_alpha,
+        scene_from_source=scene_from,
+        box_source=box_source,
+        downscale=options.downscale,
+        crop_radius=source.crop_radius / options.downscale,
+        notes=source.notes + split_notes,
+    )
+
+
+def _check_options(options: Options) -> None:
+    for name in ("box", "near", "far"):
+        value = getattr(options, name)
+        if not (np.isfinite(value) and value >= 0):
+            raise NerfError(f"{name} must be a positive number, or 0 for automatic, got {value}.")
+    for name, least in (("downscale", 1), ("holdout", 0), ("cascades", 0)):
+        value = getattr(options, name)
+        if value < least:
+            raise NerfError(f"{name} must be at least {least}, got {value}.")
+
+
+def _cameras(frames: tuple[Frame, ...], downscale: int) -> Cameras:
+    # whole blocks of pixels are averaged and a remainder is cut off, so intrinsics divide exactly
+    size = torch.tensor([frame.size for frame in frames], dtype=torch.int64) // downscale
+    if int(size.min()) < 1:
+        raise NerfError(f"Images cannot be downscaled by {downscale}: nothing would remain.")
+    return Cameras(
+        torch.from_numpy(np.stack([frame.c2w for frame in frames])),
+        torch.tensor([frame.focal for frame in frames], dtype=torch.float64) / downscale,
+        torch.tensor([frame.principal for frame in frames], dtype=torch.float64) / downscale,
+        size,
+        tuple(frame.lens for frame in frames),
+    )
+
+
+def _choose_box(source: Source, cameras: Cameras, options: Options) -> tuple[Box, str]:
+    if source.box is not None:
+        box, words = source.box, source.box_source
+    elif source.points is not None:
+        box, words = box_from_points(source.points, cameras)
+    else:
+        box, words = box_from_cameras(cameras)
+    if options.box:
+        box, words = replace(box, half_size=options.box), f"given, centred by {words}"
+    if options.cascades:
+        box = replace(box, n_cascades=options.cascades)
+        words += ", cascades given"
+    return box, words
+
+
+def _splits(
+    frames: tuple[Frame, ...], holdout: int
+) -> tuple[dict[str, tuple[int, ...]], tuple[str, ...]]:
+    """The source's own split, or every n-th name; and what is to be said about it."""
+    if all(frame.split is None for frame in frames):
+        return holdout_split(len(frames), holdout), ()
+    splits = {
+        split: tuple(i for i, frame in enumerate(frames) if frame.split == split)
+        for split in ("train", "val", "test")
+    }
+    notes = []
+    if not splits["test"] and splits["val"]:
+        splits["test"] = splits["val"]
+        notes.append("there is no test split; the validation views serve as one")
+    elif not splits["test"]:
+        rest = holdout_split(len(splits["train"]), holdout)
+        train = splits["train"]
+        splits = {split: tuple(train[i] for i in chosen) for split, chosen in rest.items()}
+        notes.append("the source has only training views; some of them are held out")
+    trained = {frames[i].image for i in splits["train"]}
+    both = [frames[i].name for i in splits["test"] if frames[i].image in trained]
+    if both:
+        notes.append(f"{len(both)} test views are training views too: {shortened(both)}")
+    return splits, tuple(notes)
+
+
+def _has_alpha(frames: tuple[Frame, ...]) -> bool:
+    clear = [frame.name for frame in frames if frame.has_alpha]
+    opaque = [frame.name for frame in frames if not frame.has_alpha]
+    if clear and opaque:
+        raise NerfError(
+            f"{len(clear)} images have transparency and {len(opaque)} have none "
+            f"({clear[0]}, but not {opaque[0]}); all of a scene's images must be of one kind."
+        )
+    return bool(clear)

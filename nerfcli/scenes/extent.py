@@ -1,0 +1,63 @@
+"""How large a scene is: the box, near and far, from cameras and points.
+
+focus: the point that the cameras look at. Everything here is in source units.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from nerfcli.boxes import Box
+from nerfcli.cameras import Cameras, common_focus
+
+DETAIL_SHARE = 0.5  # half size of the detail cube, as a share of the distance to the focus
+REACH = 4.0  # the outer cube extends at least this many camera distances from the focus
+MAX_CASCADES = 8
+NEAR_SHARE = 0.05  # near, as a share of the distance to the focus
+
+
+def box_from_points(points: np.ndarray, cameras: Cameras) -> tuple[Box, str]:
+    """Detail cube around three quarters of the points, outer cube around nearly all and cameras."""
+    center = np.median(points, axis=0)
+    spread = np.abs(points - center).max(-1)
+    half = max(float(np.quantile(spread, 0.75)), 1e-6)
+    reach = max(
+        float(np.quantile(spread, 0.99)),
+        float((cameras.positions - torch.from_numpy(center)).abs().max()),
+    )
+    box = Box(tuple(center.tolist()), half, cascades_for(reach, half))
+    return box, f"{len(points)} points"
+
+
+def box_from_cameras(cameras: Cameras) -> tuple[Box, str]:
+    """Detail cube at the common focus; around the cameras themselves where there is none."""
+    focus = common_focus(cameras)
+    if focus is None:
+        center = cameras.positions.mean(0)
+        spread = float((cameras.positions - center).norm(dim=-1).max())
+        half = 2.0 * spread if spread > 0 else 1.0
+        box = Box(tuple(center.tolist()), half, cascades_for(REACH * half, half))
+        return box, "the cameras' positions, which have no common focus"
+    center, depth = focus
+    half = DETAIL_SHARE * depth
+    distance = float((cameras.positions - center).norm(dim=-1).max())
+    box = Box(tuple(center.tolist()), half, cascades_for(REACH * distance, half))
+    return box, "the cameras' common focus"
+
+
+def cascades_for(reach: float, half_size: float) -> int:
+    """Doublings of the detail cube, itself included, until about `reach` is covered."""
+    return min(1 + round(math.log2(max(reach / half_size, 1.0))), MAX_CASCADES)
+
+
+def bounds_from_cameras(cameras: Cameras, box: Box) -> tuple[float, float]:
+    """Near and far: a small share of the distance to the focus, and the outer cube's far corner."""
+    center = cameras.positions.new_tensor(box.center)
+    distances = (cameras.positions - center).norm(dim=-1)
+    far = float(distances.max()) + math.sqrt(3) * box.outer_half_size
+    focus = common_focus(cameras)
+    depth = focus[1] if focus is not None else box.half_size
+    return NEAR_SHARE * depth, far

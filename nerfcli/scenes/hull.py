@@ -1,0 +1,209 @@
+"""What the silhouettes of RGBA views leave of space: the visual hull (Laurentini 1994).
+
+A cell is empty if some view has its middle in the image, and nothing but transparent pixels where
+the cell is. That is one look-up, in the distance from each pixel to the nearest opaque one.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nerfcli.boxes import Box
+from nerfcli.cameras import Cameras
+from nerfcli.images import Views
+from nerfcli.scenes.scene import Scene
+
+OPAQUE = 3  # of 255: what lies below is taken for noise of the matting
+MAX_SIDE = 400  # silhouettes are reduced to this many pixels; conservative, and enough for 128^3
+MAX_VIEWS = 100  # more hardly carve further
+COARSEST = 16  # cells along a side on the first level
+LENS_STRETCH = 1.5  # bound for how much a lens that is no pinhole enlarges a footprint
+CHUNK = 16384  # cells at a time: they stay in the cache, and torch starts no threads of its own
+
+
+@dataclass(frozen=True)
+class _Silhouette:
+    """One view.
+
+    Attributes:
+        camera: just the one.
+        room: [(height + 2) * (width + 2)] uint8, how many reduced pixels around each one are
+            transparent; a border of zeros around the image.
+        width, height: of the reduced silhouette.
+        reduction: pixels of the image per pixel of the silhouette, along a side.
+        matrix: [4, 3] float32; a scene point times it is (x, y, 1) times depth, in reduced pixels
+            counted from the border's corner; for a pinhole.
+        stretch: radius of a footprint in reduced pixels, times depth, per unit of radius.
+    """
+
+    camera: Cameras
+    room: Tensor
+    width: int
+    height: int
+    reduction: int
+    matrix: Tensor
+    stretch: float
+
+    def place(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Index of each point's pixel in `room`, and its depth. [m, 3] -> [m], [m]."""
+        if self.camera.lenses[0].is_pinhole:
+            x, y, z = torch.addmm(self.matrix[3], points, self.matrix[:3]).unbind(-1)
+            before = z.clamp(min=1e-6)  # what lies behind the camera lands far outside
+            x, y = x / before, y / before
+        else:
+            xy, z = self.camera.project(0, points)
+            x, y = (xy / self.reduction + 1).nan_to_num(nan=0.0).unbind(-1)
+        # the border, where there is no room, stands for all that is outside
+        x = x.clamp_(0, self.width + 1.5).int()
+        y = y.clamp_(0, self.height + 1.5).int()
+        return y * (self.width + 2) + x, z
+
+    def carves(self, points: Tensor, radius: float) -> Tensor:
+        """Whether only transparent pixels lie behind each sphere. [m, 3] -> [m] bool."""
+        index, z = self.place(points)
+        # z - radius: the nearest depth of the sphere
+        return self.room.index_select(0, index) * (z - radius) > radius * self.stretch
+
+
+def visual_hull(scene: Scene, views: Views, box: Box, resolution: int) -> Tensor:
+    """Cells of the detail cube of `box` that no view shows to be empty.
+
+    Args:
+        views: RGBA views of the scene. resolution: cells along a side.
+
+    Returns:
+        [resolution] * 3 bool, indexed [z, y, x]. Cells that no view sees count as occupied.
+    """
+    x, y, z = _carve(_silhouettes(scene, views), box, resolution).unbind(-1)
+    occupied = torch.zeros((resolution,) * 3, dtype=torch.bool)
+    occupied[z, y, x] = True
+    return occupied
+
+
+def silhouette_box(scene: Scene, views: Views) -> Box | None:
+    """The smallest cube around the visual hull, with a margin of a cell on each side.
+
+    None where it would not be clearly smaller than the scene's box, or where the hull is empty,
+    as it is when silhouettes and poses do not belong together.
+    """
+    if not views.has_alpha:
+        return None
+    silhouettes = _silhouettes(scene, views)
+    whole = Box(scene.box.center, scene.box.outer_half_size)
+    current = whole
+    for resolution in (32, 64):  # the second look is finer, and in the first one's cube
+        cells = _carve(silhouettes, current, resolution)
+        points = _centers(cells, current, resolution)
+        cells = cells[_seen(silhouettes, points)]
+        if len(cells) == 0:
+            return None
+        side = current.side / resolution
+        low, high = cells.amin(0).double() - 1, cells.amax(0).double() + 2
+        start = torch.tensor(current.center, dtype=torch.float64) - current.half_size
+        half = side * float((high - low).max()) / 2
+        if half >= current.half_size:
+            break
+        current = Box(tuple((start + side * (low + high) / 2).tolist()), half)
+    return current if current.half_size < 0.9 * whole.half_size else None
+
+
+def _silhouettes(scene: Scene, views: Views) -> list[_Silhouette]:
+    """Distance maps, ordered so that neighbours in the capture are far apart in the list."""
+    # steps of the golden ratio: any first few views are spread over the whole capture
+    golden = (math.sqrt(5) - 1) / 2
+    order = sorted(range(len(views)), key=lambda i: i * golden % 1)[:MAX_VIEWS]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(lambda view: _silhouette(scene, views, view), order))
+
+
+def _silhouette(scene: Scene, views: Views, view: int) -> _Silhouette:
+    from scipy.ndimage import distance_transform_cdt
+
+    alpha = views.image(view)[..., -1].numpy()
+    reduction = math.ceil(max(alpha.shape) / MAX_SIDE)
+    # a remainder at the edge is cut off, so that it counts as outside of the image
+    height, width = (side // reduction for side in alpha.shape)
+    blocks = alpha[: height * reduction, : width * reduction]
+    blocks = blocks.reshape(height, reduction, width, reduction).max(axis=(1, 3))
+    clear = blocks < OPAQUE
+    # one less than the distance, because a centre lies anywhere in its own pixel
+    distances = np.asarray(distance_transform_cdt(clear, metric="chessboard"))
+    room = np.clip(distances, 1, 256) - 1 if not clear.all() else np.full(clear.shape, 255)
+    room = np.pad(room, 1).astype(np.uint8)
+    camera = scene.cameras[int(views.cameras[view])]
+    focal, principal, size = camera.focal[0], camera.principal[0], camera.size[0]
+    # |d(x/z)| <= |d| sqrt(1 + (x/z)^2) / z for a shift d of a point
+    slope = torch.maximum(principal, size - principal) / focal
+    stretch = float((focal * torch.sqrt(1 + slope**2)).max()) / reduction
+    stretch *= 1.0 if camera.lenses[0].is_pinhole else LENS_STRETCH
+    flat = torch.from_numpy(room.reshape(-1))
+    return _Silhouette(camera, flat, width, height, reduction, _matrix(camera, reduction), stretch)
+
+
+def _matrix(camera: Cameras, reduction: int) -> Tensor:
+    """Scene to reduced pixels, transposed; the border shifts everything by one."""
+    fx, fy = (camera.focal[0] / reduction).tolist()
+    cx, cy = (camera.principal[0] / reduction + 1).tolist()
+    intrinsic = torch.tensor([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], dtype=torch.float64)
+    rotation = intrinsic @ camera.c2w[0, :, :3].T
+    shift = -rotation @ camera.positions[0]
+    return torch.cat([rotation.T, shift[None]]).to(torch.float32)
+
+
+def _carve(silhouettes: list[_Silhouette], box: Box, resolution: int) -> Tensor:
+    """Coarse to fine: only cells that survive a level are split for the next.
+
+    Returns:
+        The surviving cells of the finest level, [m, 3] int64: x, y, z.
+    """
+    levels = [resolution]
+    while levels[0] % 2 == 0 and levels[0] > COARSEST:
+        levels.insert(0, levels[0] // 2)
+    axis = torch.arange(levels[0])
+    cells = torch.cartesian_prod(axis, axis, axis)
+    corners = torch.cartesian_prod(*[torch.arange(2)] * 3)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for level in levels:
+            if level != levels[0]:
+                cells = (2 * cells[:, None] + corners).reshape(-1, 3)
+            points = _centers(cells, box, level)
+            radius = math.sqrt(3) * box.half_size / level  # of the sphere around a cell
+
+            def survivors(part: Tensor, radius: float = radius) -> Tensor:
+                index = torch.arange(len(part))
+                for silhouette in silhouettes:
+                    keep = (~silhouette.carves(part, radius)).nonzero()[:, 0]
+                    if len(keep) < len(part):
+                        part, index = part.index_select(0, keep), index.index_select(0, keep)
+                return index
+
+            kept = list(pool.map(survivors, points.split(CHUNK)))
+            cells = torch.cat([cells[i * CHUNK + index] for i, index in enumerate(kept)])
+    return cells
+
+
+def _centers(cells: Tensor, box: Box, resolution: int) -> Tensor:
+    """Middles of cells in scene space, [m, 3] float32."""
+    side = 2 * box.half_size / resolution
+    return (cells + 0.5) * side + (torch.tensor(box.center) - box.half_size)
+
+
+def _seen(silhouettes: list[_Silhouette], points: Tensor) -> Tensor:
+    """Whether any view has each point within its image. [m, 3] -> [m] bool."""
+    seen = torch.zeros(len(points), dtype=torch.bool)
+    for silhouette in silhouettes:
+        open_ = (~seen).nonzero()[:, 0]
+        if len(open_) == 0:
+            break
+        index, z = silhouette.place(points[open_])
+        y, x = index // (silhouette.width + 2), index % (silhouette.width + 2)
+        inside = (x > 0) & (x <= silhouette.width) & (y > 0) & (y <= silhouette.height) & (z > 0)
+        seen[open_[inside]] = True
+    return seen

@@ -1,0 +1,207 @@
+"""What every reader delivers, and the checks that all of them need.
+
+A reader turns its files into a `Source`: poses already in the OpenCV camera frame, everything
+else in the source's own frame and units. `build.scene_from_source` makes the `Scene` of it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nerfcli.boxes import Box
+from nerfcli.errors import NerfError
+from nerfcli.images import image_header
+from nerfcli.lenses import Lens
+
+# tried in this order for a path without one (instant-ngp's list, as far as Pillow reads it)
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tga", ".ppm", ".webp", ".tif", ".tiff")
+POSE_TOLERANCE = 0.01  # of R^T R against the identity, before the nearest rotation is taken
+FIELD_OF_VIEW = (0.1, 179.0)  # degrees; anything beyond is a mistake for a perspective lens
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One view as its file states it.
+
+    Attributes:
+        name: unique, shown to people.
+        c2w: [3, 4] float64, OpenCV camera to source frame.
+        focal, principal: in pixels of the stored image.
+        size: width and height of the stored image.
+        split: "train", "val" or "test" where the source says so.
+    """
+
+    name: str
+    c2w: np.ndarray
+    focal: tuple[float, float]
+    principal: tuple[float, float]
+    size: tuple[int, int]
+    lens: Lens
+    image: Path | None
+    mask: Path | None = None
+    alpha: Path | None = None
+    has_alpha: bool = False
+    split: str | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a reader found.
+
+    Attributes:
+        frames: in the order of the cameras to be.
+        box, box_source: if the files state one, in source units, and in words.
+        bounds: near and far in source units, if the format has them.
+        points: [n, 3] in the source frame, if there are any.
+        keep_frame: scene space is the source's own frame (Blender).
+        masked_where: mask values that are ignored, "black" or "nonzero".
+        crop_radius: of a fisheye's circle, in pixels of the stored image; 0: none.
+    """
+
+    name: str
+    root: Path
+    kind: str
+    frames: tuple[Frame, ...]
+    box: Box | None = None
+    box_source: str = ""
+    bounds: tuple[float, float] | None = None
+    points: np.ndarray | None = None
+    keep_frame: bool = False
+    masked_where: str = "black"
+    crop_radius: float = 0.0
+    notes: tuple[str, ...] = ()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        NerfError: unreadable, not JSON (file, line and column named), or not an object.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise NerfError(
+            f"{path}, line {error.lineno}, column {error.colno}: broken JSON ({error.msg})."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise NerfError(f"{path} is not a text file ({error.reason}).") from error
+    except OSError as error:
+        raise NerfError(f"{path} cannot be read: {error.strerror}.") from error
+    if not isinstance(data, dict):
+        raise NerfError(f"{path} must hold a JSON object, found a {type(data).__name__}.")
+    return data
+
+
+def natural_key(name: str) -> list[tuple[int, int, str]]:
+    """Sort key under which r_2 comes before r_10."""
+    parts = re.findall(r"\d+|\D+", name)
+    return [(0, int(p), "") if p.isdecimal() else (1, 0, p) for p in parts]
+
+
+def number(value: Any, where: str) -> float:
+    """A finite float; NerfError naming `where` if it is not one."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise NerfError(f"{where} must be a finite number, got {value!r}.")
+    return float(value)
+
+
+def pose_from_opengl(matrix: Any, where: str) -> tuple[np.ndarray, float]:
+    """Check a camera-to-world matrix and turn its camera frame to OpenCV's.
+
+    A uniform scale of the rotation is divided out, small errors of rounding are removed by
+    taking the nearest rotation; the position is kept.
+
+    Args:
+        matrix: 3x4 or 4x4 nested lists, OpenGL axes. where: file and frame, for messages.
+
+    Returns:
+        c2w [3, 4], and the scale that the rotation had.
+
+    Raises:
+        NerfError: wrong shape, not finite, mirrored, or not a rotation within POSE_TOLERANCE.
+    """
+    try:
+        array = np.array(matrix, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise NerfError(f"{where}: transform_matrix is not a 4x4 table of numbers.") from error
+    if array.shape not in ((3, 4), (4, 4)):
+        raise NerfError(f"{where}: transform_matrix must be 4x4 or 3x4, got {array.shape}.")
+    if not np.isfinite(array).all():
+        raise NerfError(f"{where}: transform_matrix has values that are not finite.")
+    block = array[:3, :3]
+    scale = float(np.cbrt(abs(np.linalg.det(block))))
+    if scale < 1e-9:
+        raise NerfError(f"{where}: the rotation in transform_matrix is singular.")
+    rotation = block / scale
+    error = float(np.abs(rotation.T @ rotation - np.eye(3)).max())
+    if error > POSE_TOLERANCE:
+        raise NerfError(
+            f"{where}: the rotation in transform_matrix is not orthonormal "
+            f"(R^T R is off by {error:.2g}, allowed {POSE_TOLERANCE:g})."
+        )
+    if np.linalg.det(rotation) < 0:
+        raise NerfError(f"{where}: the rotation in transform_matrix is mirrored (determinant -1).")
+    u, _, vt = np.linalg.svd(rotation)
+    c2w = np.concatenate([u @ vt, array[:3, 3:]], axis=1)
+    return c2w * np.array([1.0, -1.0, -1.0, 1.0]), scale
+
+
+def find_file(root: Path, stated: str) -> Path | None:
+    """The image of a `file_path`: relative to `root`, its extension optional; None if absent."""
+    path = root / stated.replace("\\", "/")
+    if path.is_file():
+        return path
+    if path.suffix.lower() in EXTENSIONS:
+        return None
+    tried = (path.with_name(path.name + extension) for extension in EXTENSIONS)
+    return next((candidate for candidate in tried if candidate.is_file()), None)
+
+
+def stored_size(path: Path, stated: tuple[int, int] | None) -> tuple[int, int, bool]:
+    """Width and height of the pixels that `read_image(path, size=...)` gives, and transparency.
+
+    The EXIF orientation counts only if the turned image alone has the stated size.
+    """
+    width, height, has_alpha, turned = image_header(path)
+    if turned and stated == (height, width) and width != height:
+        return height, width, has_alpha
+    return width, height, has_alpha
+
+
+def check_focal(focal: tuple[float, float], size: tuple[int, int], lens: Lens, where: str) -> None:
+    """NerfError if a focal length cannot be meant.
+
+    A fisheye may see more than 180 degrees; all others are bound by FIELD_OF_VIEW.
+    """
+    for axis, f, length in zip("xy", focal, size, strict=True):
+        angle = math.degrees(2 * math.atan2(length / 2, f)) if f > 0 else math.nan
+        widest = FIELD_OF_VIEW[1] if lens.model != "fisheye" else 179.9
+        if not (math.isfinite(f) and FIELD_OF_VIEW[0] <= angle <= widest):
+            seen = f" (a field of view of {angle:.3g} degrees)" if f > 0 else ""
+            raise NerfError(
+                f"{where}: the focal length {f:g} along {axis} is absurd for {length} pixels{seen};"
+                " focal lengths are in pixels, camera_angle_* in radians, *_fov in degrees."
+            )
+
+
+def shortened(names: Sequence[str], limit: int = 3) -> str:
+    """A few of many names, for a message."""
+    rest = len(names) - limit
+    return ", ".join(names[:limit]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def duplicates(names: Iterable[str]) -> list[str]:
+    """Names that occur more than once, in order."""
+    seen: dict[str, int] = {}
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+    return [name for name, count in seen.items() if count > 1]

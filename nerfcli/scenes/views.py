@@ -1,0 +1,137 @@
+"""Images of a scene into memory, as uint8."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from torch import Tensor
+
+from nerfcli.errors import NerfError
+from nerfcli.images import Views, read_image, read_mask
+from nerfcli.scenes.scene import Scene
+
+
+def views_bytes(scene: Scene, indices: Sequence[int]) -> int:
+    """Memory that the pixels of these cameras will take."""
+    sizes = scene.cameras.size[torch.tensor(list(indices), dtype=torch.int64)]
+    return int(sizes.prod(-1).sum()) * (4 if scene.has_alpha else 3)
+
+
+def load_views(
+    scene: Scene,
+    indices: Sequence[int],
+    *,
+    say: Callable[[str], None] | None = None,
+    n_threads: int = 0,
+) -> Views:
+    """Read the images of some cameras, several at a time.
+
+    Args:
+        indices: cameras, in the order that the views will have.
+        say: gets one line before reading that states how much memory will be taken.
+        n_threads: 0: as many as there are processors.
+
+    Raises:
+        NerfError: no image, a corrupt one, one of another size than at load_scene, or more
+            memory needed than the machine has.
+    """
+    indices = list(indices)
+    needed, installed = views_bytes(scene, indices), _installed_memory()
+    if installed and needed > installed:
+        raise NerfError(
+            f"{len(indices)} images need {needed / 1e9:.1f} GB, the machine has "
+            f"{installed / 1e9:.1f} GB; use --downscale."
+        )
+    if say is not None:
+        say(f"reading {len(indices)} images, {needed / 1e6:.0f} MB")
+    sizes = scene.cameras.size[torch.tensor(indices, dtype=torch.int64)]
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), sizes.prod(-1).cumsum(0)])
+    pixels = torch.empty((int(offsets[-1]), 4 if scene.has_alpha else 3), dtype=torch.uint8)
+
+    def read(view: int) -> Tensor | None:
+        image = _read(scene, indices[view])
+        pixels[offsets[view] : offsets[view + 1]] = image.view(-1, image.shape[-1])
+        return _usable(scene, indices[view])
+
+    threads = n_threads or min(os.cpu_count() or 1, 16)
+    with ThreadPoolExecutor(threads) as pool:
+        usable = list(pool.map(read, range(len(indices))))
+    cameras = torch.tensor(indices, dtype=torch.int64)
+    return Views(pixels, offsets, cameras, sizes[:, 0].contiguous(), _flat(usable, offsets))
+
+
+def _read(scene: Scene, camera: int) -> Tensor:
+    """[height, width, 3 or 4] of one camera, with its separate alpha image if there is one."""
+    path = scene.image_paths[camera]
+    if path is None:
+        raise NerfError(
+            f"The scene has no image for {scene.names[camera]}; a run folder holds none, so the "
+            "data set is needed here."
+        )
+    width, height = scene.cameras.size[camera].tolist()
+    image = read_image(path, scene.downscale, (width, height))
+    if image.shape[:2] != (height, width):
+        raise NerfError(
+            f"{path} has {image.shape[1]}x{image.shape[0]} pixels after downscaling, expected "
+            f"{width}x{height}; it has changed since the scene was read."
+        )
+    alpha_path = scene.alpha_paths[camera]
+    if alpha_path is not None:
+        alpha = _srgb_to_linear(read_image(alpha_path, scene.downscale, (width, height))[..., :1])
+        if alpha.shape[:2] != image.shape[:2]:
+            raise NerfError(f"{alpha_path} must have the size of {path.name}.")
+        image = torch.cat([image[..., :3], alpha], dim=-1)
+    if scene.has_alpha and image.shape[-1] == 3:
+        image = torch.cat([image, torch.full_like(image[..., :1], 255)], dim=-1)
+    return image[..., : 4 if scene.has_alpha else 3]
+
+
+def _srgb_to_linear(alpha: Tensor) -> Tensor:
+    """instant-ngp takes the red channel of an alpha image through the sRGB curve."""
+    value = alpha.to(torch.float64) / 255
+    linear = torch.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+    return (linear * 255).to(torch.uint8)
+
+
+def _usable(scene: Scene, camera: int) -> Tensor | None:
+    """[height * width] bool, or None: mask, fisheye circle and the lens's own limit together."""
+    width, height = scene.cameras.size[camera].tolist()
+    keep: Tensor | None = None
+    if not scene.cameras.lenses[camera].is_pinhole:
+        keep = scene.cameras.valid_pixels(camera)
+    if scene.crop_radius > 0:
+        y = torch.arange(height)[:, None] + 0.5 - height / 2
+        x = torch.arange(width)[None, :] + 0.5 - width / 2
+        inside = (x * x + y * y <= scene.crop_radius**2).reshape(-1)
+        keep = inside if keep is None else keep & inside
+    mask_path = scene.mask_paths[camera]
+    if mask_path is not None:
+        mask = read_mask(mask_path, (width, height), scene.masked_where, scene.downscale)
+        mask = mask.reshape(-1)
+        keep = mask if keep is None else keep & mask
+    return None if keep is None or bool(keep.all()) else keep
+
+
+def _flat(usable: list[Tensor | None], offsets: Tensor) -> Tensor | None:
+    if all(keep is None for keep in usable):
+        return None
+    parts = []
+    for view, keep in enumerate(usable):
+        start, end = int(offsets[view]), int(offsets[view + 1])
+        indices = torch.arange(start, end) if keep is None else keep.nonzero()[:, 0] + start
+        parts.append(indices)
+    flat = torch.cat(parts)
+    if len(flat) == 0:
+        raise NerfError("All pixels are masked out; are the masks the other way round?")
+    return flat.to(torch.int32) if int(offsets[-1]) < 2**31 else flat
+
+
+def _installed_memory() -> int:
+    """Physical memory in bytes; 0 where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 0

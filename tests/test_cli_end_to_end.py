@@ -1,0 +1,522 @@
+"""The commands as scripts use them: files, exit codes, JSON, signals; and what bad input does."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from conftest import Nerf, nerf_environment
+from nerfcli.cli import main
+
+SMALL = [  # a hash grid whose steps take milliseconds
+    *("--set", "model.n_levels=4", "--set", "model.log2_table_size=10"),
+    *("--set", "model.max_resolution=32", "--set", "train.n_samples=1024"),
+    *("--set", "occupancy.resolution=16", "--set", "sampling.steps_per_box=32"),
+]
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def inside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., Outcome]]:
+    """The same command line in this process, in tmp_path: no start-up time; one thread."""
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+
+    def run(*args: object) -> Outcome:
+        with pytest.raises(SystemExit) as end:
+            main([str(arg) for arg in args])
+        out, err = capsys.readouterr()
+        code = end.value.code
+        assert isinstance(code, int)
+        return Outcome(code, out, err)
+
+    yield run
+    torch.set_num_threads(threads)
+
+
+Inside = Callable[..., Outcome]
+
+
+class Trained(NamedTuple):
+    run: Path
+    result: dict[str, Any]
+    err: str
+
+
+@pytest.fixture(scope="module")
+def trained(ball: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A finished run of the tiny scene, made by a real command; read only."""
+    folder = tmp_path_factory.mktemp("work")
+    done = subprocess.run(
+        [sys.executable, "-m", "nerfcli", "train", str(ball), "--steps", "150", "--json", *SMALL],
+        cwd=folder,
+        env=nerf_environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return Trained(folder / "runs" / "ball-1", json.loads(done.stdout), done.stderr)
+
+
+@pytest.fixture
+def copy(trained: Trained, tmp_path: Path) -> Path:
+    """A copy of that run to do things to, under another name in another place."""
+    return Path(shutil.copytree(trained.run, tmp_path / "runs" / "moved"))
+
+
+def test_train_gives_one_object_and_a_run_folder(trained: Trained) -> None:
+    assert trained.result["run"] == "runs/ball-1"
+    assert trained.result["steps"] == 150
+    assert trained.result["stopped"] is None
+    assert trained.result["psnr"] > 10.0  # a white image has about 9 dB here
+    names = {path.name for path in trained.run.iterdir()}
+    assert names == {
+        *("config.toml", "scene.json", "state.json", "metrics.jsonl", "renders"),
+        *("model-150.safetensors", "optimizer-150.safetensors"),
+    }
+    rows = [json.loads(row) for row in (trained.run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [50, 100, 150]
+    assert "run runs/ball-1" in trained.err
+    assert "backend" in trained.err
+
+
+def test_resolved_config_has_no_auto_left(trained: Trained) -> None:
+    text = (trained.run / "config.toml").read_text()
+    assert 'method = "hashgrid"' in text
+    assert "log2_table_size = 10" in text
+    for key in ("method", "background", "loss", "device"):
+        assert f'{key} = "auto"' not in text
+
+
+@pytest.mark.parametrize(("name", "magic"), [("a.mp4", b"ftyp"), ("a.gif", b"GIF89a")])
+def test_render_a_video_without_the_photos(
+    copy: Path, inside: Inside, name: str, magic: bytes
+) -> None:
+    done = inside("render", copy, "--out", name, "--frames", 3, "--json", "--path", "orbit")
+    assert done.code == 0, done.err
+    result = json.loads(done.out)
+    assert (result["n_frames"], result["files"], result["stopped"]) == (3, [name], None)
+    assert magic in Path(name).read_bytes()[:16]
+
+
+def test_render_takes_the_newest_run_and_its_own_folder(copy: Path, inside: Inside) -> None:
+    for _ in range(2):  # a default name is replaced without --overwrite
+        done = inside("render", "--path", "spiral", "--frames", 2, "--scale", 0.5)
+        assert done.code == 0, done.err
+    assert "run runs/moved" in done.err
+    assert "2 frames" in done.out
+    assert "runs/moved/renders/spiral.mp4" in done.out
+    assert (copy / "renders" / "spiral.mp4").stat().st_size > 0
+
+
+def test_render_layers_to_a_folder(copy: Path, inside: Inside) -> None:
+    words = ("render", copy, "--path", "test", "--save", "rgb,depth,opacity", "--out", "views")
+    done = inside(*words, "--quiet")
+    assert (done.code, done.err) == (0, "")
+    names = sorted(os.listdir("views"))
+    assert [n for n in names if n.endswith(".png")] == [
+        f"{layer}_{i:04d}.png" for layer in ("depth", "opacity", "rgb") for i in (0, 1)
+    ]
+    assert np.asarray(Image.open("views/rgb_0000.png")).shape == (16, 16, 3)
+    refused = inside(*words)
+    assert refused.code == 2
+    assert "views/rgb_0000.png exists" in refused.err
+    assert inside(*words, "--overwrite").code == 0
+
+
+def test_render_interpolates_between_the_views(copy: Path, inside: Inside) -> None:
+    done = inside("render", copy, "--path", "interpolate", "--frames", 4, "--out", "p", "--json")
+    assert done.code == 0, done.err
+    assert len(json.loads(done.out)["files"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--path", "orbti"], "--path: unknown path 'orbti'"),
+        (["--out", "x.avi"], "unknown suffix '.avi'"),
+        (["--save", "rgb,normals"], "normals"),
+        (["--frames", "0"], "--frames must be at least 1"),
+        (["--scale", "-1"], "--scale must be above 0"),
+        (["--fps", "0"], "--fps must be from 1"),
+        (["--backend", "cuda"], "unknown backend 'cuda'"),
+        (["--device", "tpu"], "--device: 'tpu'"),
+        (["--progress", "loud"], "--progress: unknown kind 'loud'"),
+        (["--frame", "3"], "Did you mean --frames?"),
+        (["--out", "/proc/x/y.mp4"], "cannot write /proc/x/y.mp4"),
+    ],
+)
+def test_render_bad_usage(copy: Path, inside: Inside, words: list[str], message: str) -> None:
+    done = inside("render", copy, *words)
+    assert_refused(done, message)
+    assert os.listdir(copy / "renders") == []
+    assert os.listdir() == ["runs"]
+
+
+def test_eval_scores_the_held_out_views(copy: Path, inside: Inside) -> None:
+    done = inside("eval", "--json")
+    assert done.code == 0, done.err
+    result = json.loads(done.out)
+    assert isinstance(result["psnr"], float)
+    assert isinstance(result["ssim"], float)
+    assert len(result["views"]) == 2
+    means = np.mean([[view["psnr"], view["ssim"]] for view in result["views"]], axis=0)
+    # both sides are rounded to 4 digits
+    assert means == pytest.approx([result["psnr"], result["ssim"]], abs=2e-4)
+    assert result["protocol"]["background"] == "white"
+    saved = json.loads((copy / "eval.json").read_text())
+    assert saved["psnr"] == result["psnr"]
+    assert len(list((copy / "renders" / "test").glob("*.png"))) == 2
+
+
+def test_eval_for_people_with_a_target(copy: Path, inside: Inside) -> None:
+    met = inside("eval", copy, "--no-images", "--target-psnr", 1)
+    assert met.code == 0, met.err
+    assert "target 1 dB reached" in met.out
+    assert re.search(r"^mean +\d+\.\d\d +-?\d\.\d{4}$", met.out, re.MULTILINE)
+    assert os.listdir(copy / "renders") == []
+    missed = inside("eval", copy, "--no-images", "--target-psnr", 90, "--json")
+    assert missed.code == 3
+    assert json.loads(missed.out)["target_met"] is False
+
+
+def test_eval_finds_photos_that_moved(copy: Path, inside: Inside, ball: Path) -> None:
+    scene_json = json.loads((copy / "scene.json").read_text())
+    scene_json["data_source"] = {"given": "gone", "resolved": "/gone"}
+    (copy / "scene.json").write_text(json.dumps(scene_json))
+    assert_refused(inside("eval", copy), "were at /gone", "--scene FOLDER")
+    done = inside("eval", copy, "--scene", ball, "--no-images")
+    assert done.code == 0, done.err
+
+
+def test_eval_of_another_scene(copy: Path, inside: Inside, tmp_path: Path, ball: Path) -> None:
+    other = Path(shutil.copytree(ball, tmp_path / "other"))
+    table = json.loads((other / "transforms_test.json").read_text())
+    table["frames"] = table["frames"][:1]
+    (other / "transforms_test.json").write_text(json.dumps(table))
+    assert_refused(inside("eval", copy, "--scene", other), "lacks 1 of 10 images")
+
+
+def test_info_of_a_run_and_of_the_machine(copy: Path, inside: Inside) -> None:
+    run = json.loads(inside("info", copy, "--json").out)
+    assert (run["step"], run["method"], run["scene"]) == (150, "hashgrid", "ball")
+    assert "step 150" in inside("info", copy).out
+    machine = json.loads(inside("info", "--json").out)
+    names = {row["name"]: row for row in machine["backends"]}
+    assert names["torch"]["available"] is True
+    assert all(row["available"] or row["reason"] for row in machine["backends"])
+    assert "backend torch on cpu: available" in inside("info").out
+
+
+def test_finished_run_resumes_to_nothing(copy: Path, inside: Inside) -> None:
+    done = inside("train", "--resume", copy, "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["steps"] == 150
+
+
+def test_existing_run_is_not_trained_over(copy: Path, inside: Inside, ball: Path) -> None:
+    before = (copy / "state.json").read_bytes()
+    assert_refused(inside("train", ball, "--out", copy), "--resume", "--overwrite")
+    assert (copy / "state.json").read_bytes() == before
+
+
+def test_resumed_run_keeps_its_settings(copy: Path, inside: Inside, ball: Path) -> None:
+    same = inside("train", ball, "--out", copy, "--resume", "--steps", 150, *SMALL)
+    assert same.code == 0, same.err
+    other = inside("train", ball, "--out", copy, "--resume", "--steps", 300)
+    assert_refused(other, "train.steps = 150", "300")
+
+
+def test_resume_without_a_run_begins_one(inside: Inside, ball: Path) -> None:
+    """One command in a loop of restarts: it begins, goes on, and ends."""
+    words = ("train", ball, "--out", "r", "--resume", "--steps", 3, "--json", *SMALL)
+    first, second = inside(*words), inside(*words)
+    assert (first.code, second.code) == (0, 0), first.err + second.err
+    assert "going on" not in first.err
+    assert "going on with run r" in second.err
+    assert_refused(inside("train", "--resume", "--out", "none"), "none holds no checkpoint")
+
+
+def test_train_target(inside: Inside, ball: Path) -> None:
+    words = ("train", ball, "--out", "r", "--steps", 2, "--quiet", *SMALL)
+    missed = inside(*words, "--target-psnr", 80, "--json")
+    assert missed.code == 3, missed.err
+    assert missed.err == ""
+    assert json.loads(missed.out)["target_met"] is False
+    met = inside(*words, "--target-psnr", 1, "--overwrite")
+    assert met.code == 0, met.err
+    assert "target 1 dB reached" in met.out
+
+
+def test_classic_preset_trains_renders_and_evals(inside: Inside, ball: Path) -> None:
+    words = ("--preset", "classic-small", "--set", "train.n_rays=32", "--set", "model.width=16")
+    done = inside("train", ball, "--out", "c", "--steps", 2, *words)
+    assert done.code == 0, done.err
+    assert 'method = "classic"' in Path("c/config.toml").read_text()
+    assert inside("render", "c", "--path", "test", "--out", "x").code == 0
+    assert inside("eval", "c", "--no-images").code == 0
+
+
+def stopped_run(folder: Path, ball: Path, number: int, steps: int) -> subprocess.Popen[str]:
+    """Train in a subprocess and send a signal once its first row of metrics is there."""
+    words = ["train", str(ball), "--out", "r", "--steps", str(steps), "--backend", "torch"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "nerfcli", *words, "--json", *SMALL],
+        cwd=folder,
+        env=nerf_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while process.poll() is None and not (folder / "r" / "metrics.jsonl").exists():
+        time.sleep(0.01)
+    process.send_signal(number)
+    return process
+
+
+def test_sigterm_saves_and_the_rest_is_bit_exact(
+    tmp_path: Path, inside: Inside, ball: Path
+) -> None:
+    steps = 300
+    process = stopped_run(tmp_path, ball, signal.SIGTERM, steps)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 75, err
+    result = json.loads(out)
+    assert 0 < result["steps"] < steps
+    assert result["stopped"] == signal.SIGTERM
+    state = json.loads((tmp_path / "r" / "state.json").read_text())
+    assert state["step"] == result["steps"]
+
+    resumed = inside("train", "--resume", "r", "--json")
+    assert resumed.code == 0, resumed.err
+    assert json.loads(resumed.out)["steps"] == steps
+    straight = inside("train", ball, "--out", "s", "--steps", steps, "--backend", "torch", *SMALL)
+    assert straight.code == 0, straight.err
+    for part in ("model", "optimizer"):
+        ours = load_file(tmp_path / "r" / f"{part}-{steps}.safetensors")
+        theirs = load_file(tmp_path / "s" / f"{part}-{steps}.safetensors")
+        assert ours.keys() == theirs.keys()
+        for name in ours:
+            assert ours[name].numpy().tobytes() == theirs[name].numpy().tobytes(), name
+    rows = [json.loads(row) for row in (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(50, steps + 1, 50))
+
+
+def test_ctrl_c_saves_too(tmp_path: Path, ball: Path) -> None:
+    process = stopped_run(tmp_path, ball, signal.SIGINT, 100_000)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert json.loads(out)["stopped"] == signal.SIGINT
+    assert (tmp_path / "r" / "state.json").is_file()
+
+
+def assert_refused(done: Outcome, *words: str) -> None:
+    """Exit code 2 and one clear message: no traceback, nothing on stdout."""
+    assert done.code == 2, done.err
+    assert done.out == ""
+    messages = [line for line in done.err.splitlines() if line.startswith("nerf: ")]
+    assert len(messages) == 1, done.err
+    assert done.err.endswith(messages[0] + "\n")
+    for word in words:
+        assert word in messages[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "messages"),
+    [
+        ([], ["SCENE is missing"]),
+        (["BALL", "--steps", "3", "--minutes", "1"], ["--steps and --minutes exclude each other"]),
+        (["BALL", "--resume", "--overwrite"], ["--resume", "--overwrite"]),
+        (["BALL", "--stpes", "3"], ["No such option: --stpes", "Did you mean --steps?"]),
+        (["BALL", "--steps", "three"], ["--steps"]),
+        (["BALL", "--steps", "-3"], ["train.steps must be at least 0"]),
+        (["BALL", "--set", "train.stepz=3"], ["unknown key 'train.stepz'", "train.steps"]),
+        (["BALL", "--preset", "quik"], ["unknown preset 'quik'; did you mean quick?"]),
+        (["BALL", "--config", "none.toml"], ["cannot read config none.toml"]),
+        (["BALL", "--method", "nurf"], ["model.method", "hashgrid"]),
+        (["BALL", "--backend", "cuda"], ["unknown backend 'cuda'"]),
+        (["BALL", "--device", "tpu"], ["device", "'tpu'"]),
+        (["BALL", "--out", "/proc/x"], ["cannot write /proc/x"]),
+        (["BALL", "--out", "BALL"], ["not empty and not a run"]),
+        (["BALL", "--out", "BALL/transforms_train.json"], ["is a file"]),
+        (
+            ["BALL/transforms_train.json", "--holdout", "0", "--target-psnr", "3"],
+            ["has no held-out views"],
+        ),
+        (["none"], ["none"]),
+        (["none", "--out", "/proc/x"], ["cannot write /proc/x"]),  # before anything is read
+        (["."], ["Looked for", "transforms_train.json", "transforms.json"]),
+    ],
+)
+def test_train_bad_usage(inside: Inside, ball: Path, words: list[str], messages: list[str]) -> None:
+    before = sorted(ball.rglob("*"))
+    done = inside("train", *[word.replace("BALL", str(ball)) for word in words])
+    assert_refused(done, *messages)
+    assert os.listdir() == []  # nothing half-written
+    assert sorted(ball.rglob("*")) == before
+
+
+def edit(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    """A fault in the training table of a scene."""
+
+    def apply(scene: Path) -> None:
+        file = scene / "transforms_train.json"
+        table = json.loads(file.read_text())
+        change(table)
+        file.write_text(json.dumps(table))
+
+    return apply
+
+
+def pose(table: dict[str, Any]) -> list[list[float]]:
+    return table["frames"][3]["transform_matrix"]
+
+
+def cut_json(scene: Path) -> None:
+    file = scene / "transforms_train.json"
+    file.write_text("\n".join(file.read_text().splitlines()[:9]))
+
+
+def cut_image(scene: Path) -> None:
+    file = scene / "train" / "r_3.png"
+    file.write_bytes(file.read_bytes()[:-40])
+
+
+def spoil_image(scene: Path) -> None:
+    (scene / "train" / "r_3.png").write_bytes(b"not a picture")
+
+
+BAD_SCENES: dict[str, tuple[Callable[[Path], None], list[str]]] = {
+    "broken JSON": (cut_json, ["transforms_train.json", "line"]),
+    "zero frames": (edit(lambda t: t["frames"].clear()), ["transforms_train.json", "frames"]),
+    "no frames": (edit(lambda t: t.pop("frames")), ["transforms_train.json", "frames"]),
+    "nan pose": (edit(lambda t: pose(t)[0].__setitem__(1, float("nan"))), ["train/r_3"]),
+    "skewed pose": (edit(lambda t: pose(t)[0].__setitem__(1, 7.0)), ["train/r_3"]),
+    "flat pose": (edit(lambda t: t["frames"][3].update(transform_matrix=[1.0])), ["train/r_3"]),
+    "no pose": (edit(lambda t: t["frames"][3].pop("transform_matrix")), ["train/r_3"]),
+    "zero angle": (edit(lambda t: t.update(camera_angle_x=0.0)), ["field of view", "absurd"]),
+    "wide angle": (edit(lambda t: t.update(camera_angle_x=3.5)), ["field of view", "absurd"]),
+    "word angle": (edit(lambda t: t.update(camera_angle_x="wide")), ["camera_angle_x"]),
+    "truncated image": (cut_image, ["r_3.png"]),
+    "corrupt image": (spoil_image, ["r_3.png"]),
+}
+
+
+@pytest.mark.parametrize("name", list(BAD_SCENES))
+def test_train_bad_scene(inside: Inside, ball: Path, tmp_path: Path, name: str) -> None:
+    spoil, messages = BAD_SCENES[name]
+    scene = Path(shutil.copytree(ball, tmp_path / "bad"))
+    spoil(scene)
+    assert_refused(inside("train", scene, "--steps", 1), *messages)
+    assert os.listdir() == ["bad"]
+
+
+def cut_model(run: Path) -> None:
+    file = run / "model-150.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def other_version(run: Path) -> None:
+    state = json.loads((run / "state.json").read_text())
+    (run / "state.json").write_text(json.dumps(state | {"format": 2}))
+
+
+BAD_RUNS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "gone": (lambda run: shutil.rmtree(run), "no such run"),
+    "no checkpoint": (lambda run: (run / "state.json").unlink(), "has no checkpoint"),
+    "another version": (other_version, "checkpoint format 2, this version reads 1"),
+    "truncated": (cut_model, "model-150.safetensors is truncated or damaged"),
+    "broken scene": (lambda run: (run / "scene.json").write_text("{"), "scene.json, line 1"),
+    "broken config": (lambda run: (run / "config.toml").write_text("a"), "config.toml"),
+}
+
+
+@pytest.mark.parametrize("name", list(BAD_RUNS))
+def test_bad_runs(copy: Path, inside: Inside, ball: Path, name: str) -> None:
+    spoil, message = BAD_RUNS[name]
+    spoil(copy)
+    for words in (("render",), ("eval", "--scene", ball), ("info",), ("train", "--resume")):
+        if name == "gone" and words[0] == "train":
+            continue  # a path that is no run is taken for a scene
+        assert_refused(inside(words[0], copy, *words[1:]), message)
+
+
+def test_no_run_at_all(inside: Inside) -> None:
+    for words in (("render",), ("eval",), ("train", "--resume")):
+        assert_refused(inside(*words), "no run with a checkpoint under runs/", "nerf train SCENE")
+
+
+def test_errors_in_json_too(inside: Inside) -> None:
+    for words in (["train", "none", "--json"], ["eval", "--stuff", "--json"]):
+        done = inside(*words)
+        assert done.code == 2
+        assert f"nerf: {json.loads(done.out)['error']}\n" == done.err
+
+
+def test_a_bug_of_ours_is_a_traceback(nerf: Nerf, tmp_path: Path) -> None:
+    """Exit code 1: a script can tell our fault from its own."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import nerfcli.cli.info as info\n"
+        "def machine():\n    raise ZeroDivisionError('planted')\n"
+        "info.machine = machine\n"
+    )
+    environment = nerf_environment()
+    environment["PYTHONPATH"] += os.pathsep + str(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "nerfcli", "info"], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "ZeroDivisionError: planted" in done.stderr
+
+
+def test_command_line_basics(nerf: Nerf) -> None:
+    assert re.fullmatch(r"nerf \d+\.\d+\.\d+\n", nerf("--version").stdout)
+    for words in (
+        ["--help"],
+        ["train", "-h"],
+        ["render", "--help"],
+        ["eval", "-h"],
+        ["info", "-h"],
+    ):
+        assert "Example" in nerf(*words).stdout
+    assert "Usage: nerf" in nerf(code=2).stdout
+    assert "Did you mean 'train'?" in nerf("trian", code=2).stderr
+
+
+def test_shell_completion(tmp_path: Path) -> None:
+    """What bash asks for when someone types `nerf train --see<TAB>`."""
+    words = {"COMP_WORDS": "nerf train --see", "COMP_CWORD": "2"}
+    code = "import sys; sys.argv[0] = 'nerf'; from nerfcli.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**nerf_environment(), **words, "_NERF_COMPLETE": "complete_bash"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == ["--seed"]

@@ -1,0 +1,224 @@
+"""The Blender layout, scene.json, and what silhouettes say about the box."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from conftest import SIZE, sphere_c2w, sphere_image, write_blender_scene
+from nerfcli.boxes import Box
+from nerfcli.errors import NerfError
+from nerfcli.scenes import Scene, Similarity, load_scene, load_views, views_bytes
+from nerfcli.scenes.hull import silhouette_box, visual_hull
+
+
+def test_a_blender_folder(ball: Path) -> None:
+    scene = load_scene(ball)
+    assert (scene.kind, scene.name, scene.background) == ("blender", "ball", "white")
+    assert {split: len(views) for split, views in scene.splits.items()} == {
+        "train": 8,
+        "val": 0,
+        "test": 2,
+    }
+    assert scene.names[0] == "train/r_0.png"
+    assert (scene.box, scene.near, scene.far) == (Box((0.0, 0.0, 0.0), 1.5), 2.0, 6.0)
+    assert scene.scene_from_source == Similarity()
+    assert scene.cameras.focal[0].tolist() == pytest.approx([0.5 * SIZE / math.tan(0.35)] * 2)
+    assert scene.notes == ()
+
+
+def test_pixels_arrive_with_straight_alpha(ball: Path) -> None:
+    scene = load_scene(ball)
+    said: list[str] = []
+    views = load_views(scene, scene.splits["train"], say=said.append)
+    assert said == ["reading 8 images, 0 MB"]
+    assert views_bytes(scene, scene.splits["train"]) == 8 * SIZE * SIZE * 4
+    assert np.array_equal(views.image(3).numpy(), sphere_image(sphere_c2w(9, 10)))
+    assert views.cameras.tolist() == list(range(8))
+    assert views.usable is None
+
+
+def test_the_centre_of_the_ball_is_in_the_middle_of_each_image(ball: Path) -> None:
+    cameras = load_scene(ball).cameras
+    for i in range(len(cameras)):
+        xy, z = cameras.project(i, torch.zeros(1, 3).double())
+        assert torch.allclose(xy, torch.full((1, 2), SIZE / 2).double(), atol=1e-9)
+        assert float(z) == pytest.approx(4.0)
+
+
+def test_depth_and_normal_images_beside_the_views_are_skipped(tmp_path: Path) -> None:
+    folder = write_blender_scene(tmp_path / "scene")
+    for name in ("r_8_depth_0001.png", "r_8_normal_0001.png"):
+        Image.new("L", (3, 3)).save(folder / "test" / name)
+    assert len(load_scene(folder).cameras) == 10
+
+
+def test_one_of_the_files_alone_is_split_by_the_rule(ball: Path) -> None:
+    scene = load_scene(ball / "transforms_train.json")
+    assert scene.splits == {"train": tuple(range(1, 8)), "val": (), "test": (0,)}
+    assert (scene.near, scene.far) == (2.0, 6.0)
+
+
+def test_without_test_views_some_training_views_are_held_out(tmp_path: Path) -> None:
+    folder = write_blender_scene(tmp_path / "scene")
+    (folder / "transforms_test.json").unlink()
+    scene = load_scene(folder, holdout=4)
+    assert scene.splits["test"] == (0, 4)
+    assert any("held out" in note for note in scene.notes)
+
+
+def test_test_views_alone_are_split_by_the_rule(tmp_path: Path) -> None:
+    folder = write_blender_scene(tmp_path / "scene", 2, 4)
+    (folder / "transforms_train.json").unlink()
+    assert load_scene(folder, holdout=4).splits == {"train": (1, 2, 3), "val": (), "test": (0,)}
+
+
+def test_a_scene_of_another_size_gets_its_box_from_the_cameras(tmp_path: Path) -> None:
+    folder = write_blender_scene(tmp_path / "scene")
+    for split in ("train", "test"):
+        path = folder / f"transforms_{split}.json"
+        table = json.loads(path.read_text())
+        for frame in table["frames"]:
+            for row in frame["transform_matrix"][:3]:
+                row[3] *= 10
+        path.write_text(json.dumps(table))
+    scene = load_scene(folder)
+    assert scene.scene_from_source.scale == pytest.approx(1 / 20, rel=1e-6)
+    assert scene.near == pytest.approx(0.05 * 2, rel=1e-6)
+    assert any("40 units from the origin" in note for note in scene.notes)
+
+
+def test_a_broken_split_file_is_named(tmp_path: Path) -> None:
+    folder = write_blender_scene(tmp_path / "scene")
+    (folder / "transforms_test.json").write_text('{"frames": [\n\n  oops]}')
+    with pytest.raises(NerfError, match=r"transforms_test\.json, line 3, column 3"):
+        load_scene(folder)
+
+
+def test_scene_json_holds_what_rendering_needs_and_no_path(ball: Path) -> None:
+    scene = load_scene(ball)
+    text = json.dumps(scene.to_json())
+    assert str(ball.parent) not in text
+    back = Scene.from_json(json.loads(text))
+    for name in ("c2w", "focal", "principal", "size"):
+        assert torch.equal(getattr(back.cameras, name), getattr(scene.cameras, name))
+    assert back.cameras.lenses == scene.cameras.lenses
+    for name in ("names", "splits", "box", "near", "far", "background", "scene_from_source"):
+        assert getattr(back, name) == getattr(scene, name)
+    with pytest.raises(NerfError, match="a run folder holds none"):
+        load_views(back, [0])
+
+
+def test_damaged_or_newer_scene_json(ball: Path) -> None:
+    data = load_scene(ball).to_json()
+    with pytest.raises(NerfError, match="format 99"):
+        Scene.from_json({**data, "format": 99})
+    del data["box"]
+    with pytest.raises(NerfError, match=r"damaged \(KeyError: 'box'\)"):
+        Scene.from_json(data)
+
+
+def test_a_similarity_and_its_inverse() -> None:
+    turn = ((0.0, -1.0, 0.0), (1.0, 0.0, 0.0), (0.0, 0.0, 1.0))
+    similarity = Similarity(2.0, turn, (1.0, 2.0, 3.0))
+    point = torch.tensor([1.0, 0.0, -1.0]).double()
+    assert similarity.apply(point).tolist() == [1.0, 4.0, 1.0]  # turned to y, doubled, shifted
+    assert torch.allclose(similarity.inverse().apply(similarity.apply(point)), point)
+    c2w = torch.eye(4, dtype=torch.float64)[:3]
+    moved = similarity.apply_c2w(c2w)
+    assert torch.equal(moved[:, :3], torch.tensor(turn).double())
+    assert moved[:, 3].tolist() == [1.0, 2.0, 3.0]
+    matrix = torch.from_numpy(similarity.matrix)
+    assert torch.allclose(matrix[:3, :3] @ point + matrix[:3, 3], similarity.apply(point))
+
+
+@pytest.fixture(scope="module")
+def ball_views(tmp_path_factory: pytest.TempPathFactory):
+    """More views, and pixels small enough to carve a ball."""
+    folder = tmp_path_factory.mktemp("hull")
+    (folder / "train").mkdir()
+    frames = []
+    for i in range(24):
+        c2w = sphere_c2w(i, 24)
+        Image.fromarray(sphere_image(c2w, 64)).save(folder / "train" / f"r_{i}.png")
+        frames.append({"file_path": f"./train/r_{i}", "transform_matrix": c2w.tolist()})
+    table = {"camera_angle_x": 0.7, "frames": frames}
+    (folder / "transforms_train.json").write_text(json.dumps(table))
+    scene = load_scene(folder, holdout=0)
+    return scene, load_views(scene, scene.splits["train"])
+
+
+def test_the_hull_holds_the_ball_and_little_else(ball_views) -> None:
+    scene, views = ball_views
+    n = 32
+    hull = visual_hull(scene, views, scene.box, n)
+    axis = (torch.arange(n) + 0.5) / n * 3 - 1.5
+    z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+    radius = torch.sqrt(x * x + y * y + z * z)
+    cell = 3 / n
+    assert hull[radius < 1.0].all()
+    # a cell's half diagonal, two pixels of 4 / 88 units, and the hull of 24 views
+    assert not hull[radius > 1.0 + 0.87 * cell + 2 * 4 / 88 + 0.15].any()
+
+
+def test_the_hull_is_indexed_z_y_x(ball_views) -> None:
+    scene, views = ball_views
+    # the ball ends at 1 of the 1.2 units that this cube covers along z, and then along x
+    hull = visual_hull(scene, views, Box((0.0, 0.0, 0.6), 0.6), 16)
+    assert hull[0].all()
+    assert not hull[-1].any()
+    hull = visual_hull(scene, views, Box((0.6, 0.0, 0.0), 0.6), 16)
+    assert hull[..., 0].all()
+    assert not hull[..., -1].any()
+
+
+def test_the_silhouettes_tighten_the_box(ball_views) -> None:
+    scene, views = ball_views
+    box = silhouette_box(scene, views)
+    assert box is not None
+    assert max(abs(c) for c in box.center) < 0.05
+    assert 1.0 < box.half_size < 1.3  # the ball, a pixel or two, and a margin of a cell
+
+
+def test_opaque_views_leave_the_box_alone(ball_views) -> None:
+    scene, views = ball_views
+    opaque = views.pixels.clone()
+    opaque[:, 3] = 255
+    object.__setattr__(views, "pixels", opaque)
+    assert silhouette_box(scene, views) is None
+    assert visual_hull(scene, views, scene.box, 16).all()
+
+
+def test_lego() -> None:
+    root = os.environ.get("NERF_DATA")
+    if not root or not (Path(root) / "lego").is_dir():
+        pytest.skip("NERF_DATA does not hold the scene lego")
+    scene = load_scene(Path(root) / "lego", downscale=4)
+    assert [len(scene.splits[s]) for s in ("train", "val", "test")] == [100, 13, 25]
+    assert scene.cameras.size[0].tolist() == [100, 100]
+    assert float(scene.cameras.focal[0, 0]) == pytest.approx(1111.111 / 8, rel=1e-5)
+    views = load_views(scene, scene.splits["train"])
+    box = silhouette_box(scene, views)
+    assert box is not None
+    # the model reaches from -0.64 to 1.02 in x, further in y; no view may lose a part of it
+    assert 1.0 < box.half_size < 1.4
+    hull = visual_hull(scene, views, box, 64)
+    assert 0.02 < float(hull.float().mean()) < 0.2
+    unit = (hull.nonzero().flip(-1) + 0.5) / 64
+    points = box.from_unit(unit.double())
+    for view in range(0, 100, 9):
+        xy, _ = scene.cameras.project(view, points)
+        covered = torch.zeros(100, 100, dtype=torch.bool)
+        x, y = xy.long().clamp(0, 99).unbind(-1)
+        for dx in (-1, 0, 1):
+            for dy in (-1, 0, 1):
+                covered[(y + dy).clamp(0, 99), (x + dx).clamp(0, 99)] = True
+        visible = views.image(view)[..., 3] > 127
+        assert covered[visible].all()
