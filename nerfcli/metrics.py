@@ -33,15 +33,14 @@ def ssim(image: np.ndarray, reference: np.ndarray) -> float:
     """
     if min(image.shape[:2]) < SSIM_WINDOW:
         return math.nan
-    return float(
-        structural_similarity(
-            image.astype(np.float64),
-            reference.astype(np.float64),
-            win_size=SSIM_WINDOW,
-            gaussian_weights=True,
-            sigma=SSIM_SIGMA,
-            use_sample_covariance=False,
-            data_range=1.0,
-            channel_axis=2,
-        )
+    value = structural_similarity(
+        image.astype(np.float64),
+        reference.astype(np.float64),
+        win_size=SSIM_WINDOW,
+        gaussian_weights=True,
+        sigma=SSIM_SIGMA,
+        use_sample_covariance=False,
+        data_range=1.0,
+        channel_axis=2,
     )
+    return float(np.asarray(value))

@@ -89,7 +89,7 @@ class Mp4Writer:
             codec="libx264",
             pix_fmt_out="yuv420p",
             macro_block_size=2,
-            quality=None,
+            quality=None,  # pyright: ignore[reportArgumentType]  # -crf says it instead
             output_params=["-crf", "18", "-preset", "medium", "-movflags", "+faststart"],
             ffmpeg_log_level="error",
         )

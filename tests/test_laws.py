@@ -29,17 +29,10 @@ FLOORS = {
         backends.ops backends.ops_torch
         backends.cpu backends.cpu.build_kernels backends.cpu.library backends.cpu.views
         backends.cpu.autograd backends.ops_cpu
-        backends.triton backends.triton.launch backends.triton.triton_adam
-        backends.triton.triton_encoding backends.triton.triton_mlp backends.triton.triton_radiance
-        backends.triton.triton_sampling backends.triton.triton_volume backends.triton.triton_step
-        backends.triton.triton_render backends.ops_triton backends.ops_tcnn
-        backends.selfcheck backends""",
+        backends""",
     "what is learned": "occupancy classic field checkpoints runs",
     "what is done with it": """
-        metrics video schedule resolve trainers train render evaluate
-        geometry geometry.shapes geometry.files geometry.surface geometry.sampling
-        geometry.distance geometry.inside geometry.volume geometry.align geometry.metrics
-        geometry.compare geometry.topology geometry.losses geometry.remesh geometry.fit""",
+        metrics video schedule resolve trainers train render evaluate""",
     "doors": """
         cli.output cli.options cli.sources cli.jobs cli.train cli.render cli.eval cli.info cli
         __main__""",

@@ -53,7 +53,7 @@ def test_odd_sizes_lose_one_row_or_column(tmp_path: Path):
 def test_gif_keeps_frames_rate_and_colours(tmp_path: Path):
     (path,) = write(tmp_path / "a.gif", "rgb", ("rgb",))
     with Image.open(path) as gif:
-        assert gif.n_frames == 5
+        assert getattr(gif, "n_frames", 1) == 5
         assert gif.info["duration"] == 100
         assert gif.info["loop"] == 0
         gif.seek(2)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from nerfcli.backends import selfcheck
 from nerfcli.backends.ops import Ops
 from nerfcli.errors import BackendUnavailable, NerfError
 
 # fastest first; a module ops_<name> offers unavailable(device) and load()
-ORDER = {"cuda": ("triton", "tcnn", "torch"), "cpu": ("cpu", "torch")}
+ORDER = {"cuda": ("torch",), "cpu": ("cpu", "torch")}
 
 
 @dataclass(frozen=True)
@@ -35,13 +33,8 @@ def unavailable(name: str, device: str) -> str | None:
     return importlib.import_module(f"nerfcli.backends.ops_{name}").unavailable(device)
 
 
-def select(name: str, device: str, note: Callable[[str], None] | None = None) -> Choice:
+def select(name: str, device: str) -> Choice:
     """`auto` takes the fastest usable backend; an explicit name never falls back.
-
-    On a GPU, `auto` checks a backend against the reference before it takes it for the first time.
-
-    Args:
-        note: told when that check runs, since it takes a while.
 
     Raises:
         BackendUnavailable: the named backend cannot run here.
@@ -53,8 +46,6 @@ def select(name: str, device: str, note: Callable[[str], None] | None = None) ->
     passed_over = []
     for candidate in ORDER[device]:
         reason = unavailable(candidate, device)
-        if reason is None and device == "cuda" and candidate != "torch":
-            reason = selfcheck.verdict(candidate, device, note)
         if reason is None:
             why = "".join(f"; not {n}: {r}" for n, r in passed_over)
             return Choice(_load(candidate), f"backend {candidate} on {device}{why}")
