@@ -230,7 +230,9 @@ def adam_step(
 ) -> None:
     n = params.shape[0]
     named = {"params": params, "grads": grads, "m": m, "v": v}
-    pointers = [checked(name, t, (n,), written=True).data_ptr() for name, t in named.items()]
+    pointers: list[int | None] = [
+        checked(name, t, (n,), written=True).data_ptr() for name, t in named.items()
+    ]
     pointers.append(None if ema is None else checked("ema", ema, (n,), written=True).data_ptr())
     options = library.AdamOptions(
         lr, beta1, beta2, eps, weight_decay, ema_decay, 1 - beta1**step, 1 - beta2**step
