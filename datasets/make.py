@@ -1,6 +1,6 @@
 """Make the data set `biplane`, or check that what is committed is what this program makes.
 
-    python datasets/make.py                  # write datasets/biplane (about 3 minutes on 2 cores)
+    python datasets/make.py                  # write datasets/biplane (about 4 minutes on 2 cores)
     python datasets/make.py --out DIR        # write it elsewhere
     python datasets/make.py --check          # make all views again and compare, write nothing
     python datasets/make.py --check --views 6

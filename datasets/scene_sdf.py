@@ -8,7 +8,8 @@ is the exact distance of the union. Inside it is only a lower bound of the depth
 point on one part's surface may be buried in another part. `signed_distance` therefore checks that
 point; where it is buried, the depth is taken as the least distance to points on the visible
 surface and on the creases where two parts meet, each slid along the surface to its nearest place.
-That number is an upper bound of the depth and was within 2e-4 of it in all tests.
+That number is the distance to a true surface point, so never less than the depth; no independent
+surface sample (190 000 of them, 33 000 inside points) was found nearer.
 """
 
 from __future__ import annotations
