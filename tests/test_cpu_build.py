@@ -141,6 +141,15 @@ def test_a_compiler_that_fails_is_told_and_the_old_library_goes(
     assert not (sources / "kernels.so").exists()
 
 
+def test_a_wheel_for_a_platform_is_not_made_without_kernels(
+    sources: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NERF_WHEEL_PLATFORM", "manylinux_2_17_x86_64")
+    monkeypatch.setenv("CXX", str(sources / "no-such-compiler"))
+    with pytest.raises(build_kernels.BuildError, match="did not start"):
+        build_kernels.build()
+
+
 def test_a_build_can_be_declined(sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NERF_KERNELS", "0")
     assert "NERF_KERNELS=0" in str(build_kernels.build())

@@ -103,7 +103,11 @@ def is_gcc(compiler: list[str]) -> bool:
 
 
 def build() -> str | None:
-    """Build in place; the reason in words where that fails, also left in not_built.txt."""
+    """Build in place; the reason in words where that fails, also left in not_built.txt.
+
+    Raises:
+        BuildError: it fails though NERF_WHEEL_PLATFORM asks for a wheel with kernels.
+    """
     REASON.unlink(missing_ok=True)
     try:
         if os.environ.get("NERF_KERNELS") == "0":
@@ -124,6 +128,8 @@ def build() -> str | None:
     except BuildError as error:
         LIBRARY.unlink(missing_ok=True)  # of older sources
         REASON.write_text(f"{error}\n", encoding="utf-8")
+        if "NERF_WHEEL_PLATFORM" in os.environ:
+            raise
         sys.stderr.write(f"nerfcli: without compiled CPU kernels: {error}\n")
         return str(error)
     return None
@@ -185,6 +191,9 @@ def build_wheel(
     folder: str, config_settings: dict | None = None, metadata_directory: str | None = None
 ) -> str:
     build()
+    for stale in Path("build").glob("lib*/nerfcli/backends/cpu/*"):
+        if stale.name in (LIBRARY.name, REASON.name):  # setuptools would pack the last build's
+            stale.unlink()
     settings = _platform_settings(config_settings)
     return _setuptools().build_wheel(folder, settings, metadata_directory)
 

@@ -4,6 +4,9 @@
 
 #include <stdlib.h>
 #include <string.h>
+#if defined(NERF_X86)
+#include <cpuid.h>
+#endif
 
 #include <atomic>
 #include <condition_variable>
@@ -200,12 +203,31 @@ void nerf_march_take(void *, const int64_t *, float *, float *);
 
 namespace {
 
+#if defined(NERF_X86)
+// What the processor has and the system saves, from the processor itself: the run-time library
+// behind __builtin_cpu_supports knows of nothing with some compilers (zig).
+void instruction_sets(bool &avx2, bool &avx512) {
+  avx2 = avx512 = false;
+  unsigned a, b, c, d;
+  if (!__get_cpuid(1, &a, &b, &c, &d)) return;
+  const unsigned FMA = 1u << 12, OSXSAVE = 1u << 27, AVX = 1u << 28, F16C = 1u << 29;
+  const unsigned wanted = FMA | OSXSAVE | AVX | F16C;
+  if ((c & wanted) != wanted) return;
+  unsigned saved, high;
+  __asm__ volatile("xgetbv" : "=a"(saved), "=d"(high) : "c"(0));
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return;
+  const unsigned AVX2 = 1u << 5;
+  const unsigned F = 1u << 16, DQ = 1u << 17, BW = 1u << 30, VL = 1u << 31;
+  const unsigned all512 = F | DQ | BW | VL;
+  avx2 = (b & AVX2) && (saved & 0x6) == 0x6;                        // ymm registers
+  avx512 = avx2 && (b & all512) == all512 && (saved & 0xe6) == 0xe6;  // zmm and masks
+}
+#endif
+
 const NerfKernels *by_name(const char *name) {
 #if defined(NERF_X86)
-  __builtin_cpu_init();
-  bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  bool avx2, avx512;
+  instruction_sets(avx2, avx512);
   if (avx512 && (!name || !strcmp(name, "avx512"))) return nerf_kernels_avx512();
   if (avx2 && (!name || !strcmp(name, "avx2"))) return nerf_kernels_avx2();
 #endif
