@@ -29,12 +29,23 @@ FLOORS = {
         backends.ops backends.ops_torch
         backends.cpu backends.cpu.build_kernels backends.cpu.library backends.cpu.views
         backends.cpu.autograd backends.ops_cpu
-        backends""",
+        backends.triton.launch backends.triton.triton_adam backends.triton.triton_encoding
+        backends.triton.triton_mlp backends.triton.triton_radiance
+        backends.triton.triton_sampling backends.triton.triton_volume
+        backends.triton.triton_step backends.triton.triton_render backends.triton
+        backends.ops_triton backends.ops_tcnn
+        backends backends.selfcheck""",
     "what is learned": "occupancy classic field checkpoints runs",
     "what is done with it": """
-        metrics video schedule resolve trainers train render evaluate""",
+        metrics video schedule resolve trainers train render evaluate
+        geometry.shapes geometry.topology geometry.sampling geometry.surface geometry.grid_files
+        geometry.files geometry.distance geometry.align geometry.inside geometry.volume
+        geometry.metrics geometry.compare geometry.losses geometry.remesh geometry.targets
+        geometry.fit geometry""",
     "doors": """
-        cli.output cli.options cli.sources cli.jobs cli.train cli.render cli.eval cli.info cli
+        bench
+        cli.output cli.options cli.sources cli.jobs cli.train cli.render cli.eval
+        cli.compare cli.info cli
         __main__""",
 }
 ORDER: list[str] = [name for names in FLOORS.values() for name in names.split()]

@@ -1,0 +1,98 @@
+"""The optimiser step in Triton, and the half-precision copy that it keeps up to date.
+
+One pass: read the gradient; where it is not zero, update moments, value, running mean and copy,
+and clear it. Blocks without any gradient, most of a hash grid, cost that one read.
+"""
+
+# Kernels are Python to read, not to type-check: constants become constexpr at the launch.
+# pyright: reportArgumentType=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from nerfcli.backends.triton.launch import blocks
+
+BLOCK = 1024
+
+
+@triton.jit
+def _adam(
+    params, grads, m, v, ema, copy, n, lr, beta1, beta2, eps, weight_decay, bias1, bias2, ema_decay,
+    HAS_EMA: tl.constexpr, HAS_COPY: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    g = tl.load(grads + index, index < n, 0.0)
+    touched = g != 0.0
+    if tl.max(touched.to(tl.int32)) == 0:
+        return
+    tl.store(grads + index, 0.0, touched)
+    p = tl.load(params + index, touched, 0.0)
+    g += weight_decay * p
+    m_new = beta1 * tl.load(m + index, touched, 0.0) + (1.0 - beta1) * g
+    v_new = beta2 * tl.load(v + index, touched, 0.0) + (1.0 - beta2) * g * g
+    p -= lr * (m_new / bias1) / (tl.sqrt(v_new / bias2) + eps)
+    tl.store(m + index, m_new, touched)
+    tl.store(v + index, v_new, touched)
+    tl.store(params + index, p, touched)
+    if HAS_EMA:
+        mean = ema_decay * tl.load(ema + index, touched, 0.0) + (1.0 - ema_decay) * p
+        tl.store(ema + index, mean, touched)
+    if HAS_COPY:
+        tl.store(copy + index, p.to(copy.dtype.element_ty), touched)
+
+
+@dataclass
+class _Copy:
+    tensor: Tensor
+    version: int  # of the original when the copy was true
+
+
+# A table and its half-precision copy are one thing to this backend and two to nobody else.
+# torch counts the in-place changes of a tensor, though not those of our kernels, so a copy that
+# somebody else made stale is noticed.
+_copies: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+
+def table_as(table: Tensor, dtype: torch.dtype) -> Tensor:
+    """`table` itself if it has `dtype`, else its copy; made at first use, kept by adam_step."""
+    if table.dtype == dtype:
+        return table.detach()
+    known = _copies.get(table)
+    if known is None or known.version != table._version or known.tensor.dtype != dtype:
+        known = _Copy(table.detach().to(dtype), table._version)
+        _copies[table] = known
+    return known.tensor
+
+
+def adam_step(
+    params: Tensor,
+    grads: Tensor,
+    m: Tensor,
+    v: Tensor,
+    *,
+    step: int,
+    lr: float,
+    beta1: float = 0.9,
+    beta2: float = 0.99,
+    eps: float = 1e-15,
+    weight_decay: float = 0.0,
+    ema: Tensor | None = None,
+    ema_decay: float = 0.0,
+) -> None:
+    """adam.adam_step: in place, entries without gradient left alone, `grads` cleared."""
+    known = _copies.get(params)
+    copy = None if known is None else known.tensor  # a stale one stays stale
+    n = params.shape[0]
+    _adam[(blocks(n, BLOCK),)](
+        params, grads, m, v, m if ema is None else ema, m if copy is None else copy, n,
+        lr, beta1, beta2, eps, weight_decay, 1 - beta1**step, 1 - beta2**step, ema_decay,
+        ema is not None, copy is not None, BLOCK,
+    )  # fmt: skip

@@ -1,0 +1,221 @@
+"""Hash grid and spherical harmonics in Triton: the twins of encoding.py.
+
+Features lie level by level, [n_levels, n, n_features]. The programs of one level run side by
+side, so that its part of the table stays in the cache, and what they write is contiguous.
+"""
+
+# Kernels are Python to read, not to type-check: constants become constexpr at the launch.
+# pyright: reportArgumentType=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
+
+from __future__ import annotations
+
+import functools
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from nerfcli import encoding as reference
+from nerfcli.backends.triton.launch import blocks, count
+from nerfcli.backends.triton.triton_adam import table_as
+from nerfcli.encoding import PRIMES, GridSpec
+
+BLOCK = 256
+PRIME_Y = tl.constexpr(PRIMES[1])
+PRIME_Z = tl.constexpr(PRIMES[2])
+
+
+@triton.jit
+def _axis(positions, rows, live, scale, AXIS: tl.constexpr):
+    """Lower corner and fraction along one axis."""
+    scaled = tl.load(positions + rows * 3 + AXIS, mask=live, other=0.0) * scale + 0.5
+    low = tl.floor(scaled)
+    return low.to(tl.int32).to(tl.uint32), scaled - low
+
+
+@triton.jit
+def _entry(x, y, z, resolution, n_entries, hashed):
+    """Entry of a corner within its level. A hashed level has a power of two of entries; in a
+    dense one the index passes the end at most once."""
+    if hashed:
+        index = (x ^ (y * PRIME_Y) ^ (z * PRIME_Z)) & (n_entries - 1)
+    else:
+        index = x + resolution * (y + resolution * z)
+        index = tl.where(index >= n_entries, index - n_entries, index)
+    return index
+
+
+@triton.jit
+def _corner(x, y, z, fx, fy, fz, level, levels, CORNER: tl.constexpr):
+    """Entry in the whole table (int64) and trilinear weight of one of the eight corners."""
+    resolution = tl.load(levels + level * 4).to(tl.uint32)
+    offset = tl.load(levels + level * 4 + 1)
+    n_entries = tl.load(levels + level * 4 + 2).to(tl.uint32)
+    hashed = tl.load(levels + level * 4 + 3) != 0
+    entry = _entry(
+        x + (CORNER & 1), y + (CORNER >> 1 & 1), z + (CORNER >> 2), resolution, n_entries, hashed
+    )
+    weight = (
+        (fx if CORNER & 1 else 1.0 - fx)
+        * (fy if CORNER >> 1 & 1 else 1.0 - fy)
+        * (fz if CORNER >> 2 else 1.0 - fz)
+    )
+    return offset + entry.to(tl.int64), weight
+
+
+@triton.jit(do_not_specialize=["n_rows"])
+def _encode(
+    positions, table, scales, levels, features, n_rows, n_live,
+    N_FEATURES: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    first = tl.program_id(0) * BLOCK
+    n = tl.load(n_live)
+    if first >= n:
+        return
+    level = tl.program_id(1)
+    rows = first + tl.arange(0, BLOCK).to(tl.int64)
+    live = rows < n
+    scale = tl.load(scales + level)
+    x, fx = _axis(positions, rows, live, scale, 0)
+    y, fy = _axis(positions, rows, live, scale, 1)
+    z, fz = _axis(positions, rows, live, scale, 2)
+    columns = tl.arange(0, N_FEATURES)[None, :]
+    total = tl.zeros((BLOCK, N_FEATURES), tl.float32)
+    for corner in tl.static_range(8):
+        entry, weight = _corner(x, y, z, fx, fy, fz, level, levels, corner)
+        values = tl.load(table + entry[:, None] * N_FEATURES + columns, live[:, None], 0.0)
+        total += weight[:, None] * values.to(tl.float32)
+    out = features + (level * n_rows + rows)[:, None] * N_FEATURES + columns
+    tl.store(out, total.to(features.dtype.element_ty), live[:, None])
+
+
+@triton.jit(do_not_specialize=["n_rows"])
+def _scatter(
+    positions, d_features, grads, scales, levels, n_rows, n_live, factor,
+    N_FEATURES: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    first = tl.program_id(0) * BLOCK
+    n = tl.load(n_live)
+    if first >= n:
+        return
+    level = tl.program_id(1)
+    rows = first + tl.arange(0, BLOCK).to(tl.int64)
+    live = rows < n
+    scale = tl.load(scales + level)
+    x, fx = _axis(positions, rows, live, scale, 0)
+    y, fy = _axis(positions, rows, live, scale, 1)
+    z, fz = _axis(positions, rows, live, scale, 2)
+    columns = tl.arange(0, N_FEATURES)[None, :]
+    d_out = d_features + (level * n_rows + rows)[:, None] * N_FEATURES + columns
+    d_value = tl.load(d_out, live[:, None], 0.0).to(tl.float32) * factor
+    for corner in tl.static_range(8):
+        entry, weight = _corner(x, y, z, fx, fy, fz, level, levels, corner)
+        target = grads + entry[:, None] * N_FEATURES + columns
+        tl.atomic_add(target, weight[:, None] * d_value, live[:, None], sem="relaxed")
+
+
+@triton.jit(do_not_specialize=["n"])
+def _harmonics(directions, out, n, BLOCK: tl.constexpr):
+    rows = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    live = rows < n
+    x = tl.load(directions + rows * 3, live, 0.0)
+    y = tl.load(directions + rows * 3 + 1, live, 0.0)
+    z = tl.load(directions + rows * 3 + 2, live, 0.0)
+    xy, xz, yz, x2, y2, z2 = x * y, x * z, y * z, x * x, y * y, z * z
+    out += rows * 16
+    tl.store(out, tl.full((BLOCK,), 0.28209479177387814, tl.float32), live)
+    tl.store(out + 1, -0.48860251190291987 * y, live)
+    tl.store(out + 2, 0.48860251190291987 * z, live)
+    tl.store(out + 3, -0.48860251190291987 * x, live)
+    tl.store(out + 4, 1.0925484305920792 * xy, live)
+    tl.store(out + 5, -1.0925484305920792 * yz, live)
+    tl.store(out + 6, 0.94617469575755997 * z2 - 0.31539156525251999, live)
+    tl.store(out + 7, -1.0925484305920792 * xz, live)
+    tl.store(out + 8, 0.54627421529603959 * (x2 - y2), live)
+    tl.store(out + 9, 0.59004358992664352 * y * (-3.0 * x2 + y2), live)
+    tl.store(out + 10, 2.8906114426405538 * xy * z, live)
+    tl.store(out + 11, 0.45704579946446572 * y * (1.0 - 5.0 * z2), live)
+    tl.store(out + 12, 0.3731763325901154 * z * (5.0 * z2 - 3.0), live)
+    tl.store(out + 13, 0.45704579946446572 * x * (1.0 - 5.0 * z2), live)
+    tl.store(out + 14, 1.4453057213202769 * z * (x2 - y2), live)
+    tl.store(out + 15, 0.59004358992664352 * x * (-x2 + 3.0 * y2), live)
+
+
+@functools.cache
+def _level_tables(spec: GridSpec, device: torch.device) -> tuple[Tensor, Tensor]:
+    """scales [L] float32 and levels [L, 4] int64: resolution, offset, entries, hashed."""
+    scales = [level.scale for level in spec.levels]
+    levels = [(v.resolution, v.offset, v.n_entries, int(v.hashed)) for v in spec.levels]
+    return torch.tensor(scales, device=device), torch.tensor(levels, device=device)
+
+
+def encode(
+    positions: Tensor, table: Tensor, spec: GridSpec, n_live: Tensor, dtype: torch.dtype
+) -> Tensor:
+    """positions [n, 3], table of any precision -> features [n_levels, n, n_features] of `dtype`."""
+    n = positions.shape[0]
+    features = torch.empty(spec.n_levels, n, spec.n_features, dtype=dtype, device=positions.device)
+    scales, levels = _level_tables(spec, positions.device)
+    _encode[(blocks(n, BLOCK), spec.n_levels)](
+        positions, table, scales, levels, features, n, n_live, spec.n_features, BLOCK
+    )
+    return features
+
+
+def scatter(
+    positions: Tensor,
+    d_features: Tensor,
+    grads: Tensor,
+    spec: GridSpec,
+    n_live: Tensor,
+    factor: float = 1.0,
+) -> None:
+    """grads [n_params] float32 += factor * d features / d table; the way back of `encode`."""
+    n = positions.shape[0]
+    scales, levels = _level_tables(spec, positions.device)
+    _scatter[(blocks(n, BLOCK), spec.n_levels)](
+        positions, d_features, grads, scales, levels, n, n_live, factor, spec.n_features, BLOCK
+    )
+
+
+class _HashGrid(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, table: Tensor, copy: Tensor, positions: Tensor, spec: GridSpec) -> Tensor:
+        n = positions.shape[0]
+        ctx.save_for_backward(positions)
+        ctx.spec, ctx.n_params = spec, table.shape[0]
+        n_live = count(n, positions.device)
+        features = encode(positions, copy, spec, n_live, torch.float32)
+        return features.permute(1, 0, 2).reshape(n, spec.n_outputs)
+
+    @staticmethod
+    def backward(ctx, d_out: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        (positions,) = ctx.saved_tensors
+        spec, n = ctx.spec, positions.shape[0]
+        d_features = d_out.view(n, spec.n_levels, spec.n_features).permute(1, 0, 2).contiguous()
+        grads = torch.zeros(ctx.n_params, device=positions.device)
+        scatter(positions, d_features, grads, spec, count(n, positions.device))
+        return grads, None, None, None
+
+
+def hash_grid(positions: Tensor, table: Tensor, spec: GridSpec, *, dtype: torch.dtype) -> Tensor:
+    """encoding.hash_grid with the table read in `dtype`; float32 in, out and in the gradient.
+
+    Gradients in the positions are left to torch.
+    """
+    if positions.requires_grad:
+        return reference.hash_grid(positions, table, spec)
+    copy = table_as(table, dtype)
+    return _HashGrid.apply(table, copy, positions.contiguous(), spec)  # pyright: ignore
+
+
+def spherical_harmonics(directions: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """encoding.spherical_harmonics, written in `dtype`; gradients are left to torch."""
+    if directions.requires_grad:
+        return reference.spherical_harmonics(directions)
+    n = directions.shape[0]
+    out = torch.empty(n, 16, dtype=dtype, device=directions.device)
+    _harmonics[(blocks(n, BLOCK),)](directions.contiguous(), out, n, BLOCK)
+    return out

@@ -1,0 +1,215 @@
+"""Bias-free multilayer perceptrons in Triton, one launch each way: the twin of mlp.py.
+
+One or two hidden layers of one width. A program walks over tiles of rows with the weights at
+hand and the hidden values in registers; the way back computes these again rather than read them
+from memory, and sums the gradients of the weights over its tiles before writing them once.
+"""
+
+# Kernels are Python to read, not to type-check: constants become constexpr at the launch.
+# pyright: reportArgumentType=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from nerfcli import mlp as reference
+from nerfcli.backends.triton.launch import blocks, count, persistent_programs, power_of_two
+from nerfcli.backends.triton.launch import unit_scale as _unit_scale
+
+BLOCK = 128
+MAX_WIDTH = 128  # wider layers do not fit the registers and shared memory of a program
+
+
+@triton.jit
+def _weights(pointer, ins, outs, N_IN: tl.constexpr, N_OUT: tl.constexpr):
+    """Tile [in, out] of a row-major [out, in] matrix, zero beyond its edges."""
+    inside = (ins[:, None] < N_IN) & (outs[None, :] < N_OUT)
+    return tl.load(pointer + outs[None, :] * N_IN + ins[:, None], inside, 0.0)
+
+
+@triton.jit
+def _cells(pointer, rows, columns, n_rows, GROUP: tl.constexpr):
+    """Pointers [rows, columns] into groups of columns, each [n_rows, GROUP]."""
+    inner = (columns // GROUP) * (n_rows * GROUP) + columns % GROUP
+    return pointer + rows[:, None] * GROUP + inner[None, :]
+
+
+@triton.jit
+def _dot(a, b):
+    """a @ b with float32 sums; float32 factors are not rounded to TF32."""
+    return tl.dot(a, b, input_precision="ieee")
+
+
+@triton.jit(do_not_specialize=["n_rows"])
+def _forward(
+    x, weights, y, n_live, n_rows,
+    GROUP: tl.constexpr, N_IN: tl.constexpr, WIDTH: tl.constexpr, N_OUT: tl.constexpr,
+    N_HIDDEN: tl.constexpr, IN: tl.constexpr, HIDDEN: tl.constexpr, OUT: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    n = tl.load(n_live)
+    ins, hidden, outs = tl.arange(0, IN), tl.arange(0, HIDDEN), tl.arange(0, OUT)
+    dtype = x.dtype.element_ty
+    last = WIDTH * (N_IN + WIDTH * (N_HIDDEN - 1))
+    w_first = _weights(weights, ins, hidden, N_IN, WIDTH).to(dtype)
+    w_last = _weights(weights + last, hidden, outs, WIDTH, N_OUT).to(dtype)
+    if N_HIDDEN == 2:
+        w_mid = _weights(weights + WIDTH * N_IN, hidden, hidden, WIDTH, WIDTH).to(dtype)
+    for tile in range(tl.program_id(0), tl.cdiv(n, BLOCK), tl.num_programs(0)):
+        rows = tile * BLOCK + tl.arange(0, BLOCK)
+        inside = (rows < n)[:, None]
+        cells = _cells(x, rows, ins, n_rows, GROUP)
+        h = tl.load(cells, inside & (ins < N_IN)[None, :], 0.0)
+        h = tl.maximum(_dot(h, w_first), 0.0).to(dtype)
+        if N_HIDDEN == 2:
+            h = tl.maximum(_dot(h, w_mid), 0.0).to(dtype)
+        out = _dot(h, w_last).to(y.dtype.element_ty)
+        tl.store(y + rows[:, None] * N_OUT + outs[None, :], out, inside & (outs < N_OUT)[None, :])
+
+
+@triton.jit(do_not_specialize=["n_rows"])
+def _backward(
+    x, weights, d_y, d_x, partials, n_live, n_rows, d_y_stride,
+    GROUP: tl.constexpr, N_IN: tl.constexpr, WIDTH: tl.constexpr, N_OUT: tl.constexpr,
+    N_HIDDEN: tl.constexpr, IN: tl.constexpr, HIDDEN: tl.constexpr, OUT: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    n = tl.load(n_live)
+    ins, hidden, outs = tl.arange(0, IN), tl.arange(0, HIDDEN), tl.arange(0, OUT)
+    dtype = x.dtype.element_ty
+    last = WIDTH * (N_IN + WIDTH * (N_HIDDEN - 1))
+    w_first = _weights(weights, ins, hidden, N_IN, WIDTH).to(dtype)
+    w_last = _weights(weights + last, hidden, outs, WIDTH, N_OUT).to(dtype)
+    d_first = tl.zeros((IN, HIDDEN), tl.float32)
+    d_last = tl.zeros((HIDDEN, OUT), tl.float32)
+    if N_HIDDEN == 2:
+        w_mid = _weights(weights + WIDTH * N_IN, hidden, hidden, WIDTH, WIDTH).to(dtype)
+        d_mid = tl.zeros((HIDDEN, HIDDEN), tl.float32)
+    for tile in range(tl.program_id(0), tl.cdiv(n, BLOCK), tl.num_programs(0)):
+        rows = tile * BLOCK + tl.arange(0, BLOCK)
+        inside = (rows < n)[:, None]
+        filled = inside & (ins < N_IN)[None, :]
+        cells = _cells(x, rows, ins, n_rows, GROUP)
+        value = tl.load(cells, filled, 0.0)
+        first = tl.maximum(_dot(value, w_first), 0.0).to(dtype)
+        d_cells = d_y + rows[:, None] * d_y_stride + outs[None, :]
+        d_out = tl.load(d_cells, inside & (outs < N_OUT)[None, :], 0.0).to(dtype)
+        if N_HIDDEN == 2:
+            second = tl.maximum(_dot(first, w_mid), 0.0).to(dtype)
+            d_last += _dot(tl.trans(second), d_out)
+            d_second = tl.where(second > 0.0, _dot(d_out, tl.trans(w_last)), 0.0).to(dtype)
+            d_mid += _dot(tl.trans(first), d_second)
+            d_hidden = tl.where(first > 0.0, _dot(d_second, tl.trans(w_mid)), 0.0).to(dtype)
+        else:
+            d_last += _dot(tl.trans(first), d_out)
+            d_hidden = tl.where(first > 0.0, _dot(d_out, tl.trans(w_last)), 0.0).to(dtype)
+        d_first += _dot(tl.trans(value), d_hidden)
+        d_value = _dot(d_hidden, tl.trans(w_first)).to(d_x.dtype.element_ty)
+        tl.store(_cells(d_x, rows, ins, n_rows, GROUP), d_value, filled)
+    partials += tl.program_id(0) * (last + N_OUT * WIDTH)
+    _store(partials, d_first, ins, hidden, N_IN, WIDTH)
+    _store(partials + last, d_last, hidden, outs, WIDTH, N_OUT)
+    if N_HIDDEN == 2:
+        _store(partials + WIDTH * N_IN, d_mid, hidden, hidden, WIDTH, WIDTH)
+
+
+@triton.jit
+def _store(pointer, tile, ins, outs, N_IN: tl.constexpr, N_OUT: tl.constexpr):
+    """Write a tile [in, out] into a row-major [out, in] matrix."""
+    inside = (ins[:, None] < N_IN) & (outs[None, :] < N_OUT)
+    tl.store(pointer + outs[None, :] * N_IN + ins[:, None], tile, inside)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of network inputs, n of them, in groups of columns, each [n, group].
+
+    Plain rows [n, width] are one group; features [n_levels, n, n_features] are n_levels.
+    """
+
+    values: Tensor
+    n: int
+    group: int
+
+    @staticmethod
+    def plain(values: Tensor) -> Rows:
+        return Rows(values, *values.shape)
+
+    @staticmethod
+    def of_levels(features: Tensor) -> Rows:
+        return Rows(features, *features.shape[1:])
+
+
+def fits(widths: tuple[int, ...]) -> bool:
+    """Whether the kernels cover a network of these widths."""
+    return len(widths) in (3, 4) and len(set(widths[1:-1])) == 1 and max(widths) <= MAX_WIDTH
+
+
+def _shape(widths: tuple[int, ...]) -> tuple[int, ...]:
+    """The kernels' constants: N_IN, WIDTH, N_OUT, N_HIDDEN, IN, HIDDEN, OUT."""
+    n_in, width, n_out = widths[0], widths[1], widths[-1]
+    padded = (power_of_two(n) for n in (n_in, width, n_out))
+    return (n_in, width, n_out, len(widths) - 2, *padded)
+
+
+def forward(
+    x: Rows, weights: Tensor, widths: tuple[int, ...], n_live: Tensor, dtype: torch.dtype
+) -> Tensor:
+    """y [n, widths[-1]] of `dtype`; the products are taken in the precision of x.values."""
+    device = weights.device
+    y = torch.empty(x.n, widths[-1], dtype=dtype, device=device)
+    programs = min(persistent_programs(device), blocks(x.n, BLOCK))
+    _forward[(programs,)](
+        x.values, weights, y, n_live, x.n, x.group, *_shape(widths), BLOCK, num_warps=4
+    )  # fmt: skip
+    return y
+
+
+def backward(
+    x: Rows, weights: Tensor, widths: tuple[int, ...], d_y: Tensor, n_live: Tensor
+) -> tuple[Tensor, Tensor]:
+    """d x, laid out and rounded like x.values, and d weights [n_params] float32.
+
+    d_y: [n, at least widths[-1]], rows may be longer.
+    """
+    device = weights.device
+    d_x = torch.empty(x.values.shape, dtype=x.values.dtype, device=device)
+    programs = min(persistent_programs(device), blocks(x.n, BLOCK))
+    partials = torch.empty(programs, weights.shape[0], device=device)
+    _backward[(programs,)](
+        x.values, weights, d_y, d_x, partials, n_live, x.n, d_y.stride(0), x.group,
+        *_shape(widths), BLOCK, num_warps=8,
+    )  # fmt: skip
+    return d_x, partials.sum(0)
+
+
+class _Mlp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, weights: Tensor, widths: tuple[int, ...], dtype: torch.dtype):
+        rows = x.to(dtype).contiguous()
+        ctx.save_for_backward(rows, weights)
+        ctx.widths = widths
+        n_live = count(x.shape[0], x.device)
+        return forward(Rows.plain(rows), weights, widths, n_live, torch.float32)
+
+    @staticmethod
+    def backward(ctx, d_y: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        rows, weights = ctx.saved_tensors
+        scale = _unit_scale(d_y)  # so that half precision neither over- nor underflows
+        d_rows = (d_y / scale).to(rows.dtype)
+        n_live = count(rows.shape[0], rows.device)
+        d_x, d_weights = backward(Rows.plain(rows), weights, ctx.widths, d_rows, n_live)
+        return d_x.float() * scale, d_weights * scale, None, None
+
+
+def mlp(x: Tensor, weights: Tensor, widths: tuple[int, ...], *, dtype: torch.dtype) -> Tensor:
+    """mlp.mlp with products in `dtype` and float32 sums; shapes that do not fit go to torch."""
+    if not fits(widths):
+        return reference.mlp(x, weights, widths)
+    return _Mlp.apply(x, weights, widths, dtype)  # pyright: ignore[reportReturnType]

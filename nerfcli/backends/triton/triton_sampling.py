@@ -1,0 +1,268 @@
+"""Marching through the occupancy grid in Triton: the twin of sampling.py.
+
+A lane walks a ray. The rays are walked twice: once to count, so that samples can lie packed and
+in order, once to write. Empty cells are crossed in one stride: the steps that are left out are
+those that the reference drops, so both give the same samples.
+"""
+
+# Kernels are Python to read, not to type-check: constants become constexpr at the launch.
+# pyright: reportArgumentType=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from nerfcli.backends.triton.launch import blocks
+from nerfcli.rays import Samples
+from nerfcli.sampling import Box, Steps
+
+RAY_BLOCK = 32  # one warp: lanes wait for the slowest of their program only
+POINT_BLOCK = 256
+NO_LIMIT = 2**30
+# A stride stops this part of a step before the cell's end, since its length is rounded.
+STRIDE_MARGIN = tl.constexpr(0.05)
+
+
+@triton.jit
+def _s_from_t(t, size, cone, growth, CONE: tl.constexpr):
+    s = t / size
+    if CONE:
+        t_c = size / cone
+        far = 1.0 / cone + tl.log(tl.maximum(t, t_c) / t_c) / growth
+        s = tl.where(t <= t_c, s, far)
+    return s
+
+
+@triton.jit
+def _t_from_s(s, size, cone, growth, CONE: tl.constexpr):
+    t = s * size
+    if CONE:
+        s_c = 1.0 / cone
+        far = tl.exp(tl.maximum(s - s_c, 0.0) * growth) * (size * s_c)
+        t = tl.where(s <= s_c, t, far)
+    return t
+
+
+@triton.jit
+def _cell(offset, half, R: tl.constexpr):
+    """Cell along one axis of a position relative to the centre."""
+    cell = ((offset / half + 1.0) * (0.5 * R)).to(tl.int32)
+    return tl.minimum(tl.maximum(cell, 0), R - 1)
+
+
+@triton.jit
+def _way_out(cell, half, origin, direction, R: tl.constexpr):
+    """Distance t at which a ray leaves its cell along one axis."""
+    face = (cell + (direction > 0.0).to(tl.int32)).to(tl.float32)
+    still = tl.abs(direction) < 1e-12
+    t = ((face * (2.0 / R) - 1.0) * half - origin) / tl.where(still, 1.0, direction)
+    return tl.where(still, float("inf"), t)
+
+
+@triton.jit(do_not_specialize=["n_rays", "limit"])
+def _march(
+    origins, directions, t_min, t_max, jitter, ids, first_steps, occupied,
+    offsets, counts, next_steps, t_starts, t_ends,
+    n_rays, limit, center_x, center_y, center_z, half_size, size, cone, growth,
+    WRITE: tl.constexpr, CONE: tl.constexpr, STRIDE: tl.constexpr, N_CASCADES: tl.constexpr,
+    R: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    slots = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = slots < n_rays
+    rays = tl.load(ids + slots, inside, 0)
+    ox = tl.load(origins + rays * 3, inside, 0.0) - center_x
+    oy = tl.load(origins + rays * 3 + 1, inside, 0.0) - center_y
+    oz = tl.load(origins + rays * 3 + 2, inside, 0.0) - center_z
+    dx = tl.load(directions + rays * 3, inside, 0.0)
+    dy = tl.load(directions + rays * 3 + 1, inside, 0.0)
+    dz = tl.load(directions + rays * 3 + 2, inside, 0.0)
+    start = tl.load(t_min + rays, inside, 0.0)
+    end = tl.load(t_max + rays, inside, 0.0)
+    active = inside & (end > start)
+    start = tl.where(active, start, 0.0)
+    s_start = _s_from_t(start, size, cone, growth, CONE) + tl.load(jitter + rays, inside, 0.0) - 0.5
+    k = tl.load(first_steps + slots, inside, 0.0)
+    n_found = tl.zeros((BLOCK,), tl.int32)
+    if WRITE:
+        base = tl.load(offsets + slots, inside, 0)
+        most = (tl.load(offsets + slots + 1, inside, 0) - base).to(tl.int32)
+    else:
+        base = tl.zeros((BLOCK,), tl.int64)
+        most = tl.zeros((BLOCK,), tl.int32) + limit
+    active = active & (most > 0)
+    while tl.max(active.to(tl.int32)) > 0:
+        s = s_start + k
+        t_a = tl.maximum(_t_from_s(tl.maximum(s, 0.0), size, cone, growth, CONE), start)
+        t_b = tl.maximum(_t_from_s(tl.maximum(s + 1.0, 0.0), size, cone, growth, CONE), start)
+        middle = 0.5 * (t_a + t_b)
+        active = active & (middle < end)
+        px, py, pz = ox + middle * dx, oy + middle * dy, oz + middle * dz
+        reach = tl.maximum(tl.maximum(tl.abs(px), tl.abs(py)), tl.abs(pz)) / half_size
+        cascade = tl.zeros((BLOCK,), tl.int32)
+        half = tl.zeros((BLOCK,), tl.float32) + half_size
+        for c in tl.static_range(N_CASCADES - 1):
+            cascade += (reach > 2**c).to(tl.int32)
+            half = tl.where(reach > 2**c, half_size * 2 ** (c + 1), half)
+        in_box = reach <= 2 ** (N_CASCADES - 1)
+        x, y, z = _cell(px, half, R), _cell(py, half, R), _cell(pz, half, R)
+        index = ((cascade * R + z) * R + y) * R + x
+        full = tl.load(occupied + index, active & in_box, 0) != 0
+        found = active & full & (t_b > t_a)
+        if WRITE:
+            tl.store(t_starts + base + n_found, t_a, found)
+            tl.store(t_ends + base + n_found, t_b, found)
+        n_found += found.to(tl.int32)
+        following = k + 1.0
+        if STRIDE:
+            way = tl.minimum(_way_out(x, half, ox, dx, R), _way_out(y, half, oy, dy, R))
+            way = tl.minimum(way, _way_out(z, half, oz, dz, R))
+            s_out = _s_from_t(tl.maximum(way, middle), size, cone, growth, CONE)
+            stride = tl.ceil(s_out - s_start - (0.5 + STRIDE_MARGIN))
+            following = tl.where(full | (in_box == 0), following, tl.maximum(following, stride))
+        k = tl.where(active, following, k)
+        active = active & (n_found < most)
+    if not WRITE:
+        tl.store(counts + slots, n_found, inside)
+        tl.store(next_steps + slots, k, inside)
+
+
+@dataclass(frozen=True)
+class Walk:
+    """Rays on their way through the grid; `ids` are those that are still under way."""
+
+    origins: Tensor  # [n_rays, 3], like all below of the rays that ids point into
+    directions: Tensor
+    t_min: Tensor
+    t_max: Tensor
+    jitter: Tensor
+    occupied: Tensor
+    box: Box
+    steps: Steps
+    ids: Tensor  # [n] int64
+    first_steps: Tensor  # [n] float32, the step at which each goes on
+
+    def count(self, limit: int) -> tuple[Tensor, Tensor]:
+        """Samples of each ray until `limit` are found, [n] int32, and the steps after them."""
+        counts = torch.empty(len(self.ids), dtype=torch.int32, device=self.ids.device)
+        next_steps = torch.empty(len(self.ids), device=self.ids.device)
+        nothing = self.first_steps
+        self._launch(False, limit, (self.ids, counts, next_steps, nothing, nothing))
+        return counts, next_steps
+
+    def write(self, offsets: Tensor, capacity: int) -> Samples:
+        """The samples that `offsets` [n + 1] leaves room for."""
+        device = self.ids.device
+        t_starts = torch.empty(capacity, device=device)
+        t_ends = torch.empty(capacity, device=device)
+        nothing = self.first_steps
+        self._launch(True, NO_LIMIT, (offsets, nothing, nothing, t_starts, t_ends))
+        return Samples(t_starts, t_ends, offsets)
+
+    def _launch(self, write: bool, limit: int, outputs: tuple[Tensor, ...]) -> None:
+        box, n, cone = self.box, len(self.ids), self.steps.cone
+        resolution = self.occupied.shape[1]
+        # a coarse cell lies either inside or outside of the finer cube only if R/4 is whole
+        stride = resolution % 4 == 0 or box.n_cascades == 1
+        _march[(blocks(n, RAY_BLOCK),)](
+            self.origins, self.directions, self.t_min, self.t_max, self.jitter, self.ids,
+            self.first_steps, self.occupied.view(torch.uint8), *outputs, n, limit, *box.center,
+            box.half_size, self.steps.size, cone, math.log1p(cone), write, cone > 0, stride,
+            box.n_cascades, resolution, RAY_BLOCK, num_warps=1,
+        )  # fmt: skip
+
+
+def new_walk(
+    origins: Tensor,
+    directions: Tensor,
+    t_min: Tensor,
+    t_max: Tensor,
+    jitter: Tensor,
+    occupied: Tensor,
+    box: Box,
+    steps: Steps,
+) -> Walk:
+    """All rays at their first step."""
+    tensors = (t.contiguous() for t in (origins, directions, t_min, t_max, jitter, occupied))
+    ids = torch.arange(origins.shape[0], device=origins.device)
+    return Walk(*tensors, box, steps, ids, torch.zeros_like(t_min))
+
+
+def offsets_from_counts(counts: Tensor) -> Tensor:
+    """[n] -> [n + 1] int64."""
+    return torch.cat([counts.new_zeros(1, dtype=torch.int64), counts.cumsum(0)])
+
+
+def march(
+    origins: Tensor,
+    directions: Tensor,
+    t_min: Tensor,
+    t_max: Tensor,
+    jitter: Tensor,
+    occupied: Tensor,
+    box: Box,
+    steps: Steps,
+    capacity: int | None = None,
+) -> Samples:
+    """sampling.march.
+
+    Args:
+        capacity: room for samples. With it nothing waits for the device, and rays whose samples
+            no longer fit stay empty; without it the count is waited for.
+    """
+    walk = new_walk(origins, directions, t_min, t_max, jitter, occupied, box, steps)
+    offsets = offsets_from_counts(walk.count(NO_LIMIT)[0])
+    if capacity is None:
+        return walk.write(offsets, int(offsets[-1]))  # sync
+    last = torch.where(offsets <= capacity, offsets, 0).amax()
+    return walk.write(torch.minimum(offsets, last), capacity)
+
+
+@triton.jit
+def find_ray(offsets, n_rays, index):
+    """The ray that owns sample `index`: the last one that starts at it or before."""
+    low = tl.zeros_like(index)
+    high = low + n_rays
+    while tl.max(high - low) > 1:
+        middle = (low + high) // 2
+        right = tl.load(offsets + middle) <= index
+        low = tl.where(right, middle, low)
+        high = tl.where(right, high, middle)
+    return low
+
+
+@triton.jit(do_not_specialize=["n_rays"])
+def _points(
+    origins, directions, ids, t_starts, t_ends, offsets, positions,
+    n_rays, low_x, low_y, low_z, side, BLOCK: tl.constexpr,
+):  # fmt: skip
+    n = tl.load(offsets + n_rays)
+    first = tl.program_id(0).to(tl.int64) * BLOCK
+    if first >= n:
+        return
+    rows = first + tl.arange(0, BLOCK)
+    live = rows < n
+    ray = tl.load(ids + find_ray(offsets, n_rays, rows))
+    middle = 0.5 * (tl.load(t_starts + rows, live, 0.0) + tl.load(t_ends + rows, live, 0.0))
+    for axis in tl.static_range(3):
+        low = low_x if axis == 0 else (low_y if axis == 1 else low_z)
+        x = tl.load(origins + ray * 3 + axis) + middle * tl.load(directions + ray * 3 + axis)
+        x = tl.minimum(tl.maximum((x - low) / side, 0.0), 1.0)
+        tl.store(positions + rows * 3 + axis, x, live)
+
+
+def points(origins: Tensor, directions: Tensor, ids: Tensor, samples: Samples, box: Box) -> Tensor:
+    """Middles of packed samples in the unit cube, [capacity, 3]; ids [n_rays] point at rays."""
+    positions = torch.empty(samples.capacity, 3, device=origins.device)
+    low = (c - box.outer_half_size for c in box.center)
+    _points[(blocks(samples.capacity, POINT_BLOCK),)](
+        origins.contiguous(), directions.contiguous(), ids, samples.t_starts, samples.t_ends,
+        samples.ray_offsets, positions, samples.n_rays, *low, box.side, POINT_BLOCK,
+    )  # fmt: skip
+    return positions

@@ -1,0 +1,220 @@
+"""Volume rendering in Triton: the twin of volume.py, and the loss on top of it.
+
+A lane walks the samples of a ray. tau: optical depth of a sample, sigma * delta.
+light: transmittance in front of a sample. Going back, from the last sample to the first:
+    dL/dw_i = q_i,  dL/dtau_i = q_i T_{i+1} - sum_{j>i} q_j w_j.
+The kernels read either densities and colours, or (RAW) what the networks gave: the logarithm of
+the density and the colour before its sigmoid; gradients are with respect to what was read.
+"""
+
+# Kernels are Python to read, not to type-check: constants become constexpr at the launch.
+# pyright: reportArgumentType=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from nerfcli import losses, volume
+from nerfcli.backends.triton.launch import blocks
+from nerfcli.radiance import MAX_LOG_DENSITY
+from nerfcli.rays import Pixels, Samples
+
+RAY_BLOCK = 32  # one warp: lanes wait for the longest ray of their program only
+MAX_TAU = tl.constexpr(volume.MAX_OPTICAL_DEPTH)
+MAX_LOG = tl.constexpr(MAX_LOG_DENSITY)
+HUBER_DELTA = tl.constexpr(losses.HUBER_DELTA)
+
+
+@triton.jit
+def _alpha(tau):
+    """1 - exp(-tau), by its series where the difference would lose digits."""
+    series = tau * (1.0 - tau / 2 * (1.0 - tau / 3 * (1.0 - tau / 4 * (1.0 - tau / 5))))
+    return tl.where(tau < 0.1, series, 1.0 - tl.exp(-tau))
+
+
+@triton.jit
+def sigma_of(sigmas, i, live, stride, inverse_side, RAW: tl.constexpr):
+    sigma = tl.load(sigmas + i * stride, live, 0.0).to(tl.float32)
+    if RAW:
+        sigma = tl.where(live, tl.exp(tl.minimum(sigma, MAX_LOG)) * inverse_side, 0.0)
+    return sigma
+
+
+@triton.jit
+def _color(rgbs, i, live, CHANNEL: tl.constexpr, RAW: tl.constexpr):
+    color = tl.load(rgbs + i * 3 + CHANNEL, live, 0.0).to(tl.float32)
+    if RAW:
+        color = tl.where(live, 1.0 / (1.0 + tl.exp(-color)), 0.0)
+    return color
+
+
+@triton.jit
+def delta_of(t_starts, t_ends, i, live):
+    return tl.load(t_ends + i, live, 0.0) - tl.load(t_starts + i, live, 0.0)
+
+
+@triton.jit
+def walk_forward(
+    sigmas, rgbs, t_starts, t_ends, light_out, first, last, stride, inverse_side,
+    RAW: tl.constexpr, KEEP: tl.constexpr,
+):  # fmt: skip
+    """Sums over each ray: red, green, blue, weights, weights times t. KEEP: note the light."""
+    depth = tl.zeros_like(first).to(tl.float32)
+    red, green, blue, opacity, expected = depth, depth, depth, depth, depth
+    i = first
+    while tl.max(last - i) > 0:
+        live = i < last
+        delta = delta_of(t_starts, t_ends, i, live)
+        tau = tl.minimum(sigma_of(sigmas, i, live, stride, inverse_side, RAW) * delta, MAX_TAU)
+        light = tl.exp(-depth)
+        weight = light * _alpha(tau)
+        red += weight * _color(rgbs, i, live, 0, RAW)
+        green += weight * _color(rgbs, i, live, 1, RAW)
+        blue += weight * _color(rgbs, i, live, 2, RAW)
+        opacity += weight
+        expected += weight * (tl.load(t_starts + i, live, 0.0) + 0.5 * delta)
+        if KEEP:
+            tl.store(light_out + i, light, live)
+        depth += tau
+        i += 1
+    return red, green, blue, opacity, expected
+
+
+@triton.jit
+def walk_back(
+    sigmas, rgbs, t_starts, t_ends, light_in, d_sigmas, d_rgbs, first, last, stride, inverse_side,
+    d_red, d_green, d_blue, d_opacity, d_expected, RAW: tl.constexpr,
+):  # fmt: skip
+    """Gradients of the samples of each ray from those of its five sums."""
+    behind = tl.zeros_like(d_red)  # sum of q_j w_j behind the sample
+    i = last - 1
+    while tl.max(i - first) >= 0:
+        live = i >= first
+        delta = delta_of(t_starts, t_ends, i, live)
+        sigma = sigma_of(sigmas, i, live, stride, inverse_side, RAW)
+        tau = tl.minimum(sigma * delta, MAX_TAU)
+        light = tl.load(light_in + i, live, 0.0)
+        weight = light * _alpha(tau)
+        red = _color(rgbs, i, live, 0, RAW)
+        green = _color(rgbs, i, live, 1, RAW)
+        blue = _color(rgbs, i, live, 2, RAW)
+        middle = tl.load(t_starts + i, live, 0.0) + 0.5 * delta
+        q = d_red * red + d_green * green + d_blue * blue + d_opacity + d_expected * middle
+        d_tau = q * light * tl.exp(-tau) - behind
+        behind += q * weight
+        d_sigma = tl.where(sigma * delta <= MAX_TAU, d_tau * delta, 0.0)
+        if RAW:
+            d_sigma *= sigma
+            tl.store(d_rgbs + i * 3, weight * d_red * red * (1.0 - red), live)
+            tl.store(d_rgbs + i * 3 + 1, weight * d_green * green * (1.0 - green), live)
+            tl.store(d_rgbs + i * 3 + 2, weight * d_blue * blue * (1.0 - blue), live)
+        else:
+            tl.store(d_rgbs + i * 3, weight * d_red, live)
+            tl.store(d_rgbs + i * 3 + 1, weight * d_green, live)
+            tl.store(d_rgbs + i * 3 + 2, weight * d_blue, live)
+        tl.store(d_sigmas + i, d_sigma, live)
+        i -= 1
+
+
+@triton.jit
+def ray_block(offsets, n_rays, BLOCK: tl.constexpr):
+    """Rays of this program, which of them exist, and where their samples begin and end."""
+    rays = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = rays < n_rays
+    first, last = tl.load(offsets + rays, inside, 0), tl.load(offsets + rays + 1, inside, 0)
+    return rays, inside, first, last
+
+
+@triton.jit(do_not_specialize=["n_rays"])
+def _composite(
+    sigmas, rgbs, t_starts, t_ends, offsets, background, rgb, opacity, depth, median, n_rays,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    rays, inside, first, last = ray_block(offsets, n_rays, BLOCK)
+    red, green, blue, total, expected = walk_forward(
+        sigmas, rgbs, t_starts, t_ends, sigmas, first, last, 1, 1.0, False, False
+    )
+    shine = 1.0 - total
+    tl.store(rgb + rays * 3, red + shine * tl.load(background + rays * 3, inside, 0.0), inside)
+    back = tl.load(background + rays * 3 + 1, inside, 0.0)
+    tl.store(rgb + rays * 3 + 1, green + shine * back, inside)
+    back = tl.load(background + rays * 3 + 2, inside, 0.0)
+    tl.store(rgb + rays * 3 + 2, blue + shine * back, inside)
+    hit = total > 1e-10
+    tl.store(opacity + rays, total, inside)
+    tl.store(depth + rays, tl.where(hit, expected / tl.maximum(total, 1e-10), 0.0), inside)
+    tau_sum, reached, found = total * 0.0, total * 0.0, total * 0.0
+    i = first
+    while tl.max(((i < last) & (reached < 0.5 * total)).to(tl.int32)) > 0:
+        live = (i < last) & (reached < 0.5 * total)
+        delta = delta_of(t_starts, t_ends, i, live)
+        tau = tl.minimum(tl.load(sigmas + i, live, 0.0) * delta, MAX_TAU)
+        reached += tl.exp(-tau_sum) * _alpha(tau)
+        found = tl.where(live, tl.load(t_starts + i, live, 0.0) + 0.5 * delta, found)
+        tau_sum += tau
+        i += 1
+    tl.store(median + rays, tl.where(hit, found, 0.0), inside)
+
+
+@triton.jit(do_not_specialize=["n_rays"])
+def _composite_backward(
+    sigmas, rgbs, t_starts, t_ends, offsets, background, d_rgb, d_opacity, d_depth,
+    light, d_sigmas, d_rgbs, n_rays, BLOCK: tl.constexpr,
+):  # fmt: skip
+    rays, inside, first, last = ray_block(offsets, n_rays, BLOCK)
+    red, green, blue, total, expected = walk_forward(
+        sigmas, rgbs, t_starts, t_ends, light, first, last, 1, 1.0, False, True
+    )
+    tl.debug_barrier()  # the light is read by other threads than wrote it
+    d_red = tl.load(d_rgb + rays * 3, inside, 0.0)
+    d_green = tl.load(d_rgb + rays * 3 + 1, inside, 0.0)
+    d_blue = tl.load(d_rgb + rays * 3 + 2, inside, 0.0)
+    d_total = tl.load(d_opacity + rays, inside, 0.0)
+    d_total -= d_red * tl.load(background + rays * 3, inside, 0.0)
+    d_total -= d_green * tl.load(background + rays * 3 + 1, inside, 0.0)
+    d_total -= d_blue * tl.load(background + rays * 3 + 2, inside, 0.0)
+    safe = tl.maximum(total, 1e-10)
+    d_expected = tl.where(total > 1e-10, tl.load(d_depth + rays, inside, 0.0) / safe, 0.0)
+    d_total -= d_expected * (expected / safe)
+    walk_back(
+        sigmas, rgbs, t_starts, t_ends, light, d_sigmas, d_rgbs, first, last, 1, 1.0,
+        d_red, d_green, d_blue, d_total, d_expected, False,
+    )  # fmt: skip
+
+
+class _Composite(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, sigmas: Tensor, rgbs: Tensor, samples: Samples, background: Tensor):
+        n_rays, device = samples.n_rays, sigmas.device
+        packed = (sigmas, rgbs, samples.t_starts, samples.t_ends, samples.ray_offsets, background)
+        ctx.save_for_backward(*packed)
+        rgb = torch.empty(n_rays, 3, device=device)
+        opacity, depth, median = (torch.empty(n_rays, device=device) for _ in range(3))
+        _composite[(blocks(n_rays, RAY_BLOCK),)](
+            *packed, rgb, opacity, depth, median, n_rays, RAY_BLOCK, num_warps=1
+        )
+        ctx.mark_non_differentiable(median)
+        return rgb, opacity, depth, median
+
+    @staticmethod
+    def backward(ctx, d_rgb: Tensor, d_opacity: Tensor, d_depth: Tensor, _median: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        packed = ctx.saved_tensors
+        sigmas, rgbs, offsets = packed[0], packed[1], packed[4]
+        n_rays = offsets.shape[0] - 1
+        d_sigmas, d_rgbs = torch.zeros_like(sigmas), torch.zeros_like(rgbs)  # padding too
+        light = torch.empty(sigmas.shape, device=sigmas.device)
+        cotangents = (d.contiguous() for d in (d_rgb, d_opacity, d_depth))
+        _composite_backward[(blocks(n_rays, RAY_BLOCK),)](
+            *packed, *cotangents, light, d_sigmas, d_rgbs, n_rays, RAY_BLOCK, num_warps=1
+        )
+        return d_sigmas, d_rgbs, None, None
+
+
+def composite(sigmas: Tensor, rgbs: Tensor, samples: Samples, background: Tensor) -> Pixels:
+    """volume.composite, with gradients for sigmas and rgbs alone."""
+    background = background.expand(samples.n_rays, 3).contiguous()
+    return Pixels(*_Composite.apply(sigmas.contiguous(), rgbs.contiguous(), samples, background))  # pyright: ignore

@@ -1,0 +1,224 @@
+"""`bench`: how fast a backend's kernels are here, after a check that they are right.
+
+The workload is an object-like scene: rays from all around through the occupied shell of a ball,
+in the shape of field that `nerf train` starts with. Times are wall-clock, after warming up.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+
+import torch
+
+from nerfcli import backends
+from nerfcli.backends import selfcheck
+from nerfcli.backends.ops import Ops
+from nerfcli.boxes import Box
+from nerfcli.encoding import GridSpec
+from nerfcli.errors import NerfError
+from nerfcli.mlp import init_mlp, mlp_n_params
+from nerfcli.radiance import NetParams, NetSpec
+from nerfcli.rays import Rays, Samples
+from nerfcli.sampling import Steps, intersect_box
+
+SIZES = (2**12, 2**15, 2**17)  # samples
+NET = NetSpec(GridSpec(16, 2, 17, 16, 1024))
+REPEATS = 7
+SECONDS = 2.0  # after which an operation is not repeated any more; twice it is always
+PEAK_SIZE = 1536  # of the square matrices whose product measures the machine
+
+Operation = tuple[str, Callable[[], object], int, int]  # name, call, samples, flop per sample
+
+
+@dataclass(frozen=True)
+class KernelRow:
+    """One operation of one backend at one size."""
+
+    backend: str
+    operation: str
+    samples: int
+    seconds: float  # median
+    spread: float  # (slowest - fastest) / median
+    samples_per_second: float
+    gflops: float | None  # floating-point operations of the networks alone, 1e9 a second
+    peak_share: float | None  # of what a large float32 matrix product reaches here
+
+    def as_dict(self) -> dict:
+        return asdict(self)
+
+
+class Workload:
+    """A field, and rays that march to about n samples."""
+
+    def __init__(self, n: int, device: str) -> None:
+        self.device, g = device, torch.Generator().manual_seed(0)
+        table = torch.rand(NET.grid.n_params, generator=g) * 2e-2 - 1e-2
+        self.params = NetParams(
+            table.to(device),
+            init_mlp(NET.density_widths, g).to(device),
+            init_mlp(NET.color_widths, g).to(device),
+        )
+        self.box = Box((0.0, 0.0, 0.0), 1.5)
+        self.steps = Steps(2 * self.box.half_size * 3**0.5 / 1024)
+        axis = (torch.arange(128) + 0.5) / 64 - 1
+        z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+        shell = ((x**2 + y**2 + z**2).sqrt() - 0.5).abs() < 0.02
+        self.occupied = shell[None].contiguous().to(device)
+        self.rays = self._rays(256, g)
+        per_ray = max(self.march(backends.select("torch", device).ops).capacity / 256, 1.0)
+        n_rays = max(1, round(n / per_ray))
+        self.rays = self._rays(n_rays, g)
+        self.target, self.background = torch.rand(2, n_rays, 3, generator=g).to(device)
+        self.positions = torch.rand(n, 3, generator=g).to(device)
+        directions = torch.nn.functional.normalize(torch.randn(n, 3, generator=g), dim=1)
+        self.directions = directions.to(device)
+        self.sigmas = torch.rand(4 * n + 64, generator=g).to(device)
+
+    def _rays(self, n_rays: int, generator: torch.Generator) -> Rays:
+        normal = torch.randn(2, n_rays, 3, generator=generator)
+        origins = 4 * torch.nn.functional.normalize(normal[0], dim=1)
+        directions = torch.nn.functional.normalize(0.05 * normal[1] - origins / 4, dim=1)
+        rays = Rays(origins.to(self.device), directions.to(self.device))
+        t_min, t_max = intersect_box(rays.origins, rays.directions, self.box, 0.05, 20.0)
+        self.where = (t_min, t_max, torch.full_like(t_min, 0.5))
+        return rays
+
+    def march(self, ops: Ops) -> Samples:
+        rays = (self.rays.origins, self.rays.directions)
+        return ops.march(*rays, *self.where, self.occupied, self.box, self.steps)
+
+
+def kernel_rows(
+    backend: str,
+    device: str = "cpu",
+    sizes: Sequence[int] = SIZES,
+    note: Callable[[str], None] | None = None,
+) -> Iterator[KernelRow]:
+    """Rows of one backend, as they are measured; nothing is timed before the parity check.
+
+    Raises:
+        BackendUnavailable: it cannot run here.
+        NerfError: its results differ from the reference.
+    """
+    ops = backends.select(backend, device).ops
+    if fault := selfcheck.fault(ops, device):
+        raise NerfError(f"backend {backend} on {device} is wrong, so it is not timed: {fault}.")
+    peak = measured_peak(device)
+    if note is not None:
+        note(f"backend {backend} agrees with the reference; {device} reaches {peak:.0f} GFLOP/s")
+    for n in sizes:
+        for name, call, samples, flop in operations(ops, Workload(n, device)):
+            times = measure(call, device)
+            seconds = statistics.median(times)
+            rate = samples / seconds
+            gflops = rate * flop / 1e9 if flop else None
+            share = gflops / peak if gflops is not None else None
+            spread = (max(times) - min(times)) / seconds
+            yield KernelRow(backend, name, samples, seconds, spread, rate, gflops, share)
+
+
+def network_flop() -> tuple[int, int]:
+    """Floating-point operations a sample: of the density network, and of both networks."""
+    density = 2 * mlp_n_params(NET.density_widths)
+    return density, density + 2 * mlp_n_params(NET.color_widths)
+
+
+def operations(ops: Ops, work: Workload) -> Iterator[Operation]:
+    """The operations worth a row; gradients count as twice a forward pass."""
+    params, n = work.params, work.positions.shape[0]
+    density_flop, field_flop = network_flop()
+    leaves = NetParams(*(p.clone().requires_grad_() for p in params.tensors()))
+    samples = work.march(ops)
+    sigmas = work.sigmas[: samples.capacity]
+    rgbs = torch.rand(samples.capacity, 3, device=work.device)
+
+    def hash_grid_backward() -> None:
+        ops.hash_grid(work.positions, leaves.table, NET.grid).sum().backward()
+
+    def radiance_backward() -> None:
+        torch.stack(
+            [o.sum() for o in ops.radiance(work.positions, work.directions, leaves, NET)]
+        ).sum().backward()
+
+    no_grad = torch.no_grad()
+    yield "hash_grid", no_grad(partial(ops.hash_grid, work.positions, params.table, NET.grid)), n, 0
+    yield "hash_grid + gradient", hash_grid_backward, n, 0
+    density = no_grad(partial(ops.density, work.positions, params, NET))
+    yield "density", density, n, density_flop
+    radiance = no_grad(partial(ops.radiance, work.positions, work.directions, params, NET))
+    yield "radiance", radiance, n, field_flop
+    yield "radiance + gradient", radiance_backward, n, 3 * field_flop
+    yield "march", partial(work.march, ops), samples.capacity, 0
+    composite = no_grad(partial(ops.composite, sigmas, rgbs, samples, work.background))
+    yield "composite", composite, samples.capacity, 0
+    step, n_kept = training_step(ops, work, samples)
+    yield "training step", step, n_kept, 3 * field_flop
+    render = partial(
+        ops.render_rays, params, NET, work.box, work.rays, *work.where, work.occupied,
+        work.steps, work.background,
+    )  # fmt: skip
+    yield "render_rays", render, samples.capacity, 0
+
+
+def training_step(ops: Ops, work: Workload, samples: Samples) -> tuple[Callable[[], None], int]:
+    """A whole step, from samples to new parameters, and how many samples take part in it."""
+    params = NetParams(*(p.clone() for p in work.params.tensors()))
+    grads, m, v = (NetParams(*map(torch.zeros_like, params.tensors())) for _ in range(3))
+    scene = (work.box, work.rays, samples, work.target, work.background)
+    count = 0
+
+    def step() -> None:
+        nonlocal count
+        count += 1
+        ops.photometric_gradients(params, grads, NET, *scene)
+        for state in zip(*(s.tensors() for s in (params, grads, m, v)), strict=True):
+            ops.adam_step(*state, step=count, lr=1e-5)  # small: the work stays the same
+
+    n_kept = int(ops.photometric_gradients(params, grads, NET, *scene).n_kept)
+    return step, n_kept
+
+
+def measure(call: Callable[[], object], device: str) -> list[float]:
+    """Seconds of each of several calls, after one that does not count."""
+    times: list[float] = []
+    call()
+    started = time.perf_counter()
+    while len(times) < 2 or (len(times) < REPEATS and time.perf_counter() - started < SECONDS):
+        _wait(device)
+        start = time.perf_counter()
+        call()
+        _wait(device)
+        times.append(time.perf_counter() - start)
+    return times
+
+
+def measured_peak(device: str) -> float:
+    """GFLOP/s of the best of several products of large float32 matrices."""
+    a, b = torch.rand(2, PEAK_SIZE, PEAK_SIZE, device=device)
+    best = min(measure(partial(torch.mm, a, b), device))
+    return 2 * PEAK_SIZE**3 / best / 1e9
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def table(rows: Sequence[KernelRow]) -> str:
+    """Rows as text, one line each."""
+    lines = [
+        f"{'backend':8} {'operation':21} {'samples':>8} {'ms':>9} {'spread':>7} "
+        f"{'M/s':>8} {'GFLOP/s':>8} {'of peak':>8}"
+    ]
+    for row in rows:
+        flop = "" if row.gflops is None else f"{row.gflops:.1f}"
+        share = "" if row.peak_share is None else f"{row.peak_share:.0%}"
+        lines.append(
+            f"{row.backend:8} {row.operation:21} {row.samples:8d} {1e3 * row.seconds:9.3f} "
+            f"{row.spread:7.0%} {row.samples_per_second / 1e6:8.3f} {flop:>8} {share:>8}"
+        )
+    return "\n".join(lines)

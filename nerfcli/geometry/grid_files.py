@@ -1,0 +1,99 @@
+"""Voxels and signed distances as NPZ: kind, values, origin, spacing, frame, unit."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nerfcli.errors import NerfError
+from nerfcli.geometry.shapes import SdfGrid, VoxelGrid
+
+MAX_BYTES = 4_000_000_000  # unpacked: an archive of a few kB can hold more than the memory
+KINDS = ("voxels", "sdf")
+
+
+def save_grid(grid: VoxelGrid | SdfGrid, path: Path) -> None:
+    """Write a grid; voxels also have the keys threshold and, if they are coloured, colors."""
+    arrays: dict[str, Any] = {
+        "kind": "voxels" if isinstance(grid, VoxelGrid) else "sdf",
+        "values": grid.values,
+        "origin": np.asarray(grid.origin, dtype=np.float64),
+        "spacing": np.asarray(grid.spacing, dtype=np.float64),
+        "frame": grid.frame,
+        "unit": grid.unit,
+    }
+    if isinstance(grid, VoxelGrid):
+        arrays["threshold"] = grid.threshold
+        if grid.colors is not None:
+            arrays["colors"] = grid.colors
+    np.savez_compressed(path, **arrays)
+
+
+def load_grid(path: Path) -> VoxelGrid | SdfGrid:
+    """Read a grid; origin and spacing may be one number for all axes.
+
+    Raises:
+        NerfError: unreadable or huge file, a missing key, a wrong shape, values not finite.
+    """
+    arrays = _arrays(path)
+    missing = [key for key in ("kind", "values", "origin", "spacing") if key not in arrays]
+    if missing:
+        raise NerfError(
+            f"{path}: lacks {', '.join(missing)}; a shape NPZ has kind, values, origin, spacing, "
+            "frame and unit."
+        )
+    kind = str(arrays["kind"])
+    if kind not in KINDS:
+        raise NerfError(f"{path}: kind {kind!r} is unknown; it is 'voxels' or 'sdf'.")
+    values = _values(path, arrays["values"])
+    origin, spacing = (_triple(path, key, arrays[key]) for key in ("origin", "spacing"))
+    if spacing.min() <= 0:
+        raise NerfError(f"{path}: spacing {spacing.tolist()} must be positive.")
+    frame, unit = str(arrays.get("frame", "source")), str(arrays.get("unit", "unknown"))
+    if kind == "sdf":
+        return SdfGrid(values, origin, spacing, frame, unit)
+    threshold = float(_number(path, arrays.get("threshold", np.array(0.5))))
+    return VoxelGrid(values, origin, spacing, threshold, arrays.get("colors"), frame, unit)
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            n_bytes = sum(item.file_size for item in archive.infolist())
+        if n_bytes > MAX_BYTES:
+            raise NerfError(
+                f"{path}: unpacks to {n_bytes / 1e9:.3g} GB, more than the {MAX_BYTES / 1e9:g} GB "
+                "that are read. Crop the grid or lower its resolution."
+            )
+        with np.load(path, allow_pickle=False) as file:
+            return {key: file[key] for key in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise NerfError(f"{path}: not readable as NPZ ({error}). Write it again.") from error
+
+
+def _values(path: Path, values: np.ndarray) -> np.ndarray:
+    if values.ndim != 3 or min(values.shape) < 2:
+        raise NerfError(
+            f"{path}: values must be [nx, ny, nz] with 2 or more along each axis, "
+            f"got {values.shape}."
+        )
+    values = _number(path, values).astype(np.float32, copy=False)
+    if not np.all(np.isfinite(values)):
+        raise NerfError(f"{path}: values hold NaN or infinity. Write the grid again.")
+    return values
+
+
+def _triple(path: Path, key: str, value: np.ndarray) -> np.ndarray:
+    flat = _number(path, value).astype(np.float64).ravel()
+    if flat.size not in (1, 3) or not np.all(np.isfinite(flat)):
+        raise NerfError(f"{path}: {key} must be one or 3 numbers, finite; got {value.tolist()}.")
+    return np.broadcast_to(flat, 3).copy()
+
+
+def _number(path: Path, value: np.ndarray) -> np.ndarray:
+    if value.dtype.kind not in "biuf":
+        raise NerfError(f"{path}: {value.dtype} where numbers belong. Write the grid again.")
+    return value

@@ -1,0 +1,42 @@
+"""The surface of a grid as a closed mesh, so that grids can be sampled and measured."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nerfcli.errors import NerfError
+from nerfcli.geometry.shapes import Mesh, PointCloud, SdfGrid, Shape, VoxelGrid
+
+
+def surface_of(name: str, shape: Shape) -> Mesh | PointCloud:
+    """Meshes and point clouds as they are; of a grid the level set, by marching cubes.
+
+    Voxels meet the outside at their threshold, distances at 0. The grid is taken to be empty
+    beyond its border, so the mesh is closed.
+
+    Raises:
+        NerfError: nothing inside the grid, or nothing to sample in the mesh.
+    """
+    if isinstance(shape, VoxelGrid):
+        return _level_set(name, shape, shape.values - np.float32(shape.threshold))
+    if isinstance(shape, SdfGrid):
+        return _level_set(name, shape, -shape.values)
+    if isinstance(shape, Mesh) and not shape.area > 0:
+        raise NerfError(f"{name} is degenerate: its {len(shape.faces)} faces have no area.")
+    return shape
+
+
+def _level_set(name: str, grid: VoxelGrid | SdfGrid, values: np.ndarray) -> Mesh:
+    """The zero level of values that are positive inside."""
+    from skimage.measure import marching_cubes  # slow to import
+
+    if not values.max() > 0:
+        raise NerfError(f"{name} is empty: no sample of the grid lies inside the shape.")
+    outside = -float(np.abs(values).max())  # so a full voxel ends half a voxel further out
+    padded = np.pad(values, 1, constant_values=outside)
+    # flat pieces at exactly 0 would give faces without area: 0 counts as inside
+    padded[padded == 0] = np.finfo(np.float32).tiny
+    vertices, faces, _, _ = marching_cubes(padded, level=0.0, allow_degenerate=True)
+    vertices = (vertices.astype(np.float64) - 1.0) * grid.spacing + grid.origin
+    mesh = Mesh(vertices, faces.astype(np.int64))
+    return mesh if mesh.volume > 0 else Mesh(vertices, mesh.faces[:, ::-1])

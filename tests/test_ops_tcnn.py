@@ -1,0 +1,154 @@
+"""The tiny-cuda-nn backend's glue, on modules that stand in for `tinycudann`.
+
+The stand-ins compute with the reference from tiny-cuda-nn's own parameter layout: one flat
+tensor, outputs of a network padded to 16. They cannot show that the real library has it.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from nerfcli import encoding, mlp, radiance, step
+from nerfcli.backends import ops_tcnn
+from nerfcli.boxes import Box
+from nerfcli.encoding import GridSpec
+from nerfcli.radiance import NetParams, NetSpec
+from nerfcli.rays import Rays
+from nerfcli.sampling import Steps, intersect_box, march
+
+NET = NetSpec(GridSpec(8, 2, 9, 4, 32), width=16)
+
+
+class Encoding(torch.nn.Module):
+    def __init__(self, n_inputs: int, config: dict[str, Any]) -> None:
+        super().__init__()
+        assert (n_inputs, config["otype"]) == (3, "HashGrid")
+        finest = config["base_resolution"] * config["per_level_scale"] ** (config["n_levels"] - 1)
+        self.spec = GridSpec(
+            config["n_levels"],
+            config["n_features_per_level"],
+            config["log2_hashmap_size"],
+            config["base_resolution"],
+            round(finest),
+        )
+        self.params = torch.nn.Parameter(torch.zeros(self.spec.n_params))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return encoding.hash_grid(x, self.params, self.spec)
+
+
+class Network(torch.nn.Module):
+    def __init__(self, n_inputs: int, n_outputs: int, config: dict[str, Any]) -> None:
+        super().__init__()
+        assert config["otype"] == "FullyFusedMLP" and n_inputs % 16 == 0
+        hidden = [config["n_neurons"]] * config["n_hidden_layers"]
+        self.n_outputs, self.widths = n_outputs, (n_inputs, *hidden, -(-n_outputs // 16) * 16)
+        self.params = torch.nn.Parameter(torch.zeros(mlp.mlp_n_params(self.widths)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.params.shape == (mlp.mlp_n_params(self.widths),)
+        return mlp.mlp(x, self.params, self.widths)[:, : self.n_outputs]
+
+
+@pytest.fixture(autouse=True)
+def stand_in(monkeypatch: pytest.MonkeyPatch):
+    module = ModuleType("tinycudann")
+    module.Encoding, module.Network = Encoding, Network  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "tinycudann", module)
+    yield
+    ops_tcnn._grid_module.cache_clear()
+    ops_tcnn._network_module.cache_clear()
+
+
+def params_of(seed: int = 0) -> NetParams:
+    generator = torch.Generator().manual_seed(seed)
+    sizes = (NET.grid.n_params, *map(mlp.mlp_n_params, (NET.density_widths, NET.color_widths)))
+    return NetParams(*(torch.randn(n, generator=generator) * 0.4 for n in sizes))
+
+
+def positions(n: int) -> Tensor:
+    return torch.rand(n, 3, generator=torch.Generator().manual_seed(1))
+
+
+def assert_same_gradients(got: Tensor, want: Tensor, mine: NetParams, right: NetParams) -> None:
+    a = torch.autograd.grad(got.sum(), mine.tensors(), allow_unused=True)
+    b = torch.autograd.grad(want.sum(), right.tensors(), allow_unused=True)
+    for x, y in zip(a, b, strict=True):
+        if y is not None:
+            assert x is not None
+            torch.testing.assert_close(x, y)
+
+
+@pytest.mark.parametrize("n", [0, 1, 63])
+def test_field_and_gradients_are_the_references(n: int) -> None:
+    x, mine, right = positions(n), params_of(), params_of()
+    for params in (mine, right):
+        for p in params.tensors():
+            p.requires_grad_()
+    d = torch.nn.functional.normalize(positions(n) - 0.4, dim=1)
+    got, want = ops_tcnn.radiance(x, d, mine, NET), radiance.radiance(x, d, right, NET)
+    torch.testing.assert_close(got, want)
+    weights = torch.arange(3.0)
+    assert_same_gradients(
+        (got[1] * weights).sum() + got[0].sum(),
+        (want[1] * weights).sum() + want[0].sum(),
+        mine,
+        right,
+    )
+    torch.testing.assert_close(ops_tcnn.density(x, mine, NET), want[0])
+
+
+def test_a_density_beyond_the_clamp_keeps_its_gradient() -> None:
+    geometry = torch.tensor([[20.0], [1.0]], requires_grad=True)
+    sigmas = ops_tcnn._sigmas(geometry)
+    (grad,) = torch.autograd.grad(sigmas.sum(), geometry)
+    want = torch.tensor([radiance.MAX_LOG_DENSITY, 1.0]).exp()
+    torch.testing.assert_close(sigmas, want)
+    torch.testing.assert_close(grad[:, 0], want)
+
+
+def test_a_network_of_an_unpadded_input_goes_to_torch() -> None:
+    widths = (6, 16, 3)
+    weights, x = mlp.init_mlp(widths), positions(6).repeat(1, 2)
+    assert torch.equal(ops_tcnn.mlp(x, weights, widths), mlp.mlp(x, weights, widths))
+    assert not ops_tcnn._network_module.cache_info().currsize
+
+
+def test_a_step_and_a_picture_are_the_references() -> None:
+    box, steps, params = Box((0.0, 0.0, 0.0), 1.0), Steps(0.1), params_of()
+    origins = torch.tensor([[-3.0, 0.1, 0.2], [0.1, 3.0, 0.2], [0.0, 0.0, 9.0]])
+    goal = torch.tensor([[0.2, 0.1, 0.0]])
+    rays = Rays(origins, torch.nn.functional.normalize(goal - origins, dim=1))
+    bounds = (
+        *intersect_box(*(rays.origins, rays.directions), box, 0.1, 10.0),
+        torch.full((3,), 0.5),
+    )
+    occupied = torch.ones(1, 4, 4, 4, dtype=torch.bool)
+    samples = march(rays.origins, rays.directions, *bounds, occupied, box, steps)
+    target, background = positions(3), torch.ones(3, 3)
+    results = []
+    for ops in (ops_tcnn, step):
+        grads = NetParams(*(torch.zeros_like(p) for p in params.tensors()))
+        terms = ops.photometric_gradients(
+            params, grads, NET, box, rays, samples, target, background, min_transmittance=0.1
+        )
+        pixels = ops.render_rays(params, NET, box, rays, *bounds, occupied, steps, background, 0.1)
+        results.append((terms.loss, terms.mse, terms.n_kept, *grads.tensors(), pixels.rgb))
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_without_the_library_the_reason_has_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops_tcnn, "installed", lambda name: False)
+    reason = str(ops_tcnn.unavailable("cuda"))
+    assert "git+https://github.com/NVlabs/tiny-cuda-nn" in reason and "nvcc" in reason
+    assert ops_tcnn.unavailable("cpu") == "it does not run on cpu"
+    monkeypatch.setattr(ops_tcnn, "installed", lambda name: True)
+    monkeypatch.setattr(ops_tcnn, "cuda_missing", lambda: "no GPU")
+    assert ops_tcnn.unavailable("cuda") == "no GPU"

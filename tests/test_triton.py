@@ -1,0 +1,147 @@
+"""The Triton backend: when it can run, its kernels under the interpreter, and their compilation.
+
+TRITON_INTERPRET is read when a kernel is declared, so tests/triton runs in a process of its own:
+    TRITON_INTERPRET=1 pytest tests/triton -o python_files='interpreted_*.py'
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import ROOT, nerf_environment
+from nerfcli import backends
+from nerfcli.backends import ops_triton
+
+INTERPRETED = {**nerf_environment(), "TRITON_INTERPRET": "1"}
+FOLDER = Path(__file__).parent / "triton"
+
+
+def interpreter_missing() -> str:
+    """Why the kernels cannot be interpreted here, in the backend's own words; else empty."""
+    code = "from nerfcli.backends import ops_triton; print(ops_triton.unavailable('cpu') or '')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=INTERPRETED, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def triton_here() -> None:
+    if reason := interpreter_missing():
+        pytest.skip(reason)
+
+
+def test_every_kernel_agrees_with_the_reference(triton_here: None) -> None:
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-q", str(FOLDER), "--no-header"),
+            *("-o", "python_files=interpreted_*.py", "-p", "no:cacheprovider"),
+        ],
+        cwd=ROOT,
+        env=INTERPRETED,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+    assert "skipped" not in done.stdout.splitlines()[-1]
+
+
+def check_compilation(capability: str, layout: str, dots: str, adds: str, cache: Path) -> None:
+    """Every kernel compiles, with these instructions for products and for adding gradients."""
+    environment = {k: v for k, v in nerf_environment().items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, str(FOLDER / "compile_kernels.py"), capability, layout],
+        env=environment | {"TRITON_CACHE_DIR": str(cache)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    kernels = json.loads(done.stdout.splitlines()[-1])
+    assert len(kernels) == 13
+    assert all(adds in ptx for ptx in kernels["_scatter"])
+    for name in ("_forward", "_backward"):
+        assert len(kernels[name]) >= 2
+        assert all(dots in ptx for ptx in kernels[name]), name
+
+
+def test_every_kernel_compiles_for_hopper(triton_here: None, tmp_path: Path) -> None:
+    """Tensor cores for the networks; one reduction for all features of an entry."""
+    adds = "red.global.gpu.relaxed.add.v2.f32"
+    check_compilation("90", "pairs", "wgmma.mma_async", adds, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("capability", "dots", "adds"),
+    [
+        ("80", "mma.sync", "add.f32"),
+        ("90", "wgmma", "add.v4.f32"),
+        ("120", "mma.sync", "add.v4.f32"),
+    ],
+)
+def test_every_kernel_compiles_for_other_gpus(
+    capability: str, dots: str, adds: str, triton_here: None, tmp_path: Path
+) -> None:
+    """Ampere has no reduction of several values at once."""
+    check_compilation(capability, "quads", dots, f"red.global.gpu.relaxed.{adds}", tmp_path)
+
+
+@pytest.fixture
+def a_gpu(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """A machine with Triton and a new GPU, as far as `unavailable` can see."""
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(ops_triton, "installed", lambda name: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    return monkeypatch
+
+
+def test_it_runs_where_there_is_a_gpu(a_gpu: pytest.MonkeyPatch) -> None:
+    assert ops_triton.unavailable("cuda") is None
+    a_gpu.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
+    assert ops_triton.unavailable("cuda") is None
+
+
+def test_an_old_gpu_is_refused(a_gpu: pytest.MonkeyPatch) -> None:
+    a_gpu.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    assert ops_triton.unavailable("cuda") == (
+        "the GPU has compute capability 7.5, Triton needs 8.0 or newer"
+    )
+
+
+def test_without_cuda_it_says_what_is_missing(a_gpu: pytest.MonkeyPatch) -> None:
+    a_gpu.setattr(torch.cuda, "is_available", lambda: False)
+    a_gpu.setattr(torch.version, "cuda", None)
+    assert "built without CUDA" in str(ops_triton.unavailable("cuda"))
+    a_gpu.setattr(torch.version, "cuda", "12.8")
+    assert "nvidia-smi" in str(ops_triton.unavailable("cuda"))
+
+
+def test_without_triton_it_says_so(a_gpu: pytest.MonkeyPatch) -> None:
+    a_gpu.setattr(ops_triton, "installed", lambda name: False)
+    assert "pip install triton" in str(ops_triton.unavailable("cuda"))
+
+
+def test_on_a_cpu_only_the_interpreter_runs(a_gpu: pytest.MonkeyPatch) -> None:
+    assert "TRITON_INTERPRET=1" in str(ops_triton.unavailable("cpu"))
+    a_gpu.setenv("TRITON_INTERPRET", "1")
+    assert ops_triton.unavailable("cpu") is None
+    assert "does not run on cpu" in str(backends.unavailable("triton", "cpu"))
+
+
+def test_a_folder_in_the_way_is_not_an_installed_package(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "folder_only").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert not ops_triton.installed("folder_only")
+    assert not ops_triton.installed("no_such_package_at_all")
+    assert ops_triton.installed("torch")

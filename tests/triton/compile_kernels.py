@@ -1,0 +1,92 @@
+"""Compile every kernel for a GPU that need not be there: compile_kernels.py CAPABILITY LAYOUT.
+
+LAYOUT is `pairs` (16 levels of 2 features, float16) or `quads` (8 of 4, bfloat16).
+The interpreter is lax where the compiler is strict (types, shapes, loop variables). Launches are
+caught and compiled to PTX instead of run; prints one JSON object, kernel name -> list of PTX.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction
+
+from nerfcli.backends import ops_triton
+from nerfcli.backends.triton import triton_render
+from nerfcli.boxes import Box
+from nerfcli.encoding import GridSpec
+from nerfcli.mlp import mlp_n_params
+from nerfcli.radiance import NetParams, NetSpec
+from nerfcli.rays import Rays, Samples
+from nerfcli.sampling import Steps
+
+POINTERS = {
+    torch.float32: "*fp32",
+    torch.float16: "*fp16",
+    torch.bfloat16: "*bf16",
+    torch.int32: "*i32",
+    torch.int64: "*i64",
+    torch.uint8: "*u8",
+}
+N_RAYS = 32
+compiled: dict[str, dict[str, str]] = {}
+
+
+def type_of(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return POINTERS[value.dtype]
+    return "fp32" if isinstance(value, float) else "i32"
+
+
+def compile_only(self: JITFunction, *args: Any, grid: Any, warmup: bool, **options: Any) -> None:
+    assert len(args) == len(self.params), self.__name__
+    signature, constants, aligned = {}, {}, {}
+    for i, (param, value) in enumerate(zip(self.params, args, strict=True)):
+        signature[param.name] = "constexpr" if param.is_constexpr else type_of(value)
+        if param.is_constexpr:
+            constants[(i,)] = value
+        elif isinstance(value, torch.Tensor):
+            aligned[(i,)] = [["tt.divisibility", 16]]
+    key = str((signature, constants))
+    known = compiled.setdefault(self.__name__, {})
+    if key not in known:
+        source = ASTSource(self, signature, constants, aligned)
+        target = GPUTarget("cuda", int(sys.argv[1]), 32)
+        known[key] = triton.compile(source, target=target, options=options).asm["ptx"]
+
+
+def launch_everything(dtype: torch.dtype, net: NetSpec) -> None:
+    ops = ops_triton.build(dtype)
+    sizes = (net.grid.n_params, mlp_n_params(net.density_widths), mlp_n_params(net.color_widths))
+    params, grads = (NetParams(*(torch.zeros(n) for n in sizes)) for _ in "ab")
+    box, steps = Box((0.0, 0.0, 0.0), 1.0, 2), Steps(0.1, 0.004)
+    rays, zero = Rays(torch.zeros(N_RAYS, 3), torch.zeros(N_RAYS, 3)), torch.zeros(N_RAYS)
+    occupied, colors = torch.zeros(2, 16, 16, 16, dtype=torch.bool), torch.zeros(N_RAYS, 3)
+    march = (zero, zero, zero, occupied)
+    ops.march(rays.origins, rays.directions, *march, box, steps, capacity=64)
+    offsets = torch.zeros(N_RAYS + 1, dtype=torch.int64)
+    samples = Samples(torch.zeros(64), torch.zeros(64), offsets)
+    ops.photometric_gradients(params, grads, net, box, rays, samples, colors, colors)
+    ops.render_rays(params, net, box, rays, *march, steps, colors)
+    ops.radiance(rays.origins, rays.directions, params, net)
+    sigmas = torch.zeros(64, requires_grad=True)
+    ops.composite(sigmas, torch.zeros(64, 3), samples, colors).rgb.sum().backward()
+    table, ema = params.table, params.table.clone()
+    ops.adam_step(table, grads.table, table, table, step=1, lr=0.1, ema=ema, ema_decay=0.9)
+
+
+if __name__ == "__main__":
+    JITFunction.run = compile_only  # pyright: ignore[reportAttributeAccessIssue]
+    torch.empty = torch.zeros  # nothing is computed, so nothing may be garbage
+    triton_render.ROUND_SAMPLES = 0
+    if sys.argv[2] == "pairs":
+        launch_everything(torch.float16, NetSpec(GridSpec(16, 2, 10)))
+    else:
+        launch_everything(torch.bfloat16, NetSpec(GridSpec(8, 4, 10)))
+    print(json.dumps({name: list(known.values()) for name, known in compiled.items()}))

@@ -1,0 +1,84 @@
+"""Hash grid and harmonics of the Triton backend against the reference."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cases import (
+    DTYPES,
+    F16,
+    F32,
+    GRADIENTS,
+    OUTPUTS,
+    PAIRS,
+    QUADS,
+    assert_near,
+    directions_of,
+    normal,
+    params_of,
+    positions_of,
+)
+
+from nerfcli import encoding
+from nerfcli.backends.triton import triton_encoding
+from nerfcli.encoding import GridSpec
+
+
+def compare(n: int, spec: GridSpec, dtype: torch.dtype) -> None:
+    x = positions_of(n)
+    mine, right = (normal(0, spec.n_params).requires_grad_() for _ in range(2))
+    got = triton_encoding.hash_grid(x, mine, spec, dtype=dtype)
+    want = encoding.hash_grid(x, right, spec)
+    assert_near(got, want, OUTPUTS[dtype])
+    cotangent = normal(1, *want.shape)
+    (d_got,) = torch.autograd.grad(got, mine, cotangent)
+    (d_want,) = torch.autograd.grad(want, right, cotangent)
+    # the table's precision does not enter its gradient
+    assert_near(d_got, d_want, GRADIENTS[F32])
+    assert torch.equal(d_got != 0, d_want != 0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("net", [PAIRS, QUADS])
+def test_hash_grid(net, dtype: torch.dtype) -> None:
+    compare(63, net.grid, dtype)
+
+
+@pytest.mark.parametrize("n", [0, 1, 1000])
+def test_hash_grid_of_odd_sizes(n: int) -> None:
+    compare(n, PAIRS.grid, F32)
+
+
+def test_a_level_too_fine_for_32_bits_is_hashed() -> None:
+    compare(33, GridSpec(2, 1, 10, 8, 2048), F32)
+
+
+def test_rows_beyond_the_live_count_are_left_alone() -> None:
+    x, table = positions_of(40), params_of(PAIRS).table
+    x[21:] = torch.nan
+    n_live = torch.tensor([21])
+    features = triton_encoding.encode(x, table, PAIRS.grid, n_live, F32)
+    want = encoding.hash_grid(x[:21], table, PAIRS.grid).view(21, 3, 2).permute(1, 0, 2)
+    assert_near(features[:, :21], want, OUTPUTS[F32])
+    assert features[:, 21:].isnan().all()
+    grads = torch.zeros_like(table)
+    triton_encoding.scatter(x, features, grads, PAIRS.grid, n_live, 0.5)
+    again = torch.zeros_like(table)
+    triton_encoding.scatter(x[:21], features[:, :21].contiguous(), again, PAIRS.grid, n_live, 0.5)
+    assert torch.equal(grads, again) and grads.abs().max() > 0
+    triton_encoding.scatter(x, features, again, PAIRS.grid, n_live)  # adds, whole
+    torch.testing.assert_close(again, 3 * grads)
+
+
+def test_gradients_in_positions_are_torchs() -> None:
+    x = positions_of(5).requires_grad_()
+    out = triton_encoding.hash_grid(x, params_of(PAIRS).table, PAIRS.grid, dtype=F32)
+    assert torch.autograd.grad(out.sum(), x)[0].abs().max() > 0
+
+
+@pytest.mark.parametrize("n", [0, 1, 63, 300])
+def test_harmonics(n: int) -> None:
+    d = directions_of(n)
+    want = encoding.spherical_harmonics(d)
+    assert_near(triton_encoding.spherical_harmonics(d), want, 1e-6)
+    assert_near(triton_encoding.spherical_harmonics(d, F16).float(), want, 5e-4)

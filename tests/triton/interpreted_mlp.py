@@ -1,0 +1,151 @@
+"""Networks and the field of the Triton backend against the reference."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from cases import (
+    DTYPES,
+    F32,
+    GRADIENTS,
+    OUTPUTS,
+    PAIRS,
+    QUADS,
+    assert_near,
+    directions_of,
+    leaves_of,
+    normal,
+    params_of,
+    positions_of,
+    uniform,
+)
+
+from nerfcli import mlp, radiance
+from nerfcli.backends.triton import triton_mlp, triton_radiance
+from nerfcli.encoding import GridSpec
+from nerfcli.errors import NerfError
+from nerfcli.radiance import NetParams, NetSpec
+
+WIDTHS = [(32, 64, 16), (32, 64, 64, 3), (24, 48, 5), (6, 16, 16, 1)]
+
+
+def weights_of(widths: tuple[int, ...]) -> torch.Tensor:
+    return mlp.init_mlp(widths, torch.Generator().manual_seed(3))
+
+
+def compare(n: int, widths: tuple[int, ...], dtype: torch.dtype, scale: float = 1.0) -> None:
+    x, weights = normal(1, n, widths[0]), weights_of(widths)
+    mine, right = ((x.clone().requires_grad_(), weights.clone().requires_grad_()) for _ in "ab")
+    got = triton_mlp.mlp(*mine, widths, dtype=dtype)
+    want = mlp.mlp(*right, widths)
+    assert_near(got, want, OUTPUTS[dtype])
+    cotangent = scale * normal(2, *want.shape)
+    pairs = zip(
+        torch.autograd.grad(got, mine, cotangent),
+        torch.autograd.grad(want, right, cotangent),
+        strict=True,
+    )
+    for d_got, d_want in pairs:
+        assert_near(d_got, d_want, GRADIENTS[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("widths", WIDTHS)
+def test_mlp(widths: tuple[int, ...], dtype: torch.dtype) -> None:
+    compare(300, widths, dtype)
+
+
+@pytest.mark.parametrize("n", [0, 1, 63, 1000])
+def test_mlp_of_odd_sizes(n: int) -> None:
+    compare(n, (32, 64, 64, 3), F32)
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e9])
+def test_half_precision_holds_tiny_and_huge_gradients(scale: float) -> None:
+    compare(63, (32, 64, 16), torch.float16, scale)
+
+
+def test_rows_beyond_the_live_count_are_left_alone() -> None:
+    widths, n_live = (32, 64, 16), torch.tensor([150])
+    x, weights, d_y = normal(1, 400, 32), weights_of(widths), normal(2, 400, 20)
+    x[150:], d_y[150:] = torch.nan, torch.nan
+    rows = triton_mlp.Rows.plain(x)
+    y = triton_mlp.forward(rows, weights, widths, n_live, F32)
+    assert_near(y[:150], mlp.mlp(x[:150], weights, widths), OUTPUTS[F32])
+    assert y[150:].isnan().all()
+    d_x, d_weights = triton_mlp.backward(rows, weights, widths, d_y, n_live)
+    leaves = x[:150].requires_grad_(), weights.requires_grad_()
+    want = torch.autograd.grad(mlp.mlp(*leaves, widths), leaves, d_y[:150, :16])
+    assert_near(d_x[:150], want[0], GRADIENTS[F32])
+    assert_near(d_weights, want[1], GRADIENTS[F32])
+    assert d_x[150:].isnan().all()
+
+
+@pytest.mark.parametrize("widths", [(8, 4), (16, 256, 3), (16, 32, 16, 3), (16, *[16] * 3, 3)])
+def test_shapes_without_a_kernel_go_to_torch(widths: tuple[int, ...]) -> None:
+    x, weights = normal(1, 9, widths[0]), weights_of(widths)
+    got = triton_mlp.mlp(x, weights, widths, dtype=torch.float16)
+    assert torch.equal(got, mlp.mlp(x, weights, widths))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("net", [PAIRS, QUADS])
+def test_field(net: NetSpec, dtype: torch.dtype) -> None:
+    n, params = 63, params_of(net, 0.5)
+    mine, right = leaves_of(params), leaves_of(params)
+    x, d = positions_of(n), directions_of(n)
+    got = triton_radiance.radiance(x, d, mine, net, dtype=dtype)
+    want = radiance.radiance(x, d, right, net)
+    for a, b in zip(got, want, strict=True):
+        assert_near(a, b, OUTPUTS[dtype])
+    assert torch.equal(triton_radiance.density(x, mine, net, dtype=dtype), got[0])
+    cotangents = [normal(4, n), normal(5, n, 3)]
+    pairs = zip(
+        torch.autograd.grad(got, mine.tensors(), cotangents),
+        torch.autograd.grad(want, right.tensors(), cotangents),
+        strict=True,
+    )
+    for a, b in pairs:
+        assert_near(a, b, GRADIENTS[dtype])
+
+
+def test_field_of_no_positions() -> None:
+    nothing = torch.zeros(0, 3)
+    sigmas, rgbs = triton_radiance.radiance(nothing, nothing, params_of(PAIRS), PAIRS, dtype=F32)
+    assert sigmas.shape == (0,) and rgbs.shape == (0, 3)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("log_density", [-100.0, 14.9, 88.0])
+def test_density_and_gradients_are_finite_at_extremes(log_density: float, dtype) -> None:
+    first = torch.zeros(PAIRS.width, PAIRS.grid.n_outputs)
+    first[0, 0], first[1, 0] = 1.0, -1.0
+    last = torch.zeros(PAIRS.n_geometry, PAIRS.width)
+    last[0, 0], last[0, 1] = 1.0, -1.0
+    weights = torch.cat([first.ravel(), last.ravel()])
+    table = torch.full((PAIRS.grid.n_params,), log_density)
+    leaves = leaves_of(NetParams(table, weights, params_of(PAIRS).color))
+    sigmas = triton_radiance.density(positions_of(8), leaves, PAIRS, dtype=dtype)
+    want = torch.full((8,), math.exp(min(log_density, radiance.MAX_LOG_DENSITY)))
+    # half precision holds 14.9 and 100 within 0.01 and 0.03
+    rtol = 1e-4 if dtype == F32 else 0.04
+    torch.testing.assert_close(sigmas, want, rtol=rtol, atol=1e-40)
+    grads = torch.autograd.grad(sigmas.sum(), (leaves.table, leaves.density))
+    assert all(g.isfinite().all() for g in grads)
+
+
+def test_gradients_in_positions_are_torchs() -> None:
+    x = uniform(9, 5, 3).requires_grad_()
+    sigmas = triton_radiance.density(x, params_of(PAIRS), PAIRS, dtype=F32)
+    assert torch.autograd.grad(sigmas.sum(), x)[0].abs().max() > 0
+
+
+def test_a_field_without_kernels_is_refused_with_a_way_out() -> None:
+    wide = NetSpec(GridSpec(3, 2, 9, 4, 32), width=256)
+    with pytest.raises(NerfError, match=r"model\.width.*--backend torch"):
+        triton_radiance.density(positions_of(3), params_of(wide), wide, dtype=F32)
+    triples = NetSpec(GridSpec(2, 3, 9, 4, 32), width=16)
+    with pytest.raises(NerfError, match=r"n_features must be 1, 2, 4 or 8, got 3"):
+        triton_radiance.density(positions_of(3), params_of(triples), triples, dtype=F32)

@@ -1,0 +1,136 @@
+"""Marching and compositing of the Triton backend against the reference."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cases import BOX, STEPS, assert_near, march_arguments, normal, uniform
+
+from nerfcli import sampling, volume
+from nerfcli.backends.triton import triton_sampling, triton_volume
+from nerfcli.boxes import Box
+from nerfcli.rays import Samples
+from nerfcli.sampling import Steps
+
+GRIDS = [
+    (BOX, STEPS, 8),  # growing steps, two cascades, strides over empty cells
+    (BOX, Steps(0.25), 6),  # a resolution whose coarse cells straddle the finer cube: no strides
+    (Box((0.0, 0.1, 0.0), 1.0), Steps(0.07), 12),  # one cascade, several steps a cell
+]
+
+
+@pytest.mark.parametrize("n", [0, 1, 63])
+@pytest.mark.parametrize("grid", GRIDS)
+def test_march(grid: tuple, n: int) -> None:
+    arguments = march_arguments(n, *grid)
+    got, want = triton_sampling.march(*arguments), sampling.march(*arguments)
+    assert torch.equal(got.ray_offsets, want.ray_offsets)
+    assert n < 63 or want.capacity > 100
+    # the same arithmetic, but for exp and log
+    torch.testing.assert_close(got.t_starts, want.t_starts, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(got.t_ends, want.t_ends, rtol=1e-6, atol=1e-6)
+
+
+def test_an_axis_parallel_ray_crosses_empty_cells() -> None:
+    """No division by the zero components; the one full cell is at the far end."""
+    occupied = torch.zeros(1, 8, 8, 8, dtype=torch.bool)
+    occupied[0, 4, 4, 7] = True
+    o, d = torch.tensor([[-2.0, 0.1, 0.1]]), torch.tensor([[1.0, 0.0, 0.0]])
+    box, half = Box((0.0, 0.0, 0.0), 1.0), torch.full((1,), 0.5)
+    bounds = sampling.intersect_box(o, d, box, 0.0, 10.0)
+    samples = triton_sampling.march(o, d, *bounds, half, occupied, box, Steps(0.05))
+    assert samples.capacity == 5
+    assert samples.t_starts[0].item() == pytest.approx(2.75) and samples.t_ends[-1] == 3.0
+
+
+def test_a_capacity_leaves_out_the_rays_that_do_not_fit() -> None:
+    arguments = march_arguments(40)
+    want = sampling.march(*arguments)
+    room = want.capacity // 2
+    got = triton_sampling.march(*arguments, capacity=room)
+    assert got.capacity == room
+    fits = want.ray_offsets <= room
+    last = int(want.ray_offsets[fits].max())
+    assert torch.equal(got.ray_offsets, want.ray_offsets.clamp(max=last))
+    assert torch.equal(got.t_starts[:last], want.t_starts[:last])
+    ample = triton_sampling.march(*arguments, capacity=want.capacity + 9)
+    assert torch.equal(ample.ray_offsets, want.ray_offsets)
+    assert torch.equal(ample.t_ends[: want.capacity], want.t_ends)
+
+
+def test_marching_goes_on_where_it_stopped() -> None:
+    arguments = march_arguments(20)
+    walk = triton_sampling.new_walk(*arguments)
+    whole = sampling.march(*arguments)
+    counts, steps = walk.count(3)
+    first = walk.write(triton_sampling.offsets_from_counts(counts), int(counts.sum()))
+    rest = triton_sampling.Walk(**{**walk.__dict__, "first_steps": steps})
+    more, _ = rest.count(triton_sampling.NO_LIMIT)
+    then = rest.write(triton_sampling.offsets_from_counts(more), int(more.sum()))
+    for i in range(20):
+        parts = [s.t_starts[slice(*s.ray_offsets[i : i + 2])] for s in (first, then, whole)]
+        assert len(parts[0]) <= 3
+        assert torch.equal(torch.cat(parts[:2]), parts[2])
+
+
+def some_samples() -> Samples:
+    return sampling.march(*march_arguments(40))
+
+
+def padded(values: torch.Tensor) -> torch.Tensor:
+    return torch.cat([values, torch.full_like(values[:7], torch.nan)])
+
+
+def compare(samples: Samples, sigmas: torch.Tensor, limit: float = 2e-6) -> None:
+    """Pixels and gradients, with padding that holds NaN. Beyond the largest optical depth the
+    gradient is exactly zero, and what is zero is left alone by the optimiser."""
+    n_rays, n = samples.n_rays, samples.capacity
+    rgbs, background = uniform(2, n, 3), uniform(3, n_rays, 3)
+    loose = Samples(padded(samples.t_starts), padded(samples.t_ends), samples.ray_offsets)
+    mine = [padded(sigmas).requires_grad_(), padded(rgbs).requires_grad_()]
+    right = [sigmas.clone().requires_grad_(), rgbs.clone().requires_grad_()]
+    got = triton_volume.composite(mine[0], mine[1], loose, background)
+    want = volume.composite(right[0], right[1], samples, background)
+    for field in ("rgb", "opacity", "depth"):
+        assert_near(getattr(got, field), getattr(want, field), limit)
+    # the middle of the sample at half the opacity; a tie may fall to the next one
+    same = torch.isclose(got.median_depth, want.median_depth, rtol=1e-5)
+    assert same.float().mean() > 0.9
+    cotangents = [normal(4, n_rays, 3), normal(5, n_rays), normal(6, n_rays)]
+    d_got = torch.autograd.grad([got.rgb, got.opacity, got.depth], mine, cotangents)
+    d_want = torch.autograd.grad([want.rgb, want.opacity, want.depth], right, cotangents)
+    for a, b in zip(d_got, d_want, strict=True):
+        assert_near(a[:n], b, 10 * limit)
+        assert (a[n:] == 0).all()
+    beyond = sigmas * (samples.t_ends - samples.t_starts) > volume.MAX_OPTICAL_DEPTH
+    assert not d_got[0][:n][beyond].any()
+
+
+def test_composite() -> None:
+    samples = some_samples()
+    compare(samples, 6 * uniform(1, samples.capacity))
+
+
+def test_composite_of_thin_and_of_opaque_samples() -> None:
+    samples = some_samples()
+    compare(samples, 1e-5 * uniform(1, samples.capacity))
+    sigmas = torch.where(uniform(1, samples.capacity) < 0.3, 1e7, 1.0)
+    compare(samples, sigmas)
+
+
+def test_composite_by_hand() -> None:
+    """Two intervals of length 1 with sigma = ln 2: weights 0.5 and 0.25."""
+    samples = Samples(torch.tensor([1.0, 2.0]), torch.tensor([2.0, 3.0]), torch.tensor([0, 0, 2]))
+    sigmas, rgbs = torch.full((2,), 2.0).log(), torch.tensor([[1.0, 0, 0], [0, 1.0, 0]])
+    pixels = triton_volume.composite(sigmas, rgbs, samples, torch.tensor([0.0, 0.0, 1.0]))
+    torch.testing.assert_close(pixels.rgb, torch.tensor([[0, 0, 1.0], [0.5, 0.25, 0.25]]))
+    torch.testing.assert_close(pixels.opacity, torch.tensor([0.0, 0.75]))
+    torch.testing.assert_close(pixels.depth, torch.tensor([0.0, (0.75 + 0.625) / 0.75]))
+    assert pixels.median_depth.tolist() == [0.0, 1.5]
+
+
+def test_composite_of_nothing() -> None:
+    samples = Samples(torch.zeros(0), torch.zeros(0), torch.zeros(4, dtype=torch.int64))
+    background = uniform(3, 3, 3)
+    pixels = triton_volume.composite(torch.zeros(0), torch.zeros(0, 3), samples, background)
+    assert torch.equal(pixels.rgb, background) and not pixels.opacity.any()
