@@ -21,7 +21,7 @@ MAX_LINES = 300
 FLOORS = {
     "words": "errors files progress config settings nerfcli",
     "things": """
-        rays lenses boxes cameras images
+        rays lens_models lens_inverse lenses boxes cameras images
         scenes.scene scenes.keys scenes.source scenes.intrinsics scenes.points scenes.extent
         scenes.build scenes.views scenes.transforms scenes.blender scenes scenes.hull paths""",
     "the mathematics": "encoding mlp radiance sampling volume losses step adam",

@@ -184,7 +184,7 @@ def check_focal(focal: tuple[float, float], size: tuple[int, int], lens: Lens, w
     """
     for axis, f, length in zip("xy", focal, size, strict=True):
         angle = math.degrees(2 * math.atan2(length / 2, f)) if f > 0 else math.nan
-        widest = FIELD_OF_VIEW[1] if lens.model != "fisheye" else 179.9
+        widest = 179.9 if lens.is_wide else FIELD_OF_VIEW[1]
         if not (math.isfinite(f) and FIELD_OF_VIEW[0] <= angle <= widest):
             seen = f" (a field of view of {angle:.3g} degrees)" if f > 0 else ""
             raise NerfError(
