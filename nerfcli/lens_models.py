@@ -150,7 +150,7 @@ class Polynomial:
         q = x * x + y * y
         scale = self.ratio(q)[0]
         if not self.bend:
-            return v * scale if isinstance(scale, float) else v * scale[..., None]
+            return v * scale[..., None] if isinstance(scale, Tensor) else v * scale
         p1, p2, s1, s2, s3, s4 = self.bend
         u = x * scale + 2 * p1 * x * y + p2 * (q + 2 * x * x) + q * (s1 + s2 * q)
         w = y * scale + 2 * p2 * x * y + p1 * (q + 2 * y * y) + q * (s3 + s4 * q)

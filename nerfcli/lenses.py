@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -78,18 +78,10 @@ class Lens:
         model = MODELS[self.model]
         return model.angular or model.closed is not None or self.model == "equirectangular"
 
-    @cached_property
+    @property
     def limit(self) -> float:
         """The r up to which a polynomial lens is monotonic; at most pi where r is an angle."""
-        above = [1.0] + [self.named.get(k, 0.0) for k in NUMERATOR]
-        below = [1.0] + [self.named.get(d, 0.0) for d in DENOMINATOR]
-        # f = r N(q) / D(q) with q = r^2: f' D^2 = (N + 2 q N') D - 2 q N D', a polynomial in q
-        rise = [(2 * i + 1) * k for i, k in enumerate(above)]
-        fall = [2 * i * d for i, d in enumerate(below)]
-        slope = np.convolve(rise, below) - np.convolve(above, fall)
-        roots = np.concatenate([_roots(slope), _roots(below)])
-        first = math.sqrt(min((float(q) for q in roots if q > 0), default=math.inf))
-        return min(first, math.pi) if MODELS[self.model].angular else first
+        return _limit(self)
 
     def project(self, points: Tensor) -> Tensor:
         """Where points of the camera frame land. [..., 3] -> xy [..., 2].
@@ -154,3 +146,16 @@ def _roots(coefficients: Sequence[float] | np.ndarray) -> list[float]:
     """The real roots of a polynomial, lowest power first."""
     roots = np.polynomial.polynomial.polyroots(np.trim_zeros(np.array(coefficients), "b"))
     return [complex(q).real for q in roots if abs(complex(q).imag) < 1e-9 * abs(q)]
+
+
+@lru_cache(1024)
+def _limit(lens: Lens) -> float:
+    above = [1.0] + [lens.named.get(k, 0.0) for k in NUMERATOR]
+    below = [1.0] + [lens.named.get(d, 0.0) for d in DENOMINATOR]
+    # f = r N(q) / D(q) with q = r^2: f' D^2 = (N + 2 q N') D - 2 q N D', a polynomial in q
+    rise = [(2 * i + 1) * k for i, k in enumerate(above)]
+    fall = [2 * i * d for i, d in enumerate(below)]
+    slope = np.convolve(rise, below) - np.convolve(above, fall)
+    roots = [q for q in _roots(slope) + _roots(below) if q > 0]
+    first = math.sqrt(min(roots, default=math.inf))
+    return min(first, math.pi) if MODELS[lens.model].angular else first
