@@ -14,6 +14,7 @@ from nerfcli.scenes.colmap_model import ColmapImage, ColmapModel
 from nerfcli.scenes.colmap_text import read_text_model
 from nerfcli.scenes.folders import find_named, image_folders, resized_note, size_ratio
 from nerfcli.scenes.source import (
+    MOST_DISTANT,
     Frame,
     Points,
     Source,
@@ -188,7 +189,7 @@ def _ratio(frame: Frame, stated: tuple[int, int]) -> tuple[float, float]:
 def _c2w(image: ColmapImage, where: str) -> np.ndarray:
     """x_camera = R x_world + t, turned around. [3, 4]"""
     pose = np.array([*image.rotation, *image.translation])
-    if not np.isfinite(pose).all() or np.abs(pose).max() > 1e12:
+    if not np.isfinite(pose).all() or np.abs(pose).max() > MOST_DISTANT:
         raise NerfError(f"{where}: the pose is not finite.")
     length = float(np.linalg.norm(pose[:4]))
     if abs(length - 1) > QUATERNION_TOLERANCE:
@@ -214,7 +215,7 @@ def _points(
 ) -> Points | None:
     """The finite points, and where the images see them."""
     points = model.points
-    keep = np.isfinite(points.xyz).all(-1) & (np.abs(points.xyz) < 1e12).all(-1)
+    keep = np.isfinite(points.xyz).all(-1) & (np.abs(points.xyz) < MOST_DISTANT).all(-1)
     if not keep.any():
         return None
     ids = points.ids[keep]
