@@ -20,6 +20,7 @@ Array = np.ndarray
 SURROUNDED = math.radians(120)  # a circle, where no gap between azimuths is wider than this
 SWEEP_MARGIN = 0.9  # share of the covered azimuths that a sweep uses
 SPIRAL_TURNS = 2
+WIDEST = 0.5  # focal length by width of a pinhole in place of a wide lens: 90 degrees
 KEYFRAME_SPACING = 6  # frames of `interpolate` per camera that it passes
 
 
@@ -145,6 +146,8 @@ def _path(cameras: Cameras, c2w: Array) -> Cameras:
     size = cameras.size.to(torch.float64).quantile(0.5, dim=0)
     even = (size / 2).round().clamp(min=1) * 2
     relative = (cameras.focal / cameras.size).quantile(0.5, dim=0)
+    if any(lens.is_wide for lens in cameras.lenses):
+        relative = relative * max(1.0, WIDEST / float(relative[0]))
     n = len(c2w)
     return Cameras(
         torch.from_numpy(np.ascontiguousarray(c2w)),
