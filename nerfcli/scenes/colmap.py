@@ -19,6 +19,7 @@ from nerfcli.scenes.source import (
     Points,
     Source,
     check_focal,
+    is_file,
     natural_key,
     shortened,
     stored_size,
@@ -280,4 +281,4 @@ def _mask_folder(root: Path, images: Path) -> Path | None:
 def _mask(folder: Path, name: str) -> Path | None:
     """COLMAP appends .png to the image's name; others keep the name."""
     appended = folder / f"{name}.png"
-    return appended if appended.is_file() else find_named(folder, name)
+    return appended if is_file(appended) else find_named(folder, name)

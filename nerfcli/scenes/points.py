@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nerfcli.scenes.source import MOST_DISTANT, Points
+from nerfcli.scenes.source import MOST_DISTANT, Points, is_file
 
 COLORS = ("red", "green", "blue")
 LEAST = 20  # points that say anything about where a scene is
@@ -20,7 +20,7 @@ def read_points(path: Path) -> tuple[Points | None, str]:
     Returns:
         The finite points with their colours or None, and a note or "".
     """
-    if not path.is_file():
+    if not is_file(path):
         return None, f"the points {path.name} do not exist; the box comes from the cameras"
     import trimesh
 

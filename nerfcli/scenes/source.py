@@ -217,15 +217,23 @@ def opengl_matrix(c2w: np.ndarray) -> list[list[float]]:
     return matrix.tolist()
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; a name that no file can have is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def find_file(root: Path, stated: str) -> Path | None:
     """The image of a `file_path`: relative to `root`, its extension optional; None if absent."""
     path = root / stated.replace("\\", "/")
-    if path.is_file():
+    if is_file(path):
         return path
     if path.suffix.lower() in EXTENSIONS:
         return None
-    tried = (path.with_name(path.name + extension) for extension in EXTENSIONS)
-    return next((candidate for candidate in tried if candidate.is_file()), None)
+    tried = (path.parent / (path.name + extension) for extension in EXTENSIONS)
+    return next(filter(is_file, tried), None)
 
 
 def stored_size(path: Path, stated: tuple[int, int] | None) -> tuple[int, int, bool]:
