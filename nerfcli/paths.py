@@ -20,7 +20,6 @@ Array = np.ndarray
 SURROUNDED = math.radians(120)  # a circle, where no gap between azimuths is wider than this
 SWEEP_MARGIN = 0.9  # share of the covered azimuths that a sweep uses
 SPIRAL_TURNS = 2
-WIDEST = 0.5  # focal length by width of a pinhole in place of a wide lens: 90 degrees
 KEYFRAME_SPACING = 6  # frames of `interpolate` per camera that it passes
 
 
@@ -143,18 +142,16 @@ def interpolate(cameras: Cameras, box: Box, n_frames: int) -> Cameras:
 
 def _path(cameras: Cameras, c2w: Array) -> Cameras:
     """Pinholes at `c2w` [n, 3, 4] with the median intrinsics; even sizes, for video."""
-    size = cameras.size.to(torch.float64).quantile(0.5, dim=0)
-    even = (size / 2).round().clamp(min=1) * 2
+    even = (cameras.size.double() / 2).quantile(0.5, dim=0).round().clamp(min=1) * 2
     relative = (cameras.focal / cameras.size).quantile(0.5, dim=0)
-    if any(lens.is_wide for lens in cameras.lenses):
-        relative = relative * max(1.0, WIDEST / float(relative[0]))
-    n = len(c2w)
+    if any(lens.is_wide for lens in cameras.lenses):  # 90 degrees of its view
+        relative = relative * max(1.0, 0.5 / float(relative[0]))
     return Cameras(
         torch.from_numpy(np.ascontiguousarray(c2w)),
-        (relative * even).expand(n, 2).clone(),
-        (even / 2).expand(n, 2).clone(),
-        even.to(torch.int64).expand(n, 2).clone(),
-        (Lens(),) * n,
+        (relative * even).repeat(len(c2w), 1),
+        (even / 2).repeat(len(c2w), 1),
+        even.to(torch.int64).repeat(len(c2w), 1),
+        (Lens(),) * len(c2w),
     )
 
 

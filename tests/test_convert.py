@@ -16,6 +16,7 @@ from PIL import Image
 from conftest import Nerf, sphere_c2w, write_blender_scene
 from nerfcli.cli import main
 from nerfcli.images import read_image
+from nerfcli.lenses import Lens
 from nerfcli.scenes import Source, load_scene, load_views, read_source
 from nerfcli.scenes.convert import Choices, image_names, write_scene
 from nerfcli.scenes.losses import TARGETS, losses
@@ -124,6 +125,19 @@ def test_lenses_splits_masks_and_points_survive(tmp_path: Path, target: str) -> 
             )
     else:
         assert lost == {"observations"}
+
+
+def test_panoramas_survive(tmp_path: Path) -> None:
+    capture(tmp_path / "source", camera_model="EQUIRECTANGULAR")
+    source = read_source(tmp_path / "source")
+    assert source.frames[0].lens.model == "equirectangular"
+    for target in ("colmap", "transforms"):
+        assert losses(source, target) == []
+        assert_same_views(source, converted(source, target, tmp_path / target))
+    assert "lens" in {loss.what for loss in losses(source, "llff")}
+    mixed = list(source.frames)
+    mixed[0] = replace(mixed[0], lens=Lens())
+    assert "8 images" in losses(replace(source, frames=tuple(mixed)), "transforms")[0].detail
 
 
 def test_text_and_binary_models_are_equal(tmp_path: Path) -> None:

@@ -343,7 +343,7 @@ def bad_pose(**changes: Any) -> list[list[float]]:
         ({"fl_x": "ten"}, {}, r"fl_x must be a finite number, got 'ten'"),
         ({"x_fov": 200}, {}, "field of view of 200 degrees"),
         ({"cx": 1000}, {}, r"principal point \(1000, 3\.5\) is far outside"),
-        ({"camera_model": "EQUIRECTANGULAR"}, {}, "'EQUIRECTANGULAR' is not supported"),
+        ({"camera_model": "FISHEYE624"}, {}, "'FISHEYE624' is not supported"),
         ({"orthographic": True}, {}, "orthographic means .* not supported"),
         ({"rolling_shutter": [0, 0.1, 0, 0]}, {}, "rolling_shutter"),
         ({"ftheta_p0": 0.1}, {}, "ftheta_p0 means an f-theta lens"),
@@ -488,3 +488,20 @@ def test_the_frame_before_is_remembered(tmp_path: Path) -> None:
     table["applied_transform"] = [[1, 2], [3, 4]]
     with pytest.raises(NerfError, match="applied_transform must be a 3x4 table"):
         read_source(write(tmp_path, table))
+
+
+def test_panoramas_as_nerfstudio_has_them(tmp_path: Path) -> None:
+    """Its formula (cameras.py): theta = -pi x, phi = pi (0.5 - y) with x = (u - cx) / fx and
+    y = -(v - cy) / fy; direction (-sin theta sin phi, cos phi, -cos theta sin phi), OpenGL."""
+    table = capture(tmp_path, 3, {"camera_model": "EQUIRECTANGULAR", "w": WIDTH, "h": HEIGHT})
+    table |= {"fl_x": WIDTH / 2, "fl_y": HEIGHT, "cx": WIDTH / 2, "cy": HEIGHT / 2}
+    scene = load_scene(write(tmp_path, table))
+    v, u = np.mgrid[:HEIGHT, :WIDTH] + 0.5
+    theta = -np.pi * (u - WIDTH / 2) / (WIDTH / 2)
+    phi = np.pi * (0.5 + (v - HEIGHT / 2) / HEIGHT)
+    local = np.stack([-np.sin(theta) * np.sin(phi), np.cos(phi), -np.cos(theta) * np.sin(phi)], -1)
+    for i, frame in enumerate(table["frames"]):
+        want = local.reshape(-1, 3) @ np.array(frame["transform_matrix"])[:3, :3].T
+        got = scene.cameras.image_rays(i).directions.numpy()
+        np.testing.assert_allclose(got, want, atol=1e-6)  # float32
+    assert scene.cameras.valid_pixels(0).all()
