@@ -32,9 +32,9 @@ FLOORS = {
         backends.triton.launch backends.triton.triton_adam backends.triton.triton_encoding
         backends.triton.triton_mlp backends.triton.triton_radiance
         backends.triton.triton_sampling backends.triton.triton_volume
-        backends.triton.triton_step backends.triton.triton_render backends.triton
-        backends.ops_triton backends.ops_tcnn
-        backends backends.selfcheck""",
+        backends.triton.triton_losses backends.triton.triton_step
+        backends.triton.triton_render backends.triton
+        backends.ops_triton backends.ops_tcnn backends.selfcheck backends""",
     "what is learned": "occupancy classic field checkpoints runs",
     "what is done with it": """
         metrics video schedule resolve trainers train render evaluate

@@ -82,6 +82,7 @@ def build(dtype: torch.dtype) -> Ops:
         density=partial(triton_radiance.density, dtype=dtype),
         radiance=partial(triton_radiance.radiance, dtype=dtype),
         march=triton_sampling.march,
+        march_within=triton_sampling.march_within,
         composite=triton_volume.composite,
         photometric_gradients=partial(triton_step.photometric_gradients, dtype=dtype),
         render_rays=partial(triton_render.render_rays, dtype=dtype),
