@@ -84,10 +84,11 @@ class Cameras:
         directions.addcmul_(axes[:, 1], local[:, 1:2]).addcmul_(axes[:, 2], local[:, 2:])
         return Rays(tables.positions.index_select(0, camera), directions, local[:, 2].contiguous())
 
-    def image_rays(self, camera: int) -> Rays:
-        """Rays of all pixels of one camera, row after row, [height * width], on the CPU."""
-        tables = self._tables(torch.device("cpu"))
-        local = tables.directions(*self._grid(camera))
+    def image_rays(self, camera: int, device: str = "cpu") -> Rays:
+        """Rays of all pixels of one camera, row after row, [height * width], on `device`."""
+        grid = self._grid(camera, device)
+        tables = self._tables(grid[0].device)
+        local = tables.directions(*grid)
         directions = local @ tables.axes[camera]
         origins = tables.positions[camera].expand(local.shape[0], 3).contiguous()
         return Rays(origins, directions, local[:, 2].contiguous())
@@ -123,9 +124,10 @@ class Cameras:
         xy = torch.stack([x, y], dim=-1) + 0.5 - self.principal[camera]
         return self.lenses[camera].directions(xy / self.focal[camera])
 
-    def _grid(self, camera: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _grid(self, camera: int, device: str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
         width, height = self.size[camera].tolist()
-        y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        rows, columns = (torch.arange(n, device=device) for n in (height, width))
+        y, x = torch.meshgrid(rows, columns, indexing="ij")
         x, y = x.reshape(-1), y.reshape(-1)
         return torch.full_like(x, camera), x, y
 

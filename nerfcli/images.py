@@ -199,6 +199,12 @@ class Views:
     def __len__(self) -> int:
         return self.cameras.shape[0]
 
+    def to(self, device: str) -> Views:
+        """The same views in a device's memory, still 8 bits a channel."""
+        usable = None if self.usable is None else self.usable.to(device)
+        parts = (self.pixels, self.offsets, self.cameras, self.widths)
+        return Views(*(t.to(device) for t in parts), usable)
+
     @property
     def n_pixels(self) -> int:
         """How many pixels may be used."""

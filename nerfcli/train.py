@@ -6,10 +6,20 @@ import time
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from nerfcli import backends
+from nerfcli.backends.ops import Ops
 from nerfcli.config import Config
 from nerfcli.errors import NerfError
+from nerfcli.devices import (
+    ensure_room,
+    memory_errors,
+    pick,
+    random_generator,
+    restore_generator,
+)
+from nerfcli.graph_trainer import create_trainer
 from nerfcli.images import Views
 from nerfcli.progress import Progress, StopSignal
 from nerfcli.resolve import resolve
@@ -17,11 +27,15 @@ from nerfcli.runs import Run
 from nerfcli.scenes import Scene, load_views
 from nerfcli.scenes.hull import silhouette_box, visual_hull
 from nerfcli.schedule import Budget, learning_rate
-from nerfcli.trainers import HashGridTrainer, StepResult, Trainer, create_trainer
+from nerfcli.trainers import HashGridTrainer, StepResult, Trainer
 
 HOLD = {"hashgrid": 0.3, "classic": 0.0}  # share of the run at the peak learning rate
 LOG_EVERY_SECONDS = 1.0
 METRICS_EVERY = 50  # steps between the rows of metrics.jsonl
+MEMORY_ADVICE = (
+    "read smaller images (--downscale 2), take fewer samples a step (--set train.n_samples=65536), "
+    "or use --device cpu"
+)
 
 
 @dataclass(frozen=True)
@@ -82,25 +96,40 @@ def train(
         A summary: steps, seconds, psnr (running mean over training rays), rates, stopped.
 
     Raises:
-        NerfError: the training diverged, or the run cannot be read or written.
+        NerfError: the training diverged, memory ran out, or the run cannot be read or written.
     """
+    device = pick(prepared.config.device)
+    choice = backends.select(prepared.config.backend, device, progress.note)
+    progress.note(choice.line)
+    progress.note(describe(prepared.scene, prepared.config))
+    with memory_errors("training", MEMORY_ADVICE):
+        return _loop(prepared, run, choice.ops, device, progress, resume).go(stop)
+
+
+def _loop(
+    prepared: Prepared, run: Run, ops: Ops, device: str, progress: Progress, resume: bool
+) -> Loop:
+    """Everything at its place: pixels and field on the device, the last checkpoint or a start."""
     clock = Clock(prepared.seconds, time.perf_counter())
     scene, config, views = prepared.scene, prepared.config, prepared.views
-    choice = backends.select(config.backend, config.device)
-    progress.note(choice.line)
-    progress.note(describe(scene, config))
-    generator = torch.Generator().manual_seed(config.train.seed)
-    trainer = create_trainer(scene, views, config, choice.ops, generator)
+    pixels = views.pixels.numel()
+    ensure_room(pixels, device, f"the pixels of {len(views)} images", MEMORY_ADVICE)
+    generator = random_generator(device, config.train.seed)
+    trainer = create_trainer(scene, views.to(device), config, ops, generator)
     budget = Budget(config.train.steps, 0.0 if config.train.steps else 60 * config.train.minutes)
     if resume:
-        model, optimizer, state = run.load_checkpoint()
+        model, optimizer, state = run.load_checkpoint(device)
         trainer.load(model, optimizer, state["trainer"])
-        generator.set_state(torch.tensor(state["generator"], dtype=torch.uint8))
+        same = restore_generator(
+            generator, state["generator"], config.train.seed, trainer.step_count
+        )
+        if not same:
+            progress.note(f"the run was on another kind of device: new random numbers on {device}")
         budget = replace(budget, **state["budget"])
         clock.before = state["seconds"]
     elif isinstance(trainer, HashGridTrainer):
         prepare_occupancy(trainer, scene, views)
-    return Loop(trainer, config, run, budget, clock, progress, generator).go(stop)
+    return Loop(trainer, config, run, budget, clock, progress, generator)
 
 
 def describe(scene: Scene, config: Config) -> str:
@@ -136,8 +165,8 @@ class Loop:
     progress: Progress
     generator: torch.Generator
     psnr: float = 0.0
-    n_rays: int = 0
-    n_samples: int = 0
+    n_rays: int | Tensor = 0  # so far; on the device where nothing waits for it
+    n_samples: int | Tensor = 0
 
     def go(self, stop: StopSignal) -> dict:
         trainer, budget, clock = self.trainer, self.budget, self.clock
@@ -150,8 +179,8 @@ class Loop:
             share = budget.progress(trainer.step_count, elapsed)
             lr = learning_rate(trainer.step_count, share, self.config.train, hold)
             result = trainer.step(lr)
-            self.n_rays += result.n_rays
-            self.n_samples += result.n_samples
+            self.n_rays = self.n_rays + result.n_rays
+            self.n_samples = self.n_samples + result.n_samples
             elapsed = clock.elapsed()
             budget.tick(trainer.step_count, elapsed)
             if trainer.step_count % METRICS_EVERY == 0:
@@ -170,8 +199,8 @@ class Loop:
             "seconds": round(elapsed, 3),
             "psnr": round(self.psnr, 3),
             "steps_per_second": (trainer.step_count - first_step) / seconds,
-            "rays_per_second": self.n_rays / seconds,
-            "samples_per_second": self.n_samples / seconds,
+            "rays_per_second": int(self.n_rays) / seconds,
+            "samples_per_second": int(self.n_samples) / seconds,
             "stopped": stop.received,
         }
 
@@ -193,13 +222,13 @@ class Loop:
                 "loss": loss,
                 "psnr": round(now, 4),
                 "lr": lr,
-                "n_rays": result.n_rays,
-                "n_samples": result.n_samples,
+                "n_rays": int(result.n_rays),
+                "n_samples": int(result.n_samples),
             }
         )
 
     def _show(self, seconds: float) -> None:
-        values = {"rays_per_s": self.n_rays / max(seconds, 1e-9)}
+        values = {"rays_per_s": int(self.n_rays) / max(seconds, 1e-9)}  # sync, once a second
         if self.psnr:  # known from the first row of metrics.jsonl on
             values["psnr"] = self.psnr
         step, elapsed = self.trainer.step_count, self.clock.elapsed()

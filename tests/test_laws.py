@@ -21,7 +21,7 @@ MAX_LINES = 300
 FLOORS = {
     "words": "errors files progress config settings nerfcli",
     "things": """
-        rays lenses boxes cameras images
+        devices rays lenses boxes cameras images
         scenes.scene scenes.keys scenes.source scenes.intrinsics scenes.points scenes.extent
         scenes.build scenes.views scenes.transforms scenes.blender scenes scenes.hull paths""",
     "the mathematics": "encoding mlp radiance sampling volume losses step adam",
@@ -37,7 +37,7 @@ FLOORS = {
         backends.ops_triton backends.ops_tcnn backends.selfcheck backends""",
     "what is learned": "occupancy classic field checkpoints runs",
     "what is done with it": """
-        metrics video schedule resolve trainers train render evaluate
+        metrics video schedule resolve trainers graph_trainer train render evaluate
         geometry.shapes geometry.topology geometry.sampling geometry.surface geometry.grid_files
         geometry.files geometry.distance geometry.align geometry.inside geometry.volume
         geometry.metrics geometry.compare geometry.losses geometry.remesh geometry.targets

@@ -18,7 +18,8 @@ from torch.func import functional_call
 from nerfcli import encoding
 from nerfcli import mlp as networks
 from nerfcli.backends.ops import Ops, reference
-from nerfcli.backends.ops_triton import cuda_missing, installed
+from nerfcli.backends.ops_triton import installed
+from nerfcli.devices import cuda_missing
 from nerfcli.encoding import GridSpec
 from nerfcli.losses import LOSSES, mse
 from nerfcli.radiance import MAX_LOG_DENSITY, NetParams, NetSpec
@@ -40,7 +41,13 @@ def unavailable(device: str) -> str | None:
         return f"it does not run on {device}"
     if not installed("tinycudann"):
         return f"tinycudann is not installed: {INSTALL}"
-    return cuda_missing()
+    if missing := cuda_missing():
+        return missing
+    try:
+        import tinycudann  # noqa: F401  # pyright: ignore[reportMissingImports]
+    except (ImportError, OSError) as error:  # built for another torch, CUDA or GPU
+        return f"tinycudann cannot be imported ({str(error).strip().rstrip('.')}): build it again"
+    return None
 
 
 def load() -> Ops:
