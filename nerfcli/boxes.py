@@ -44,7 +44,5 @@ class Box:
 
 
 @lru_cache(maxsize=64)
-def _center(
-    center: tuple[float, float, float], device: torch.device, dtype: torch.dtype
-) -> Tensor:
+def _center(center: tuple[float, float, float], device: torch.device, dtype: torch.dtype) -> Tensor:
     return torch.tensor(center, device=device, dtype=dtype)

@@ -16,7 +16,8 @@ from torch import Tensor
 from nerfcli.lenses import Lens, LensBank
 from nerfcli.rays import Rays
 
-TABLE_BYTES = 64 * 2**20  # limit for the tables of camera-frame directions, all lenses together
+# limit for the tables of camera-frame directions, all lenses together: by kind of device
+TABLE_BYTES = {"cpu": 64 * 2**20, "cuda": 2**30}
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,11 @@ class Cameras:
         directions = local @ tables.axes[camera]
         origins = tables.positions[camera].expand(local.shape[0], 3).contiguous()
         return Rays(origins, directions, local[:, 2].contiguous())
+
+    def rays_by_lookup(self, device: torch.device) -> bool:
+        """Whether `rays` only gathers and multiplies there, and inverts no lens on the way."""
+        tables = self._tables(device)
+        return tables.is_pinhole or tables.table is not None
 
     def valid_pixels(self, camera: int) -> Tensor:
         """Whether the lens has a ray for each pixel of a camera, [height * width] bool."""
@@ -205,7 +211,7 @@ class _RayTables:
         self.bank = LensBank([cameras.lenses[i] for i in firsts], reach).to(device)
         areas = cameras.size[firsts].prod(-1)
         self.starts = torch.cat([areas.new_zeros(1), areas.cumsum(0)[:-1]]).to(device)
-        if int(areas.sum()) * 3 * 4 <= TABLE_BYTES:
+        if int(areas.sum()) * 3 * 4 <= TABLE_BYTES.get(device.type, 0):
             grids = [[v.to(device) for v in cameras._grid(i)] for i in firsts]
             self.table = torch.cat([self.directions(*grid) for grid in grids])
 

@@ -47,6 +47,8 @@ class GraphTrainer(HashGridTrainer):
         self.wanted = torch.full((), first, dtype=torch.int64, device=self.device)
         self.rate = torch.zeros((), dtype=torch.float64, device=self.device)
         self.rates = torch.zeros(3, device=self.device)
+        # to invert a lens, the host looks at tensors: such steps are launched one by one
+        self.captures = self.device.type == "cuda" and scene.cameras.rays_by_lookup(self.device)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._captured: StepResult | None = None
         self._marks: deque[torch.cuda.Event] = deque()
@@ -55,15 +57,13 @@ class GraphTrainer(HashGridTrainer):
         self.step_count += 1
         for i, value in enumerate((lr, 1 - 0.9**self.step_count, 1 - 0.99**self.step_count)):
             self.rates[i].fill_(value)  # a kernel with an argument, not a copy from the host
-        if self.device.type != "cuda":
-            result = self._advance()
-        elif self._captured is not None and self._graph is not None:
+        if self._captured is not None and self._graph is not None:
             self._graph.replay()
             result = self._captured
-        elif self.step_count - self.first_step <= EAGER_STEPS:
-            result = self._advance()
-        else:
+        elif self.captures and self.step_count > self.first_step + EAGER_STEPS:
             result = self._capture()
+        else:
+            result = self._advance()
         if self._update_due():
             self._update_occupancy(wait=False)
         self._keep_pace()

@@ -201,9 +201,13 @@ class Views:
 
     def to(self, device: str) -> Views:
         """The same views in a device's memory, still 8 bits a channel."""
-        usable = None if self.usable is None else self.usable.to(device)
-        parts = (self.pixels, self.offsets, self.cameras, self.widths)
-        return Views(*(t.to(device) for t in parts), usable)
+        return Views(
+            self.pixels.to(device),
+            self.offsets.to(device),
+            self.cameras.to(device),
+            self.widths.to(device),
+            None if self.usable is None else self.usable.to(device),
+        )
 
     @property
     def n_pixels(self) -> int:

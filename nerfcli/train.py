@@ -11,7 +11,6 @@ from torch import Tensor
 from nerfcli import backends
 from nerfcli.backends.ops import Ops
 from nerfcli.config import Config
-from nerfcli.errors import NerfError
 from nerfcli.devices import (
     ensure_room,
     memory_errors,
@@ -19,6 +18,7 @@ from nerfcli.devices import (
     random_generator,
     restore_generator,
 )
+from nerfcli.errors import NerfError
 from nerfcli.graph_trainer import create_trainer
 from nerfcli.images import Views
 from nerfcli.progress import Progress, StopSignal

@@ -249,9 +249,7 @@ class ClassicTrainer:
     def _pixels(self, n_rays: int) -> Tensor:
         """Uniform over all pixels; in the first steps, over the centre of every image."""
         train = self.config.train
-        u = torch.rand(
-            n_rays, dtype=torch.float64, generator=self.generator, device=self.device
-        )
+        u = torch.rand(n_rays, dtype=torch.float64, generator=self.generator, device=self.device)
         flat = self.views.draw(u)
         if self.step_count > train.crop_steps or self.views.usable is not None:
             return flat

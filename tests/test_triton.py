@@ -39,10 +39,11 @@ def triton_here() -> None:
         pytest.skip(reason)
 
 
-def test_every_kernel_agrees_with_the_reference(triton_here: None) -> None:
+def interpret(*options: str) -> None:
+    """Run tests/triton with these options of pytest; none of them may fail or be skipped."""
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "pytest", "-q", str(FOLDER), "--no-header"),
+            *(sys.executable, "-m", "pytest", "-q", str(FOLDER), "--no-header", *options),
             *("-o", "python_files=interpreted_*.py", "-p", "no:cacheprovider"),
         ],
         cwd=ROOT,
@@ -52,7 +53,17 @@ def test_every_kernel_agrees_with_the_reference(triton_here: None) -> None:
         timeout=300,
     )
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
-    assert "skipped" not in done.stdout.splitlines()[-1]
+    last = done.stdout.splitlines()[-1]
+    assert "passed" in last and "skipped" not in last
+
+
+def test_every_kernel_agrees_with_the_reference(triton_here: None) -> None:
+    interpret()
+
+
+@pytest.mark.slow
+def test_half_precision_learns_as_well_as_single(triton_here: None) -> None:
+    interpret("-m", "slow")
 
 
 def check_compilation(capability: str, layout: str, dots: str, adds: str, cache: Path) -> None:

@@ -12,8 +12,6 @@ from nerfcli.errors import BackendUnavailable, NerfError
 
 # fastest first; a module ops_<name> offers unavailable(device) and load()
 ORDER = {"cuda": ("triton", "tcnn", "torch"), "cpu": ("cpu", "torch")}
-# what runs compilers or drivers of other people: checked before `auto` trusts it for the first time
-CHECKED = ("triton", "tcnn")
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,8 @@ def select(name: str, device: str, note: Callable[[str], None] | None = None) ->
     passed_over = []
     for candidate in ORDER[device]:
         reason = unavailable(candidate, device)
-        if reason is None and candidate in CHECKED:
+        if reason is None and device == "cuda" and candidate != "torch":
+            # drivers, compilers and GPUs are many: not trusted before the first look
             reason = selfcheck.verdict(candidate, device, note)
         if reason is None:
             why = "".join(f"; not {n}: {r}" for n, r in passed_over)

@@ -21,7 +21,9 @@ Backend = Annotated[
     str,
     typer.Option(metavar="NAME", help="auto: the fastest that runs here; `nerf info` lists them."),
 ]
-Device = Annotated[str, typer.Option(metavar="NAME", help="auto: the GPU if there is one; cpu, cuda.")]
+Device = Annotated[
+    str, typer.Option(metavar="NAME", help="auto: the GPU if there is one; cpu, cuda.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what --out names.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no remarks.")]

@@ -7,6 +7,7 @@ import functools
 import torch
 from torch import Tensor
 
+
 def blocks(n: int, block: int) -> int:
     """Programs that cover n rows; one at least, since a grid of none is an error."""
     return max(1, -(-n // block))
