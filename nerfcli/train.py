@@ -117,19 +117,12 @@ def _loop(
     generator = random_generator(device, config.train.seed)
     trainer = create_trainer(scene, views.to(device), config, ops, generator)
     budget = Budget(config.train.steps, 0.0 if config.train.steps else 60 * config.train.minutes)
+    loop = Loop(trainer, config, run, budget, clock, progress, generator)
     if resume:
-        model, optimizer, state = run.load_checkpoint(device)
-        trainer.load(model, optimizer, state["trainer"])
-        same = restore_generator(
-            generator, state["generator"], config.train.seed, trainer.step_count
-        )
-        if not same:
-            progress.note(f"the run was on another kind of device: new random numbers on {device}")
-        budget = replace(budget, **state["budget"])
-        clock.before = state["seconds"]
+        loop.resume()
     elif isinstance(trainer, HashGridTrainer):
         prepare_occupancy(trainer, scene, views)
-    return Loop(trainer, config, run, budget, clock, progress, generator)
+    return loop
 
 
 def describe(scene: Scene, config: Config) -> str:
@@ -168,23 +161,29 @@ class Loop:
     n_rays: int | Tensor = 0  # so far; on the device where nothing waits for it
     n_samples: int | Tensor = 0
 
+    def resume(self) -> None:
+        """Take everything from the run's checkpoint."""
+        device, seed = self.generator.device, self.config.train.seed
+        model, optimizer, state = self.run.load_checkpoint(str(device))
+        self.trainer.load(model, optimizer, state["trainer"])
+        step = self.trainer.step_count
+        if not restore_generator(self.generator, state["generator"], seed, step):
+            self.progress.note(
+                f"the run was on another kind of device: new random numbers on {device}"
+            )
+        self.budget = self.budget.resumed(state["budget"])
+        self.clock.before = state["seconds"]
+
     def go(self, stop: StopSignal) -> dict:
+        """Step until the budget is spent or `stop` has received a signal, save, and sum up."""
         trainer, budget, clock = self.trainer, self.budget, self.clock
-        hold = HOLD[self.config.model.method]
         first_step, first_time = trainer.step_count, clock.elapsed()
         last_log = last_save = first_time
         budget.start(first_step, first_time)
         while not stop.received and not budget.done(trainer.step_count):
-            elapsed = clock.elapsed()
-            share = budget.progress(trainer.step_count, elapsed)
-            lr = learning_rate(trainer.step_count, share, self.config.train, hold)
-            result = trainer.step(lr)
-            self.n_rays = self.n_rays + result.n_rays
-            self.n_samples = self.n_samples + result.n_samples
+            self._step(clock.elapsed())
             elapsed = clock.elapsed()
             budget.tick(trainer.step_count, elapsed)
-            if trainer.step_count % METRICS_EVERY == 0:
-                self._record(result, lr, elapsed)
             if elapsed - last_log > LOG_EVERY_SECONDS:
                 last_log = elapsed
                 self._show(elapsed - first_time)
@@ -196,13 +195,23 @@ class Loop:
         seconds = max(elapsed - first_time, 1e-9)
         return {
             "steps": trainer.step_count,
-            "seconds": round(elapsed, 3),
+            "seconds": round(clock.elapsed(), 3),
             "psnr": round(self.psnr, 3),
             "steps_per_second": (trainer.step_count - first_step) / seconds,
             "rays_per_second": int(self.n_rays) / seconds,
             "samples_per_second": int(self.n_samples) / seconds,
             "stopped": stop.received,
         }
+
+    def _step(self, elapsed: float) -> None:
+        step = self.trainer.step_count
+        share = self.budget.progress(step, elapsed)
+        lr = learning_rate(step, share, self.config.train, HOLD[self.config.model.method])
+        result = self.trainer.step(lr)
+        self.n_rays += result.n_rays
+        self.n_samples += result.n_samples
+        if self.trainer.step_count % METRICS_EVERY == 0:
+            self._record(result, lr, self.clock.elapsed())
 
     def _record(self, result: StepResult, lr: float, elapsed: float) -> None:
         loss, mse = float(result.loss), float(result.mse)  # sync, every METRICS_EVERY steps

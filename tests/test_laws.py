@@ -43,9 +43,9 @@ FLOORS = {
         geometry.metrics geometry.compare geometry.losses geometry.remesh geometry.targets
         geometry.fit geometry""",
     "doors": """
-        bench
+        bench.clock bench.parity bench.kernels bench.training bench
         cli.output cli.options cli.sources cli.jobs cli.train cli.render cli.eval
-        cli.compare cli.info cli
+        cli.compare cli.info cli.bench cli
         __main__""",
 }
 ORDER: list[str] = [name for names in FLOORS.values() for name in names.split()]
