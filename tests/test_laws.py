@@ -43,9 +43,10 @@ FLOORS = {
         geometry.metrics geometry.compare geometry.losses geometry.remesh geometry.targets
         geometry.fit geometry""",
     "doors": """
-        bench.clock bench.parity bench.kernels bench.training bench
+        bench.clock bench.parity bench.kernels bench.training bench.gpu_report bench.gpu_measures
+        bench.gpu_peers bench.gpu bench
         cli.output cli.options cli.sources cli.jobs cli.train cli.render cli.eval
-        cli.compare cli.info cli.bench cli
+        cli.compare cli.info cli.bench_gpu cli.bench cli
         __main__""",
 }
 ORDER: list[str] = [name for names in FLOORS.values() for name in names.split()]

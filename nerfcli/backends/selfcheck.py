@@ -247,7 +247,7 @@ def environment(device: str) -> str:
     """What a verdict holds for: GPU, driver, libraries, and our own sources."""
     gpu = "cpu"
     if device == "cuda":
-        gpu = f"{torch.cuda.get_device_name()} | driver {_driver()}"
+        gpu = f"{torch.cuda.get_device_name()} | driver {driver()}"
     triton = next((d.version for d in metadata.distributions(name="triton")), "none")
     digest = hashlib.sha256()
     for source in sorted(Path(__file__).parents[1].rglob("*.py")):
@@ -255,7 +255,7 @@ def environment(device: str) -> str:
     return f"{gpu} | torch {torch.__version__} | triton {triton} | {digest.hexdigest()[:16]}"
 
 
-def _driver() -> str:
+def driver() -> str:
     try:
         text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
     except OSError:  # not Linux, or a driver that keeps no such file

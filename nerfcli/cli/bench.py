@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nerfcli.cli.bench_gpu import GpuOut, GpuScene, bench_gpu
 from nerfcli.cli.info import machine
 from nerfcli.cli.options import Json, ProgressKind, Quiet, progress_kind
 from nerfcli.cli.output import NOT_MET, show
@@ -60,6 +62,8 @@ def bench(
     quick: Annotated[
         bool, typer.Option("--quick", help="One size and few repeats: some ten seconds a backend.")
     ] = False,
+    gpu: GpuScene = None,
+    out: GpuOut = Path("bench"),
     as_json: Json = False,
     quiet: Quiet = False,
     progress: ProgressKind = "auto",
@@ -74,8 +78,12 @@ def bench(
     Examples:
       nerf bench --quick
       nerf bench --backend cpu --json
+      nerf bench --gpu nerf_synthetic/lego
     """
     kind = progress_kind(progress, quiet)
+    if gpu is not None:
+        wanted = tuple(backend or ())
+        return bench_gpu(gpu, out, wanted, quick=quick, kind=kind, as_json=as_json)
     with Progress(kind, None, "timing", "bench") as reporter:
         report = measured(tuple(backend or ()), quick, reporter)
     value = {"machine": machine(), "quick": quick, **report.as_dict()}
