@@ -187,6 +187,10 @@ def test_a_missing_keypoint_line_is_told_apart_from_an_empty_one(tmp_path: Path)
     path.write_text("\n".join(lines))
     with pytest.raises(NerfError, match=r"images.txt, line 3: expected keypoints"):
         load_scene(tmp_path)
+    lines[2] = "1.0 2.0 -1 4.0"
+    path.write_text("\n".join(lines))
+    with pytest.raises(NerfError, match=r"line 3: expected keypoints .* got '1.0 2.0 -1 4.0'"):
+        load_scene(tmp_path)
 
 
 def test_images_of_another_size_scale_all_that_is_in_pixels(tmp_path: Path) -> None:
