@@ -150,7 +150,7 @@ def _timed(
         wait(device)
         times.append((time.perf_counter() - start) / every)
     n_steps, seconds = every * len(times), statistics.median(times)
-    samples = n_samples / n_steps
+    samples = int(n_samples) / n_steps
     rate = samples / seconds
     model = trainer.config.model
     gflops = 3 * rate * network_flop(net_from_config(trainer.config))[1] / 1e9
@@ -160,7 +160,7 @@ def _timed(
         features=model.n_features,
         log2_table_size=model.log2_table_size,
         samples=round(samples),
-        rays=round(n_rays / n_steps),
+        rays=round(int(n_rays) / n_steps),
         seconds=seconds,
         spread=(max(times) - min(times)) / seconds,
         samples_per_second=rate,

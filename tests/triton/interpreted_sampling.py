@@ -47,14 +47,14 @@ def test_a_capacity_leaves_out_the_rays_that_do_not_fit() -> None:
     arguments = march_arguments(40)
     want = sampling.march(*arguments)
     room = want.capacity // 2
-    got, n_fit = triton_sampling.march_within(*arguments, room)
+    got, n_fit = triton_sampling.march_within(*arguments, capacity=room)
     assert got.capacity == room
     fits = want.ray_offsets <= room
     assert int(n_fit) == int(fits.sum()) - 1
     last = int(want.ray_offsets[fits].max())
     assert torch.equal(got.ray_offsets, want.ray_offsets.clamp(max=last))
     assert torch.equal(got.t_starts[:last], want.t_starts[:last])
-    ample, n_fit = triton_sampling.march_within(*arguments, want.capacity + 9)
+    ample, n_fit = triton_sampling.march_within(*arguments, capacity=want.capacity + 9)
     assert int(n_fit) == 40
     assert torch.equal(ample.ray_offsets, want.ray_offsets)
     assert torch.equal(ample.t_ends[: want.capacity], want.t_ends)

@@ -22,7 +22,7 @@ from nerfcli.progress import Progress, StopSignal
 from nerfcli.render import load_model
 from nerfcli.runs import Run
 from nerfcli.scenes import load_scene
-from nerfcli.trainers import HashGridTrainer, Trainer
+from nerfcli.trainers import HashGridTrainer
 
 N_CURVE = 40  # steps
 READING = ("item", "tolist", "__int__", "__float__", "__bool__", "__index__", "nonzero")
@@ -53,10 +53,11 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> train.Prepared:
     )
 
 
-def trainer_with(ops: Ops, prepared: train.Prepared, **changes: Any) -> Trainer:
-    config = replace(prepared.config, train=replace(prepared.config.train, **changes))
+def trainer_with(ops: Ops, prepared: train.Prepared) -> HashGridTrainer:
     generator = torch.Generator().manual_seed(0)
-    return create_trainer(prepared.scene, prepared.views, config, ops, generator)
+    made = create_trainer(prepared.scene, prepared.views, prepared.config, ops, generator)
+    assert isinstance(made, HashGridTrainer)
+    return made
 
 
 def pair(
