@@ -19,10 +19,9 @@ GRIDS = [
 ]
 
 
-@pytest.mark.parametrize("n", [0, 1, 63])
-@pytest.mark.parametrize("grid", GRIDS)
-def test_march(grid: tuple, n: int) -> None:
-    arguments = march_arguments(n, *grid)
+@pytest.mark.parametrize(("which", "n"), [(0, 0), (0, 1), (0, 63), (1, 33), (2, 17)])
+def test_march(which: int, n: int) -> None:
+    arguments = march_arguments(n, *GRIDS[which])
     got, want = triton_sampling.march(*arguments), sampling.march(*arguments)
     assert torch.equal(got.ray_offsets, want.ray_offsets)
     assert n < 63 or want.capacity > 100

@@ -148,7 +148,7 @@ def test_nothing_in_a_step_waits_for_the_device(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_rendering_in_rounds(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    n, params = 40, opaque(params_of(PAIRS))
+    n, params = 24, opaque(params_of(PAIRS))
     monkeypatch.setattr(triton_render, "ROUND_SAMPLES", 1.5)
     *march, box, steps = march_arguments(n)[2:]
     background = torch.tensor([0.2, 0.4, 0.9])

@@ -48,7 +48,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> train.Prepared:
             ),
             sampling=replace(config.sampling, steps_per_box=12),
             occupancy=replace(config.occupancy, resolution=8, every=2, cells=64),
-            train=replace(config.train, steps=2, n_samples=128),
+            train=replace(config.train, steps=2, n_samples=64),
         ),
     )
 
@@ -97,8 +97,6 @@ def test_half_precision_learns_as_well_as_single(
     prepared: train.Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A few steps of a few rays: what a whole scene makes of it only a GPU can show."""
-    train_config = replace(prepared.config.train, n_samples=64)
-    prepared = replace(prepared, config=replace(prepared.config, train=train_config))
     curves = []
     for dtype in (F16, F32):
         mine, _ = pair(prepared, dtype, monkeypatch)
