@@ -16,8 +16,8 @@ from torch import Tensor
 from nerfcli.lenses import Lens, LensBank
 from nerfcli.rays import Rays
 
-# limit for the tables of camera-frame directions, all lenses together: by kind of device
-TABLE_BYTES = {"cpu": 64 * 2**20, "cuda": 2**30}
+TABLE_BYTES = 64 * 2**20  # limit for the tables of camera-frame directions, all lenses together
+TABLE_BYTES_ON_CUDA = 2**30
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,8 @@ class _RayTables:
         self.bank = LensBank([cameras.lenses[i] for i in firsts], reach).to(device)
         areas = cameras.size[firsts].prod(-1)
         self.starts = torch.cat([areas.new_zeros(1), areas.cumsum(0)[:-1]]).to(device)
-        if int(areas.sum()) * 3 * 4 <= TABLE_BYTES.get(device.type, 0):
+        room = TABLE_BYTES_ON_CUDA if device.type == "cuda" else TABLE_BYTES
+        if int(areas.sum()) * 3 * 4 <= room:
             grids = [[v.to(device) for v in cameras._grid(i)] for i in firsts]
             self.table = torch.cat([self.directions(*grid) for grid in grids])
 

@@ -70,7 +70,7 @@ class Encoding(torch.nn.Module):
 
 
 class Network(torch.nn.Module):
-    half = False  # whether gradients are those of half precision
+    rounds = False  # whether gradients are those of half precision
 
     def __init__(self, n_inputs: int, n_outputs: int, config: dict[str, Any]) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class Network(torch.nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         assert self.params.shape == (mlp.mlp_n_params(self.widths),)
-        if not Network.half:
+        if not Network.rounds:
             return mlp.mlp(x, self.params, self.widths)[:, : self.n_outputs]
         y = mlp.mlp(x, HalfParameters.apply(self.params), self.widths)
         return HalfOutputs.apply(y[:, : self.n_outputs])
@@ -179,7 +179,7 @@ def test_gradients_in_half_precision_neither_vanish_nor_overflow(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A batch as large as in training, of pixels far off and of pixels that are almost right."""
-    monkeypatch.setattr(Network, "half", True)
+    monkeypatch.setattr(Network, "rounds", True)
     n, box, params = 20000, Box((0.0, 0.0, 0.0), 1.0), params_of()
     origins = 3 * torch.nn.functional.normalize(positions(n) - 0.5, dim=1)
     rays = Rays(origins, -origins / 3)

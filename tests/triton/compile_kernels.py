@@ -75,6 +75,7 @@ def launch_everything(dtype: torch.dtype, net: NetSpec) -> None:
     rays, zero = Rays(torch.zeros(N_RAYS, 3), torch.zeros(N_RAYS, 3)), torch.zeros(N_RAYS)
     occupied, colors = torch.zeros(2, 16, 16, 16, dtype=torch.bool), torch.zeros(N_RAYS, 3)
     march = (zero, zero, zero, occupied)
+    assert ops.march_within is not None
     ops.march_within(rays.origins, rays.directions, *march, box, steps, 64)
     offsets = torch.zeros(N_RAYS + 1, dtype=torch.int64)
     samples = Samples(torch.zeros(64), torch.zeros(64), offsets)

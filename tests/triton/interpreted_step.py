@@ -138,7 +138,7 @@ def test_nothing_in_a_step_waits_for_the_device(monkeypatch: pytest.MonkeyPatch)
     # the interpreter itself reads tensors inside a launch, through numpy: not through these
     for name in ("item", "tolist", "__int__", "__float__", "__bool__", "__index__", "nonzero"):
         monkeypatch.setattr(torch.Tensor, name, refuse)
-    samples, n_fit = triton_sampling.march_within(*arguments, 64)
+    samples, n_fit = triton_sampling.march_within(*arguments, capacity=64)
     terms, grads = photometric(triton_step.photometric_gradients, params, samples, n, dtype=F32)
     state = [torch.zeros_like(params.table) for _ in range(2)]
     triton_adam.adam_step(params.table, grads.table, *state, step=1, lr=0.01)
@@ -148,7 +148,7 @@ def test_nothing_in_a_step_waits_for_the_device(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_rendering_in_rounds(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    n, params = 40, opaque(params_of(PAIRS))
+    n, params = 24, opaque(params_of(PAIRS))
     monkeypatch.setattr(triton_render, "ROUND_SAMPLES", 1.5)
     *march, box, steps = march_arguments(n)[2:]
     background = torch.tensor([0.2, 0.4, 0.9])

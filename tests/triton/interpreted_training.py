@@ -22,7 +22,7 @@ from nerfcli.progress import Progress, StopSignal
 from nerfcli.render import load_model
 from nerfcli.runs import Run
 from nerfcli.scenes import load_scene
-from nerfcli.trainers import HashGridTrainer, Trainer
+from nerfcli.trainers import HashGridTrainer
 
 N_CURVE = 40  # steps
 READING = ("item", "tolist", "__int__", "__float__", "__bool__", "__index__", "nonzero")
@@ -48,15 +48,16 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> train.Prepared:
             ),
             sampling=replace(config.sampling, steps_per_box=12),
             occupancy=replace(config.occupancy, resolution=8, every=2, cells=64),
-            train=replace(config.train, steps=2, n_samples=128),
+            train=replace(config.train, steps=2, n_samples=64),
         ),
     )
 
 
-def trainer_with(ops: Ops, prepared: train.Prepared, **changes: Any) -> Trainer:
-    config = replace(prepared.config, train=replace(prepared.config.train, **changes))
+def trainer_with(ops: Ops, prepared: train.Prepared) -> HashGridTrainer:
     generator = torch.Generator().manual_seed(0)
-    return create_trainer(prepared.scene, prepared.residents.at(0), config, ops, generator)
+    made = create_trainer(prepared.scene, prepared.residents.at(0), prepared.config, ops, generator)
+    assert isinstance(made, HashGridTrainer)
+    return made
 
 
 def pair(
@@ -96,8 +97,6 @@ def test_half_precision_learns_as_well_as_single(
     prepared: train.Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A few steps of a few rays: what a whole scene makes of it only a GPU can show."""
-    train_config = replace(prepared.config.train, n_samples=64)
-    prepared = replace(prepared, config=replace(prepared.config, train=train_config))
     curves = []
     for dtype in (F16, F32):
         mine, _ = pair(prepared, dtype, monkeypatch)
