@@ -211,6 +211,19 @@ def test_iou_of_shifted_boxes_is_the_closed_form() -> None:
     assert apart.iou == 0.0 and apart.volume_b > 0
 
 
+@pytest.mark.parametrize("inner", [0.5, 0.9])
+def test_concentric_balls_have_the_iou_of_their_radii(inner: float) -> None:
+    big = icosphere(4)
+    small = Mesh(inner * big.vertices, big.faces)
+    found = volumetric_iou(small, big, 96, AB)
+    # the grid misjudges cubes at the surface either way: their sum errs by far less than a layer
+    assert found.iou == pytest.approx(inner**3, rel=0.005)
+    assert found.volume_b == pytest.approx(big.volume, rel=0.005)
+    distance = Surface(big).closest(small.vertices)[0]
+    # faces of 5120 lie up to 0.13 % inside their sphere
+    assert np.all((distance < 1.0 - inner + 1e-12) & (distance > 1.0 - inner - 0.002))
+
+
 def test_iou_between_representations() -> None:
     axis = np.linspace(-1.2, 1.2, 25)
     x, y, z = np.meshgrid(axis, axis, axis, indexing="ij")
