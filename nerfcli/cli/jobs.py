@@ -98,15 +98,22 @@ def fresh_job(
     return Job(prepared, run, resume=False, target_psnr=target_psnr)
 
 
-def resumed_job(
-    path: Path,
+def resumable_job(
     thing: Path | None,
+    out: Path | None,
     given: Mapping[str, object],
     *,
+    overwrite: bool,
     target_psnr: float | None,
     note: Callable[[str], None],
 ) -> Job:
-    """Go on with the run at `path`, with the images of `thing`, else those of then."""
+    """Go on with the run that --resume means, with the images of `thing`, else those of then.
+
+    Where there is none yet, one begins; --overwrite has nothing to do here.
+    """
+    path = find_run(thing, out)
+    if path is None:
+        return fresh_job(thing, out, given, overwrite=True, target_psnr=target_psnr, note=note)
     from nerfcli.scenes import load_views
     from nerfcli.train import Prepared
 

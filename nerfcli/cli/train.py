@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nerfcli.cli.jobs import find_run, fresh_job, resumed_job, work
+from nerfcli.cli.jobs import fresh_job, resumable_job, work
 from nerfcli.cli.options import Json, ProgressKind, Quiet, progress_kind
 from nerfcli.errors import NerfError
 from nerfcli.progress import Progress
@@ -106,17 +106,9 @@ def train(
         "device": device,
     }
     given = given_values(preset, config, set_ or [], flags)
-    found = find_run(scene, out) if resume else None
     with Progress(kind, None, "step", "train") as reporter:
-        if found is None:
-            job = fresh_job(
-                scene,
-                out,
-                given,
-                overwrite=overwrite or resume,
-                target_psnr=target_psnr,
-                note=reporter.note,
-            )
-        else:
-            job = resumed_job(found, scene, given, target_psnr=target_psnr, note=reporter.note)
+        find = resumable_job if resume else fresh_job
+        job = find(
+            scene, out, given, overwrite=overwrite, target_psnr=target_psnr, note=reporter.note
+        )
         return work(job, reporter, as_json=as_json)
