@@ -20,8 +20,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from conftest import Nerf, nerf_environment
-from nerfcli.cli import main
+from conftest import ROOT, Nerf, nerf_environment
+from nerfcli import resolve
+from nerfcli.cli import jobs, main
 
 SMALL = [  # a hash grid whose steps take milliseconds
     *("--set", "model.n_levels=4", "--set", "model.log2_table_size=10"),
@@ -520,3 +521,17 @@ def test_shell_completion(tmp_path: Path) -> None:
         text=True,
     )
     assert done.stdout.split() == ["--seed"]
+
+
+def test_the_default_length_says_what_more_time_gives(
+    inside: Inside, ball: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resolve, "DEFAULT_MINUTES", 0.01)
+    done = inside("train", ball, "--out", "r", *SMALL)
+    assert done.code == 0, done.err
+    assert f"train anew: nerf train {ball} --minutes 10" in done.out
+    asked = inside("train", ball, "--out", "q", "--steps", 2, *SMALL)
+    assert "more time" not in asked.out
+    table = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    for _, decibels in jobs.LEGO_DB:
+        assert f"{decibels} dB" in table
