@@ -20,7 +20,7 @@ from nerfcli.encoding import GridSpec
 from nerfcli.mlp import init_mlp
 from nerfcli.occupancy import OccupancyGrid
 from nerfcli.radiance import NetParams, NetSpec
-from nerfcli.rays import Pixels, Rays, Samples
+from nerfcli.rays import Pixels, Rays, Samples, ensure_same_shapes
 from nerfcli.sampling import Steps, intersect_box
 
 TABLE_INIT = 1e-4  # Instant NGP (2022), section 4: U(-1e-4, 1e-4)
@@ -108,7 +108,12 @@ class HashField:
         return dict(zip(names, self.params.tensors(), strict=True)) | self.occupancy.state()
 
     def load_state(self, state: dict[str, Tensor], threshold: float) -> None:
-        """Take the tensors of a checkpoint; the occupied cells follow from the densities."""
+        """Take the tensors of a checkpoint; the occupied cells follow from the densities.
+
+        Raises:
+            NerfError: they are not those of a field of this shape.
+        """
+        ensure_same_shapes(state, self.state())
         self.params = NetParams(
             state["grid.table"], state["density.weights"], state["color.weights"]
         )

@@ -355,7 +355,9 @@ def assert_refused(done: Outcome, *words: str) -> None:
         (["BALL", "--resume", "--overwrite"], ["--resume", "--overwrite"]),
         (["BALL", "--stpes", "3"], ["No such option: --stpes", "Did you mean --steps?"]),
         (["BALL", "--steps", "three"], ["--steps"]),
-        (["BALL", "--steps", "-3"], ["train.steps must be at least 0"]),
+        (["BALL", "--steps", "-3"], ["--steps must be above 0, got -3"]),
+        (["BALL", "--minutes", "0"], ["--minutes must be above 0, got 0"]),
+        (["BALL", "--minutes", "nan"], ["--minutes must be above 0, got nan"]),
         (["BALL", "--set", "train.stepz=3"], ["unknown key 'train.stepz'", "train.steps"]),
         (["BALL", "--preset", "quik"], ["unknown preset 'quik'; did you mean quick?"]),
         (["BALL", "--config", "none.toml"], ["cannot read config none.toml"]),
@@ -535,3 +537,21 @@ def test_the_default_length_says_what_more_time_gives(
     table = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     for _, decibels in jobs.LEGO_DB:
         assert f"{decibels} dB" in table
+
+
+def test_a_wrong_number_of_threads_is_told_before_there_is_a_run(
+    inside: Inside, ball: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NERF_THREADS", "two")
+    assert_refused(inside("train", ball, "--steps", 2), "NERF_THREADS", "'two'")
+    assert os.listdir() == []
+
+
+def test_a_checkpoint_of_another_shape_is_told(copy: Path, inside: Inside) -> None:
+    config = copy / "config.toml"
+    text = config.read_text()
+    config.write_text(text.replace("n_levels = 4", "n_levels = 2"))
+    for command in (["render"], ["train", "--resume"]):
+        assert_refused(inside(*command, copy), "does not fit its config.toml", "grid.table")
+    config.write_text(text.replace('method = "hashgrid"', 'method = "classic"'))
+    assert_refused(inside("render", copy), "does not fit its config.toml", "is missing")

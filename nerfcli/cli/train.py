@@ -92,6 +92,9 @@ def train(
     """
     if steps is not None and minutes is not None:
         raise NerfError("--steps and --minutes exclude each other: give one of them.")
+    for flag, length in (("--steps", steps), ("--minutes", minutes)):
+        if length is not None and not length > 0:
+            raise NerfError(f"{flag} must be above 0, got {length}.")
     if resume and overwrite:
         raise NerfError("--resume goes on with a run, --overwrite replaces it: give one of them.")
     kind = progress_kind(progress, quiet)
