@@ -57,9 +57,7 @@ def bench(
             metavar="NAME", help="One of `nerf info`; repeatable. [default: all that run here]"
         ),
     ] = None,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="One size and few repeats: some ten seconds a backend.")
-    ] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="One size and few repeats.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
     progress: ProgressKind = "auto",
