@@ -21,7 +21,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from conftest import ROOT, Nerf, nerf_environment
-from nerfcli import resolve
+from nerfcli import resolve, train
 from nerfcli.cli import jobs, main
 
 SMALL = [  # a hash grid whose steps take milliseconds
@@ -93,6 +93,7 @@ def test_train_gives_one_object_and_a_run_folder(trained: Trained) -> None:
     assert trained.result["run"] == "runs/ball-1"
     assert trained.result["steps"] == 150
     assert trained.result["stopped"] is None
+    assert 5e7 < trained.result["peak_memory_bytes"] < 2.5e9  # torch alone takes 0.2 GB
     assert trained.result["psnr"] > 10.0  # a white image has about 9 dB here
     names = {path.name for path in trained.run.iterdir()}
     assert names == {
@@ -327,6 +328,27 @@ def test_sigterm_saves_and_the_rest_is_bit_exact(
     assert [row["step"] for row in rows] == list(range(50, steps + 1, 50))
 
 
+def test_sigterm_while_the_scene_is_read(
+    inside: Inside, ball: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare = train.prepare
+
+    def interrupted(*args: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return prepare(*args)
+
+    monkeypatch.setattr(train, "prepare", interrupted)
+    words = ("train", ball, "--steps", 3, *SMALL)
+    done = inside(*words, "--out", "r", "--json")
+    assert done.code == 75, done.err
+    assert json.loads(done.out)["steps"] == 0
+    monkeypatch.setattr(train, "prepare", prepare)
+    resumed, straight = inside("train", "--resume", "r"), inside(*words, "--out", "s")
+    assert (resumed.code, straight.code) == (0, 0), resumed.err + straight.err
+    ours, theirs = (load_file(Path(name) / "model-3.safetensors") for name in "rs")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
 def test_ctrl_c_saves_too(tmp_path: Path, ball: Path) -> None:
     process = stopped_run(tmp_path, ball, signal.SIGINT, 100_000)
     out, err = process.communicate(timeout=60)
@@ -555,3 +577,12 @@ def test_a_checkpoint_of_another_shape_is_told(copy: Path, inside: Inside) -> No
         assert_refused(inside(*command, copy), "does not fit its config.toml", "grid.table")
     config.write_text(text.replace('method = "hashgrid"', 'method = "classic"'))
     assert_refused(inside("render", copy), "does not fit its config.toml", "is missing")
+
+
+@pytest.mark.slow
+def test_memory_of_large_photos(nerf: Nerf) -> None:
+    """100 views of 800x800 RGBA are 256 MB; all of the rest must not grow with them."""
+    if "NERF_DATA" not in os.environ:
+        pytest.skip("NERF_DATA does not name a folder with the scene lego800")
+    done = nerf("train", Path(os.environ["NERF_DATA"]) / "lego800", "--steps", 100, "--json")
+    assert json.loads(done.stdout)["peak_memory_bytes"] < 2.5e9

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,15 +155,15 @@ def same_settings(run: Run, given: Mapping[str, object]) -> Config:
     return config_from_values(values)
 
 
-def work(job: Job, progress: Progress, *, as_json: bool) -> int:
+def work(job: Job, progress: Progress, stop: StopSignal, *, as_json: bool) -> int:
     """Train, say what came of it, and return the exit code."""
     from nerfcli.train import train
 
-    with StopSignal() as stop:
-        summary = train(job.prepared, job.run, progress=progress, stop=stop, resume=job.resume)
+    summary = train(job.prepared, job.run, progress=progress, stop=stop, resume=job.resume)
     progress.close()
     code = stop_code(summary["stopped"])
     value: dict[str, Any] = {"run": str(job.run.path), "scene": job.prepared.scene.name, **summary}
+    value["peak_memory_bytes"] = peak_memory()
     if job.target_psnr is not None and code is None:
         value["test_psnr"] = _held_out_psnr(job, progress)
         value["target_psnr"] = job.target_psnr
@@ -173,6 +174,16 @@ def work(job: Job, progress: Progress, *, as_json: bool) -> int:
         text += f"\n{more_time(job.longer)}"
     show(text, value, as_json)
     return code or 0
+
+
+def peak_memory() -> int | None:
+    """The most memory that this process has held; None where the system does not tell."""
+    try:
+        from resource import RUSAGE_SELF, getrusage
+    except ImportError:  # Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * getrusage(RUSAGE_SELF).ru_maxrss
 
 
 def more_time(command: str) -> str:

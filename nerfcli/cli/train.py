@@ -10,7 +10,7 @@ import typer
 from nerfcli.cli.jobs import fresh_job, resumable_job, work
 from nerfcli.cli.options import Json, ProgressKind, Quiet, progress_kind
 from nerfcli.errors import NerfError
-from nerfcli.progress import Progress
+from nerfcli.progress import Progress, StopSignal
 from nerfcli.settings import given_values
 
 
@@ -109,9 +109,10 @@ def train(
         "device": device,
     }
     given = given_values(preset, config, set_ or [], flags)
-    with Progress(kind, None, "step", "train") as reporter:
+    # a signal while the scene is read counts as well: the run is saved at its step 0
+    with Progress(kind, None, "step", "train") as reporter, StopSignal() as stop:
         find = resumable_job if resume else fresh_job
         job = find(
             scene, out, given, overwrite=overwrite, target_psnr=target_psnr, note=reporter.note
         )
-        return work(job, reporter, as_json=as_json)
+        return work(job, reporter, stop, as_json=as_json)
