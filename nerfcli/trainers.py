@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nerfcli import classic
 from nerfcli.backends.ops import Ops
 from nerfcli.classic import ClassicField
 from nerfcli.config import Config
 from nerfcli.field import HashField, create_field
 from nerfcli.images import Views
-from nerfcli.losses import mse
 from nerfcli.occupancy import OccupancyGrid
 from nerfcli.radiance import NetParams
 from nerfcli.rays import Rays, ensure_same_shapes
@@ -213,10 +213,9 @@ class ClassicTrainer:
         rays = self.scene.cameras.rays(self.views.locate(flat))
         background = torch.tensor(background_color(config.scene.background))
         target = over_background(self.views.colors(flat), background)
-        coarse, fine = self.field.render_coarse_fine(rays, background, self.generator)
-        fine_mse = mse(fine.rgb, target)
-        loss = mse(coarse.rgb, target) + fine_mse
-        grads = torch.autograd.grad(loss, list(self.field.params.values()))
+        loss, fine_mse, grads = classic.gradients(
+            self.field, rays, target, background, self.generator
+        )
         for (key, p), g in zip(self.field.params.items(), grads, strict=True):
             self.ops.adam_step(
                 p.detach().view(-1),
@@ -229,7 +228,7 @@ class ClassicTrainer:
                 eps=1e-7,
             )
         per_ray = 2 * config.sampling.n_coarse + config.sampling.n_fine
-        return StepResult(loss.detach(), fine_mse.detach(), len(rays), len(rays) * per_ray)
+        return StepResult(loss, fine_mse, len(rays), len(rays) * per_ray)
 
     def _pixels(self, n_rays: int) -> Tensor:
         """Uniform over all pixels; in the first steps, over the centre of every image."""

@@ -216,7 +216,7 @@ def _summary(value: dict[str, Any]) -> str:
     run = value["run"]
     done = f"{quantity(value['steps'], 'step')} in {duration(value['seconds'])}"
     lines = [f"{run}: {done}"]
-    if value["psnr"]:  # 0 where the run was too short to measure it
+    if value["psnr"]:
         lines[0] += f", PSNR {value['psnr']:.2f} dB on training rays"
     if value.get("test_psnr") is not None:
         lines.append(f"held-out views: {value['test_psnr']:.2f} dB")
