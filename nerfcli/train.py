@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -167,7 +168,8 @@ class Loop:
     clock: Clock
     progress: Progress
     generator: torch.Generator
-    psnr: float = 0.0
+    psnr: float = 0.0  # running mean over the rows of metrics.jsonl; 0 before the first one
+    last: StepResult | None = None
     n_rays: int | Tensor = 0  # so far; on the device where nothing waits for it
     n_samples: int | Tensor = 0
 
@@ -205,7 +207,7 @@ class Loop:
         return {
             "steps": trainer.step_count,
             "seconds": round(clock.elapsed(), 3),
-            "psnr": round(self.psnr, 3),
+            "psnr": round(self._psnr(), 3),
             "steps_per_second": (trainer.step_count - first_step) / seconds,
             "rays_per_second": int(self.n_rays) / seconds,
             "samples_per_second": int(self.n_samples) / seconds,
@@ -218,7 +220,7 @@ class Loop:
             self.trainer.set_views(views.to(self.generator.device.type))
         share = self.budget.progress(step, elapsed)
         lr = learning_rate(step, share, self.config.train, HOLD[self.config.model.method])
-        result = self.trainer.step(lr)
+        result = self.last = self.trainer.step(lr)
         self.n_rays += result.n_rays
         self.n_samples += result.n_samples
         if self.trainer.step_count % METRICS_EVERY == 0:
@@ -233,7 +235,7 @@ class Loop:
                 f"kept in {self.run.path}; try a lower rate, e.g. --set train.lr="
                 f"{self.config.train.lr / 3:.2g}."
             )
-        now = -10 * torch.log10(torch.tensor(max(mse, 1e-12))).item()
+        now = _decibels(mse)
         self.psnr = now if self.psnr == 0.0 else 0.8 * self.psnr + 0.2 * now
         self.run.append_metrics(
             {
@@ -247,10 +249,15 @@ class Loop:
             }
         )
 
+    def _psnr(self) -> float:
+        """The running mean; before the first row, that of the last step alone."""
+        if self.psnr or self.last is None:
+            return self.psnr
+        return _decibels(float(self.last.mse))
+
     def _show(self, seconds: float) -> None:
-        values = {"rays_per_s": int(self.n_rays) / max(seconds, 1e-9)}  # sync, once a second
-        if self.psnr:  # known from the first row of metrics.jsonl on
-            values["psnr"] = self.psnr
+        seen = int(self.n_rays) / max(seconds, 1e-9)  # sync, once a second
+        values = {"rays_per_s": seen, "psnr": self._psnr()}
         step, elapsed = self.trainer.step_count, self.clock.elapsed()
         if self.budget.total_steps:
             self.progress.update(step, total=self.budget.total_steps, **values)
@@ -269,3 +276,7 @@ class Loop:
             "finished": self.budget.done(self.trainer.step_count),
         }
         self.run.save_checkpoint(self.trainer.model_state(), self.trainer.optimizer_state(), state)
+
+
+def _decibels(mse: float) -> float:
+    return -10 * math.log10(max(mse, 1e-12))

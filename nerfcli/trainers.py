@@ -12,15 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nerfcli import classic
 from nerfcli.backends.ops import Ops
 from nerfcli.classic import ClassicField
 from nerfcli.config import Config
 from nerfcli.field import AnyField, HashField, create_field
 from nerfcli.images import Views
-from nerfcli.losses import mse
 from nerfcli.occupancy import OccupancyGrid
 from nerfcli.radiance import NetParams
-from nerfcli.rays import Rays
+from nerfcli.rays import Rays, ensure_same_shapes
 from nerfcli.scenes import Scene
 
 MIN_RAYS, MAX_RAYS = 64, 2**17
@@ -196,6 +196,8 @@ class HashGridTrainer:
         }
 
     def load(self, model: dict[str, Tensor], optimizer: dict[str, Tensor], extra: dict) -> None:
+        ensure_same_shapes(model, self.model_state())
+        ensure_same_shapes(optimizer, self.optimizer_state())
         names = ("grid.table", "density.weights", "color.weights")
         self.ema = NetParams(*(model[n].clone() for n in names))
         raw = {n: optimizer[f"raw.{n}"] for n in names}
@@ -232,10 +234,9 @@ class ClassicTrainer:
         flat = self._pixels(config.train.n_rays)
         rays = self.scene.cameras.rays(self.views.locate(flat))
         target = over_background(self.views.colors(flat), self.background)
-        coarse, fine = self.field.render_coarse_fine(rays, self.background, self.generator)
-        fine_mse = mse(fine.rgb, target)
-        loss = mse(coarse.rgb, target) + fine_mse
-        grads = torch.autograd.grad(loss, list(self.field.params.values()))
+        loss, fine_mse, grads = classic.gradients(
+            self.field, rays, target, self.background, self.generator
+        )
         for (key, p), g in zip(self.field.params.items(), grads, strict=True):
             self.ops.adam_step(
                 p.detach().view(-1),
@@ -248,7 +249,7 @@ class ClassicTrainer:
                 eps=1e-7,
             )
         per_ray = 2 * config.sampling.n_coarse + config.sampling.n_fine
-        return StepResult(loss.detach(), fine_mse.detach(), len(rays), len(rays) * per_ray)
+        return StepResult(loss, fine_mse, len(rays), len(rays) * per_ray)
 
     def set_views(self, views: Views) -> None:
         """Go on with other pixels, on the same device."""
@@ -279,6 +280,8 @@ class ClassicTrainer:
         return {"step": self.step_count}
 
     def load(self, model: dict[str, Tensor], optimizer: dict[str, Tensor], extra: dict) -> None:
+        ensure_same_shapes(model, self.model_state())
+        ensure_same_shapes(optimizer, self.optimizer_state())
         self.field.params = {k: p.clone().requires_grad_() for k, p in model.items()}
         self.m = {k: optimizer[f"m.{k}"] for k in self.m}
         self.v = {k: optimizer[f"v.{k}"] for k in self.v}
