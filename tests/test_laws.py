@@ -23,7 +23,8 @@ FLOORS = {
     "things": """
         rays lenses boxes cameras images
         scenes.scene scenes.keys scenes.source scenes.intrinsics scenes.points scenes.extent
-        scenes.build scenes.views scenes.transforms scenes.blender scenes scenes.hull paths""",
+        scenes.build scenes.views scenes.transforms scenes.blender scenes scenes.hull
+        splines paths""",
     "the mathematics": "encoding mlp radiance sampling volume losses step adam",
     "the same, faster": """
         backends.ops backends.ops_torch
