@@ -142,10 +142,10 @@ class ClassicField:
 def gradients(
     field: ClassicField, rays: Rays, target: Tensor, background: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """||C^_c - C||^2 + ||C^_f - C||^2 (NeRF 2020, eq. 6), a part of the rays at a time.
+    """||C^_c - C||^2 + ||C^_f - C||^2 (NeRF 2020, eq. 6); on a CPU a part of the rays at a time.
 
     The parts bound the memory (3.6 GB for 1024 rays of the full network at once) and take the
-    same time.
+    same time there.
 
     Args:
         target: [n_rays, 3]. background: [3].
@@ -154,9 +154,10 @@ def gradients(
         The loss, the fine network's part of it, and the gradients in the order of field.params.
     """
     params = list(field.params.values())
-    loss, fine_loss = torch.zeros(2, device=target.device).unbind()
+    device = target.device
+    loss, fine_loss = torch.zeros(2, device=device).unbind()
     grads = [torch.zeros_like(p) for p in params]
-    chunk = rays_at_once(field.config)
+    chunk = rays_at_once(field.config) if device.type == "cpu" else len(rays)
     for start in range(0, len(rays), chunk):
         part = slice(start, start + chunk)
         share = len(target[part]) / len(rays)

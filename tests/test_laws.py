@@ -26,7 +26,8 @@ FLOORS = {
         scenes.points scenes.extent scenes.build scenes.views
         scenes.colmap_cameras scenes.colmap_model scenes.colmap_binary scenes.colmap_text
         scenes.losses scenes.transforms scenes.blender scenes.colmap scenes.llff scenes
-        scenes.transforms_export scenes.colmap_export scenes.convert scenes.hull paths""",
+        scenes.transforms_export scenes.colmap_export scenes.convert scenes.hull
+        splines paths""",
     "the mathematics": "encoding mlp radiance sampling volume losses step adam",
     "the same, faster": """
         backends.ops backends.ops_torch
