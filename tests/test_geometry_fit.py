@@ -221,9 +221,22 @@ def test_the_weights_do_what_the_docs_say() -> None:
     assert off[1] > 5 * off[0]
 
 
-def test_points_without_normals_are_refused() -> None:
-    with pytest.raises(NerfError, match="without normals"):
-        fit_mesh(PointCloud(icosphere(1).vertices))
+def test_what_cannot_be_fitted_is_refused() -> None:
+    ball = icosphere(2)
+    nothing = Mesh(np.zeros((0, 3)), np.zeros((0, 3), dtype=np.int64))
+    up = np.array([[0.0, 0, 1]])
+    cases: list[tuple[Mesh | PointCloud, Mesh | None, str]] = [
+        (PointCloud(ball.vertices), None, "without normals"),
+        (PointCloud(np.zeros((4, 3)), np.repeat(up, 4, axis=0)), None, "no extent"),
+        (nothing, None, "target of a fit is empty"),
+        (ball, nothing, "no area"),
+        (Mesh(ball.vertices, ball.faces[:, ::-1]), ball, "faces inwards"),
+    ]
+    for target, start, message in cases:
+        with pytest.raises(NerfError, match=message):
+            fit_mesh(target, start, steps=4, edge_length=0.1)
+    with pytest.raises(NerfError, match="must be positive"):
+        fit_mesh(ball, edge_length=0.0)
 
 
 @pytest.mark.slow

@@ -42,6 +42,7 @@ from nerfcli.geometry.losses import (
 from nerfcli.geometry.remesh import flip_edges, icosphere, remeshed
 from nerfcli.geometry.sampling import SurfaceSamples, barycentric, sample_faces, sample_shape
 from nerfcli.geometry.shapes import Mesh, PointCloud, diagonal
+from nerfcli.geometry.surface import ensure_points
 from nerfcli.geometry.targets import SurfaceSampler, Targets, targets_of
 from nerfcli.geometry.topology import Topology, degrees, topology_of
 
@@ -52,6 +53,10 @@ _COARSE = 3.0  # edges are this much longer at the start
 _MANY = 100_000  # samples that stand for a surface without faces
 _REMESH_EVERY = 4
 _UNTURN_ROUNDS = 60  # of local smoothing where faces oppose the target, at most
+_LOST = (
+    "the mesh lost its target while it was fitted: the target faces inwards, or lies far from the "
+    "start. Turn the target's faces, or start from its marching-cubes mesh."
+)
 _LARGEST_MOVE = 0.4  # of the edge length, in one step: further, matches are stale
 
 
@@ -83,23 +88,30 @@ def fit_mesh(
     note: called after each step with its number and the value of each loss.
 
     Raises:
-        NerfError: a target without normals.
+        NerfError: a target without normals or extent, a start without area, a mesh that loses its
+            target (which faces inwards, or lies far from the start).
     """
+    if not edge_length > 0:
+        raise NerfError(f"edge_length {edge_length} must be positive.")
     rng = np.random.default_rng(seed)
     sampler = _sampler(target)
     probe = sampler(_MANY, rng).points
     box = np.stack([probe.min(axis=0), probe.max(axis=0)])
     center, size = box.mean(axis=0), diagonal(box)
+    if not size > 0:
+        raise NerfError("the target of a fit has no extent: all its points are equal.")
     if start is None:
         mesh, offset, coarse = icosphere(3, 0.5 + _START_OFFSET), _START_OFFSET, _COARSE
     else:
         mesh, offset, coarse = Mesh((start.vertices - center) / size, start.faces), 0.0, 1.0
+    _ensure_area(mesh, "the mesh that a fit starts from has no area.")
     topology = topology_of(mesh.faces, len(mesh.vertices))
     for step in range(steps):
         left = max(0.0, 1.0 - step / (_OFFSET_SHARE * steps))
         length = edge_length * (1.0 + (coarse - 1.0) * left)
         if step % _REMESH_EVERY == 0:
             mesh = remeshed(mesh, length)
+            _ensure_area(mesh, _LOST)
             topology = topology_of(mesh.faces, len(mesh.vertices))
         n = int(np.clip(2 * len(mesh.faces), 4_000, 20_000))
         found = sampler(n, rng)
@@ -159,10 +171,16 @@ def _unturned(mesh: Mesh, normals_at: NormalsAt) -> Mesh:
     return best
 
 
+def _ensure_area(mesh: Mesh, message: str) -> None:
+    if not (len(mesh.faces) and 0.0 < mesh.area < np.inf):
+        raise NerfError(message)
+
+
 def _sampler(target: Mesh | PointCloud | SurfaceSampler) -> SurfaceSampler:
     if isinstance(target, PointCloud) and target.normals is None:
         raise NerfError("points without normals cannot be fitted to: estimate normals first.")
     if isinstance(target, Mesh | PointCloud):
+        ensure_points("the target of a fit", target)
         shape = target
         return lambda n, rng: sample_shape(shape, n, rng)
     return target
@@ -186,6 +204,8 @@ def _step(
     p = (vertices[torch.from_numpy(corners)] * torch.from_numpy(shares)[..., None]).sum(1)
     p_normals = face_normals(vertices, mesh.faces)[torch.from_numpy(owners)]
     to = targets_of(p.detach().numpy(), p_normals.detach().numpy(), q, offset, edge_length)
+    if not len(to.p_of_q):
+        raise NerfError(_LOST)
     p_of_q = torch.from_numpy(to.p_of_q)
     drawn = torch.from_numpy(to.drawn).to(p)
     chamfer = (drawn * (p - torch.from_numpy(to.for_p)).square().sum(-1)).mean()

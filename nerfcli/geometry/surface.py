@@ -19,14 +19,19 @@ def surface_of(name: str, shape: Shape) -> Mesh | PointCloud:
             coordinates that are not finite.
     """
     if isinstance(shape, Mesh | PointCloud):
-        _ensure_points(name, shape)
+        ensure_points(name, shape)
         return shape
     if isinstance(shape, VoxelGrid):
         return _level_set(name, shape, shape.values - np.float32(shape.threshold))
     return _level_set(name, shape, -shape.values)
 
 
-def _ensure_points(name: str, shape: Mesh | PointCloud) -> None:
+def ensure_points(name: str, shape: Mesh | PointCloud) -> None:
+    """Check that there is something to sample.
+
+    Raises:
+        NerfError: no points, no faces, no area, coordinates that are not finite.
+    """
     points = shape.vertices if isinstance(shape, Mesh) else shape.points
     if not np.all(np.isfinite(points)):
         raise NerfError(f"{name}: a coordinate is NaN or infinite. Repair the shape.")

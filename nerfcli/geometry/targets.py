@@ -54,8 +54,8 @@ def targets_of(
     outside = _dot(away, foot_normals) > 0
     direction = unit(np.where(outside[:, None], away, foot_normals))
     for_p = foot + offset * direction
-    near, nearest = KDTree(q.points).query(p, workers=-1)
-    rows, onward, hit = _across_gaps(p, p_normals, q, near, nearest, offset)
+    near, beside = map(np.asarray, KDTree(q.points).query(p, workers=-1))
+    rows, onward, hit = _across_gaps(p, p_normals, q, near, beside, offset)
     for_p[rows], direction[rows] = onward, p_normals[rows]
     drawn = np.ones(len(p), dtype=bool)
     drawn[rows[~hit]] = False
@@ -69,7 +69,7 @@ def targets_of(
         # what another part of the surface lies nearer to is not on the offset surface
         free = KDTree(q.points).query(points, workers=-1)[0] > 0.95 * offset
         points, normals = points[free], normals[free]
-    _, p_of_q = of_p.query(_with_normals(points, normals), workers=-1)
+    p_of_q = np.asarray(of_p.query(_with_normals(points, normals), workers=-1)[1])
     # a sample that faces the other way belongs to another side: it would be turned over
     agree = _dot(p_normals[p_of_q], normals) > 0.2
     # sheets go their own way: walls that they meet must not draw them in
