@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from nerfcli.cli import compare, convert, eval, info, render, train
+from nerfcli.cli import bench, compare, convert, eval, info, render, train
 from nerfcli.cli.output import fail
 from nerfcli.errors import NerfError
 
@@ -61,6 +61,7 @@ COMMANDS = (
     compare.compare,
     convert.convert,
     info.info,
+    bench.bench,
 )
 for command in COMMANDS:
     app.command(context_settings=HELP_NAMES)(command)
