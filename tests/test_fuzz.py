@@ -161,23 +161,21 @@ def test_scenes_with_a_damaged_file_are_refused_or_read(
 PARSED = [pair for pair in FILES if Path(pair[1]).suffix in PARSERS]
 
 
-def hammer_parser(path: Path, n_cases: int, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the disk, which is what takes the time."""
+def in_memory(path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], object]:
+    """A way to write a file that does without the disk, which is what takes the time."""
     contents = {p: p.read_bytes() for p in path.parent.iterdir() if p.is_file()}
     monkeypatch.setattr(Path, "read_bytes", lambda self: contents[self])
-
-    def write(data: bytes) -> None:
-        contents[path] = data
-
-    hammer(path, lambda: PARSERS[path.suffix](path), n_cases, seed, write)
+    return lambda data: contents.update({path: data})
 
 
 @pytest.mark.parametrize(("scene", "file"), PARSED)
 def test_parsers_alone_thousands_of_times(
     scenes: Path, scene: str, file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    path = scenes / scene / file
     n_cases = 500 if file.endswith(".json") else 3000  # each frame's image is looked for
-    hammer_parser(scenes / scene / file, n_cases, 1, monkeypatch)
+    write = in_memory(path, monkeypatch)
+    hammer(path, lambda: PARSERS[path.suffix](path), n_cases, 1, write)
 
 
 @pytest.mark.slow
@@ -185,7 +183,9 @@ def test_parsers_alone_thousands_of_times(
 def test_parsers_alone_many_more_times(
     scenes: Path, scene: str, file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hammer_parser(scenes / scene / file, 20_000, 2, monkeypatch)
+    path = scenes / scene / file
+    write = in_memory(path, monkeypatch)
+    hammer(path, lambda: PARSERS[path.suffix](path), 20_000, 2, write)
 
 
 @pytest.mark.slow
