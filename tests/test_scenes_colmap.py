@@ -278,6 +278,22 @@ def test_colmap_wins_over_llff_and_says_so(tmp_path: Path) -> None:
     )
 
 
+def test_the_box_holds_the_points_and_what_the_cameras_look_at(tmp_path: Path) -> None:
+    """Cameras 4 from their focus: half of that, where the points' own cube is smaller."""
+    made, _ = capture(tmp_path)
+    scene = load_scene(tmp_path)
+    assert 1 / scene.scene_from_source.scale == pytest.approx(2.0, rel=1e-3)
+    assert scene.box.outer_half_size / scene.scene_from_source.scale >= 2.0
+    far = [(i, (np.array(p) * 20).tolist(), rgb, e) for i, p, rgb, e in made.points]
+    made.points = far
+    write_bin(made, tmp_path / "sparse/0")
+    scene = load_scene(tmp_path)
+    xyz = np.array([p[1] for p in far])
+    center = np.median(xyz, axis=0)
+    inside = np.abs(xyz - center).max(-1) <= 1 / scene.scene_from_source.scale + 1e-9
+    assert inside.mean() == pytest.approx(0.75, abs=0.03)  # one of 40 points
+
+
 def test_panoramas_train_on_the_whole_sphere(tmp_path: Path) -> None:
     made, _ = model(NAMES)
     made.cameras = [(1, 17, "EQUIRECTANGULAR", WIDTH, HEIGHT, (WIDTH, HEIGHT))]
