@@ -1,0 +1,279 @@
+"""The verdict on poses and intrinsics, from matches that know nothing of them.
+
+The unit of everything is the distance of a match to its epipolar line. Features are found to about
+half a pixel, and poses from structure from motion are good to about one; a wrong pose puts the
+line anywhere, a tenth of the image away on average. TOLERANCE lies between the two, and pairs of
+views are judged by the majority of their matches, so neither a few bad matches nor the exact
+value decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from nerfcli.cameras import Cameras
+from nerfcli.check.alternatives import STATED, Alternative, all_alternatives, usual_alternatives
+from nerfcli.check.epipolar import Evidence, behind, evidence, residuals
+from nerfcli.check.witness import Matches
+
+TOLERANCE, TOLERANCE_SHARE = 2.0, 0.0025  # pixels, and of the image's diagonal
+SAMPLE = 40  # matches of a pair that test a hypothesis: its median needs no more
+BETTER = 0.5  # a hypothesis must bring the residual below this share of the stated one's
+MAJORITY = 0.5
+CONVINCED = 0.75  # of the pairs must fit a hypothesis better than what is stated
+FOCALS = [1.05**i for i in range(-32, 33)]  # from a fifth to five times the stated one
+FOCAL_SLACK = 1.1  # small enough to be worth no fault: residuals hardly see it
+SIZES = (0.125, 0.25, 0.5, 2.0, 4.0, 8.0)
+CHUNK = 64
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How poses fit the matches.
+
+    Attributes:
+        pairs: [p] median residual of each pair, pixels; infinite where most lie behind a camera.
+    """
+
+    pairs: Tensor
+    tolerance: float
+
+    @property
+    def typical(self) -> float:
+        return float(self.pairs.median()) if len(self.pairs) else float("inf")
+
+    @property
+    def agreeing(self) -> float:
+        """Share of pairs in which most matches agree."""
+        return float((self.pairs < self.tolerance).double().mean()) if len(self.pairs) else 0.0
+
+    def improves(self, stated: Fit) -> bool:
+        """Whether it explains what the stated poses do not."""
+        return (
+            self.typical < BETTER * stated.typical
+            and self.typical < self.tolerance
+            and self.agreeing >= max(MAJORITY, stated.agreeing)
+            and float((self.pairs < stated.pairs).double().mean()) >= CONVINCED
+        )
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """A reading of the scene under which the matches fit.
+
+    Attributes:
+        what: "" as stated, else the word of the finding.
+        words: what is wrong with the files.
+        alternative: to the poses. focal, size: factors, see `evidence`.
+        order: image i belongs to pose order[i]; None: to its own.
+    """
+
+    what: str = ""
+    words: str = ""
+    alternative: Alternative = STATED
+    focal: float = 1.0
+    size: float = 1.0
+    order: tuple[int, ...] | None = None
+
+    def poses(self, c2w: Tensor) -> Tensor:
+        c2w = self.alternative.apply(c2w)
+        return c2w if self.order is None else c2w[list(self.order)]
+
+    def cameras(self, cameras: Cameras) -> Cameras:
+        """The cameras as they should have been stated; poses in the source's frame."""
+        return replace(
+            cameras,
+            c2w=self.poses(cameras.c2w),
+            focal=cameras.focal * self.focal * self.size,
+            principal=cameras.principal * self.size,
+        )
+
+
+def tolerance_for(working: Sequence[tuple[int, int]]) -> float:
+    """Largest residual, in pixels, that poses good enough to train on leave."""
+    sizes = torch.tensor(list(working), dtype=torch.float64)
+    return TOLERANCE + TOLERANCE_SHARE * float(sizes.norm(dim=-1).median())
+
+
+def fit(seen: Evidence, c2w: Tensor, tolerance: float) -> Fit:
+    """Median residual of each pair of views under one set of poses [n, 3, 4]."""
+    found = residuals(seen, c2w)
+    limit = torch.full_like(found.pixels, tolerance)
+    pixels = torch.where(behind(seen, found, limit), torch.inf, found.pixels)
+    return Fit(_medians(pixels, seen), tolerance)
+
+
+def _medians(values: Tensor, seen: Evidence) -> Tensor:
+    """Median of each pair that has matches; values [..., m] -> [..., p]."""
+    order = seen.pair.argsort(stable=True)
+    counts = torch.bincount(seen.pair, minlength=seen.n_pairs)
+    counts = counts[counts > 0]
+    starts = counts.cumsum(0) - counts
+    width = int(counts.max()) if len(counts) else 0
+    grid = starts[:, None] + torch.arange(width)
+    inside = torch.arange(width) < counts[:, None]
+    table = values[..., order[grid.clamp(max=len(order) - 1)]] if width else values[..., None]
+    table = torch.where(inside, table, torch.inf).sort(dim=-1).values
+    middle = ((counts - 1) // 2)[:, None].expand(*table.shape[:-1], 1)
+    return table.gather(-1, middle)[..., 0]
+
+
+def thinned(seen: Evidence) -> Evidence:
+    """At most SAMPLE matches of each pair, evenly chosen."""
+    order = seen.pair.argsort(stable=True)
+    counts = torch.bincount(seen.pair, minlength=seen.n_pairs)
+    rank = torch.arange(len(order)) - (counts.cumsum(0) - counts)[seen.pair[order]]
+    stride = (counts[seen.pair[order]] / SAMPLE).ceil().clamp(min=1).long()
+    return seen.subset(order[rank % stride == 0])
+
+
+def explain(
+    matches: Matches,
+    cameras: Cameras,
+    working: Tensor,
+    tolerance: float,
+    orders: Sequence[tuple[str, tuple[int, ...]]] = (),
+    *,
+    thorough: bool = True,
+) -> tuple[Hypothesis, Fit, Fit]:
+    """The likeliest reading: as stated, unless another fits clearly better.
+
+    Args:
+        cameras: poses in the source's frame.
+        working: [n_cameras] pixels at working size per pixel of the camera.
+        orders: other assignments of images to poses, each with its words.
+        thorough: also try every exchange of axes where nothing usual fits.
+
+    Returns:
+        The hypothesis, the fit as stated, and the hypothesis's fit.
+    """
+    seen = thinned(evidence(matches, cameras, working))
+    stated = fit(seen, cameras.c2w, tolerance)
+    tried: list[tuple[Hypothesis, Fit]] = []
+    usual = usual_alternatives()
+    tried += _conventions(seen, cameras.c2w, tolerance, usual)
+    for factor in FOCALS:
+        there = thinned(evidence(matches, cameras, working, focal=factor))
+        guess = Hypothesis("focal", _focal_words(factor), focal=factor)
+        tried.append((guess, fit(there, cameras.c2w, tolerance)))
+    for factor in SIZES:
+        there = thinned(evidence(matches, cameras, working, size=factor))
+        words = (
+            f"focal length and principal point are those of images {1 / factor:g} times as large"
+        )
+        tried.append(
+            (Hypothesis("image-size", words, size=factor), fit(there, cameras.c2w, tolerance))
+        )
+    for words, order in orders:
+        guess = Hypothesis("order", words, order=order)
+        tried.append((guess, fit(seen, guess.poses(cameras.c2w), tolerance)))
+    best = _simplest(tried, stated)
+    if best is None and thorough and stated.agreeing < MAJORITY:
+        best = _simplest(_conventions(seen, cameras.c2w, tolerance, all_alternatives()), stated)
+    return (best[0], stated, best[1]) if best else (Hypothesis(), stated, stated)
+
+
+def _simplest(tried: list[tuple[Hypothesis, Fit]], stated: Fit) -> tuple[Hypothesis, Fit] | None:
+    """The first in order of cost that fits about as well as the best."""
+    good = [(guess, found) for guess, found in tried if found.improves(stated)]
+    good = [g for g in good if not (1 / FOCAL_SLACK < g[0].focal < FOCAL_SLACK and
+                                    g[0].what == "focal")]
+    if not good:
+        return None
+    least = min(found.typical for _, found in good)
+    return next(g for g in good if g[1].typical <= 1.1 * least)
+
+
+def _conventions(
+    seen: Evidence, c2w: Tensor, tolerance: float, alternatives
+) -> list[tuple[Hypothesis, Fit]]:
+    found, waiting = [], []
+
+    def flush() -> None:
+        poses = torch.stack([a.apply(c2w) for a in waiting])
+        result = residuals(seen, poses)
+        limit = torch.full_like(result.pixels, tolerance)
+        pixels = torch.where(behind(seen, result, limit), torch.inf, result.pixels)
+        for alternative, pairs in zip(waiting, _medians(pixels, seen), strict=True):
+            guess = Hypothesis("convention", alternative.words(), alternative)
+            found.append((guess, Fit(pairs, tolerance)))
+        waiting.clear()
+
+    for alternative in alternatives:
+        if not alternative.is_stated:
+            waiting.append(alternative)
+        if len(waiting) == CHUNK:
+            flush()
+    if waiting:
+        flush()
+    return found
+
+
+def _focal_words(factor: float) -> str:
+    wrong = 1 / factor
+    much = f"{wrong:.2g} times too long" if wrong > 1 else f"{factor:.2g} times too short"
+    return f"the focal length is about {much}"
+
+
+def best_focal(
+    matches: Matches, cameras: Cameras, working: Tensor, tolerance: float
+) -> tuple[float, float, float]:
+    """The factor to the focal length that fits best, its residual, and the stated one's."""
+    typical: Callable[[float], float] = lambda factor: fit(
+        thinned(evidence(matches, cameras, working, focal=factor)), cameras.c2w, tolerance
+    ).typical
+    values = {factor: typical(factor) for factor in FOCALS[20:45]}
+    factor = min(values, key=lambda f: values[f])
+    return factor, values[factor], values[min(values, key=lambda f: abs(f - 1))]
+
+
+def stray_views(pairs: Tensor, fits: Fit, n_cameras: int) -> list[int]:
+    """Views whose poses contradict the others: taken out worst first, until most pairs agree.
+
+    Args:
+        pairs: [p, 2] cameras, in the order of fits.pairs.
+    """
+    bad = ~(fits.pairs < fits.tolerance)
+    alive = torch.ones(len(pairs), dtype=torch.bool)
+    strays = []
+    while True:
+        total = _counted(pairs[alive], n_cameras)
+        wrong = _counted(pairs[alive & bad], n_cameras)
+        share = wrong / total.clamp(min=1)
+        # two views that contradict each other cannot tell who errs; the one with more pairs can
+        score = share + 1e-3 * wrong
+        worst = int(score.argmax())
+        if share[worst] <= MAJORITY:
+            return sorted(strays)
+        strays.append(worst)
+        alive &= (pairs != worst).all(-1)
+
+
+def _counted(pairs: Tensor, n: int) -> Tensor:
+    return torch.bincount(pairs.reshape(-1), minlength=n).double()
+
+
+def exchanged(
+    seen: Evidence, pairs: Tensor, c2w: Tensor, strays: Sequence[int], tolerance: float
+) -> list[tuple[int, int]]:
+    """Which stray image fits which stray pose: (image, pose), never its own."""
+    good = torch.ones(len(c2w), dtype=torch.bool)
+    good[list(strays)] = False
+    found = []
+    for image in strays:
+        mine = (pairs[seen.pair] == image).any(-1)
+        mine &= good[pairs[seen.pair]].any(-1)
+        if not mine.any():
+            continue
+        part = seen.subset(mine)
+        for pose in strays:
+            moved = c2w.clone()
+            moved[image] = c2w[pose]
+            if pose != image and fit(part, moved, tolerance).agreeing > MAJORITY:
+                found.append((image, pose))
+                break
+    return found
