@@ -21,9 +21,11 @@ MAX_LINES = 300
 FLOORS = {
     "words": "errors files progress config settings nerfcli",
     "things": """
-        rays lenses boxes cameras images
-        scenes.scene scenes.keys scenes.source scenes.intrinsics scenes.points scenes.extent
-        scenes.build scenes.views scenes.transforms scenes.blender scenes scenes.hull paths""",
+        rays lens_models lens_inverse lenses boxes cameras images
+        scenes.scene scenes.keys scenes.source scenes.folders scenes.intrinsics scenes.points
+        scenes.extent scenes.build scenes.views scenes.transforms scenes.blender
+        scenes.colmap_cameras scenes.colmap_model scenes.colmap_binary scenes.colmap_text
+        scenes.colmap scenes.llff scenes scenes.hull paths""",
     "the mathematics": "encoding mlp radiance sampling volume losses step adam",
     "the same, faster": """
         backends.ops backends.ops_torch

@@ -10,7 +10,14 @@ import torch
 from nerfcli.boxes import Box
 from nerfcli.cameras import Cameras
 from nerfcli.errors import NerfError
-from nerfcli.scenes.extent import bounds_from_cameras, box_from_cameras, box_from_points
+from nerfcli.scenes.extent import (
+    NEAR_OF_NEAREST,
+    bounds_from_cameras,
+    box_from_cameras,
+    box_from_points,
+    nearest_depth,
+    points_in_view,
+)
 from nerfcli.scenes.scene import Scene, Similarity, holdout_split
 from nerfcli.scenes.source import Frame, Source, shortened
 
@@ -50,7 +57,7 @@ def scene_from_source(source: Source, options: Options) -> Scene:
     moved = replace(cameras, c2w=scene_from.apply_c2w(cameras.c2w))
     if not source.keep_frame:
         box = Box((0.0, 0.0, 0.0), 1.0, box.n_cascades)
-    near, far = source.bounds or bounds_from_cameras(moved, box)
+    near, far = _bounds(source, cameras, moved, box, scene_from.scale)
     near, far = options.near or near, options.far or far
     if near >= far:
         raise NerfError(f"near ({near:g}) must be smaller than far ({far:g}), in scene units.")
@@ -109,7 +116,10 @@ def _choose_box(source: Source, cameras: Cameras, options: Options) -> tuple[Box
     if source.box is not None:
         box, words = source.box, source.box_source
     elif source.points is not None:
-        box, words = box_from_points(source.points, cameras)
+        box, words = box_from_points(source.points.xyz, cameras), f"{len(source.points)} points"
+    elif all(frame.bounds for frame in source.frames):
+        seen = points_in_view(cameras, [frame.bounds for frame in source.frames if frame.bounds])
+        box, words = box_from_points(seen, cameras), "what the views see within their depth bounds"
     else:
         box, words = box_from_cameras(cameras)
     if options.box:
@@ -118,6 +128,21 @@ def _choose_box(source: Source, cameras: Cameras, options: Options) -> tuple[Box
         box = replace(box, n_cascades=options.cascades)
         words += ", cascades given"
     return box, words
+
+
+def _bounds(
+    source: Source, cameras: Cameras, moved: Cameras, box: Box, scale: float
+) -> tuple[float, float]:
+    """Near and far in scene units; `cameras` in source units, `moved` and `box` in scene space."""
+    if source.bounds is not None:
+        return source.bounds[0] * scale, source.bounds[1] * scale
+    near, far = bounds_from_cameras(moved, box)
+    if source.points is not None:
+        nearest = nearest_depth(source.points.xyz, cameras) * scale
+    else:
+        nearest = min((f.bounds[0] for f in source.frames if f.bounds), default=0.0) * scale
+    # the box reaches behind the farthest bound, so that there is a place for what lies there
+    return max(near, NEAR_OF_NEAREST * nearest), far
 
 
 def _splits(

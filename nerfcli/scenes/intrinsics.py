@@ -9,11 +9,11 @@ from typing import Any
 
 from nerfcli.errors import NerfError
 from nerfcli.lenses import Lens
+from nerfcli.scenes.folders import size_ratio
 from nerfcli.scenes.source import check_focal, number
 
 PERSPECTIVE = ("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV")
 LENS_KEYS = ("k1", "k2", "k3", "k4", "p1", "p2")
-ASPECT_TOLERANCE = 0.05
 
 
 def stated_size(keys: Mapping[str, Any], where: str) -> tuple[int, int] | None:
@@ -109,12 +109,7 @@ def intrinsics(
             f"{where}: the principal point ({cx:g}, {cy:g}) is far outside of the "
             f"{width}x{height} image; cx and cy are in pixels."
         )
-    ratio = (real[0] / width, real[1] / height)
-    if abs(ratio[0] / ratio[1] - 1) > ASPECT_TOLERANCE:
-        raise NerfError(
-            f"{where}: the image has {real[0]}x{real[1]} pixels, {width}x{height} are stated; "
-            "the shapes differ (cropped or turned?), so the intrinsics cannot be right."
-        )
+    ratio = size_ratio(real, (width, height), where)
     lens = lens_from_keys(keys, where)
     check_focal((fx, fy), (width, height), lens, where)
     return (fx * ratio[0], fy * ratio[1]), (cx * ratio[0], cy * ratio[1]), lens

@@ -6,14 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
+from nerfcli.scenes.source import Points
 
-def read_points(path: Path) -> tuple[np.ndarray | None, str]:
+
+def read_points(path: Path) -> tuple[Points | None, str]:
     """Points of a PLY file.
 
     The points only refine the box, so a file that cannot be read costs a note, not the run.
 
     Returns:
-        [n, 3] float64 or None, and a note or "".
+        The finite points or None, and a note or "".
     """
     if not path.is_file():
         return None, f"the points {path.name} do not exist; the box comes from the cameras"
@@ -27,4 +29,4 @@ def read_points(path: Path) -> tuple[np.ndarray | None, str]:
     finite = vertices[np.isfinite(vertices).all(-1)]
     if len(finite) < 20:
         return None, f"{path.name} holds only {len(finite)} points; the box comes from the cameras"
-    return finite, ""
+    return Points(finite), ""

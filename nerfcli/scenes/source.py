@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,44 @@ FIELD_OF_VIEW = (0.1, 179.0)  # degrees; anything beyond is a mistake for a pers
 
 
 @dataclass(frozen=True)
+class Depth:
+    """A depth image of a view.
+
+    Attributes:
+        path: 16- or 32-bit image or .npy; 0 is unknown.
+        scale: source units per unit of the file.
+        is_euclidean: distance along the ray; else along the optical axis.
+    """
+
+    path: Path
+    scale: float
+    is_euclidean: bool = False
+
+
+@dataclass(frozen=True)
+class Points:
+    """Sparse points of a capture, in the source's frame.
+
+    Attributes:
+        xyz: [n, 3] float64.
+        rgb: [n, 3] uint8, or None.
+        error: [n] float64, mean reprojection error in pixels of the stated camera, or None.
+        point, frame: [m] int64, where point `point[i]` was seen by frame `frame[i]`.
+        xy: [m, 2] float64, at this place, in pixels of the stored image.
+    """
+
+    xyz: np.ndarray
+    rgb: np.ndarray | None = None
+    error: np.ndarray | None = None
+    point: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    frame: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    xy: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
+
+    def __len__(self) -> int:
+        return len(self.xyz)
+
+
+@dataclass(frozen=True)
 class Frame:
     """One view as its file states it.
 
@@ -37,6 +75,7 @@ class Frame:
         focal, principal: in pixels of the stored image.
         size: width and height of the stored image.
         split: "train", "val" or "test" where the source says so.
+        bounds: near and far depth of the view in source units, where the format has them (LLFF).
     """
 
     name: str
@@ -50,6 +89,8 @@ class Frame:
     alpha: Path | None = None
     has_alpha: bool = False
     split: str | None = None
+    depth: Depth | None = None
+    bounds: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +101,9 @@ class Source:
         frames: in the order of the cameras to be.
         box, box_source: if the files state one, in source units, and in words.
         bounds: near and far in source units, if the format has them.
-        points: [n, 3] in the source frame, if there are any.
+        points: sparse points, if there are any.
+        applied_transform, applied_scale: [3, 4] and a factor, as nerfstudio has them: how the frame
+            of an earlier stage was moved to this one, x = applied_scale * applied_transform x_old.
         keep_frame: scene space is the source's own frame (Blender).
         masked_where: mask values that are ignored, "black" or "nonzero".
         crop_radius: of a fisheye's circle, in pixels of the stored image; 0: none.
@@ -73,7 +116,9 @@ class Source:
     box: Box | None = None
     box_source: str = ""
     bounds: tuple[float, float] | None = None
-    points: np.ndarray | None = None
+    points: Points | None = None
+    applied_transform: np.ndarray | None = None
+    applied_scale: float = 1.0
     keep_frame: bool = False
     masked_where: str = "black"
     crop_radius: float = 0.0
@@ -184,7 +229,7 @@ def check_focal(focal: tuple[float, float], size: tuple[int, int], lens: Lens, w
     """
     for axis, f, length in zip("xy", focal, size, strict=True):
         angle = math.degrees(2 * math.atan2(length / 2, f)) if f > 0 else math.nan
-        widest = FIELD_OF_VIEW[1] if lens.model != "fisheye" else 179.9
+        widest = 179.9 if lens.is_wide else FIELD_OF_VIEW[1]
         if not (math.isfinite(f) and FIELD_OF_VIEW[0] <= angle <= widest):
             seen = f" (a field of view of {angle:.3g} degrees)" if f > 0 else ""
             raise NerfError(

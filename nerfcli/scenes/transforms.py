@@ -13,6 +13,7 @@ import numpy as np
 
 from nerfcli.boxes import Box
 from nerfcli.errors import NerfError
+from nerfcli.scenes.folders import resized_note
 from nerfcli.scenes.intrinsics import intrinsics, stated_size
 from nerfcli.scenes.keys import check_keys
 from nerfcli.scenes.points import read_points
@@ -110,7 +111,7 @@ class _Reading:
     def __post_init__(self) -> None:
         self.frames: list[Frame] = []
         self.missing: list[str] = []
-        self.resized: list[tuple[str, str]] = []
+        self.resized: list[tuple[tuple[int, int], tuple[int, int]]] = []
         self.scales: list[float] = []
 
     def add(self, frame: Mapping[str, Any]) -> None:
@@ -131,8 +132,8 @@ class _Reading:
         focal, principal, lens = intrinsics(frame, self.top, (width, height), where)
         alpha = self._alpha(image, stated)
         self.scales.append(scale)
-        if size not in (None, (width, height)):
-            self.resized.append((f"{width}x{height}", f"{size[0]}x{size[1]}"))
+        if size is not None and size != (width, height):
+            self.resized.append(((width, height), size))
         self.frames.append(
             Frame(
                 name=_name(image, self.path.parent),
@@ -177,12 +178,7 @@ class _Reading:
                 f"{len(self.missing)} of {total} frames of {self.path.name} have no image file and "
                 f"are left out: {shortened(self.missing)}"
             )
-        if self.resized:
-            real, stated = self.resized[0]
-            notes.append(
-                f"{len(self.resized)} images have another size than stated "
-                f"({real} instead of {stated}); the intrinsics follow the images"
-            )
+        notes += resized_note(self.resized)
         scaled = [s for s in self.scales if abs(s - 1) > 1e-3]
         if scaled:
             notes.append(
