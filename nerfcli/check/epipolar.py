@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nerfcli.cameras import Cameras
 from nerfcli.check.witness import Matches
+from nerfcli.lenses import Lens
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,13 @@ def evidence(
     """
     which = matches.cameras
     rays = torch.empty(len(matches), 2, 3, dtype=torch.float64)
+    plane = (matches.xy - cameras.principal[which] * size) / (cameras.focal[which] * size)
+    alike: dict[Lens, list[int]] = {}
     for camera in which.unique().tolist():
-        mine = which == camera
-        lens = cameras.lenses[camera]
-        plane = matches.xy[mine] - cameras.principal[camera] * size
-        rays[mine] = lens.directions(plane / (cameras.focal[camera] * size))[0]
+        alike.setdefault(cameras.lenses[camera], []).append(camera)
+    for lens, those in alike.items():
+        mine = torch.isin(which, torch.tensor(those))
+        rays[mine] = lens.directions(plane[mine])[0]
     if focal != 1.0:
         rays = torch.nn.functional.normalize(rays * rays.new_tensor([1.0, 1.0, focal]), dim=-1)
     mean = cameras.focal.mean(-1) * working * focal * size

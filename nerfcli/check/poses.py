@@ -9,7 +9,7 @@ value decides.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,7 +21,8 @@ from nerfcli.check.epipolar import Evidence, behind, evidence, residuals
 from nerfcli.check.witness import Matches
 
 TOLERANCE, TOLERANCE_SHARE = 2.0, 0.0025  # pixels, and of the image's diagonal
-SAMPLE = 40  # matches of a pair that test a hypothesis: its median needs no more
+SAMPLE = (100, 24)  # pairs, and matches of each, that test a hypothesis: medians need no more
+COARSE_SAMPLE = (30, 12)  # for the thousands of far-fetched ones
 BETTER = 0.5  # a hypothesis must bring the residual below this share of the stated one's
 MAJORITY = 0.5
 CONVINCED = 0.75  # of the pairs must fit a hypothesis better than what is stated
@@ -122,13 +123,19 @@ def _medians(values: Tensor, seen: Evidence) -> Tensor:
     return table.gather(-1, middle)[..., 0]
 
 
-def thinned(seen: Evidence) -> Evidence:
-    """At most SAMPLE matches of each pair, evenly chosen."""
-    order = seen.pair.argsort(stable=True)
-    counts = torch.bincount(seen.pair, minlength=seen.n_pairs)
-    rank = torch.arange(len(order)) - (counts.cumsum(0) - counts)[seen.pair[order]]
-    stride = (counts[seen.pair[order]] / SAMPLE).ceil().clamp(min=1).long()
-    return seen.subset(order[rank % stride == 0])
+def thinned(matches: Matches, n_pairs: int, n_matches: int) -> Matches:
+    """At most so many pairs, and matches of each, evenly chosen."""
+    chosen = torch.linspace(0, len(matches.pairs) - 1, min(n_pairs, len(matches.pairs)))
+    order = matches.pair.argsort(stable=True)
+    counts = torch.bincount(matches.pair, minlength=len(matches.pairs))
+    rank = torch.arange(len(order)) - (counts.cumsum(0) - counts)[matches.pair[order]]
+    stride = (counts[matches.pair[order]] / n_matches).ceil().clamp(min=1).long()
+    kept = order[rank % stride == 0]
+    number = torch.full((len(matches.pairs),), -1)
+    number[chosen.round().long()] = torch.arange(len(chosen))
+    kept = kept[number[matches.pair[kept]] >= 0]
+    pairs = matches.pairs[chosen.round().long()]
+    return Matches(pairs, number[matches.pair[kept]], matches.xy[kept])
 
 
 def explain(
@@ -151,41 +158,56 @@ def explain(
     Returns:
         The hypothesis, the fit as stated, and the hypothesis's fit.
     """
-    seen = thinned(evidence(matches, cameras, working))
+    few = thinned(matches, *SAMPLE)
+    seen = evidence(few, cameras, working)
     stated = fit(seen, cameras.c2w, tolerance)
-    tried: list[tuple[Hypothesis, Fit]] = []
-    usual = usual_alternatives()
-    tried += _conventions(seen, cameras.c2w, tolerance, usual)
-    for factor in FOCALS:
-        there = thinned(evidence(matches, cameras, working, focal=factor))
-        guess = Hypothesis("focal", _focal_words(factor), focal=factor)
-        tried.append((guess, fit(there, cameras.c2w, tolerance)))
-    for factor in SIZES:
-        there = thinned(evidence(matches, cameras, working, size=factor))
-        words = (
-            f"focal length and principal point are those of images {1 / factor:g} times as large"
-        )
-        tried.append(
-            (Hypothesis("image-size", words, size=factor), fit(there, cameras.c2w, tolerance))
-        )
+    tried = _conventions(seen, cameras.c2w, tolerance, usual_alternatives())
+    tried += _intrinsics(few, cameras, working, tolerance)
     for words, order in orders:
         guess = Hypothesis("order", words, order=order)
         tried.append((guess, fit(seen, guess.poses(cameras.c2w), tolerance)))
     best = _simplest(tried, stated)
     if best is None and thorough and stated.agreeing < MAJORITY:
-        best = _simplest(_conventions(seen, cameras.c2w, tolerance, all_alternatives()), stated)
-    return (best[0], stated, best[1]) if best else (Hypothesis(), stated, stated)
+        coarse = evidence(thinned(few, *COARSE_SAMPLE), cameras, working)
+        there = fit(coarse, cameras.c2w, tolerance)
+        best = _simplest(_conventions(coarse, cameras.c2w, tolerance, all_alternatives()), there)
+    whole = evidence(matches, cameras, working)
+    stated = fit(whole, cameras.c2w, tolerance)
+    if best is None:
+        return Hypothesis(), stated, stated
+    guess = best[0]
+    whole = evidence(matches, cameras, working, focal=guess.focal, size=guess.size)
+    return guess, stated, fit(whole, guess.poses(cameras.c2w), tolerance)
 
 
 def _simplest(tried: list[tuple[Hypothesis, Fit]], stated: Fit) -> tuple[Hypothesis, Fit] | None:
     """The first in order of cost that fits about as well as the best."""
     good = [(guess, found) for guess, found in tried if found.improves(stated)]
-    good = [g for g in good if not (1 / FOCAL_SLACK < g[0].focal < FOCAL_SLACK and
-                                    g[0].what == "focal")]
     if not good:
         return None
     least = min(found.typical for _, found in good)
     return next(g for g in good if g[1].typical <= 1.1 * least)
+
+
+def _intrinsics(
+    matches: Matches, cameras: Cameras, working: Tensor, tolerance: float
+) -> list[tuple[Hypothesis, Fit]]:
+    """The best of the focal lengths, and of the sizes that intrinsics may have been stated for."""
+    c2w, tried = cameras.c2w, []
+    for what, factors in (("focal", FOCALS), ("size", SIZES)):
+        fits = {
+            factor: fit(evidence(matches, cameras, working, **{what: factor}), c2w, tolerance)
+            for factor in factors
+        }
+        best = min(fits, key=lambda factor: fits[factor].typical)
+        if what == "size":
+            guess = Hypothesis("image-size", _size_words(best), size=best)
+        elif 1 / FOCAL_SLACK < best < FOCAL_SLACK:
+            continue
+        else:
+            guess = Hypothesis("focal", _focal_words(best), focal=best)
+        tried.append((guess, fits[best]))
+    return tried
 
 
 def _conventions(
@@ -219,16 +241,9 @@ def _focal_words(factor: float) -> str:
     return f"the focal length is about {much}"
 
 
-def best_focal(
-    matches: Matches, cameras: Cameras, working: Tensor, tolerance: float
-) -> tuple[float, float, float]:
-    """The factor to the focal length that fits best, its residual, and the stated one's."""
-    typical: Callable[[float], float] = lambda factor: fit(
-        thinned(evidence(matches, cameras, working, focal=factor)), cameras.c2w, tolerance
-    ).typical
-    values = {factor: typical(factor) for factor in FOCALS[20:45]}
-    factor = min(values, key=lambda f: values[f])
-    return factor, values[factor], values[min(values, key=lambda f: abs(f - 1))]
+def _size_words(factor: float) -> str:
+    ratio = f"{1 / factor:g} times larger" if factor < 1 else f"{factor:g} times smaller"
+    return f"focal length and principal point are stated for images that are {ratio}"
 
 
 def stray_views(pairs: Tensor, fits: Fit, n_cameras: int) -> list[int]:
