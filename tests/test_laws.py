@@ -22,10 +22,11 @@ FLOORS = {
     "words": "errors files progress config settings nerfcli",
     "things": """
         rays lens_models lens_inverse lenses boxes cameras images
-        scenes.scene scenes.keys scenes.source scenes.folders scenes.intrinsics scenes.points
-        scenes.extent scenes.build scenes.views scenes.transforms scenes.blender
+        scenes.scene scenes.keys scenes.source scenes.folders scenes.intrinsics scenes.ngp_box
+        scenes.points scenes.extent scenes.build scenes.views
         scenes.colmap_cameras scenes.colmap_model scenes.colmap_binary scenes.colmap_text
-        scenes.colmap scenes.llff scenes scenes.hull paths""",
+        scenes.losses scenes.transforms scenes.blender scenes.colmap scenes.llff scenes
+        scenes.transforms_export scenes.colmap_export scenes.convert scenes.hull paths""",
     "the mathematics": "encoding mlp radiance sampling volume losses step adam",
     "the same, faster": """
         backends.ops backends.ops_torch
@@ -47,7 +48,7 @@ FLOORS = {
     "doors": """
         bench
         cli.output cli.options cli.sources cli.jobs cli.train cli.render cli.eval
-        cli.compare cli.info cli
+        cli.compare cli.convert cli.info cli
         __main__""",
 }
 ORDER: list[str] = [name for names in FLOORS.values() for name in names.split()]

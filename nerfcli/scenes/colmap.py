@@ -74,6 +74,7 @@ def read_colmap(root: Path, folder: Path) -> Source:
         frames=tuple(frames),
         points=_points(model, images, [_ratio(f, s) for f, s in zip(frames, stated, strict=True)]),
         masked_where="black",
+        beyond=_beyond(model, folder),
         notes=tuple(notes + resized_note(resized) + more),
     )
 
@@ -234,6 +235,17 @@ def _points(
         np.concatenate(frames),
         np.concatenate(places),
     )
+
+
+def _beyond(model: ColmapModel, folder: Path) -> tuple[tuple[str, str], ...]:
+    """What a model holds that is of no use for a field."""
+    found = []
+    alone = sum(int((image.point_ids < 0).sum()) for image in model.images)
+    if alone:
+        found.append(("keypoints", f"{alone} that see no point"))
+    if any((folder / f"rigs.{kind}").is_file() for kind in ("bin", "txt")):
+        found.append(("rigs", "which cameras are mounted together; each image keeps its pose"))
+    return tuple(found)
 
 
 def _splits(root: Path, names: list[str]) -> tuple[dict[str, str], list[str]]:

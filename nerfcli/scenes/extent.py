@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from nerfcli.boxes import Box
 from nerfcli.cameras import Cameras, common_focus
@@ -37,15 +38,16 @@ def box_from_points(points: np.ndarray, cameras: Cameras) -> Box:
 
 def nearest_depth(points: np.ndarray, cameras: Cameras) -> float:
     """Depth of the nearest points that any view sees, strays left out; 0 where none is seen."""
-    chosen = points[:: math.ceil(len(points) / MAX_POINTS)]
-    local = torch.from_numpy(chosen)
-    depths = []
-    for i in range(0, len(cameras), math.ceil(len(cameras) / MAX_VIEWS)):
-        xy, depth = cameras.project(i, local)
-        inside = ((xy >= 0) & (xy <= cameras.size[i])).all(-1) & (depth > 0)
-        depths.append(depth[inside])
-    seen = torch.cat(depths)
+    chosen = torch.from_numpy(points[:: math.ceil(len(points) / MAX_POINTS)])
+    views = range(0, len(cameras), math.ceil(len(cameras) / MAX_VIEWS))
+    seen = torch.cat([depths_in_view(chosen, cameras, i) for i in views])
     return float(torch.quantile(seen, STRAY_SHARE)) if len(seen) else 0.0
+
+
+def depths_in_view(points: Tensor, cameras: Cameras, i: int) -> Tensor:
+    """Depths along the axis of the points [n, 3] that lie within the image of camera i, [m]."""
+    xy, depth = cameras.project(i, points)
+    return depth[((xy >= 0) & (xy <= cameras.size[i])).all(-1) & (depth > 0)]
 
 
 def points_in_view(cameras: Cameras, bounds: Sequence[tuple[float, float]]) -> np.ndarray:

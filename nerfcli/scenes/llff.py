@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from nerfcli.errors import NerfError
+from nerfcli.files import replacing
 from nerfcli.lenses import Lens
 from nerfcli.scenes.folders import image_files, image_folders, resized_note, size_ratio
 from nerfcli.scenes.source import Frame, Source, check_focal, pose_from_opengl, stored_size
@@ -127,3 +129,17 @@ def _bounds(row: np.ndarray, where: str) -> tuple[float, float]:
             f"{where}: the depth bounds must be positive and ascending, got {near:g} and {far:g}."
         )
     return near, far
+
+
+def write_llff(
+    frames: Sequence[Frame], bounds: Sequence[tuple[float, float]], folder: Path
+) -> None:
+    """Write poses_bounds.npy; the images' sorted names must be in the order of `frames`."""
+    rows = []
+    for frame, (near, far) in zip(frames, bounds, strict=True):
+        right, down, ahead, center = frame.c2w.T
+        width, height = frame.size
+        columns = [down, right, -ahead, center, [height, width, frame.focal[0]]]
+        rows.append([*np.stack(columns, axis=1).ravel(), near, far])
+    with replacing(folder / NAME) as aside:
+        np.save(aside, np.array(rows))

@@ -106,6 +106,7 @@ class Source:
             of an earlier stage was moved to this one, x = applied_scale * applied_transform x_old.
         keep_frame: scene space is the source's own frame (Blender).
         masked_where: mask values that are ignored, "black" or "nonzero".
+        beyond: what the files hold and this does not: what, and how much of it.
         crop_radius: of a fisheye's circle, in pixels of the stored image; 0: none.
     """
 
@@ -122,6 +123,7 @@ class Source:
     keep_frame: bool = False
     masked_where: str = "black"
     crop_radius: float = 0.0
+    beyond: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -198,6 +200,13 @@ def pose_from_opengl(matrix: Any, where: str) -> tuple[np.ndarray, float]:
     u, _, vt = np.linalg.svd(rotation)
     c2w = np.concatenate([u @ vt, array[:3, 3:]], axis=1)
     return c2w * np.array([1.0, -1.0, -1.0, 1.0]), scale
+
+
+def opengl_matrix(c2w: np.ndarray) -> list[list[float]]:
+    """The inverse of `pose_from_opengl`: 4x4 nested lists, OpenGL axes."""
+    matrix = np.eye(4)
+    matrix[:3] = c2w * np.array([1.0, -1.0, -1.0, 1.0])
+    return matrix.tolist()
 
 
 def find_file(root: Path, stated: str) -> Path | None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nerfcli.errors import NerfError
-from nerfcli.images import Views, read_image, read_mask
+from nerfcli.images import Views, read_mask, read_with_alpha
 from nerfcli.scenes.scene import Scene
 
 
@@ -72,28 +72,15 @@ def _read(scene: Scene, camera: int) -> Tensor:
             "data set is needed here."
         )
     width, height = scene.cameras.size[camera].tolist()
-    image = read_image(path, scene.downscale, (width, height))
+    image = read_with_alpha(path, scene.alpha_paths[camera], scene.downscale, (width, height))
     if image.shape[:2] != (height, width):
         raise NerfError(
             f"{path} has {image.shape[1]}x{image.shape[0]} pixels after downscaling, expected "
             f"{width}x{height}; it has changed since the scene was read."
         )
-    alpha_path = scene.alpha_paths[camera]
-    if alpha_path is not None:
-        alpha = _srgb_to_linear(read_image(alpha_path, scene.downscale, (width, height))[..., :1])
-        if alpha.shape[:2] != image.shape[:2]:
-            raise NerfError(f"{alpha_path} must have the size of {path.name}.")
-        image = torch.cat([image[..., :3], alpha], dim=-1)
     if scene.has_alpha and image.shape[-1] == 3:
         image = torch.cat([image, torch.full_like(image[..., :1], 255)], dim=-1)
     return image[..., : 4 if scene.has_alpha else 3]
-
-
-def _srgb_to_linear(alpha: Tensor) -> Tensor:
-    """instant-ngp takes the red channel of an alpha image through the sRGB curve."""
-    value = alpha.to(torch.float64) / 255
-    linear = torch.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
-    return (linear * 255).to(torch.uint8)
 
 
 def _usable(scene: Scene, camera: int) -> Tensor | None:
