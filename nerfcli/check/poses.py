@@ -25,6 +25,9 @@ SAMPLE = (100, 24)  # pairs, and matches of each, that test a hypothesis: median
 COARSE_SAMPLE = (30, 12)  # for the thousands of far-fetched ones
 BETTER = 0.5  # a hypothesis must bring the residual below this share of the stated one's
 MAJORITY = 0.5
+# A wrong pose contradicts all its neighbours. A right one contradicts hardly any, or up to half
+# where things repeat (two sides of a label, tiles) and one side is matched with the other.
+STRAY, DOUBTFUL = 0.75, 0.25
 CONVINCED = 0.75  # of the pairs must fit a hypothesis better than what is stated
 FOCALS = [1.05**i for i in range(-32, 33)]  # from a fifth to five times the stated one
 FOCAL_SLACK = 1.1  # small enough to be worth no fault: residuals hardly see it
@@ -246,30 +249,40 @@ def _size_words(factor: float) -> str:
     return f"focal length and principal point are stated for images that are {ratio}"
 
 
-def stray_views(pairs: Tensor, fits: Fit, n_cameras: int) -> list[int]:
-    """Views whose poses contradict the others: taken out worst first, until most pairs agree.
+def contradicted(pairs: Tensor, weights: Tensor, fits: Fit, n_cameras: int) -> Tensor:
+    """Share of each view's matches that lie in pairs which contradict the poses. [n_cameras]
 
     Args:
-        pairs: [p, 2] cameras, in the order of fits.pairs.
+        pairs: [p, 2] cameras, in the order of fits.pairs. weights: [p] matches of each.
     """
     bad = ~(fits.pairs < fits.tolerance)
-    alive = torch.ones(len(pairs), dtype=torch.bool)
-    strays = []
+    total = _counted(pairs, weights, n_cameras)
+    return _counted(pairs, weights * bad, n_cameras) / total.clamp(min=1)
+
+
+def stray_views(pairs: Tensor, weights: Tensor, fits: Fit, n_cameras: int) -> list[int]:
+    """Views whose poses contradict nearly all others: taken out worst first, until none is left.
+
+    Args: as of `contradicted`.
+    """
+    alive = weights.double()
+    strays: list[int] = []
     while True:
-        total = _counted(pairs[alive], n_cameras)
-        wrong = _counted(pairs[alive & bad], n_cameras)
-        share = wrong / total.clamp(min=1)
-        # two views that contradict each other cannot tell who errs; the one with more pairs can
-        score = share + 1e-3 * wrong
+        share = contradicted(pairs, alive, fits, n_cameras)
+        # of two views that only contradict each other, the one with more matches is named first
+        score = share + 1e-9 * _counted(pairs, alive, n_cameras)
         worst = int(score.argmax())
-        if share[worst] <= MAJORITY:
+        if share[worst] <= STRAY:
             return sorted(strays)
         strays.append(worst)
-        alive &= (pairs != worst).all(-1)
+        alive = alive * (pairs != worst).all(-1)
 
 
-def _counted(pairs: Tensor, n: int) -> Tensor:
-    return torch.bincount(pairs.reshape(-1), minlength=n).double()
+def _counted(pairs: Tensor, weights: Tensor, n: int) -> Tensor:
+    total = torch.zeros(n, dtype=torch.float64)
+    for side in (0, 1):
+        total.index_add_(0, pairs[:, side], weights.double())
+    return total
 
 
 def exchanged(

@@ -43,7 +43,8 @@ class Report:
     Attributes:
         findings: worst first.
         views: per view that was looked at.
-        measures: named numbers and words, in the order of the table.
+        measures: named numbers and words, in the order of the table, which leaves out names
+            with an underscore.
     """
 
     scene: str
@@ -66,8 +67,9 @@ class Report:
 
     def text(self) -> str:
         """The table, the worst views, and what was found."""
-        width = max((len(key) for key in self.measures), default=0)
-        lines = [f"{key:<{width}}  {_shown(value)}" for key, value in self.measures.items()]
+        table = {key: value for key, value in self.measures.items() if "_" not in key}
+        width = max((len(key) for key in table), default=0)
+        lines = [f"{key:<{width}}  {_shown(value)}" for key, value in table.items()]
         worst = self.worst_views()
         if worst:
             lines += ["", "views that fit worst    residual  agreeing  matches"]

@@ -37,8 +37,9 @@ class Look:
         features: in pixels of the scene's cameras.
         working: width and height at which the features were found.
         thumbnail: [16, 16] float32 grey in [0, 1]: area means.
-        sharpness: standard deviation of the Laplacian over that of the image.
-        usable: share of the features' pixels... see masks.
+        contrast: standard deviation of grey.
+        sharpness: standard deviation of the Laplacian over the contrast.
+        small: [h, w] float32 grey at about an eighth of the size. size: of the camera's image.
     """
 
     features: Features
@@ -46,6 +47,15 @@ class Look:
     thumbnail: Tensor
     contrast: float
     sharpness: float
+    small: Tensor
+    size: tuple[int, int]
+
+    def brightness(self, xy: Tensor) -> Tensor:
+        """Grey around pixels xy [m, 2] -> [m] float64."""
+        height, width = self.small.shape
+        x = (xy[:, 0] / self.size[0] * width).long().clamp(0, width - 1)
+        y = (xy[:, 1] / self.size[1] * height).long().clamp(0, height - 1)
+        return self.small[y, x].double()
 
 
 @dataclass(frozen=True)
@@ -129,12 +139,22 @@ def _look(scene: Scene, camera: int, largest: int, limit: int) -> Look:
     moved = Features(
         features.xy * ratio, features.scale * ratio[0], features.angle, features.descriptors
     )
-    small = np.array(Image.fromarray(grey).resize((16, 16), Image.Resampling.BOX))
+    thumbnail = np.array(Image.fromarray(grey).resize((16, 16), Image.Resampling.BOX))
     spread = float(image.std())
     inner = image[1:-1, 1:-1]
     bend = image[:-2, 1:-1] + image[2:, 1:-1] + image[1:-1, :-2] + image[1:-1, 2:] - 4 * inner
     sharpness = float(bend.std()) / max(spread, 1e-6)
-    return Look(moved, image.shape[::-1], torch.from_numpy(small), spread, sharpness)
+    eighth = (max(image.shape[1] // 8, 1), max(image.shape[0] // 8, 1))
+    coarse = np.array(Image.fromarray(grey).resize(eighth, Image.Resampling.BOX))
+    return Look(
+        moved,
+        (image.shape[1], image.shape[0]),
+        torch.from_numpy(thumbnail),
+        spread,
+        sharpness,
+        torch.from_numpy(coarse),
+        (width, height),
+    )
 
 
 def _grey(path: Path, downscale: int, size: tuple[int, int]) -> np.ndarray:
