@@ -21,7 +21,7 @@ from nerfcli.errors import NerfError
 from nerfcli.lens_inverse import LensBank
 from nerfcli.lens_models import DENOMINATOR, MODELS, NUMERATOR, ROW, Polynomial
 
-__all__ = ["Lens", "LensBank"]
+__all__ = ["Lens", "LensBank", "panorama"]
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,12 @@ class Lens:
         if not MODELS[self.model].bends_last:
             return whole.apply(plane)
         return Polynomial((), (), whole.bend).apply(Polynomial(whole.ks, whole.ds).apply(plane))
+
+
+def panorama(size: tuple[int, int]) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Focal lengths and principal point of an equirectangular image: it shows the whole sphere."""
+    width, height = size
+    return (width / (2 * math.pi), height / math.pi), (width / 2, height / 2)
 
 
 def _columns(params: Sequence[float], like: Tensor) -> list[Tensor]:

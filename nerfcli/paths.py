@@ -142,16 +142,16 @@ def interpolate(cameras: Cameras, box: Box, n_frames: int) -> Cameras:
 
 def _path(cameras: Cameras, c2w: Array) -> Cameras:
     """Pinholes at `c2w` [n, 3, 4] with the median intrinsics; even sizes, for video."""
-    size = cameras.size.to(torch.float64).quantile(0.5, dim=0)
-    even = (size / 2).round().clamp(min=1) * 2
+    even = (cameras.size.double() / 2).quantile(0.5, dim=0).round().clamp(min=1) * 2
     relative = (cameras.focal / cameras.size).quantile(0.5, dim=0)
-    n = len(c2w)
+    if any(lens.is_wide for lens in cameras.lenses):  # 90 degrees of its view
+        relative = relative * max(1.0, 0.5 / float(relative[0]))
     return Cameras(
         torch.from_numpy(np.ascontiguousarray(c2w)),
-        (relative * even).expand(n, 2).clone(),
-        (even / 2).expand(n, 2).clone(),
-        even.to(torch.int64).expand(n, 2).clone(),
-        (Lens(),) * n,
+        (relative * even).repeat(len(c2w), 1),
+        (even / 2).repeat(len(c2w), 1),
+        even.to(torch.int64).repeat(len(c2w), 1),
+        (Lens(),) * len(c2w),
     )
 
 

@@ -69,6 +69,7 @@ def resolve(config: Config, scene: Scene) -> Config:
     occupancy = replace(config.occupancy, cells=config.occupancy.cells or 4 * n_samples)
     scene_config = replace(
         config.scene,
+        downscale=scene.downscale,
         background=background,
         near=scene.near,
         far=scene.far,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,7 +15,7 @@ from nerfcli.images import Views
 from nerfcli.progress import Progress, StopSignal
 from nerfcli.resolve import resolve
 from nerfcli.runs import Run
-from nerfcli.scenes import Scene, load_views
+from nerfcli.scenes import Residents, Scene
 from nerfcli.scenes.hull import silhouette_box, visual_hull
 from nerfcli.schedule import Budget, learning_rate
 from nerfcli.trainers import HashGridTrainer, StepResult, Trainer, create_trainer
@@ -30,14 +31,17 @@ class Prepared:
 
     scene: Scene
     config: Config
-    views: Views
+    residents: Residents
     seconds: float  # spent on it after the images were read; part of the training time
 
 
-def prepare(scene: Scene, config: Config) -> Prepared:
+def prepare(scene: Scene, config: Config, say: Callable[[str], None] | None = None) -> Prepared:
     """Read the training images, fit the box to their silhouettes, fill in the autos.
 
     The box is left alone where the user states one or the images have no alpha channel.
+
+    Args:
+        say: told how much memory the images take, before they are read.
 
     Raises:
         NerfError: no training views, an unreadable image, or a value that does not exist.
@@ -45,13 +49,14 @@ def prepare(scene: Scene, config: Config) -> Prepared:
     if not scene.splits.get("train"):
         raise NerfError(f"scene {scene.name}: no training views; hold out fewer of its images.")
     resolve(config, scene)  # a wrong value is told before the images are read
-    views = load_views(scene, scene.splits["train"])
+    residents = Residents(scene, scene.splits["train"], say)
+    views = residents.at(0)
     start = time.perf_counter()
     if scene.has_alpha and not config.scene.box:
         box = silhouette_box(scene, views)
         if box is not None:
             scene = replace(scene, box=box, box_source="silhouettes of the training views")
-    return Prepared(scene, resolve(config, scene), views, time.perf_counter() - start)
+    return Prepared(scene, resolve(config, scene), residents, time.perf_counter() - start)
 
 
 @dataclass
@@ -85,22 +90,27 @@ def train(
         NerfError: the training diverged, or the run cannot be read or written.
     """
     clock = Clock(prepared.seconds, time.perf_counter())
-    scene, config, views = prepared.scene, prepared.config, prepared.views
+    scene, config, residents = prepared.scene, prepared.config, prepared.residents
     choice = backends.select(config.backend, config.device)
     progress.note(choice.line)
     progress.note(describe(scene, config))
     generator = torch.Generator().manual_seed(config.train.seed)
-    trainer = create_trainer(scene, views, config, choice.ops, generator)
     budget = Budget(config.train.steps, 0.0 if config.train.steps else 60 * config.train.minutes)
     if resume:
         model, optimizer, state = run.load_checkpoint()
+        residents.n_parts = state.get("parts", 1)
+        views = residents.at(state["step"])
+        trainer = create_trainer(scene, views, config, choice.ops, generator)
         trainer.load(model, optimizer, state["trainer"])
         generator.set_state(torch.tensor(state["generator"], dtype=torch.uint8))
         budget = replace(budget, **state["budget"])
         clock.before = state["seconds"]
-    elif isinstance(trainer, HashGridTrainer):
-        prepare_occupancy(trainer, scene, views)
-    return Loop(trainer, config, run, budget, clock, progress, generator).go(stop)
+    else:
+        views = residents.at(0)
+        trainer = create_trainer(scene, views, config, choice.ops, generator)
+        if isinstance(trainer, HashGridTrainer):
+            prepare_occupancy(trainer, scene, views)
+    return Loop(trainer, residents, config, run, budget, clock, progress, generator).go(stop)
 
 
 def describe(scene: Scene, config: Config) -> str:
@@ -129,6 +139,7 @@ class Loop:
     """The steps of one run, with logging, checkpoints and the end."""
 
     trainer: Trainer
+    residents: Residents
     config: Config
     run: Run
     budget: Budget
@@ -149,6 +160,8 @@ class Loop:
             elapsed = clock.elapsed()
             share = budget.progress(trainer.step_count, elapsed)
             lr = learning_rate(trainer.step_count, share, self.config.train, hold)
+            if self.residents.n_parts > 1:
+                trainer.views = self.residents.at(trainer.step_count)
             result = trainer.step(lr)
             self.n_rays += result.n_rays
             self.n_samples += result.n_samples
@@ -216,6 +229,7 @@ class Loop:
             "trainer": self.trainer.extra_state(),
             "generator": self.generator.get_state().tolist(),
             "budget": self.budget.state(),
+            "parts": self.residents.n_parts,
             "finished": self.budget.done(self.trainer.step_count),
         }
         self.run.save_checkpoint(self.trainer.model_state(), self.trainer.optimizer_state(), state)

@@ -19,7 +19,7 @@ MAX_LINES = 300
 
 # A file may import only files above it. "nerfcli" and "x" of a package x/ are their __init__.py.
 FLOORS = {
-    "words": "errors files progress config settings nerfcli",
+    "words": "errors files memory progress config settings nerfcli",
     "things": """
         rays lens_models lens_inverse lenses boxes cameras images
         scenes.scene scenes.keys scenes.source scenes.folders scenes.intrinsics scenes.ngp_box

@@ -19,6 +19,7 @@ from nerfcli.scenes.colmap_cameras import (
     camera_model_of,
     intrinsics_of,
 )
+from nerfcli.scenes.hull import _lens_stretch
 
 WIDTH, HEIGHT = 640, 480
 # lens parameters of a strong but real lens, in COLMAP's order, after focal length and centre
@@ -71,6 +72,17 @@ def plane_of(camera: Intrinsics, pixels: Tensor) -> Tensor:
 
 def pixels_of(camera: Intrinsics, plane: Tensor) -> Tensor:
     return plane * torch.tensor(camera.focal) + torch.tensor(camera.principal)
+
+
+def cameras_of(views: list[Intrinsics]) -> Cameras:
+    """At the origin, looking along +z."""
+    return Cameras(
+        torch.eye(4, dtype=torch.float64)[:3].repeat(len(views), 1, 1),
+        torch.tensor([view.focal for view in views], dtype=torch.float64),
+        torch.tensor([view.principal for view in views], dtype=torch.float64),
+        torch.tensor([view.size for view in views]),
+        tuple(view.lens for view in views),
+    )
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -206,14 +218,6 @@ def test_cameras_give_the_same_rays_from_tables_and_without(
     """The hot loop's two ways, against each lens alone."""
     mine = [camera(model) for model in CAMERA_MODELS]
     n = len(mine)
-    c2w = torch.eye(4, dtype=torch.float64)[:3].repeat(n, 1, 1)
-    cameras = Cameras(
-        c2w,
-        torch.tensor([m.focal for m in mine], dtype=torch.float64),
-        torch.tensor([m.principal for m in mine], dtype=torch.float64),
-        torch.tensor([m.size for m in mine]),
-        tuple(m.lens for m in mine),
-    )
     generator = torch.Generator().manual_seed(1)
     camera_index = torch.randint(n, (2000,), generator=generator)
     x = torch.randint(WIDTH, (2000,), generator=generator)
@@ -225,10 +229,30 @@ def test_cameras_give_the_same_rays_from_tables_and_without(
         want[here] = m.lens.directions(plane_of(m, pixels[here, 1:] + 0.5))[0]
     for table_bytes in (0, 2**30):
         monkeypatch.setattr("nerfcli.cameras.TABLE_BYTES", table_bytes)
-        fresh = Cameras(cameras.c2w, cameras.focal, cameras.principal, cameras.size, cameras.lenses)
-        rays = fresh.rays(pixels)
+        rays = cameras_of(mine).rays(pixels)
         # float32 of unit vectors
         torch.testing.assert_close(rays.directions, want.float(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_no_point_moves_farther_than_the_hull_allows_for(model: CameraModel) -> None:
+    """The visual hull's bound of a footprint, for points and shifts at random."""
+    mine = camera(model)
+    cameras = cameras_of([mine])
+    bound = _lens_stretch(cameras)
+    rng = np.random.default_rng(0)
+    pixels = torch.from_numpy(rng.uniform(0, 1, (3000, 2))) * torch.tensor(mine.size)
+    directions, _ = mine.lens.directions(plane_of(mine, pixels))
+    depth = torch.from_numpy(rng.uniform(1, 5, 3000))
+    z = directions[:, 2]
+    points = (directions * (depth / z)[:, None])[z > 0.1]
+    radius = 0.02
+    shift = torch.nn.functional.normalize(torch.from_numpy(rng.normal(size=points.shape)), dim=-1)
+    xy, at = cameras.project(0, points)
+    moved, _ = cameras.project(0, points + radius * shift)
+    # a panorama's seam lies behind the camera
+    assert ((moved - xy).abs().amax(-1) * (at - radius) <= radius * bound).all()
+    assert bound < 3 * max(mine.focal)  # and the bound is of use
 
 
 @pytest.mark.parametrize("seed", range(3))

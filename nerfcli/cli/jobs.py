@@ -86,7 +86,7 @@ def fresh_job(
     for line in scene.notes:
         note(line)
     _ensure_held_out(scene, target_psnr)
-    prepared = prepare(scene, config)
+    prepared = prepare(scene, config, note)
     config = prepared.config
     backends.select(config.backend, config.device)
     scene_json = prepared.scene.to_json() | Source.of(path).as_json()
@@ -107,7 +107,7 @@ def resumed_job(
     note: Callable[[str], None],
 ) -> Job:
     """Go on with the run at `path`, with the images of `thing`, else those of then."""
-    from nerfcli.scenes import load_views
+    from nerfcli.scenes import Residents
     from nerfcli.train import Prepared
 
     run = Run.open(path)
@@ -116,8 +116,8 @@ def resumed_job(
     scene = scene_of_run(run, moved or recorded_path(run))
     _ensure_held_out(scene, target_psnr)
     note(f"going on with run {run.path}")
-    views = load_views(scene, scene.splits["train"])
-    prepared = Prepared(scene, config, views, seconds=0.0)
+    residents = Residents(scene, scene.splits["train"], note)
+    prepared = Prepared(scene, config, residents, seconds=0.0)
     return Job(prepared, run, resume=True, target_psnr=target_psnr)
 
 

@@ -14,9 +14,10 @@ from nerfcli.scenes.colmap import MODEL_FOLDERS, colmap_folder, read_colmap
 from nerfcli.scenes.scene import Scene, Similarity
 from nerfcli.scenes.source import Source
 from nerfcli.scenes.transforms import read_transforms
-from nerfcli.scenes.views import load_views, views_bytes
+from nerfcli.scenes.views import Residents, load_views, views_bytes
 
 __all__ = [
+    "Residents",
     "Scene",
     "Similarity",
     "Source",
@@ -30,7 +31,7 @@ __all__ = [
 def load_scene(
     path: str | Path,
     *,
-    downscale: int = 1,
+    downscale: int = 0,
     holdout: int = 8,
     box: float = 0.0,
     cascades: int = 0,
@@ -41,7 +42,7 @@ def load_scene(
 
     Args:
         path: a folder in a known format, or a transforms*.json file.
-        downscale: read images at 1/downscale of their size.
+        downscale: read images at 1/downscale of their size; 0: 1, or what memory asks for.
         holdout: every n-th image is a test view where the source has no split; 0: none.
         box: half size of the detail cube in source units; 0: from the scene.
         cascades: doublings of the detail cube, itself included; 0: from the scene.

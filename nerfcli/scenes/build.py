@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from nerfcli.boxes import Box
 from nerfcli.cameras import Cameras
 from nerfcli.errors import NerfError
+from nerfcli.memory import image_budget
 from nerfcli.scenes.extent import (
     NEAR_OF_NEAREST,
     bounds_from_cameras,
@@ -21,19 +23,21 @@ from nerfcli.scenes.extent import (
 from nerfcli.scenes.scene import Scene, Similarity, holdout_split
 from nerfcli.scenes.source import Frame, Source, shortened
 
+MOST_DOWNSCALE = 8  # by itself; what still does not fit takes turns in memory
+
 
 @dataclass(frozen=True)
 class Options:
     """What the user may say about any scene; 0 leaves it to the scene.
 
     Attributes:
-        downscale: read images at 1/downscale of their size.
+        downscale: read images at 1/downscale of their size; as much as memory asks for if 0.
         holdout: every n-th image is a test view where the source has no split; 0: none.
         box: half size of the detail cube, source units. cascades: its doublings, itself included.
         near, far: scene units.
     """
 
-    downscale: int = 1
+    downscale: int = 0
     holdout: int = 8
     box: float = 0.0
     cascades: int = 0
@@ -48,7 +52,10 @@ def scene_from_source(source: Source, options: Options) -> Scene:
         NerfError: impossible options, or images that do not go together.
     """
     _check_options(options)
-    cameras = _cameras(source.frames, options.downscale)
+    downscale, fit_notes = options.downscale, ()
+    if not downscale:
+        downscale, fit_notes = fitting_downscale(source.frames)
+    cameras = _cameras(source.frames, downscale)
     box, box_source = _choose_box(source, cameras, options)
     scene_from = Similarity()
     if not source.keep_frame:
@@ -81,9 +88,9 @@ def scene_from_source(source: Source, options: Options) -> Scene:
         has_alpha=has_alpha,
         scene_from_source=scene_from,
         box_source=box_source,
-        downscale=options.downscale,
-        crop_radius=source.crop_radius / options.downscale,
-        notes=source.notes + split_notes,
+        downscale=downscale,
+        crop_radius=source.crop_radius / downscale,
+        notes=source.notes + split_notes + fit_notes,
     )
 
 
@@ -92,10 +99,28 @@ def _check_options(options: Options) -> None:
         value = getattr(options, name)
         if not (np.isfinite(value) and value >= 0):
             raise NerfError(f"{name} must be a positive number, or 0 for automatic, got {value}.")
-    for name, least in (("downscale", 1), ("holdout", 0), ("cascades", 0)):
+    for name, least in (("downscale", 0), ("holdout", 0), ("cascades", 0)):
         value = getattr(options, name)
         if value < least:
             raise NerfError(f"{name} must be at least {least}, got {value}.")
+
+
+def fitting_downscale(frames: tuple[Frame, ...]) -> tuple[int, tuple[str, ...]]:
+    """The least downscale at which all images fit in memory, and what is to be said about it."""
+    channels = 4 if any(frame.has_alpha for frame in frames) else 3
+    masked = 4 if any(frame.mask is not None for frame in frames) else 0
+    needed = (channels + masked) * sum(frame.size[0] * frame.size[1] for frame in frames)
+    budget = image_budget()
+    if needed <= budget:
+        return 1, ()
+    smallest = min(min(frame.size) for frame in frames)
+    downscale = min(math.ceil(math.sqrt(needed / max(budget, 1))), MOST_DOWNSCALE, smallest)
+    width, height = frames[0].size
+    return downscale, (
+        f"{len(frames)} images of {width}x{height} need {needed / 1e9:.1f} GB, "
+        f"{budget / 1e9:.1f} GB of memory are free for them: they are read at 1/{downscale} of "
+        "their size (with --downscale 1 they keep it and take turns in memory)",
+    )
 
 
 def _cameras(frames: tuple[Frame, ...], downscale: int) -> Cameras:

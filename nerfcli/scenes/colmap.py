@@ -14,10 +14,12 @@ from nerfcli.scenes.colmap_model import ColmapImage, ColmapModel
 from nerfcli.scenes.colmap_text import read_text_model
 from nerfcli.scenes.folders import find_named, image_folders, resized_note, size_ratio
 from nerfcli.scenes.source import (
+    MOST_DISTANT,
     Frame,
     Points,
     Source,
     check_focal,
+    is_file,
     natural_key,
     shortened,
     stored_size,
@@ -188,7 +190,7 @@ def _ratio(frame: Frame, stated: tuple[int, int]) -> tuple[float, float]:
 def _c2w(image: ColmapImage, where: str) -> np.ndarray:
     """x_camera = R x_world + t, turned around. [3, 4]"""
     pose = np.array([*image.rotation, *image.translation])
-    if not np.isfinite(pose).all() or np.abs(pose).max() > 1e12:
+    if not np.isfinite(pose).all() or np.abs(pose).max() > MOST_DISTANT:
         raise NerfError(f"{where}: the pose is not finite.")
     length = float(np.linalg.norm(pose[:4]))
     if abs(length - 1) > QUATERNION_TOLERANCE:
@@ -214,7 +216,7 @@ def _points(
 ) -> Points | None:
     """The finite points, and where the images see them."""
     points = model.points
-    keep = np.isfinite(points.xyz).all(-1) & (np.abs(points.xyz) < 1e12).all(-1)
+    keep = np.isfinite(points.xyz).all(-1) & (np.abs(points.xyz) < MOST_DISTANT).all(-1)
     if not keep.any():
         return None
     ids = points.ids[keep]
@@ -279,4 +281,4 @@ def _mask_folder(root: Path, images: Path) -> Path | None:
 def _mask(folder: Path, name: str) -> Path | None:
     """COLMAP appends .png to the image's name; others keep the name."""
     appended = folder / f"{name}.png"
-    return appended if appended.is_file() else find_named(folder, name)
+    return appended if is_file(appended) else find_named(folder, name)

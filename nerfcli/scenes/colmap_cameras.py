@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from nerfcli.errors import NerfError
 from nerfcli.lens_models import MODELS
-from nerfcli.lenses import Lens
+from nerfcli.lenses import Lens, panorama
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,8 @@ def intrinsics_of(
             f"{where}: {model.name} takes {model.n_params} finite parameters, "
             f"got {', '.join(f'{p:g}' for p in params) or 'none'}."
         )
-    if model.n_focal == 0:  # longitude and latitude fill the image
-        width, height = size
-        focal = (width / (2 * math.pi), height / math.pi)
-        return Intrinsics(size, focal, (width / 2, height / 2), Lens(model.lens))
+    if model.n_focal == 0:
+        return Intrinsics(size, *panorama(size), Lens(model.lens))
     fx, fy = params[0], params[model.n_focal - 1]
     cx, cy, *rest = params[model.n_focal :]
     lens = Lens.of(model.lens, **dict(zip(model.names, rest, strict=True)))
@@ -106,10 +104,7 @@ def camera_model_of(camera: Intrinsics) -> tuple[CameraModel, tuple[float, ...]]
         lens = lens if named["k3"] == 0 else Lens.of("rational", **named)
     kinds = {"pinhole"} if lens.is_pinhole else {lens.model}
     if lens.model == "equirectangular":
-        fills = intrinsics_of(BY_ID[17], camera.size, (0.0, 0.0), "")
-        if not _close(fills.focal + fills.principal, camera.focal + camera.principal):
-            return None
-        return BY_ID[17], (float(camera.size[0]), float(camera.size[1]))
+        return BY_NAME["EQUIRECTANGULAR"], (float(camera.size[0]), float(camera.size[1]))
     needed = {name for name, value in lens.named.items() if value != 0}
     fits = [
         model
@@ -121,7 +116,3 @@ def camera_model_of(camera: Intrinsics) -> tuple[CameraModel, tuple[float, ...]]
     model = min(fits, key=lambda model: model.n_params)
     values = [lens.named.get(name, 0.0) for name in model.names]
     return model, (*camera.focal[: model.n_focal], *camera.principal, *values)
-
-
-def _close(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
-    return all(math.isclose(x, y, rel_tol=1e-9) for x, y in zip(a, b, strict=True))

@@ -94,8 +94,9 @@ def write_scene(
 def image_names(frames: Sequence[Frame], target: str) -> list[str]:
     """Paths of the images in the new folder: as they were, as far as the format lets them.
 
-    Readers go by the order of names, LLFF by characters and the others by numbers; where that
-    would be another order than the frames', names are numbered.
+    Where names would collide they are numbered, and where their order would differ from the
+    frames' and matters: LLFF's rows go by it (by characters), and every n-th view is held out by
+    it (in natural order) where there is no split.
     """
     names = _without_common_folder([frame.name for frame in frames])
     folders = ["images"] * len(frames)
@@ -106,9 +107,10 @@ def image_names(frames: Sequence[Frame], target: str) -> list[str]:
         names = [name.replace("/", "_") for name in names]
     names = [_suffixed(frame, name, target) for frame, name in zip(frames, names, strict=True)]
     key = str if target == "llff" else natural_key
+    ordered = target == "llff" or any(frame.split is None for frame in frames)
     for folder in set(folders):
         mine = [n for n, f in zip(names, folders, strict=True) if f == folder]
-        if duplicates(mine) or mine != sorted(mine, key=key):
+        if duplicates(mine) or (ordered and mine != sorted(mine, key=key)):
             flat = (PurePosixPath(name.replace("/", "_")) for name in names)
             names = [f"{i:05d}_{name}" for i, name in enumerate(flat)]
             break

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from nerfcli.errors import NerfError
-from nerfcli.scenes.source import EXTENSIONS
+from nerfcli.scenes.source import EXTENSIONS, is_file
 
 ASPECT_TOLERANCE = 0.05
 OTHER_NAMES = ("input", "rgb")  # what some tools call the folder of images
@@ -32,10 +32,10 @@ def image_files(folder: Path) -> list[Path]:
 def find_named(folder: Path, name: str) -> Path | None:
     """An image by name; one of another format counts where the stated one is not there."""
     path = folder / name
-    if path.is_file():
+    if is_file(path):
         return path
-    tried = (path.with_suffix(extension) for extension in EXTENSIONS)
-    return next((candidate for candidate in tried if candidate.is_file()), None)
+    tried = (path.parent / (path.stem + extension) for extension in EXTENSIONS)
+    return next(filter(is_file, tried), None)
 
 
 def size_ratio(real: tuple[int, int], stated: tuple[int, int], where: str) -> tuple[float, float]:

@@ -31,6 +31,9 @@ def losses(source: Source, target: str) -> list[Loss]:
 def lens_losses(frames: Sequence[Frame], target: str) -> list[Loss]:
     """Lenses that the target has no model for; such images would be taken for pinholes."""
     bad = [frame for frame in frames if not holds_lens(frame, target)]
+    panoramas = {frame.lens.model == "equirectangular" for frame in frames}
+    if target == "transforms" and len(panoramas) == 2:  # camera_model holds for all
+        bad = [frame for frame in frames if frame.lens.model == "equirectangular"]
     if not bad:
         return []
     models = ", ".join(sorted({frame.lens.model for frame in bad}))
@@ -48,7 +51,7 @@ def holds_lens(frame: Frame, target: str) -> bool:
     if target == "colmap":
         camera = Intrinsics(frame.size, frame.focal, frame.principal, lens)
         return camera_model_of(camera) is not None
-    return target == "transforms" and lens.model in ("brown", "fisheye")
+    return target == "transforms" and lens.model in ("brown", "fisheye", "equirectangular")
 
 
 def median_focal(frames: Sequence[Frame]) -> float:

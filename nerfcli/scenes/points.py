@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nerfcli.scenes.source import Points
+from nerfcli.scenes.source import MOST_DISTANT, Points, is_file
 
 COLORS = ("red", "green", "blue")
 LEAST = 20  # points that say anything about where a scene is
@@ -20,7 +20,7 @@ def read_points(path: Path) -> tuple[Points | None, str]:
     Returns:
         The finite points with their colours or None, and a note or "".
     """
-    if not path.is_file():
+    if not is_file(path):
         return None, f"the points {path.name} do not exist; the box comes from the cameras"
     import trimesh
 
@@ -30,7 +30,7 @@ def read_points(path: Path) -> tuple[Points | None, str]:
         rgb = _colors(loaded, len(xyz))
     except Exception as error:  # noqa: BLE001 - a library's parser: it raises anything
         return None, f"the points {path.name} cannot be read ({error}); the box is from the cameras"
-    finite = np.isfinite(xyz).all(-1)
+    finite = (np.abs(xyz) < MOST_DISTANT).all(-1)  # false for what is not a number
     if finite.sum() < LEAST:
         return None, f"{path.name} holds only {finite.sum()} points; the box comes from the cameras"
     return Points(xyz[finite], None if rgb is None else rgb[finite]), ""

@@ -24,6 +24,7 @@ from nerfcli.lenses import Lens
 # tried in this order for a path without one (instant-ngp's list, as far as Pillow reads it)
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tga", ".ppm", ".webp", ".tif", ".tiff")
 POSE_TOLERANCE = 0.01  # of R^T R against the identity, before the nearest rotation is taken
+MOST_DISTANT = 1e12  # units; coordinates beyond are damage, and their squares overflow
 FIELD_OF_VIEW = (0.1, 179.0)  # degrees; anything beyond is a mistake for a perspective lens
 
 
@@ -143,6 +144,8 @@ def read_json(path: Path) -> dict[str, Any]:
         raise NerfError(f"{path} is not a text file ({error.reason}).") from error
     except OSError as error:
         raise NerfError(f"{path} cannot be read: {error.strerror}.") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits; too deep
+        raise NerfError(f"{path}: JSON that nobody would write ({error}).") from error
     if not isinstance(data, dict):
         raise NerfError(f"{path} must hold a JSON object, found a {type(data).__name__}.")
     return data
@@ -156,9 +159,12 @@ def natural_key(name: str) -> list[tuple[int, int, str]]:
 
 def number(value: Any, where: str) -> float:
     """A finite float; NerfError naming `where` if it is not one."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise NerfError(f"{where} must be a finite number, got {value!r}.")
-    return float(value)
+    try:
+        if not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value):
+            return float(value)
+    except OverflowError:  # an integer beyond what a float holds
+        pass
+    raise NerfError(f"{where} must be a finite number, got {str(value)[:60]!r}.")
 
 
 def pose_from_opengl(matrix: Any, where: str) -> tuple[np.ndarray, float]:
@@ -178,12 +184,14 @@ def pose_from_opengl(matrix: Any, where: str) -> tuple[np.ndarray, float]:
     """
     try:
         array = np.array(matrix, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise NerfError(f"{where}: transform_matrix is not a 4x4 table of numbers.") from error
     if array.shape not in ((3, 4), (4, 4)):
         raise NerfError(f"{where}: transform_matrix must be 4x4 or 3x4, got {array.shape}.")
     if not np.isfinite(array).all():
         raise NerfError(f"{where}: transform_matrix has values that are not finite.")
+    if np.abs(array).max() > MOST_DISTANT:
+        raise NerfError(f"{where}: transform_matrix has absurd values ({np.abs(array).max():.3g}).")
     block = array[:3, :3]
     scale = float(np.cbrt(abs(np.linalg.det(block))))
     if scale < 1e-9:
@@ -209,15 +217,23 @@ def opengl_matrix(c2w: np.ndarray) -> list[list[float]]:
     return matrix.tolist()
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; a name that no file can have is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def find_file(root: Path, stated: str) -> Path | None:
     """The image of a `file_path`: relative to `root`, its extension optional; None if absent."""
     path = root / stated.replace("\\", "/")
-    if path.is_file():
+    if is_file(path):
         return path
     if path.suffix.lower() in EXTENSIONS:
         return None
-    tried = (path.with_name(path.name + extension) for extension in EXTENSIONS)
-    return next((candidate for candidate in tried if candidate.is_file()), None)
+    tried = (path.parent / (path.name + extension) for extension in EXTENSIONS)
+    return next(filter(is_file, tried), None)
 
 
 def stored_size(path: Path, stated: tuple[int, int] | None) -> tuple[int, int, bool]:

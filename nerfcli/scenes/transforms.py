@@ -22,6 +22,7 @@ from nerfcli.scenes.source import (
     Source,
     duplicates,
     find_file,
+    is_file,
     natural_key,
     number,
     pose_from_opengl,
@@ -173,7 +174,7 @@ class _Reading:
             )
         if self.has_mask_paths:
             mask = self.path.parent / str(frame["mask_path"]).replace("\\", "/")
-            if not mask.is_file():
+            if not is_file(mask):
                 raise NerfError(f"{where}: the mask {mask} does not exist.")
             return mask
         mask = image.with_name(f"dynamic_mask_{image.stem}.png")
@@ -188,7 +189,7 @@ class _Reading:
             if not stated or unit_value is None:
                 continue
             path = self.path.parent / str(stated).replace("\\", "/")
-            if not path.is_file():
+            if not is_file(path):
                 self.missing_depths.append(str(stated))
                 return None
             scale = number(unit_value, f"{self.path}: {unit}")

@@ -77,6 +77,8 @@ def _intrinsics(frame: Frame) -> dict[str, Any]:
         "cx": frame.principal[0],
         "cy": frame.principal[1],
     }
+    if lens.model == "equirectangular":  # nerfstudio's scale of longitude and latitude
+        return table | {"fl_x": frame.size[0] / 2, "fl_y": frame.size[1]}
     if lens.model == "fisheye":
         return table | {"is_fisheye": True, **lens.named}
     return table | (lens.named if lens.model == "brown" else {})
@@ -84,6 +86,8 @@ def _intrinsics(frame: Frame) -> dict[str, Any]:
 
 def _camera_model(frames: Sequence[Frame]) -> dict[str, str]:
     """nerfstudio knows one model for all; a mixture is told apart by is_fisheye, as instant-ngp."""
+    if all(frame.lens.model == "equirectangular" for frame in frames):
+        return {"camera_model": "EQUIRECTANGULAR"}
     fisheyes = {frame.lens.model == "fisheye" for frame in frames}
     if fisheyes == {True}:
         return {"camera_model": "OPENCV_FISHEYE"}
