@@ -62,8 +62,11 @@ class Alternative:
             rotation = turned
         elif self.base == "inverse transposed":
             rotation, position = turned, (turned @ turned @ position[..., None])[..., 0]
-        moved = position @ self.world.T
-        return torch.cat([rotation @ self.camera, moved[..., None]], dim=-1)
+        if _mirrored(self.world):
+            position = position @ self.world.T
+        else:  # the same but for a turn of the whole, and then positions stay as they are stated
+            rotation = self.world.T @ rotation
+        return torch.cat([rotation @ self.camera, position[..., None]], dim=-1)
 
     def words(self) -> str:
         """What is wrong with the files, for people."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from nerfcli.check.alternatives import FLIP
 from nerfcli.check.scene_check import Checked
 from nerfcli.errors import NerfError
 from nerfcli.scenes.convert import Choices, write_scene
@@ -23,7 +24,7 @@ def corrected(checked: Checked) -> tuple[Source, tuple[str, ...]]:
     """
     source, guess = checked.source, checked.hypothesis
     done = [guess.words] if guess.what else []
-    pose_of = {image: pose for image, pose in checked.exchanged}
+    pose_of = dict(checked.exchanged)
     lost = [i for i in checked.strays if i not in pose_of]
     if pose_of:
         done.append(f"{len(pose_of)} exchanged images have their own poses again")
@@ -33,11 +34,14 @@ def corrected(checked: Checked) -> tuple[Source, tuple[str, ...]]:
         raise NerfError(
             f"nothing to correct in {checked.report.scene}: no fault with a known cure was found."
         )
+    # inverting poses that were read with OpenGL axes leaves their flip in front of the world
+    turned = guess.alternative.base == "inverted" and source.kind != "colmap"
     frames: list[Frame] = []
     for i, frame in enumerate(source.frames):
         if i in lost:
             continue
         c2w = checked.cameras.c2w[pose_of.get(i, i)].numpy()
+        c2w = FLIP.numpy() @ c2w if turned else c2w
         factor = guess.focal * guess.size
         focal = (frame.focal[0] * factor, frame.focal[1] * factor)
         principal = (frame.principal[0] * guess.size, frame.principal[1] * guess.size)

@@ -106,7 +106,7 @@ def residuals(seen: Evidence, c2w: Tensor) -> Residuals:
 
 
 def behind(seen: Evidence, found: Residuals, tolerance: Tensor) -> Tensor:
-    """Matches that meet behind a camera, beyond what an error of `tolerance` [m] pixels explains."""
+    """Matches that meet behind a camera, by more than `tolerance` [m] pixels explain."""
     clear = found.parallax > 3 * tolerance / seen.focal.mean(-1)
     return clear & (found.depths < 0).any(-1)
 

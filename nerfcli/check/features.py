@@ -133,7 +133,7 @@ def _gaussians(first: Tensor) -> Tensor:
 
 
 def _largest_around(dog: Tensor) -> Tensor:
-    """Largest value among a voxel and its 26 neighbours, for inner voxels: [s - 2, h - 2, w - 2]."""
+    """Largest of each inner voxel and its 26 neighbours, [s - 2, h - 2, w - 2]."""
     for axis in (2, 1, 0):
         n = dog.shape[axis] - 2
         parts = [dog.narrow(axis, start, n) for start in range(3)]

@@ -78,11 +78,10 @@ def _neighbours(n: int, matches: Matches) -> list[list[int]]:
 def _blurred(names: Sequence[str], looks: dict[int, Look], matches: Matches) -> list[Finding]:
     blurred = []
     for i, others in enumerate(_neighbours(len(names), matches)):
-        around = [looks[j].sharpness for j in others]
-        if len(around) >= 2 and i in looks:
-            usual = float(torch.tensor(around).median())
-            if looks[i].sharpness < BLUR * usual:
-                blurred.append(names[i])
+        # an image too blurred to match has no neighbours; then all views stand in for them
+        around = [looks[j].sharpness for j in (others if len(others) >= 2 else looks)]
+        if i in looks and looks[i].sharpness < BLUR * float(torch.tensor(around).median()):
+            blurred.append(names[i])
     if not blurred:
         return []
     text = f"{len(blurred)} images are much less sharp than their neighbours: {shortened(blurred)}"

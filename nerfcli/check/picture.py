@@ -63,7 +63,7 @@ def _panel(pen: ImageDraw.ImageDraw, checked: Checked, axes: Tensor, left: int, 
         )
         return [(x, y) for x, y in flat.tolist() if abs(x - left - PANEL / 2) < 4 * PANEL]
 
-    inside = [p for p in place(shown) if left < p[0] < left + PANEL and HEAD < p[1]]
+    inside = [p for p in place(shown) if left < p[0] < left + PANEL and p[1] > HEAD]
     pen.point(inside, fill=POINT)
     for cube in corners:
         dots = place(cube)

@@ -23,6 +23,7 @@ from nerfcli.scenes.source import Source
 from nerfcli.scenes.transforms_export import write_transforms
 
 WORK, RECORD = ".prepare", "prepare.json"  # in the new scene: the stages' files, the verdict
+SMALL = 600  # pixels of the longer side below which images are enlarged for matching
 EXHAUSTIVE = 60  # photos up to which every pair is matched
 ALIKE, OVERLAP = 20, 10  # otherwise: most similar images of each, and neighbours in order
 LENSES = {
@@ -153,12 +154,16 @@ def _video_frames(folder: _Folder, place: Path) -> Path:
 
 
 def _flattened(folder: _Folder, taken: Sequence[Photo]) -> Motion:
-    """Where structure from motion reads: the images, or copies without transparency."""
-    if not any(photo.has_alpha for photo in taken):
+    """Where structure from motion reads: the images, or opaque or enlarged copies of them."""
+    has_alpha = any(photo.has_alpha for photo in taken)
+    largest = max(max(photo.size) for photo in taken)
+    # SIFT's smallest features span several pixels: a small image shows hardly any of them
+    zoom = -(-SMALL // largest) if largest < SMALL else 1
+    if zoom == 1 and not has_alpha:
         return Motion(folder.images, None, folder.work, folder.stopped)
-    flat, masks = folder.work / "flat", folder.work / "masks"
+    flat, masks = folder.work / "flat", folder.work / "masks" if has_alpha else None
     for photo in taken:
-        photos.flatten(folder.images, photo, flat, masks)
+        photos.flatten(folder.images, photo, flat, masks, zoom)
     return Motion(flat, masks, folder.work, folder.stopped)
 
 

@@ -20,7 +20,9 @@ from nerfcli.progress import Progress
 MAX_IMAGE_SIZE = 2000  # pixels: features of larger images are found at this size
 POLL_SECONDS = 0.25
 MIN_INLIERS = 15  # of a pair of views, COLMAP's own bound
-# for captures that give COLMAP's defaults no first pair: fewer points, flatter angles
+# COLMAP's defaults expect photos with thousands of features. With fewer there are fewer inliers
+# as well, so its bounds on their number come down; and where nothing else gives a first pair.
+FEW_FEATURES = 1500
 RELAXED = {"init_min_num_inliers": 50, "init_min_tri_angle": 6.0, "abs_pose_min_num_inliers": 15}
 
 
@@ -139,7 +141,9 @@ def reconstruct(motion: Motion, n_images: int, progress: Progress) -> list[Any]:
     """
     pycolmap = load_pycolmap()
     models: dict[int, Any] = {}
-    for relaxed in (False, True):
+    features = sorted(found for found, _ in matched_counts(motion.database).values())
+    few = features[len(features) // 2] < FEW_FEATURES
+    for relaxed in (True,) if few else (False, True):
         options = pycolmap.IncrementalPipelineOptions()
         options.min_model_size = min(10, max(3, n_images // 4))
         options.random_seed = 0
@@ -170,7 +174,8 @@ def reconstruct(motion: Motion, n_images: int, progress: Progress) -> list[Any]:
         _watched(motion, work, None, progress)
         if models:
             break
-        progress.note("no model with COLMAP's defaults; trying again with relaxed ones")
+        if not relaxed:
+            progress.note("no model with COLMAP's usual bounds; trying again with lower ones")
     if not models:
         raise NerfError(
             "structure from motion found no two images to begin with: they overlap too little, "

@@ -113,24 +113,29 @@ def _save_upright(image: Image.Image, path: Path) -> None:
     upright.save(path, format=image.format, **keep)
 
 
-def flatten(images: Path, photo: Photo, flat: Path, masks: Path) -> None:
-    """A copy without transparency, and a mask of what is opaque, for structure from motion.
+def flatten(images: Path, photo: Photo, flat: Path, masks: Path | None, zoom: int = 1) -> None:
+    """A copy for structure from motion: opaque, `zoom` times as large, and its mask.
 
     Nothing is found outside the mask, so that the silhouette, which lies elsewhere on the object
     in every view, does not pass for a feature of it.
     """
-    target, mask = flat / photo.name, masks / f"{photo.name}.png"
-    if target.exists() and mask.exists():
+    target = flat / photo.name
+    mask = None if masks is None else masks / f"{photo.name}.png"
+    if target.exists() and (mask is None or mask.exists()):
         return
     with Image.open(images / photo.name) as image:
         rgba = image.convert("RGBA")
+    if zoom > 1:
+        size = (rgba.width * zoom, rgba.height * zoom)
+        rgba = rgba.resize(size, Image.Resampling.BICUBIC)
     alpha = rgba.getchannel("A")
     paper = Image.new("RGB", rgba.size, NEUTRAL)
     paper.paste(rgba, mask=alpha)
+    if mask is not None:
+        with replacing(mask) as aside:
+            alpha.point(lambda a: 255 if a >= 128 else 0).save(aside)
     with replacing(target) as aside:
-        paper.save(aside)
-    with replacing(mask) as aside:
-        alpha.point(lambda a: 255 if a >= 128 else 0).save(aside)
+        paper.save(aside, quality=QUALITY, subsampling=0)
 
 
 def write_pyramid(images: Path, out: Path, levels: int) -> None:
