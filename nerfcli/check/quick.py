@@ -9,6 +9,7 @@ import torch
 
 from nerfcli.check.poses import explain, tolerance_for
 from nerfcli.check.report import Finding
+from nerfcli.check.verdict import pixels_text
 from nerfcli.check.witness import Look, look_at_images, nearness, shared_matches
 from nerfcli.scenes.scene import Scene
 
@@ -21,7 +22,7 @@ def quick_warnings(scene: Scene, *, seconds: float = SECONDS) -> list[Finding]:
     """Convention and focal length, tested on some training views and their neighbours.
 
     Silent where it sees nothing wrong and where it cannot tell; never raises for bad images,
-    which reading them all will name.
+    which reading them all will name. No new image is begun after 0.6 of `seconds`.
     """
     start = time.monotonic()
     cameras = [i for i in scene.splits["train"] if scene.image_paths[i] is not None]
@@ -36,7 +37,7 @@ def quick_warnings(scene: Scene, *, seconds: float = SECONDS) -> list[Finding]:
     looks: dict[int, Look] = {}
     matched = []
     for pair in sorted(set(pairs)):
-        if time.monotonic() - start > 0.7 * seconds:
+        if time.monotonic() - start > 0.6 * seconds:
             break
         missing = [camera for camera in pair if camera not in looks]
         looks |= look_at_images(scene, missing, largest=LARGEST, limit=FEATURES)[0]
@@ -54,7 +55,10 @@ def quick_warnings(scene: Scene, *, seconds: float = SECONDS) -> list[Finding]:
     tolerance = tolerance_for([look.working for look in looks.values()])
     guess, stated, found = explain(matches, cameras_, working, tolerance, thorough=False)
     if guess.what:
-        text = f"{guess.words}: {found.typical:.2g} px instead of {stated.typical:.2g} px"
+        text = (
+            f"{guess.words}: matches then lie {pixels_text(found.typical)} from where the poses "
+            f"put them, as stated {pixels_text(stated.typical)}"
+        )
         return [Finding("warning", guess.what, text)]
     if stated.agreeing < 0.5:
         text = f"only {stated.agreeing:.0%} of {len(matches.pairs)} pairs of views fit their poses"

@@ -129,7 +129,7 @@ def _look(scene: Scene, camera: int, largest: int, limit: int) -> Look:
         factor = largest / max(grey.shape)
         size = (max(round(grey.shape[1] * factor), 1), max(round(grey.shape[0] * factor), 1))
         working = np.asarray(Image.fromarray(grey).resize(size, Image.Resampling.BOX))
-    image = torch.from_numpy(np.ascontiguousarray(working))
+    image = torch.from_numpy(np.array(working))
     features = find_features(image, limit)
     ratio = torch.tensor([grey.shape[1] / working.shape[1], grey.shape[0] / working.shape[0]])
     moved = Features(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -29,9 +32,7 @@ def take_frames(
     Raises:
         NerfError: ffmpeg cannot read the video, or it is too short.
     """
-    import imageio_ffmpeg
-
-    reader = imageio_ffmpeg.read_frames(str(video))
+    reader = _reader(video)
     names: list[str] = []
     try:
         about = next(reader)
@@ -55,7 +56,7 @@ def take_frames(
     except (OSError, RuntimeError, StopIteration, subprocess.SubprocessError) as error:
         raise NerfError(f"{video} cannot be read as a video ({_first_line(error)}).") from error
     finally:
-        reader.close()
+        _close(reader)
     if len(names) < 3:
         raise NerfError(f"{video} has only {len(names)} frames; at least three are needed.")
     return names
@@ -67,16 +68,29 @@ def count_frames(video: Path) -> int:
     Raises:
         NerfError: not a video.
     """
-    import imageio_ffmpeg
-
-    reader = imageio_ffmpeg.read_frames(str(video))
+    reader = _reader(video)
     try:
         about = next(reader)
     except (OSError, RuntimeError, StopIteration, subprocess.SubprocessError) as error:
         raise NerfError(f"{video} cannot be read as a video ({_first_line(error)}).") from error
     finally:
-        reader.close()
+        _close(reader)
     return int(about["fps"] * about["duration"])
+
+
+def _reader(video: Path) -> Any:
+    import imageio_ffmpeg
+
+    return imageio_ffmpeg.read_frames(str(video))
+
+
+def _close(reader: Any) -> None:
+    """End ffmpeg; the package leaves its pipes to the garbage collector, with a warning each."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        reader.close()
+        del reader
+        gc.collect()
 
 
 def sharpness(frame: np.ndarray) -> float:

@@ -12,24 +12,24 @@ from nerfcli.lenses import Lens
 from nerfcli.scenes.source import Source
 
 DISTANCE = 4.0  # mean of the cameras' to what they look at, as Blender scenes and instant-ngp have
-LEVEL = 0.05  # share of the sideways axes' spread below which they do not tell what is upright
+LEVEL = 0.01  # mean square of the sideways axes' second component: below, they all are alike
+ROLL = 0.25  # of it out of their plane: above, the cameras were not held level
 
 
 def upright(c2w: np.ndarray) -> np.ndarray:
     """The direction that is up, from how cameras are held. c2w [n, 3, 4] OpenCV -> [3], unit.
 
     People hold cameras level: up is square to all their sideways axes. Where those hardly differ
-    (all look the same way), up is the mean of the cameras' own.
+    (all look the same way), or span all of space (a camera that rolls), up is the mean of the
+    cameras' own.
     """
     mean = -c2w[:, :, 1].mean(0)
     mean = mean / max(float(np.linalg.norm(mean)), 1e-12)
     sideways = c2w[:, :, 0]
     values, vectors = np.linalg.eigh(sideways.T @ sideways / len(c2w))
-    if values[1] < LEVEL:
+    if values[1] < LEVEL or values[0] > ROLL * values[1]:
         return mean
-    level = vectors[:, 0] * np.sign(vectors[:, 0] @ mean)
-    # more than this off, and the captures were not level (a camera on its side, a drone's roll)
-    return level if level @ mean > np.cos(np.radians(30)) else mean
+    return vectors[:, 0] * (1.0 if vectors[:, 0] @ mean >= 0 else -1.0)
 
 
 def placed(source: Source) -> Source:
