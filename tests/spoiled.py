@@ -76,11 +76,11 @@ def picture(pose: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return pixels.reshape(HEIGHT, WIDTH, 3), depth.reshape(HEIGHT, WIDTH)
 
 
-def write_textured_scene(folder: Path, *, depth: bool = False) -> Path:
+def write_textured_scene(folder: Path, n_views: int = N_VIEWS, *, depth: bool = False) -> Path:
     """The scene as transforms.json with PNGs, and depth in millimetres where asked."""
     (folder / "images").mkdir(parents=True)
     frames = []
-    for i, pose in enumerate(arc()):
+    for i, pose in enumerate(arc(n_views)):
         pixels, z = picture(pose)
         frame = {"file_path": f"images/v_{i}.png", "transform_matrix": pose.tolist()}
         Image.fromarray(pixels).save(folder / "images" / f"v_{i}.png")
@@ -148,7 +148,8 @@ def _focal(factor: float) -> Change:
 
 def _half_size(folder: Path, table: dict) -> None:
     """Images halved under intrinsics of the full size, and no size stated that would tell."""
-    table.pop("w", None), table.pop("h", None)
+    for key in ("w", "h"):
+        table.pop(key, None)
     for frame in table["frames"]:
         path = folder / frame["file_path"]
         with Image.open(path) as image:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from nerfcli.check.report import Finding
+from nerfcli.check.report import Finding, counted
 from nerfcli.check.witness import Look, Matches
 from nerfcli.scenes.source import shortened
 
@@ -52,8 +52,8 @@ def _duplicates(names: Sequence[str], looks: dict[int, Look], moved: Tensor) -> 
         if pairs:
             words = shortened([f"{names[a]} = {names[b]}" for a, b in pairs])
             how = "under different poses" if differ else "at the same pose"
-            text = f"{len(pairs)} images are the same picture {how}: {words}"
-            views = tuple(dict.fromkeys(names[i] for pair in pairs for i in pair))
+            text = f"one picture twice {how}: {words}"
+            views = tuple(dict.fromkeys(str(names[i]) for pair in pairs for i in pair))
             findings.append(Finding(level, "duplicate", text, views))
     return findings
 
@@ -84,7 +84,7 @@ def _blurred(names: Sequence[str], looks: dict[int, Look], matches: Matches) -> 
             blurred.append(names[i])
     if not blurred:
         return []
-    text = f"{len(blurred)} images are much less sharp than their neighbours: {shortened(blurred)}"
+    text = f"{counted(len(blurred), 'image')} much less sharp than others: {shortened(blurred)}"
     return [Finding("warning", "blurred", text, tuple(blurred))]
 
 
@@ -119,7 +119,7 @@ def _exposure(names: Sequence[str], looks: dict[int, Look], matches: Matches) ->
         return []
     odd.sort(key=lambda i: -abs(float(stops[i])))
     words = shortened([f"{names[i]} ({float(stops[i]):+.1f} stops)" for i in odd])
-    text = f"{len(odd)} images are lighter or darker than the others: {words}"
+    text = f"{counted(len(odd), 'image')} lighter or darker than the others: {words}"
     return [Finding("warning", "exposure", text, tuple(names[i] for i in odd))]
 
 
@@ -127,7 +127,7 @@ def _blank(names: Sequence[str], looks: dict[int, Look]) -> list[Finding]:
     blank = [names[i] for i, look in looks.items() if look.contrast <= LEAST_CONTRAST]
     if not blank:
         return []
-    text = f"{len(blank)} images show nothing but one tone: {shortened(blank)}"
+    text = f"{counted(len(blank), 'image')} with nothing but one tone: {shortened(blank)}"
     return [Finding("warning", "blank", text, tuple(blank))]
 
 

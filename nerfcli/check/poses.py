@@ -23,7 +23,9 @@ from nerfcli.check.witness import Matches
 TOLERANCE, TOLERANCE_SHARE = 2.0, 0.0025  # pixels, and of the image's diagonal
 SAMPLE = (100, 24)  # pairs, and matches of each, that test a hypothesis: medians need no more
 COARSE_SAMPLE = (30, 12)  # for the thousands of far-fetched ones
-BETTER = 0.5  # a hypothesis must bring the residual below this share of the stated one's
+# A hypothesis must bring the residual below this share of the stated one's. Views around an object
+# let a wrong focal length pass for a smaller object: residuals grow, but not as with wrong axes.
+BETTER, BETTER_FOCAL = 0.5, 0.8
 MAJORITY = 0.5
 CONVINCED = 0.75  # of the pairs must fit a hypothesis better than what is stated
 FOCALS = [1.05**i for i in range(-32, 33)]  # from a fifth to five times the stated one
@@ -52,10 +54,10 @@ class Fit:
         """Share of pairs in which most matches agree."""
         return float((self.pairs < self.tolerance).double().mean()) if len(self.pairs) else 0.0
 
-    def improves(self, stated: Fit) -> bool:
-        """Whether it explains what the stated poses do not."""
+    def improves(self, stated: Fit, better: float) -> bool:
+        """Whether it explains what the stated does not; `better` is a share of its residual."""
         return (
-            self.typical < BETTER * stated.typical
+            self.typical < better * stated.typical
             and self.typical < self.tolerance
             and self.agreeing >= max(MAJORITY, stated.agreeing)
             and float((self.pairs < stated.pairs).double().mean()) >= CONVINCED
@@ -182,7 +184,11 @@ def explain(
 
 def _simplest(tried: list[tuple[Hypothesis, Fit]], stated: Fit) -> tuple[Hypothesis, Fit] | None:
     """The first in order of cost that fits about as well as the best."""
-    good = [(guess, found) for guess, found in tried if found.improves(stated)]
+    good = [
+        (guess, found)
+        for guess, found in tried
+        if found.improves(stated, BETTER_FOCAL if guess.what == "focal" else BETTER)
+    ]
     if not good:
         return None
     least = min(found.typical for _, found in good)

@@ -81,12 +81,16 @@ class Report:
         for finding in self.findings:
             lines.append(f"{finding.level.upper():<8} {finding.what}: {finding.text}")
         n = len(self.faults)
-        lines.append("no faults found" if not n else f"{n} fault{'s' if n > 1 else ''} found")
+        lines.append("no faults found" if not n else f"{counted(n, 'fault')} found")
         return "\n".join(lines)
 
     def worst_views(self, n: int = 5) -> list[View]:
         seen = [view for view in self.views if view.residual is not None]
         return sorted(seen, key=lambda v: (v.agreeing or 0.0, -(v.residual or 0.0)))[:n]
+
+
+def counted(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def by_level(findings: Sequence[Finding]) -> tuple[Finding, ...]:

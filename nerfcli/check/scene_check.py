@@ -14,7 +14,7 @@ from nerfcli.check.epipolar import Evidence, behind, residuals
 from nerfcli.check.gather import MAX_VIEWS, Gathered, gather
 from nerfcli.check.photos import judge_photos, visibly_moved
 from nerfcli.check.poses import Hypothesis, tolerance_for
-from nerfcli.check.report import Finding, Report, View, by_level
+from nerfcli.check.report import Finding, Report, View, by_level, counted
 from nerfcli.check.space import cloud, coverage, judge_box, judge_depth, judge_links, judge_masks
 from nerfcli.check.verdict import Judged, judge_poses, mixed_rank, pixels_text
 from nerfcli.check.witness import nearness
@@ -97,7 +97,7 @@ def _not_seen(names: Sequence[str], seen: Gathered) -> list[Finding]:
     findings = []
     if seen.unreadable:
         reasons = "; ".join(list(seen.unreadable.values())[:3])
-        text = f"{len(seen.unreadable)} images cannot be read: {reasons}"
+        text = f"{counted(len(seen.unreadable), 'image')} cannot be read: {reasons}"
         views = tuple(names[i] for i in seen.unreadable)
         findings.append(Finding("fault", "unreadable", text, views))
     there = len(seen.looked) + len(seen.unreadable)

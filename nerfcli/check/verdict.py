@@ -12,7 +12,7 @@ from torch import Tensor
 from nerfcli.cameras import Cameras
 from nerfcli.check.epipolar import Evidence, evidence
 from nerfcli.check.poses import Fit, Hypothesis, explain
-from nerfcli.check.report import Finding
+from nerfcli.check.report import Finding, counted
 from nerfcli.check.strays import DOUBTFUL, contradicted, exchanged, stray_views
 from nerfcli.check.witness import Matches
 from nerfcli.scenes.source import shortened
@@ -113,7 +113,7 @@ def _strays(
         for i in single:
             mine = found.pairs[(pairs == i).any(-1)]
             words.append(f"{names[i]} ({pixels_text(float(mine.median()))})")
-        text = f"{len(single)} poses contradict the other views: {shortened(words, 6)}"
+        text = f"{counted(len(single), 'pose')} contradict the other views: {shortened(words, 6)}"
         findings.append(Finding("fault", "pose", text, tuple(names[i] for i in single)))
     return findings
 
@@ -124,17 +124,22 @@ def _doubtful(
     """Views that agree with some and contradict others: repetition, or groups joined wrongly."""
     keep = ~torch.isin(pairs, torch.tensor(list(strays), dtype=torch.int64)).any(-1)
     share = contradicted(pairs, weights * keep, found, len(names))
-    doubtful = (share > DOUBTFUL).nonzero()[:, 0]
-    wrong = keep & ~(found.pairs < found.tolerance) & torch.isin(pairs, doubtful).any(-1)
+    bad = keep & ~(found.pairs < found.tolerance)
+    several = torch.bincount(pairs[bad].reshape(-1), minlength=len(names)) >= 2
+    doubtful = ((share > DOUBTFUL) & several).nonzero()[:, 0]
+    wrong = bad & torch.isin(pairs, doubtful).any(-1)
     if not wrong.any():
         return []
     order = wrong.nonzero()[:, 0][weights[wrong].argsort(descending=True)]
     words = shortened([f"{names[a]} and {names[b]}" for a, b in pairs[order].tolist()])
     text = (
-        f"{len(doubtful)} views agree with some neighbours and contradict others: {words}. Either "
+        f"{counted(len(doubtful), 'view')} at odds with some neighbours and at one with others: "
+        f"{words}. Either "
         "something repeats there, or the capture joins views of two sides as if they were one"
     )
-    return [Finding("warning", "contradictory", text, tuple(names[i] for i in doubtful.tolist()))]
+    return [
+        Finding("warning", "contradictory", text, tuple(str(names[i]) for i in doubtful.tolist()))
+    ]
 
 
 def pixels_text(value: float) -> str:

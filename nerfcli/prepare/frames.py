@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import subprocess
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,7 +54,7 @@ def take_frames(
     except (OSError, RuntimeError, StopIteration, subprocess.SubprocessError) as error:
         raise NerfError(f"{video} cannot be read as a video ({_first_line(error)}).") from error
     finally:
-        _close(reader)
+        reader.close()
     if len(names) < 3:
         raise NerfError(f"{video} has only {len(names)} frames; at least three are needed.")
     return names
@@ -74,7 +72,7 @@ def count_frames(video: Path) -> int:
     except (OSError, RuntimeError, StopIteration, subprocess.SubprocessError) as error:
         raise NerfError(f"{video} cannot be read as a video ({_first_line(error)}).") from error
     finally:
-        _close(reader)
+        reader.close()
     return int(about["fps"] * about["duration"])
 
 
@@ -82,15 +80,6 @@ def _reader(video: Path) -> Any:
     import imageio_ffmpeg
 
     return imageio_ffmpeg.read_frames(str(video))
-
-
-def _close(reader: Any) -> None:
-    """End ffmpeg; the package leaves its pipes to the garbage collector, with a warning each."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        reader.close()
-        del reader
-        gc.collect()
 
 
 def sharpness(frame: np.ndarray) -> float:

@@ -19,6 +19,7 @@ from nerfcli.progress import Progress
 
 MAX_IMAGE_SIZE = 2000  # pixels: features of larger images are found at this size
 POLL_SECONDS = 0.25
+SEED = 0
 MIN_INLIERS = 15  # of a pair of views, COLMAP's own bound
 # COLMAP's defaults expect photos with thousands of features. With fewer there are fewer inliers
 # as well, so its bounds on their number come down; and where nothing else gives a first pair.
@@ -104,11 +105,13 @@ def match(motion: Motion, pairs: Sequence[tuple[str, str]], progress: Progress) 
     pairing = pycolmap.ImportedPairingOptions()
     pairing.match_list_path = str(listed)
     pairing.block_size = 64  # small blocks: progress, and little lost by a stop
+    verifying = _verifying(pycolmap)
 
     def work(token: Any) -> None:
         pycolmap.match_image_pairs(
             motion.database,
             pairing_options=pairing,
+            verification_options=verifying,
             device=pycolmap.Device.cpu,
             cancellation_token=token,
         )
@@ -121,16 +124,25 @@ def match_all(motion: Motion, progress: Progress) -> None:
     pycolmap = load_pycolmap()
     pairing = pycolmap.ExhaustivePairingOptions()
     pairing.block_size = 10
+    verifying = _verifying(pycolmap)
 
     def work(token: Any) -> None:
         pycolmap.match_exhaustive(
             motion.database,
             pairing_options=pairing,
+            verification_options=verifying,
             device=pycolmap.Device.cpu,
             cancellation_token=token,
         )
 
     _watched(motion, work, "two_view_geometries", progress)
+
+
+def _verifying(pycolmap: Any) -> Any:
+    """Options of the geometric verification, with a seed: the same photos, the same scene."""
+    options = pycolmap.TwoViewGeometryOptions()
+    options.ransac.random_seed = SEED
+    return options
 
 
 def reconstruct(motion: Motion, n_images: int, progress: Progress) -> list[Any]:
@@ -146,7 +158,7 @@ def reconstruct(motion: Motion, n_images: int, progress: Progress) -> list[Any]:
     for relaxed in (True,) if few else (False, True):
         options = pycolmap.IncrementalPipelineOptions()
         options.min_model_size = min(10, max(3, n_images // 4))
-        options.random_seed = 0
+        options.random_seed = SEED
         if relaxed:
             for key, value in RELAXED.items():
                 setattr(options.mapper, key, value)

@@ -133,7 +133,7 @@ def flatten(images: Path, photo: Photo, flat: Path, masks: Path | None, zoom: in
     paper.paste(rgba, mask=alpha)
     if mask is not None:
         with replacing(mask) as aside:
-            alpha.point(lambda a: 255 if a >= 128 else 0).save(aside)
+            alpha.point([0] * 128 + [255] * 128).save(aside)
     with replacing(target) as aside:
         paper.save(aside, quality=QUALITY, subsampling=0)
 
