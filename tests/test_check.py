@@ -222,3 +222,25 @@ def test_spoilt_real_scenes_are_caught(name: str, fault: str, tmp_path: Path) ->
     found = faults(check(copy) if fault == "half-size" else judged(copy, GATHERED[name]))
     assert what in found
     assert words in found[what]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("inverted", [False, True])
+def test_masks_from_alpha(inverted: bool, tmp_path: Path) -> None:
+    """lego on white, with its alpha as masks (black = ignored)."""
+    table = json.loads((real_scene("lego") / "transforms_train.json").read_text())
+    (tmp_path / "masks").mkdir()
+    for frame in table["frames"][::2]:
+        name = Path(frame["file_path"]).name + ".png"
+        with Image.open(real_scene("lego") / "train" / name) as image:
+            paper = Image.new("RGB", image.size, (255, 255, 255))
+            paper.paste(image, mask=image.getchannel("A"))
+            alpha = np.array(image.getchannel("A")) > 0
+        paper.save(tmp_path / name)
+        Image.fromarray(((alpha != inverted) * 255).astype(np.uint8)).save(
+            tmp_path / "masks" / name
+        )
+        frame |= {"file_path": name, "mask_path": f"masks/{name}"}
+    table["frames"] = table["frames"][::2]
+    (tmp_path / "transforms.json").write_text(json.dumps(table))
+    assert set(faults(check(tmp_path))) == ({"masks-inverted"} if inverted else set())
