@@ -17,6 +17,7 @@ from nerfcli.lenses import Lens, LensBank
 from nerfcli.rays import Rays
 
 TABLE_BYTES = 64 * 2**20  # limit for the tables of camera-frame directions, all lenses together
+TABLE_BYTES_ON_CUDA = 2**30
 
 
 @dataclass(frozen=True)
@@ -84,13 +85,19 @@ class Cameras:
         directions.addcmul_(axes[:, 1], local[:, 1:2]).addcmul_(axes[:, 2], local[:, 2:])
         return Rays(tables.positions.index_select(0, camera), directions, local[:, 2].contiguous())
 
-    def image_rays(self, camera: int) -> Rays:
-        """Rays of all pixels of one camera, row after row, [height * width], on the CPU."""
-        tables = self._tables(torch.device("cpu"))
-        local = tables.directions(*self._grid(camera))
+    def image_rays(self, camera: int, device: str = "cpu") -> Rays:
+        """Rays of all pixels of one camera, row after row, [height * width], on `device`."""
+        grid = self._grid(camera, device)
+        tables = self._tables(grid[0].device)
+        local = tables.directions(*grid)
         directions = local @ tables.axes[camera]
         origins = tables.positions[camera].expand(local.shape[0], 3).contiguous()
         return Rays(origins, directions, local[:, 2].contiguous())
+
+    def rays_by_lookup(self, device: torch.device) -> bool:
+        """Whether `rays` only gathers and multiplies there, and inverts no lens on the way."""
+        tables = self._tables(device)
+        return tables.is_pinhole or tables.table is not None
 
     def valid_pixels(self, camera: int) -> Tensor:
         """Whether the lens has a ray for each pixel of a camera, [height * width] bool."""
@@ -123,9 +130,10 @@ class Cameras:
         xy = torch.stack([x, y], dim=-1) + 0.5 - self.principal[camera]
         return self.lenses[camera].directions(xy / self.focal[camera])
 
-    def _grid(self, camera: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _grid(self, camera: int, device: str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
         width, height = self.size[camera].tolist()
-        y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        rows, columns = (torch.arange(n, device=device) for n in (height, width))
+        y, x = torch.meshgrid(rows, columns, indexing="ij")
         x, y = x.reshape(-1), y.reshape(-1)
         return torch.full_like(x, camera), x, y
 
@@ -203,7 +211,8 @@ class _RayTables:
         self.bank = LensBank([cameras.lenses[i] for i in firsts], reach).to(device)
         areas = cameras.size[firsts].prod(-1)
         self.starts = torch.cat([areas.new_zeros(1), areas.cumsum(0)[:-1]]).to(device)
-        if int(areas.sum()) * 3 * 4 <= TABLE_BYTES:
+        room = TABLE_BYTES_ON_CUDA if device.type == "cuda" else TABLE_BYTES
+        if int(areas.sum()) * 3 * 4 <= room:
             grids = [[v.to(device) for v in cameras._grid(i)] for i in firsts]
             self.table = torch.cat([self.directions(*grid) for grid in grids])
 

@@ -6,7 +6,7 @@ listed in docs/architecture.md.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -47,6 +47,9 @@ class ClassicField:
             params |= {f"{network}.{name}": value for name, value in layers.items()}
         return ClassicField(box, near, far, config, params)
 
+    def to(self, device: str) -> ClassicField:
+        return replace(self, params={k: p.to(device) for k, p in self.params.items()})
+
     def network(
         self, name: str, positions: Tensor, directions: Tensor, noise: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -78,17 +81,18 @@ class ClassicField:
 
         Args:
             background: [3] or [n_rays, 3].
-            generator: randomness of the samples; None takes the middle of every stratum.
+            generator: randomness of the samples, on their device; None takes the middle of
+                every stratum.
 
         Returns:
             The pixels of the coarse and of the fine network.
         """
-        sampling, n_rays = self.config.sampling, len(rays)
+        sampling, n_rays, device = self.config.sampling, len(rays), rays.origins.device
 
         def uniform(n: int) -> Tensor:
             if generator is None:
-                return torch.full((n_rays, n), 0.5)
-            return torch.rand(n_rays, n, generator=generator)
+                return torch.full((n_rays, n), 0.5, device=device)
+            return torch.rand(n_rays, n, generator=generator, device=device)
 
         def shade(name: str, t: Tensor) -> tuple[Pixels, Tensor, Tensor]:
             edges = edges_from_points(t, t_min, t_max)
@@ -96,22 +100,22 @@ class ClassicField:
             directions = rays.directions[:, None].expand(-1, t.shape[1], -1).reshape(-1, 3)
             noise = None
             if generator is not None and sampling.density_noise > 0:
-                noise = torch.randn(len(positions), generator=generator) * sampling.density_noise
-                noise = noise.to(t.device)
+                noise = torch.randn(len(positions), generator=generator, device=device)
+                noise = noise * sampling.density_noise
             sigmas, rgbs = self.network(name, positions, directions, noise)
             samples = Samples.from_edges(edges)
             pixels = composite(sigmas, rgbs, samples, background)
             return pixels, edges, samples.dense(weights_from_density(sigmas, samples))
 
         t_min, t_max = self._bounds(rays)
-        t = stratified(t_min, t_max, uniform(sampling.n_coarse).to(t_min.device))
+        t = stratified(t_min, t_max, uniform(sampling.n_coarse))
         coarse, edges, weights = shade("coarse", t)
         if generator is None:
-            u = (torch.arange(sampling.n_fine) + 0.5) / sampling.n_fine
+            u = (torch.arange(sampling.n_fine, device=device) + 0.5) / sampling.n_fine
             u = u.expand(n_rays, -1)
         else:
-            u = torch.rand(n_rays, sampling.n_fine, generator=generator)
-        t_fine = importance(edges, weights, u.to(t_min.device))
+            u = uniform(sampling.n_fine)
+        t_fine = importance(edges, weights, u)
         fine, _, _ = shade("fine", torch.cat([t, t_fine], dim=1).sort(dim=1).values)
         return coarse, fine
 

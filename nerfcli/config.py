@@ -75,7 +75,7 @@ class TrainConfig:
 @dataclass(frozen=True)
 class Config:
     backend: str = "auto"  # auto | a name that `nerf info` lists
-    device: str = "auto"  # auto | cpu
+    device: str = "auto"  # auto | cpu | cuda
     scene: SceneConfig = field(default_factory=SceneConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)

@@ -42,7 +42,7 @@ def evaluate(
     if not indices:
         known = ", ".join(f"{name} ({len(views)})" for name, views in scene.splits.items())
         raise NerfError(f"scene {scene.name} has no {split!r} views; it has: {known}.")
-    model = load_model(run, backend)
+    model = load_model(run, backend, run.config.device, progress.note)
     progress.note(model.backend)
     folder = run.path / "renders" / split if save_images else None
     start = time.perf_counter()
@@ -70,7 +70,7 @@ def score_view(model: Model, scene: Scene, index: int, folder: Path | None) -> d
     views = load_views(scene, [index])
     truth = views.image(0).float() / 255.0
     shape = truth.shape[:2]
-    truth = over_background(truth.reshape(-1, truth.shape[2]), model.background)
+    truth = over_background(truth.reshape(-1, truth.shape[2]), model.background.cpu())
     reference = round_to_8_bits(truth.reshape(*shape, 3).numpy())
     pixels = render_image(model, scene.cameras, index)
     image = round_to_8_bits(as_image(pixels.rgb, scene.cameras, index))

@@ -7,7 +7,7 @@ dict, which is what a checkpoint holds.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -56,6 +56,10 @@ class HashField:
         limit = config.sampling.min_transmittance
         return HashField(box, near, far, net, steps, limit, params, occupancy, ops)
 
+    def to(self, device: str) -> HashField:
+        params = NetParams(*(p.to(device) for p in self.params.tensors()))
+        return replace(self, params=params, occupancy=self.occupancy.to(device))
+
     def density(self, positions: Tensor) -> Tensor:
         """positions [n, 3] in scene space -> sigmas [n] per scene unit, without gradients."""
         with torch.no_grad():
@@ -68,9 +72,13 @@ class HashField:
         sigmas, rgbs = self.ops.radiance(unit, directions, self.params, self.net)
         return sigmas / self.box.side, rgbs
 
+    def bounds(self, rays: Rays) -> tuple[Tensor, Tensor]:
+        """t_min, t_max [n_rays] within the box; t_max <= t_min where a ray misses it."""
+        return intersect_box(rays.origins, rays.directions, self.box, self.near, self.far)
+
     def march(self, rays: Rays, jitter: Tensor) -> Samples:
         """Samples in occupied cells. jitter [n_rays] in [0, 1)."""
-        t_min, t_max = intersect_box(rays.origins, rays.directions, self.box, self.near, self.far)
+        t_min, t_max = self.bounds(rays)
         return self.ops.march(
             rays.origins,
             rays.directions,
@@ -84,7 +92,7 @@ class HashField:
 
     def render_rays(self, rays: Rays, background: Tensor) -> Pixels:
         """Pixels of rays, without gradients. background [3]."""
-        t_min, t_max = intersect_box(rays.origins, rays.directions, self.box, self.near, self.far)
+        t_min, t_max = self.bounds(rays)
         jitter = torch.full_like(t_min, 0.5)
         return self.ops.render_rays(
             self.params,
@@ -109,9 +117,8 @@ class HashField:
         self.params = NetParams(
             state["grid.table"], state["density.weights"], state["color.weights"]
         )
-        grid = OccupancyGrid.create(self.box, self.occupancy.resolution)
-        grid.densities = state["occupancy.densities"]
-        grid.possible = state["occupancy.possible"].bool()
+        densities, possible = state["occupancy.densities"], state["occupancy.possible"].bool()
+        grid = OccupancyGrid(self.box, densities, possible, possible)
         grid.refresh(threshold, self.steps.size)
         self.occupancy = grid
 

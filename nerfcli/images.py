@@ -235,6 +235,16 @@ class Views:
     def __len__(self) -> int:
         return self.cameras.shape[0]
 
+    def to(self, device: str) -> Views:
+        """The same views in a device's memory, still 8 bits a channel."""
+        return Views(
+            self.pixels.to(device),
+            self.offsets.to(device),
+            self.cameras.to(device),
+            self.widths.to(device),
+            None if self.usable is None else self.usable.to(device),
+        )
+
     @property
     def n_pixels(self) -> int:
         """How many pixels may be used."""

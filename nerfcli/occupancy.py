@@ -10,7 +10,7 @@ Instant NGP (2022), appendix E.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -43,6 +43,14 @@ class OccupancyGrid:
         densities = torch.where(possible, torch.inf, 0.0)
         return OccupancyGrid(box, densities, possible, possible.clone())
 
+    def to(self, device: str) -> OccupancyGrid:
+        return replace(
+            self,
+            densities=self.densities.to(device),
+            possible=self.possible.to(device),
+            occupied=self.occupied.to(device),
+        )
+
     @property
     def resolution(self) -> int:
         return self.possible.shape[1]
@@ -53,7 +61,7 @@ class OccupancyGrid:
         xyz = torch.stack([cells % r, cells // r % r, cells // r**2 % r], dim=1)
         half = self.box.half_size * torch.exp2((cells // r**3).float())[:, None]
         unit = (xyz + offsets) * (2.0 / r) - 1.0
-        return unit * half + torch.tensor(self.box.center, device=cells.device)
+        return unit * half + self.box.center_like(unit)
 
     def update(
         self,
@@ -64,6 +72,7 @@ class OccupancyGrid:
         threshold: float,
         step_size: float,
         generator: torch.Generator,
+        wait: bool = True,
     ) -> int:
         """Evaluate some cells and decide anew which are occupied.
 
@@ -74,19 +83,28 @@ class OccupancyGrid:
             n_cells: how many to evaluate.
             decay: of the old maximum in an evaluated cell.
             threshold: optical depth of one step of length step_size.
+            generator: on the device of the grid.
+            wait: false: nothing waits for the device, the occupied cells are drawn with
+                replacement, and `occupied` keeps its place in memory.
 
         Returns:
             The number of cells evaluated.
         """
-        cells = self._choose(n_cells, generator)
+        cells = self._choose(n_cells, generator, wait)
         if not len(cells):
             return 0
-        jitter = torch.rand(len(cells), 3, generator=generator).to(cells.device)
+        jitter = torch.rand(len(cells), 3, generator=generator, device=cells.device)
         sigmas = density(self.cell_centers(cells, jitter))
         flat = self.densities.view(-1)
         old = flat[cells]
-        flat[cells] = torch.maximum(torch.where(old.isinf(), 0.0, old * decay), sigmas)
-        self.refresh(threshold, step_size)
+        old = torch.where(old.isinf(), 0.0, old * decay)
+        if wait:
+            flat[cells] = torch.maximum(old, sigmas)
+            self.refresh(threshold, step_size)
+        else:
+            flat[cells] = old  # the same for a cell that was drawn twice
+            flat.scatter_reduce_(0, cells, sigmas, "amax")
+            self._refresh_in_place(threshold, step_size)
         return len(cells)
 
     def refresh(self, threshold: float, step_size: float) -> None:
@@ -96,26 +114,45 @@ class OccupancyGrid:
         limit = min(mean, threshold / step_size)
         self.occupied = self.possible & (self.densities > limit)
 
-    def _choose(self, n_cells: int, generator: torch.Generator) -> Tensor:
+    def _refresh_in_place(self, threshold: float, step_size: float) -> None:
+        """`refresh`, where every number stays on the device."""
+        known = self.possible & self.densities.isfinite()
+        total = torch.where(known, self.densities, 0.0).sum(dtype=torch.float64)
+        mean = total / known.sum().clamp(min=1)
+        limit = mean.clamp(max=threshold / step_size).float()
+        torch.logical_and(self.possible, self.densities > limit, out=self.occupied)
+
+    def _choose(self, n_cells: int, generator: torch.Generator, wait: bool) -> Tensor:
         possible = self._possible_cells()
         n_round = min(n_cells // 2, len(possible))
-        turn = (torch.arange(n_round) + self.cursor) % max(len(possible), 1)
+        turn = torch.arange(n_round, device=possible.device) + self.cursor
         self.cursor = (self.cursor + n_round) % max(len(possible), 1)
-        chosen = [possible[turn.to(possible.device)]]
+        chosen = [possible[turn % max(len(possible), 1)]]
+        if not wait:
+            return torch.cat([*chosen, self._draw_occupied(n_cells - n_round, generator)])
         occupied = self.occupied.view(-1).nonzero().squeeze(1)
         if len(occupied) <= n_cells - n_round:
             chosen.append(occupied)
         else:
-            drawn = torch.randint(len(occupied), (n_cells - n_round,), generator=generator)
-            chosen.append(occupied[drawn.to(occupied.device)])
+            size = (n_cells - n_round,)
+            drawn = torch.randint(len(occupied), size, generator=generator, device=occupied.device)
+            chosen.append(occupied[drawn])
         return torch.cat(chosen).unique()
+
+    def _draw_occupied(self, n: int, generator: torch.Generator) -> Tensor:
+        """n occupied cells, with replacement; the last cell where none is occupied."""
+        ends = self.occupied.view(-1).cumsum(0)
+        u = torch.rand(n, dtype=torch.float64, generator=generator, device=ends.device)
+        ranks = (u * ends[-1]).long() + 1
+        return torch.searchsorted(ends, ranks).clamp_(max=len(ends) - 1)
 
     def _possible_cells(self) -> Tensor:
         """Flat indices of the possible cells in a fixed shuffled order, so that a part of a
         round is spread over the box."""
         if not hasattr(self, "_shuffled"):
             cells = self.possible.view(-1).nonzero().squeeze(1)
-            order = torch.randperm(len(cells), generator=torch.Generator().manual_seed(0))
+            generator = torch.Generator("cpu").manual_seed(0)
+            order = torch.randperm(len(cells), generator=generator, device="cpu")
             self._shuffled = cells[order.to(cells.device)]
         return self._shuffled
 

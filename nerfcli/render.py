@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from torch import Tensor
 from nerfcli import backends
 from nerfcli.cameras import Cameras
 from nerfcli.config import Config
+from nerfcli.devices import memory_errors, pick
 from nerfcli.errors import NerfError
 from nerfcli.field import AnyField, HashField, create_field
 from nerfcli.progress import Progress, StopSignal
@@ -22,6 +26,9 @@ from nerfcli.runs import Run
 from nerfcli.scenes import Scene
 from nerfcli.video import Writer, open_writer
 
+LEAST_CHUNK = 1024
+MEMORY_ADVICE = "close what else uses it, render at --scale 0.5, or use --device cpu"
+ENCODING = 8  # frames that may wait for their encoder
 CLASSIC_CHUNK = 2048  # rays at once; 192 samples each through a 256-wide network
 LAYERS = ("rgb", "depth", "opacity")
 
@@ -34,37 +41,61 @@ class Model:
     scene: Scene
     config: Config
     backend: str
+    device: str = "cpu"
 
     @property
     def background(self) -> Tensor:
+        """[3], on the model's device."""
         white = self.config.scene.background == "white"
-        return torch.ones(3) if white else torch.zeros(3)
+        return torch.full((3,), 1.0 if white else 0.0, device=self.device)
 
 
-def load_model(run: Run, backend: str = "auto") -> Model:
-    """The field of a run's newest checkpoint.
+def load_model(
+    run: Run,
+    backend: str = "auto",
+    device: str = "cpu",
+    note: Callable[[str], None] | None = None,
+) -> Model:
+    """The field of a run's newest checkpoint, whatever device it was trained on.
+
+    Args:
+        device: auto, cpu or cuda.
+        note: told when a GPU backend is checked because it has not been used here before.
 
     Raises:
-        NerfError: no readable checkpoint, or the backend cannot run here.
+        NerfError: no readable checkpoint, or the backend or device cannot be had here.
     """
-    config, scene = run.config, Scene.from_json(run.scene_json)
-    tensors, _ = run.load_model()
-    choice = backends.select(backend, "cpu")
-    generator = torch.Generator().manual_seed(0)
+    config, scene, device = run.config, Scene.from_json(run.scene_json), pick(device)
+    choice = backends.select(backend, device, note)
+    tensors, _ = run.load_model(device)
+    generator = torch.Generator("cpu").manual_seed(0)
     field = create_field(config, scene.box, scene.near, scene.far, choice.ops, generator)
     field.load_state(tensors, config.occupancy.threshold)
-    return Model(field, scene, config, choice.line)
+    return Model(field, scene, config, choice.line, device)
 
 
 def render_image(model: Model, cameras: Cameras, index: int) -> Pixels:
-    """One camera's view: Pixels of height * width rays, row-major."""
+    """One camera's view: Pixels of height * width rays, row-major, on the model's device.
+
+    As many rays at once as the backend likes; half as many, again and again, where the GPU's
+    memory does not hold what they need.
+
+    Raises:
+        NerfError: it does not even hold LEAST_CHUNK rays.
+    """
     field = model.field
-    rays = cameras.image_rays(index)
+    rays = cameras.image_rays(index, model.device)
     chunk = field.ops.rays_per_chunk if isinstance(field, HashField) else CLASSIC_CHUNK
-    parts = [
-        field.render_rays(rays[start : start + chunk], model.background)
-        for start in range(0, len(rays), chunk)
-    ]
+    parts, start = [], 0
+    while start < len(rays) or not parts:
+        enough = chunk <= LEAST_CHUNK
+        try:
+            with memory_errors("rendering", MEMORY_ADVICE) if enough else nullcontext():
+                parts.append(field.render_rays(rays[start : start + chunk], model.background))
+        except torch.OutOfMemoryError:
+            chunk //= 2
+        else:
+            start += chunk
     return Pixels.cat(parts)
 
 
@@ -149,22 +180,13 @@ def render_path(
     unknown = [layer for layer in save if layer not in LAYERS]
     if unknown or not save:
         raise NerfError(f"--save: unknown layer {unknown}; known: {', '.join(LAYERS)}.")
-    model = load_model(run, backend)
+    model = load_model(run, backend, run.config.device, progress.note)
     progress.note(model.backend)
     limits = depth_limits(model, cameras)
     start = time.perf_counter()
     writers: dict[str, Writer] = {layer: open_writer(out, layer, save, fps) for layer in save}
-    n_frames = 0
     try:
-        for rgb, depth, opacity in frames(model, cameras, progress, stop):
-            pictures = {
-                "rgb": rgb,
-                "depth": depth_colors(depth, opacity, limits),
-                "opacity": np.repeat(opacity[..., None], 3, axis=-1),
-            }
-            for layer, writer in writers.items():
-                writer.add(to_uint8(pictures[layer]), depth if layer == "depth" else None)
-            n_frames += 1
+        n_frames = _encode_all(frames(model, cameras, progress, stop), writers, limits)
     except BaseException:
         for writer in writers.values():
             writer.abort()
@@ -178,3 +200,32 @@ def render_path(
         "seconds_per_frame": round(seconds / max(n_frames, 1), 4),
         "stopped": stop.received if stop is not None else None,
     }
+
+
+def _encode_all(
+    views: Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]],
+    writers: dict[str, Writer],
+    limits: tuple[float, float],
+) -> int:
+    """Write frames in a thread of its own while the next are rendered; how many there were."""
+
+    def encode(rgb: np.ndarray, depth: np.ndarray, opacity: np.ndarray) -> None:
+        for layer, writer in writers.items():
+            if layer == "rgb":
+                picture = rgb
+            elif layer == "depth":
+                picture = depth_colors(depth, opacity, limits)
+            else:
+                picture = np.repeat(opacity[..., None], 3, axis=-1)
+            writer.add(to_uint8(picture), depth if layer == "depth" else None)
+
+    n_frames, waiting = 0, deque[Future[None]]()
+    with ThreadPoolExecutor(1) as pool:
+        for view in views:
+            waiting.append(pool.submit(encode, *view))
+            n_frames += 1
+            if len(waiting) > ENCODING:
+                waiting.popleft().result()
+        for future in waiting:
+            future.result()
+    return n_frames

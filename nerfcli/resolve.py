@@ -7,11 +7,15 @@ from dataclasses import replace
 import torch
 
 from nerfcli.config import Config
+from nerfcli.devices import pick
 from nerfcli.errors import NerfError
 from nerfcli.scenes import Scene
 
 METHODS = ("hashgrid", "classic")
 DEFAULT_MINUTES = 2.0
+LOG2_TABLE_SIZE = {"cpu": 17, "cuda": 19}  # of the grid's largest levels
+N_SAMPLES = {"cpu": 2**15, "cuda": 2**18}  # of a step
+CLASSIC_RAYS = {"cpu": 1024, "cuda": 4096}  # of a step; the paper's batch on a GPU
 STEP_PIXELS = 1.4  # a marching step's length, in pixels as seen at the box's centre
 
 
@@ -19,7 +23,7 @@ def resolve(config: Config, scene: Scene) -> Config:
     """Fill in every auto value from the scene and the device.
 
     Raises:
-        NerfError: an unknown method, loss or device.
+        NerfError: an unknown method, loss or device, or cuda where there is none.
     """
     method = config.model.method
     if method == "auto":
@@ -29,10 +33,7 @@ def resolve(config: Config, scene: Scene) -> Config:
             f"model.method: unknown method {method!r}; known: auto, {', '.join(METHODS)}."
         )
     classic = method == "classic"
-    if config.device not in ("auto", "cpu"):
-        raise NerfError(
-            f"device: {config.device!r} is not supported by this version; use cpu or auto."
-        )
+    device = pick(config.device)
     background = config.scene.background
     if background == "auto":
         background = "black" if scene.background == "none" else scene.background
@@ -44,7 +45,7 @@ def resolve(config: Config, scene: Scene) -> Config:
     model = replace(
         config.model,
         method=method,
-        log2_table_size=config.model.log2_table_size or 17,
+        log2_table_size=config.model.log2_table_size or LOG2_TABLE_SIZE[device],
         max_resolution=config.model.max_resolution
         or grid_resolution(finest) * 2 ** (scene.box.n_cascades - 1),
         width=config.model.width or (256 if classic else 64),
@@ -56,11 +57,11 @@ def resolve(config: Config, scene: Scene) -> Config:
     )
     train = config.train
     minutes = train.minutes or (0.0 if train.steps else DEFAULT_MINUTES)
-    n_samples = train.n_samples or 2**15
+    n_samples = train.n_samples or N_SAMPLES[device]
     train = replace(
         train,
         minutes=minutes,
-        n_rays=train.n_rays or 1024,
+        n_rays=train.n_rays or CLASSIC_RAYS[device],
         n_samples=n_samples,
         lr=train.lr or (5e-4 if classic else 1e-2),
         lr_final=train.lr_final or (0.1 if classic else 0.02),
@@ -77,7 +78,7 @@ def resolve(config: Config, scene: Scene) -> Config:
     )
     return replace(
         config,
-        device="cpu",
+        device=device,
         model=model,
         sampling=sampling,
         train=train,

@@ -65,7 +65,7 @@ def intersect_box(
     Returns:
         t_min, t_max [n_rays]; t_max <= t_min where the ray misses the box.
     """
-    center = origins.new_tensor(box.center)
+    center = box.center_like(origins)
     # a zero component would give 0 * inf = nan for an origin on a face
     safe = torch.where(directions.abs() < 1e-12, torch.full_like(directions, 1e-12), directions)
     a = (center - box.outer_half_size - origins) / safe
@@ -130,7 +130,7 @@ def occupancy_lookup(positions: Tensor, occupied: Tensor, box: Box) -> Tensor:
         [n] bool.
     """
     resolution = occupied.shape[1]
-    offset = positions - positions.new_tensor(box.center)
+    offset = positions - box.center_like(positions)
     reach = offset.abs().amax(-1) / box.half_size
     cascade = torch.log2(reach.clamp(min=1e-9)).ceil().clamp(min=0).long()
     inside = cascade < box.n_cascades

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from nerfcli.config import TrainConfig
 
-PLAN_AT = (0.1, 0.25, 0.5)  # shares of the time at which the number of steps is set (anew)
+PLAN_AT = (0.1, 0.25, 0.5)  # shares of the time; later, whenever half of the rest has gone
+LAST_STRETCH = 1.0  # seconds that are left to the plan before them
 
 
 def learning_rate(step: int, progress: float, train: TrainConfig, hold: float) -> float:
@@ -27,21 +28,29 @@ def learning_rate(step: int, progress: float, train: TrainConfig, hold: float) -
 class Budget:
     """The length of a run.
 
-    With `seconds`, the step rate is measured while training and the number of steps set at a
-    tenth, a quarter and half of the time; from then on it is fixed, so that a resumed run goes
-    on exactly.
+    With `seconds`, the step rate is measured while training. The number of steps is set at a
+    tenth, a quarter and half of the time, and anew whenever half of the rest has gone, by the
+    rate of the last stretch, so that the run ends within about a second of its time. A run that
+    was stopped in its second half goes on with the number of steps that it was saved with, so
+    that resuming it is exact.
 
     Attributes:
         total_steps: 0 until it is known.
         seconds: wall-clock length, 0 for a run by steps.
-        n_plans: how many of PLAN_AT have been done.
+        n_plans: how often the number of steps has been set.
     """
 
     total_steps: int = 0
     seconds: float = 0.0
     n_plans: int = 0
+    fixed: bool = False
     _mark_step: int = 0
     _mark_time: float = 0.0
+
+    def resumed(self, state: dict) -> Budget:
+        """This budget as `state` left it."""
+        fixed = state["n_plans"] >= len(PLAN_AT)
+        return Budget(state["total_steps"], self.seconds, state["n_plans"], fixed)
 
     def start(self, step: int, elapsed: float) -> None:
         """The loop begins here; what came before does not count for the rate."""
@@ -49,19 +58,25 @@ class Budget:
 
     def tick(self, step: int, elapsed: float) -> None:
         """Measure, and set the number of steps when it is time to. step: steps done."""
-        if not self.seconds or self.n_plans == len(PLAN_AT) or step <= self._mark_step:
+        if not self.seconds or self.fixed or step <= self._mark_step:
             return
-        share = elapsed / self.seconds
-        too_soon = self.done(step) and share < 1.0  # the rate was taken for slower than it is
-        if share >= PLAN_AT[self.n_plans] or too_soon:
+        left = self.seconds - elapsed
+        too_soon = self.done(step) and left > LAST_STRETCH  # the rate was taken for slower
+        if elapsed >= self._next_plan() or too_soon:
             rate = (step - self._mark_step) / max(elapsed - self._mark_time, 1e-6)
-            left = round(rate * max(self.seconds - elapsed, 0.0))
-            self.total_steps = step + left
-            while self.n_plans < len(PLAN_AT) and share >= PLAN_AT[self.n_plans]:
+            self.total_steps = step + round(rate * max(left, 0.0))
+            while elapsed >= self._next_plan():
                 self.n_plans += 1
             self._mark_step, self._mark_time = step, elapsed
-        elif not self.n_plans and share < 0.5 * PLAN_AT[0]:  # warm-up
+        elif not self.n_plans and elapsed < 0.5 * self._next_plan():  # warm-up
             self._mark_step, self._mark_time = step, elapsed
+
+    def _next_plan(self) -> float:
+        """When the number of steps is set next, in seconds; infinite in the last stretch."""
+        if self.n_plans < len(PLAN_AT):
+            return PLAN_AT[self.n_plans] * self.seconds
+        rest = (1 - PLAN_AT[-1]) * 0.5 ** (self.n_plans + 1 - len(PLAN_AT)) * self.seconds
+        return self.seconds - rest if rest > LAST_STRETCH else float("inf")
 
     def progress(self, step: int, elapsed: float) -> float:
         if self.total_steps:

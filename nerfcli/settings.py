@@ -19,6 +19,7 @@ from nerfcli.files import write_text
 
 PRESETS = Path(__file__).parent / "presets"
 CHOICES = {
+    "device": ("auto", "cpu", "cuda"),
     "scene.background": ("auto", "white", "black"),
     "model.method": ("auto", "hashgrid", "classic"),
     "train.loss": ("auto", "mse", "huber"),

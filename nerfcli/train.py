@@ -7,10 +7,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from nerfcli import backends
+from nerfcli.backends.ops import Ops
 from nerfcli.config import Config
+from nerfcli.devices import (
+    ensure_room,
+    memory_errors,
+    pick,
+    random_generator,
+    restore_generator,
+)
 from nerfcli.errors import NerfError
+from nerfcli.graph_trainer import create_trainer
 from nerfcli.images import Views
 from nerfcli.progress import Progress, StopSignal
 from nerfcli.resolve import resolve
@@ -18,11 +28,15 @@ from nerfcli.runs import Run
 from nerfcli.scenes import Residents, Scene
 from nerfcli.scenes.hull import silhouette_box, visual_hull
 from nerfcli.schedule import Budget, learning_rate
-from nerfcli.trainers import HashGridTrainer, StepResult, Trainer, create_trainer
+from nerfcli.trainers import HashGridTrainer, StepResult, Trainer
 
 HOLD = {"hashgrid": 0.3, "classic": 0.0}  # share of the run at the peak learning rate
 LOG_EVERY_SECONDS = 1.0
 METRICS_EVERY = 50  # steps between the rows of metrics.jsonl
+MEMORY_ADVICE = (
+    "read smaller images (--downscale 2), take fewer samples a step (--set train.n_samples=65536), "
+    "or use --device cpu"
+)
 
 
 @dataclass(frozen=True)
@@ -87,30 +101,37 @@ def train(
         A summary: steps, seconds, psnr (running mean over training rays), rates, stopped.
 
     Raises:
-        NerfError: the training diverged, or the run cannot be read or written.
+        NerfError: the training diverged, memory ran out, or the run cannot be read or written.
     """
+    device = pick(prepared.config.device)
+    choice = backends.select(prepared.config.backend, device, progress.note)
+    progress.note(choice.line)
+    progress.note(describe(prepared.scene, prepared.config))
+    with memory_errors("training", MEMORY_ADVICE):
+        return _loop(prepared, run, choice.ops, device, progress, resume).go(stop)
+
+
+def _loop(
+    prepared: Prepared, run: Run, ops: Ops, device: str, progress: Progress, resume: bool
+) -> Loop:
+    """Everything at its place: pixels and field on the device, the last checkpoint or a start."""
     clock = Clock(prepared.seconds, time.perf_counter())
     scene, config, residents = prepared.scene, prepared.config, prepared.residents
-    choice = backends.select(config.backend, config.device)
-    progress.note(choice.line)
-    progress.note(describe(scene, config))
-    generator = torch.Generator().manual_seed(config.train.seed)
+    checkpoint = run.load_checkpoint(device) if resume else None
+    if checkpoint is not None:
+        residents.n_parts = checkpoint[2].get("parts", 1)
+    views = residents.at(checkpoint[2]["step"] if checkpoint is not None else 0)
+    pixels = views.pixels.numel()
+    ensure_room(pixels, device, f"the pixels of {len(views)} images", MEMORY_ADVICE)
+    generator = random_generator(device, config.train.seed)
+    trainer = create_trainer(scene, views.to(device), config, ops, generator)
     budget = Budget(config.train.steps, 0.0 if config.train.steps else 60 * config.train.minutes)
-    if resume:
-        model, optimizer, state = run.load_checkpoint()
-        residents.n_parts = state.get("parts", 1)
-        views = residents.at(state["step"])
-        trainer = create_trainer(scene, views, config, choice.ops, generator)
-        trainer.load(model, optimizer, state["trainer"])
-        generator.set_state(torch.tensor(state["generator"], dtype=torch.uint8))
-        budget = replace(budget, **state["budget"])
-        clock.before = state["seconds"]
-    else:
-        views = residents.at(0)
-        trainer = create_trainer(scene, views, config, choice.ops, generator)
-        if isinstance(trainer, HashGridTrainer):
-            prepare_occupancy(trainer, scene, views)
-    return Loop(trainer, residents, config, run, budget, clock, progress, generator).go(stop)
+    loop = Loop(trainer, residents, config, run, budget, clock, progress, generator)
+    if checkpoint is not None:
+        loop.resume(*checkpoint)
+    elif isinstance(trainer, HashGridTrainer):
+        prepare_occupancy(trainer, scene, views)
+    return loop
 
 
 def describe(scene: Scene, config: Config) -> str:
@@ -147,28 +168,31 @@ class Loop:
     progress: Progress
     generator: torch.Generator
     psnr: float = 0.0
-    n_rays: int = 0
-    n_samples: int = 0
+    n_rays: int | Tensor = 0  # so far; on the device where nothing waits for it
+    n_samples: int | Tensor = 0
+
+    def resume(self, model: dict[str, Tensor], optimizer: dict[str, Tensor], state: dict) -> None:
+        """Take everything from a checkpoint of the run."""
+        device, seed = self.generator.device, self.config.train.seed
+        self.trainer.load(model, optimizer, state["trainer"])
+        step = self.trainer.step_count
+        if not restore_generator(self.generator, state["generator"], seed, step):
+            self.progress.note(
+                f"the run was on another kind of device: new random numbers on {device}"
+            )
+        self.budget = self.budget.resumed(state["budget"])
+        self.clock.before = state["seconds"]
 
     def go(self, stop: StopSignal) -> dict:
+        """Step until the budget is spent or `stop` has received a signal, save, and sum up."""
         trainer, budget, clock = self.trainer, self.budget, self.clock
-        hold = HOLD[self.config.model.method]
         first_step, first_time = trainer.step_count, clock.elapsed()
         last_log = last_save = first_time
         budget.start(first_step, first_time)
         while not stop.received and not budget.done(trainer.step_count):
-            elapsed = clock.elapsed()
-            share = budget.progress(trainer.step_count, elapsed)
-            lr = learning_rate(trainer.step_count, share, self.config.train, hold)
-            if self.residents.n_parts > 1:
-                trainer.views = self.residents.at(trainer.step_count)
-            result = trainer.step(lr)
-            self.n_rays += result.n_rays
-            self.n_samples += result.n_samples
+            self._step(clock.elapsed())
             elapsed = clock.elapsed()
             budget.tick(trainer.step_count, elapsed)
-            if trainer.step_count % METRICS_EVERY == 0:
-                self._record(result, lr, elapsed)
             if elapsed - last_log > LOG_EVERY_SECONDS:
                 last_log = elapsed
                 self._show(elapsed - first_time)
@@ -180,13 +204,25 @@ class Loop:
         seconds = max(elapsed - first_time, 1e-9)
         return {
             "steps": trainer.step_count,
-            "seconds": round(elapsed, 3),
+            "seconds": round(clock.elapsed(), 3),
             "psnr": round(self.psnr, 3),
             "steps_per_second": (trainer.step_count - first_step) / seconds,
-            "rays_per_second": self.n_rays / seconds,
-            "samples_per_second": self.n_samples / seconds,
+            "rays_per_second": int(self.n_rays) / seconds,
+            "samples_per_second": int(self.n_samples) / seconds,
             "stopped": stop.received,
         }
+
+    def _step(self, elapsed: float) -> None:
+        step = self.trainer.step_count
+        if self.residents.n_parts > 1 and (views := self.residents.exchanged(step)) is not None:
+            self.trainer.set_views(views.to(self.generator.device.type))
+        share = self.budget.progress(step, elapsed)
+        lr = learning_rate(step, share, self.config.train, HOLD[self.config.model.method])
+        result = self.trainer.step(lr)
+        self.n_rays += result.n_rays
+        self.n_samples += result.n_samples
+        if self.trainer.step_count % METRICS_EVERY == 0:
+            self._record(result, lr, self.clock.elapsed())
 
     def _record(self, result: StepResult, lr: float, elapsed: float) -> None:
         loss, mse = float(result.loss), float(result.mse)  # sync, every METRICS_EVERY steps
@@ -206,13 +242,13 @@ class Loop:
                 "loss": loss,
                 "psnr": round(now, 4),
                 "lr": lr,
-                "n_rays": result.n_rays,
-                "n_samples": result.n_samples,
+                "n_rays": int(result.n_rays),
+                "n_samples": int(result.n_samples),
             }
         )
 
     def _show(self, seconds: float) -> None:
-        values = {"rays_per_s": self.n_rays / max(seconds, 1e-9)}
+        values = {"rays_per_s": int(self.n_rays) / max(seconds, 1e-9)}  # sync, once a second
         if self.psnr:  # known from the first row of metrics.jsonl on
             values["psnr"] = self.psnr
         step, elapsed = self.trainer.step_count, self.clock.elapsed()

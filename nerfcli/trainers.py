@@ -1,12 +1,13 @@
 """One training step, for each method: draw rays, render them, take the gradients, step.
 
-A trainer owns the field and the optimiser's state; everything random comes from one generator,
-so that a checkpoint with the generator's state continues bit for bit.
+A trainer owns the field and the optimiser's state, all on the device of the generator that
+everything random comes from; with its state, a checkpoint continues bit for bit on a CPU.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch import Tensor
 from nerfcli.backends.ops import Ops
 from nerfcli.classic import ClassicField
 from nerfcli.config import Config
-from nerfcli.field import HashField, create_field
+from nerfcli.field import AnyField, HashField, create_field
 from nerfcli.images import Views
 from nerfcli.losses import mse
 from nerfcli.occupancy import OccupancyGrid
@@ -22,7 +23,8 @@ from nerfcli.radiance import NetParams
 from nerfcli.rays import Rays
 from nerfcli.scenes import Scene
 
-MAX_RAYS = 2**17
+MIN_RAYS, MAX_RAYS = 64, 2**17
+MARCHED_COST = 0.25  # of a marched sample, in kept ones, which have gradients too
 RATE_MEMORY = 0.8  # of the running mean of kept samples per ray
 
 
@@ -32,8 +34,8 @@ class StepResult:
 
     loss: Tensor
     mse: Tensor
-    n_rays: int
-    n_samples: int
+    n_rays: int | Tensor
+    n_samples: int | Tensor
 
 
 def background_color(name: str) -> tuple[float, float, float]:
@@ -48,6 +50,20 @@ def over_background(colors: Tensor, background: Tensor) -> Tensor:
     return colors[:, :3] * alpha + (1 - alpha) * background
 
 
+def fixed_background(config: Config, device: torch.device) -> Tensor:
+    """The run's background, [3]."""
+    return torch.tensor(background_color(config.scene.background), device=device)
+
+
+def new_field(scene: Scene, config: Config, ops: Ops, generator: torch.Generator) -> AnyField:
+    """A fresh field on the generator's device; the same on each, drawn on the CPU."""
+    device = generator.device
+    if device.type != "cpu":
+        generator = torch.Generator("cpu").manual_seed(config.train.seed)
+    field = create_field(config, scene.box, scene.near, scene.far, ops, generator)
+    return field.to(str(device))
+
+
 class HashGridTrainer:
     """Steps of a hash-grid field: the batch is sized by samples, the ray count adapts."""
 
@@ -55,8 +71,9 @@ class HashGridTrainer:
         self, scene: Scene, views: Views, config: Config, ops: Ops, generator: torch.Generator
     ) -> None:
         self.scene, self.views, self.config, self.ops = scene, views, config, ops
-        self.generator = generator
-        field = create_field(config, scene.box, scene.near, scene.far, ops, generator)
+        self.generator, self.device = generator, generator.device
+        self.background = fixed_background(config, self.device)
+        field = new_field(scene, config, ops, generator)
         assert isinstance(field, HashField)
         self.field = field
         self.grads = NetParams(*(torch.zeros_like(p) for p in field.params.tensors()))
@@ -64,26 +81,29 @@ class HashGridTrainer:
         self.v = NetParams(*(torch.zeros_like(p) for p in field.params.tensors()))
         self.ema = NetParams(*(p.clone() for p in field.params.tensors()))
         self.samples_per_ray = 0.0
-        self.step_count = 0
+        self.step_count = self.first_step = 0
 
     def set_possible(self, possible: Tensor) -> None:
         """Start the occupancy grid from the cells that can hold anything."""
         grid = self.field.occupancy
-        self.field.occupancy = OccupancyGrid.create(
-            grid.box, grid.resolution, grid.possible & possible
-        )
+        possible = grid.possible & possible.to(self.device)
+        self.field.occupancy = OccupancyGrid.create(grid.box, grid.resolution, possible)
+
+    def set_views(self, views: Views) -> None:
+        """Go on with other pixels, on the same device."""
+        self.views = views
 
     def n_rays(self) -> int:
         """Rays whose kept samples should fill the budget, by the last steps' mean."""
         target = self.config.train.n_samples
         if self.samples_per_ray == 0.0:
-            return max(64, target // 64)
-        return max(64, min(MAX_RAYS, int(target / self.samples_per_ray)))
+            return max(MIN_RAYS, target // 64)
+        return max(MIN_RAYS, min(MAX_RAYS, int(target / self.samples_per_ray)))
 
     def step(self, lr: float) -> StepResult:
         self.step_count += 1
         rays, target, background = self._batch(self.n_rays())
-        samples = self.field.march(rays, torch.rand(len(rays), generator=self.generator))
+        samples = self.field.march(rays, self._uniform(len(rays)))
         terms = self.ops.photometric_gradients(
             self.field.params,
             self.grads,
@@ -98,31 +118,31 @@ class HashGridTrainer:
         )
         n_kept = int(terms.n_kept)  # sync
         self._adapt(len(rays), samples.capacity, n_kept)
-        self._optimise(lr)
+        self._optimise(step=self.step_count, lr=lr)
         if self._update_due():
             self._update_occupancy()
         return StepResult(terms.loss, terms.mse, len(rays), n_kept)
 
+    def _uniform(self, *size: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.rand(*size, dtype=dtype, generator=self.generator, device=self.device)
+
     def _batch(self, n_rays: int) -> tuple[Rays, Tensor, Tensor]:
-        u = torch.rand(n_rays, dtype=torch.float64, generator=self.generator)
-        flat = self.views.draw(u)
+        flat = self.views.draw(self._uniform(n_rays, dtype=torch.float64))
         rays = self.scene.cameras.rays(self.views.locate(flat))
         if self.config.train.random_background:
-            background = torch.rand(n_rays, 3, generator=self.generator)
+            background = self._uniform(n_rays, 3)
         else:
-            fixed = torch.tensor(background_color(self.config.scene.background))
-            background = fixed.expand(n_rays, 3).contiguous()
+            background = self.background.expand(n_rays, 3).contiguous()
         return rays, over_background(self.views.colors(flat), background), background
 
     def _adapt(self, n_rays: int, n_marched: int, n_kept: int) -> None:
-        """A marched sample costs about a quarter of a kept one, which has gradients too."""
-        now = max((n_kept + 0.25 * (n_marched - n_kept)) / n_rays, 1e-3)
+        now = max((n_kept + MARCHED_COST * (n_marched - n_kept)) / n_rays, 1e-3)
         if self.samples_per_ray == 0.0:
             self.samples_per_ray = now
         mean = RATE_MEMORY * self.samples_per_ray + (1 - RATE_MEMORY) * now
         self.samples_per_ray = max(mean, 0.5 * now)  # a sudden rise is believed at once
 
-    def _optimise(self, lr: float) -> None:
+    def _optimise(self, **rates: Any) -> None:
         train = self.config.train
         sets = (t.tensors() for t in (self.field.params, self.grads, self.m, self.v, self.ema))
         for i, (p, g, m, v, ema) in enumerate(zip(*sets, strict=True)):
@@ -131,17 +151,16 @@ class HashGridTrainer:
                 g,
                 m,
                 v,
-                step=self.step_count,
-                lr=lr,
                 weight_decay=0.0 if i == 0 else train.weight_decay,
                 ema=ema if train.ema_decay else None,
                 ema_decay=train.ema_decay,
+                **rates,
             )
 
     def _update_due(self) -> bool:
         return self.step_count % self.config.occupancy.every == 0
 
-    def _update_occupancy(self) -> None:
+    def _update_occupancy(self, wait: bool = True) -> None:
         occupancy = self.config.occupancy
         self.field.occupancy.update(
             self.field.density,
@@ -150,6 +169,7 @@ class HashGridTrainer:
             threshold=occupancy.threshold,
             step_size=self.field.steps.size,
             generator=self.generator,
+            wait=wait,
         )
 
     def model_state(self) -> dict[str, Tensor]:
@@ -183,7 +203,7 @@ class HashGridTrainer:
         self.field.occupancy.cursor = extra["occupancy_cursor"]
         self.m = NetParams(*(optimizer[f"m.{n}"] for n in names))
         self.v = NetParams(*(optimizer[f"v.{n}"] for n in names))
-        self.step_count = extra["step"]
+        self.step_count = self.first_step = extra["step"]
         self.samples_per_ray = extra["samples_per_ray"]
 
 
@@ -194,14 +214,16 @@ class ClassicTrainer:
         self, scene: Scene, views: Views, config: Config, ops: Ops, generator: torch.Generator
     ) -> None:
         self.scene, self.views, self.config, self.ops = scene, views, config, ops
-        self.generator = generator
-        field = create_field(config, scene.box, scene.near, scene.far, ops, generator)
+        self.generator, self.device = generator, generator.device
+        self.background = fixed_background(config, self.device)
+        field = new_field(scene, config, ops, generator)
         assert isinstance(field, ClassicField)
         self.field = field
         for p in field.params.values():
             p.requires_grad_()
         self.m = {k: torch.zeros_like(p) for k, p in field.params.items()}
         self.v = {k: torch.zeros_like(p) for k, p in field.params.items()}
+        self.sizes = scene.cameras.size.to(self.device)
         self.step_count = 0
 
     def step(self, lr: float) -> StepResult:
@@ -209,9 +231,8 @@ class ClassicTrainer:
         config = self.config
         flat = self._pixels(config.train.n_rays)
         rays = self.scene.cameras.rays(self.views.locate(flat))
-        background = torch.tensor(background_color(config.scene.background))
-        target = over_background(self.views.colors(flat), background)
-        coarse, fine = self.field.render_coarse_fine(rays, background, self.generator)
+        target = over_background(self.views.colors(flat), self.background)
+        coarse, fine = self.field.render_coarse_fine(rays, self.background, self.generator)
         fine_mse = mse(fine.rgb, target)
         loss = mse(coarse.rgb, target) + fine_mse
         grads = torch.autograd.grad(loss, list(self.field.params.values()))
@@ -229,15 +250,19 @@ class ClassicTrainer:
         per_ray = 2 * config.sampling.n_coarse + config.sampling.n_fine
         return StepResult(loss.detach(), fine_mse.detach(), len(rays), len(rays) * per_ray)
 
+    def set_views(self, views: Views) -> None:
+        """Go on with other pixels, on the same device."""
+        self.views = views
+
     def _pixels(self, n_rays: int) -> Tensor:
         """Uniform over all pixels; in the first steps, over the centre of every image."""
         train = self.config.train
-        u = torch.rand(n_rays, dtype=torch.float64, generator=self.generator)
+        u = torch.rand(n_rays, dtype=torch.float64, generator=self.generator, device=self.device)
         flat = self.views.draw(u)
         if self.step_count > train.crop_steps or self.views.usable is not None:
             return flat
         pixels = self.views.locate(flat)
-        size = self.scene.cameras.size[pixels[:, 0]]
+        size = self.sizes[pixels[:, 0]]
         margin = (1 - train.crop_fraction) / 2
         xy = (size * margin + pixels[:, 1:] * train.crop_fraction).long()
         start = flat - pixels[:, 1] - pixels[:, 2] * size[:, 0]
@@ -261,10 +286,3 @@ class ClassicTrainer:
 
 
 Trainer = HashGridTrainer | ClassicTrainer
-
-
-def create_trainer(
-    scene: Scene, views: Views, config: Config, ops: Ops, generator: torch.Generator
-) -> Trainer:
-    kind = ClassicTrainer if config.model.method == "classic" else HashGridTrainer
-    return kind(scene, views, config, ops, generator)

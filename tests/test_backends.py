@@ -11,6 +11,7 @@ import torch
 
 from nerfcli import backends
 from nerfcli.backends.ops import Ops, reference
+from nerfcli.devices import cuda_missing
 from nerfcli.errors import BackendUnavailable, NerfError
 
 
@@ -77,7 +78,7 @@ def test_no_backend_at_all_is_an_error(
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_torch_is_the_last_resort_everywhere(device: str) -> None:
     assert backends.ORDER[device][-1] == "torch"
-    assert backends.unavailable("torch", device) is None
+    assert backends.unavailable("torch", device) == (cuda_missing() if device == "cuda" else None)
 
 
 def test_the_reference_is_floor_two_itself() -> None:

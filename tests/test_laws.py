@@ -21,7 +21,7 @@ MAX_LINES = 300
 FLOORS = {
     "words": "errors files memory progress config settings nerfcli",
     "things": """
-        rays lens_models lens_inverse lenses boxes cameras images
+        devices rays lens_models lens_inverse lenses boxes cameras images
         scenes.scene scenes.keys scenes.source scenes.folders scenes.intrinsics scenes.ngp_box
         scenes.points scenes.extent scenes.build scenes.views
         scenes.colmap_cameras scenes.colmap_model scenes.colmap_binary scenes.colmap_text
@@ -35,12 +35,12 @@ FLOORS = {
         backends.triton.launch backends.triton.triton_adam backends.triton.triton_encoding
         backends.triton.triton_mlp backends.triton.triton_radiance
         backends.triton.triton_sampling backends.triton.triton_volume
-        backends.triton.triton_step backends.triton.triton_render backends.triton
-        backends.ops_triton backends.ops_tcnn
-        backends backends.selfcheck""",
+        backends.triton.triton_losses backends.triton.triton_step
+        backends.triton.triton_render backends.triton
+        backends.ops_triton backends.ops_tcnn backends.selfcheck backends""",
     "what is learned": "occupancy classic field checkpoints runs",
     "what is done with it": """
-        metrics video schedule resolve trainers train render evaluate
+        metrics video schedule resolve trainers graph_trainer train render evaluate
         geometry.shapes geometry.topology geometry.sampling geometry.surface geometry.grid_files
         geometry.files geometry.distance geometry.align geometry.inside geometry.volume
         geometry.metrics geometry.compare geometry.losses geometry.remesh geometry.targets
@@ -50,9 +50,10 @@ FLOORS = {
         check.picture check.correct check.quick check
         prepare.photos prepare.frames prepare.motion prepare.place prepare.capture prepare""",
     "doors": """
-        bench
+        bench.clock bench.parity bench.kernels bench.training bench.gpu_report bench.gpu_measures
+        bench.gpu_peers bench.gpu bench
         cli.output cli.options cli.sources cli.jobs cli.train cli.render cli.eval
-        cli.compare cli.convert cli.check cli.prepare cli.info cli
+        cli.compare cli.convert cli.check cli.prepare cli.info cli.bench_gpu cli.bench cli
         __main__""",
 }
 ORDER: list[str] = [name for names in FLOORS.values() for name in names.split()]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nerfcli.cameras import Cameras
+from nerfcli.lens_models import ROW, Polynomial
 from nerfcli.lenses import Lens, LensBank
 from nerfcli.scenes.colmap_cameras import (
     BY_NAME,
@@ -175,6 +176,28 @@ def test_pixels_without_a_solution_are_invalid(lens: Lens, radius: float) -> Non
     ring = torch.stack([angle.cos(), angle.sin()], dim=-1)
     assert lens.directions(ring * (radius * 0.999))[1].all()
     assert not lens.directions(ring * (radius * 1.001))[1].any()
+
+
+def test_the_limit_is_where_the_image_stops_growing() -> None:
+    assert Lens.of("rational", d1=1.0).limit == pytest.approx(1.0, abs=1e-12)  # r / (1 + r^2)
+    # r (1 + q / 3) / (1 + q) with q = r^2: f' goes with 1 + q^2 / 3, which has no root
+    assert Lens.of("rational", k1=1 / 3, d1=1.0).limit == math.inf
+    # 1 + d1 q = 0: the image has a pole there
+    assert Lens.of("rational", d1=-0.25).limit == pytest.approx(2.0, abs=1e-12)
+    assert Lens("fisheye", (-0.1, 0.0, 0.0, 0.0)).limit == pytest.approx(math.sqrt(1 / 0.3))
+
+
+def test_jacobian_against_differences() -> None:
+    rng = np.random.default_rng(0)
+    row = torch.from_numpy(rng.normal(size=len(ROW)) * 0.1).unbind()
+    lens = Polynomial.of(row)
+    v = torch.from_numpy(rng.uniform(-0.5, 0.5, (50, 2)))
+    h = 1e-6
+    shifts = h * torch.eye(2, dtype=torch.float64)
+    columns = [(lens.apply(v + shift) - lens.apply(v - shift)) / (2 * h) for shift in shifts]
+    want = torch.stack([columns[0][:, 0], columns[1][:, 0], columns[0][:, 1], columns[1][:, 1]])
+    # central differences: rounding of 1e-16 / h
+    torch.testing.assert_close(torch.stack(lens.jacobian(v)), want, rtol=0, atol=1e-8)
 
 
 def test_wide_lenses_see_behind_themselves() -> None:

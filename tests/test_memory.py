@@ -67,6 +67,8 @@ def test_images_that_do_not_fit_are_scaled_and_that_is_said(
     assert scene.cameras.size[0].tolist() == [SIZE // 2, SIZE // 2]
     assert "10 images of 16x16 need" in scene.notes[-1]
     assert "they are read at 1/2 of their size" in scene.notes[-1]
+    free(10 * SIZE * SIZE * 4 // 9 + 1)
+    assert load_scene(ball).downscale == 3  # a ninth of the pixels
     free(1)
     assert load_scene(ball).downscale == 8  # not down to nothing
     assert load_scene(ball, downscale=1).downscale == 1  # what the user says counts

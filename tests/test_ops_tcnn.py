@@ -18,11 +18,37 @@ from nerfcli import encoding, mlp, radiance, step
 from nerfcli.backends import ops_tcnn
 from nerfcli.boxes import Box
 from nerfcli.encoding import GridSpec
+from nerfcli.errors import NerfError
 from nerfcli.radiance import NetParams, NetSpec
-from nerfcli.rays import Rays
+from nerfcli.rays import Rays, Samples
 from nerfcli.sampling import Steps, intersect_box, march
+from nerfcli.volume import composite
 
 NET = NetSpec(GridSpec(8, 2, 9, 4, 32), width=16)
+
+
+class HalfParameters(torch.autograd.Function):
+    """The library's way back: gradients of parameters are 128 times as large, in half precision."""
+
+    @staticmethod
+    def forward(ctx, params: Tensor) -> Tensor:
+        return params.clone()
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return (128 * grad).half().float() / 128
+
+
+class HalfOutputs(torch.autograd.Function):
+    """And those of outputs arrive in half precision."""
+
+    @staticmethod
+    def forward(ctx, outputs: Tensor) -> Tensor:
+        return outputs.clone()
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return grad.half().float()
 
 
 class Encoding(torch.nn.Module):
@@ -44,6 +70,8 @@ class Encoding(torch.nn.Module):
 
 
 class Network(torch.nn.Module):
+    rounds = False  # whether gradients are those of half precision
+
     def __init__(self, n_inputs: int, n_outputs: int, config: dict[str, Any]) -> None:
         super().__init__()
         assert config["otype"] == "FullyFusedMLP" and n_inputs % 16 == 0
@@ -53,7 +81,10 @@ class Network(torch.nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         assert self.params.shape == (mlp.mlp_n_params(self.widths),)
-        return mlp.mlp(x, self.params, self.widths)[:, : self.n_outputs]
+        if not Network.rounds:
+            return mlp.mlp(x, self.params, self.widths)[:, : self.n_outputs]
+        y = mlp.mlp(x, HalfParameters.apply(self.params), self.widths)
+        return HalfOutputs.apply(y[:, : self.n_outputs])
 
 
 @pytest.fixture(autouse=True)
@@ -142,6 +173,52 @@ def test_a_step_and_a_picture_are_the_references() -> None:
         results.append((terms.loss, terms.mse, terms.n_kept, *grads.tensors(), pixels.rgb))
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_gradients_in_half_precision_neither_vanish_nor_overflow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A batch as large as in training, of pixels far off and of pixels that are almost right."""
+    monkeypatch.setattr(Network, "rounds", True)
+    n, box, params = 20000, Box((0.0, 0.0, 0.0), 1.0), params_of()
+    origins = 3 * torch.nn.functional.normalize(positions(n) - 0.5, dim=1)
+    rays = Rays(origins, -origins / 3)
+    edges = torch.tensor([2.5, 3.0, 3.5]).expand(n, 3)
+    samples, background = Samples.from_edges(edges), torch.ones(n, 3)
+    want = NetParams(*(torch.zeros_like(p) for p in params.tensors()))
+    got = NetParams(*(torch.zeros_like(p) for p in params.tensors()))
+    t_mids = samples.t_mids.view(n, 2, 1)
+    x = box.to_unit(origins[:, None] + t_mids * rays.directions[:, None]).view(-1, 3)
+    sigmas, rgbs = radiance.radiance(x, rays.directions.repeat_interleave(2, 0), params, NET)
+    rendered = composite(sigmas / box.side, rgbs, samples, background).rgb
+    for target in (torch.zeros(n, 3), rendered - 0.001):
+        for ops, grads in ((step, want), (ops_tcnn, got)):
+            for g in grads.tensors():
+                g.zero_()
+            ops.photometric_gradients(
+                params, grads, NET, box, rays, samples, target, background, loss="mse"
+            )
+        for a, b in zip(got.tensors()[1:], want.tensors()[1:], strict=True):
+            assert float((a - b).norm() / b.norm()) < 0.01  # ten bits, less among the subnormal
+
+
+def test_a_library_with_another_layout_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Encoding, "__init__", lambda self, *_: _with_params(self, 7))
+    with pytest.raises(NerfError, match=r"has 7 parameters for the grid.*another --backend"):
+        ops_tcnn.hash_grid(positions(4), params_of().table, NET.grid)
+
+
+def _with_params(module: torch.nn.Module, n: int) -> None:
+    torch.nn.Module.__init__(module)
+    module.params = torch.nn.Parameter(torch.zeros(n))
+
+
+def test_a_library_that_does_not_load_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops_tcnn, "installed", lambda name: True)
+    monkeypatch.setattr(ops_tcnn, "cuda_missing", lambda: None)
+    assert ops_tcnn.unavailable("cuda") is None
+    monkeypatch.setitem(sys.modules, "tinycudann", None)  # importing it fails
+    assert "cannot be imported" in str(ops_tcnn.unavailable("cuda"))
 
 
 def test_without_the_library_the_reason_has_the_command(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -187,6 +187,10 @@ def test_a_missing_keypoint_line_is_told_apart_from_an_empty_one(tmp_path: Path)
     path.write_text("\n".join(lines))
     with pytest.raises(NerfError, match=r"images.txt, line 3: expected keypoints"):
         load_scene(tmp_path)
+    lines[2] = "1.0 2.0 -1 4.0"
+    path.write_text("\n".join(lines))
+    with pytest.raises(NerfError, match=r"line 3: expected keypoints .* got '1.0 2.0 -1 4.0'"):
+        load_scene(tmp_path)
 
 
 def test_images_of_another_size_scale_all_that_is_in_pixels(tmp_path: Path) -> None:
@@ -272,6 +276,22 @@ def test_colmap_wins_over_llff_and_says_so(tmp_path: Path) -> None:
         "the folder also holds poses_bounds.npy, which is not used: "
         "a COLMAP model in sparse/0 is read"
     )
+
+
+def test_the_box_holds_the_points_and_what_the_cameras_look_at(tmp_path: Path) -> None:
+    """Cameras 4 from their focus: half of that, where the points' own cube is smaller."""
+    made, _ = capture(tmp_path)
+    scene = load_scene(tmp_path)
+    assert 1 / scene.scene_from_source.scale == pytest.approx(2.0, rel=1e-3)
+    assert scene.box.outer_half_size / scene.scene_from_source.scale >= 2.0
+    far = [(i, (np.array(p) * 20).tolist(), rgb, e) for i, p, rgb, e in made.points]
+    made.points = far
+    write_bin(made, tmp_path / "sparse/0")
+    scene = load_scene(tmp_path)
+    xyz = np.array([p[1] for p in far])
+    center = np.median(xyz, axis=0)
+    inside = np.abs(xyz - center).max(-1) <= 1 / scene.scene_from_source.scale + 1e-9
+    assert inside.mean() == pytest.approx(0.75, abs=0.03)  # one of 40 points
 
 
 def test_panoramas_train_on_the_whole_sphere(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from nerfcli import backends
-from nerfcli.backends import selfcheck
+from nerfcli.backends import ops_torch, selfcheck
 from nerfcli.backends.ops import Ops, reference
 from nerfcli.encoding import GridSpec
 from nerfcli.errors import BackendUnavailable, NerfError
@@ -197,6 +197,7 @@ def wrong_backend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ops:
     module.load = lambda: ops  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setattr(backends, "ORDER", {"cuda": ("swift", "torch"), "cpu": ("torch",)})
+    monkeypatch.setattr(ops_torch, "cuda_missing", lambda: None)
     monkeypatch.setattr(selfcheck, "examine", lambda name, device: selfcheck.fault(ops, "cpu"))
     monkeypatch.setattr(selfcheck, "environment", lambda device: "a GPU")
     monkeypatch.setattr(selfcheck, "cache_folder", lambda: tmp_path)
@@ -209,6 +210,8 @@ def test_auto_passes_over_a_wrong_backend_and_says_so(wrong_backend: Ops) -> Non
     assert choice.ops.name == "torch"
     assert "not swift: mlp differs from the reference by 10%" in choice.line
     assert len(notes) == 1
+    assert backends.select("auto", "cuda", notes.append).ops.name == "torch"
+    assert len(notes) == 1  # remembered
 
 
 def test_an_explicit_name_is_taken_at_its_word(

@@ -20,6 +20,8 @@ from nerfcli.backends import ops_triton
 
 INTERPRETED = {**nerf_environment(), "TRITON_INTERPRET": "1"}
 FOLDER = Path(__file__).parent / "triton"
+# shared memory that a program may have, in bytes: CUDA C++ programming guide, compute capabilities
+SHARED = {"80": 163 * 1024, "89": 99 * 1024, "90": 227 * 1024, "120": 99 * 1024}
 
 
 def interpreter_missing() -> str:
@@ -37,10 +39,11 @@ def triton_here() -> None:
         pytest.skip(reason)
 
 
-def test_every_kernel_agrees_with_the_reference(triton_here: None) -> None:
+def interpret(*options: str) -> None:
+    """Run tests/triton with these options of pytest; none of them may fail or be skipped."""
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "pytest", "-q", str(FOLDER), "--no-header"),
+            *(sys.executable, "-m", "pytest", "-q", str(FOLDER), "--no-header", *options),
             *("-o", "python_files=interpreted_*.py", "-p", "no:cacheprovider"),
         ],
         cwd=ROOT,
@@ -50,7 +53,17 @@ def test_every_kernel_agrees_with_the_reference(triton_here: None) -> None:
         timeout=300,
     )
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
-    assert "skipped" not in done.stdout.splitlines()[-1]
+    last = done.stdout.splitlines()[-1]
+    assert "passed" in last and "skipped" not in last
+
+
+def test_every_kernel_agrees_with_the_reference(triton_here: None) -> None:
+    interpret()
+
+
+@pytest.mark.slow
+def test_half_precision_learns_as_well_as_single(triton_here: None) -> None:
+    interpret("-m", "slow")
 
 
 def check_compilation(capability: str, layout: str, dots: str, adds: str, cache: Path) -> None:
@@ -65,11 +78,13 @@ def check_compilation(capability: str, layout: str, dots: str, adds: str, cache:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     kernels = json.loads(done.stdout.splitlines()[-1])
-    assert len(kernels) == 13
-    assert all(adds in ptx for ptx in kernels["_scatter"])
+    assert len(kernels) == 14
+    assert all(adds in ptx for ptx, _ in kernels["_scatter"])
     for name in ("_forward", "_backward"):
         assert len(kernels[name]) >= 2
-        assert all(dots in ptx for ptx in kernels[name]), name
+        assert all(dots in ptx for ptx, _ in kernels[name]), name
+    for name, versions in kernels.items():
+        assert max(shared for _, shared in versions) <= SHARED[capability], name
 
 
 def test_every_kernel_compiles_for_hopper(triton_here: None, tmp_path: Path) -> None:
@@ -83,6 +98,7 @@ def test_every_kernel_compiles_for_hopper(triton_here: None, tmp_path: Path) -> 
     ("capability", "dots", "adds"),
     [
         ("80", "mma.sync", "add.f32"),
+        ("89", "mma.sync", "add.f32"),
         ("90", "wgmma", "add.v4.f32"),
         ("120", "mma.sync", "add.v4.f32"),
     ],

@@ -1,15 +1,30 @@
-"""The Triton backend on a real GPU: pytest -m gpu. What no interpreter can show."""
+"""The Triton backend and the device cuda on a real GPU: pytest -m gpu tests/test_triton_gpu.py.
+
+What no interpreter can show: bfloat16, races, graphs, synchronisations, whole runs.
+"""
 
 from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from nerfcli import backends
+from nerfcli import backends, train
 from nerfcli.backends import ops_triton, selfcheck
 from nerfcli.backends.ops import Ops
+from nerfcli.config import Config
+from nerfcli.devices import random_generator
+from nerfcli.errors import NerfError
+from nerfcli.evaluate import evaluate
+from nerfcli.graph_trainer import EAGER_STEPS, GraphTrainer, create_trainer
+from nerfcli.progress import Progress, StopSignal
 from nerfcli.radiance import NetParams
 from nerfcli.rays import Samples
+from nerfcli.render import load_model, render_image
+from nerfcli.runs import Run
+from nerfcli.scenes import load_scene
 
 pytestmark = pytest.mark.gpu
 
@@ -77,3 +92,93 @@ def test_nothing_in_a_step_synchronises() -> None:
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert all(g.isfinite().all() for g in grads.tensors())
+
+
+def prepared(ball: Path, method: str = "hashgrid", steps: int = 40) -> train.Prepared:
+    config = Config(device="cuda", backend="triton" if method == "hashgrid" else "torch")
+    config = replace(
+        config,
+        model=replace(config.model, method=method, log2_table_size=12),
+        occupancy=replace(config.occupancy, resolution=32),
+        train=replace(config.train, steps=steps, n_samples=2**14, n_rays=64),
+    )
+    return train.prepare(load_scene(ball), config)
+
+
+def graph_trainer(ready: train.Prepared) -> GraphTrainer:
+    generator = random_generator("cuda", 0)
+    ops = ops_triton.load()
+    made = create_trainer(
+        ready.scene, ready.residents.at(0).to("cuda"), ready.config, ops, generator
+    )
+    assert isinstance(made, GraphTrainer)
+    train.prepare_occupancy(made, ready.scene, ready.residents.at(0))
+    return made
+
+
+def test_a_graph_takes_the_steps_that_eager_ones_are(ball: Path) -> None:
+    """The same random numbers and ray counts, across occupancy updates."""
+    graph, eager = (graph_trainer(prepared(ball)) for _ in "ab")
+    eager.captures = False
+    assert graph.captures
+    for i in range(35):
+        a, b = graph.step(1e-3), eager.step(1e-3)
+        # sums in any order, half precision, and steps that build on each other
+        assert float(a.loss) == pytest.approx(float(b.loss), rel=0.05), i
+        assert int(a.n_rays) == pytest.approx(int(b.n_rays), rel=0.05)
+    assert graph._graph is not None and eager._graph is None
+    error = (graph.field.params.color - eager.field.params.color).norm()
+    assert error < 0.02 * eager.field.params.color.norm()
+
+
+def test_no_step_synchronises_behind_the_capture(ball: Path) -> None:
+    trainer = graph_trainer(prepared(ball))
+    for _ in range(EAGER_STEPS + 15):
+        trainer.step(1e-3)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(20):  # with an occupancy update among them
+            result = trainer.step(1e-3)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert float(result.loss) > 0
+
+
+@pytest.mark.parametrize("method", ["hashgrid", "classic"])
+def test_a_run_trains_goes_on_and_renders_on_both_devices(
+    ball: Path, tmp_path: Path, method: str
+) -> None:
+    ready = prepared(ball, method, steps=200 if method == "hashgrid" else 20)
+    run = Run.create(tmp_path / "run", ready.config, ready.scene.to_json())
+    quiet = Progress("quiet", None, "step", "train")
+    train.train(ready, run, progress=quiet, stop=StopSignal())
+    backend = "triton" if method == "hashgrid" else "torch"
+    models = [
+        load_model(Run.open(run.path), *where) for where in (("torch", "cpu"), (backend, "cuda"))
+    ]
+    a, b = (render_image(model, ready.scene.cameras, 0).rgb.cpu() for model in models)
+    assert (a - b).abs().mean() < 0.01  # half precision
+    scores = evaluate(run, ready.scene, save_images=False, backend=backend, progress=quiet)
+    assert scores["psnr"] > (15 if method == "hashgrid" else 5)
+    on_cpu = replace(ready, config=replace(ready.config, device="cpu", backend="torch"))
+    summary = train.train(
+        on_cpu, Run.open(run.path), progress=quiet, stop=StopSignal(), resume=True
+    )
+    assert summary["steps"] == ready.config.train.steps
+
+
+def test_memory_that_runs_out_says_what_to_do(ball: Path, tmp_path: Path) -> None:
+    ready = prepared(ball)
+    huge = replace(ready.config, train=replace(ready.config.train, n_samples=2**34))
+    run = Run.create(tmp_path / "run", huge, ready.scene.to_json())
+    quiet = Progress("quiet", None, "step", "train")
+    with pytest.raises(NerfError, match=r"memory is full.*n_samples"):
+        train.train(replace(ready, config=huge), run, progress=quiet, stop=StopSignal())
+
+
+def test_auto_checks_the_backend_and_takes_it(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    notes: list[str] = []
+    assert backends.select("auto", "cuda", notes.append).ops.name == "triton"
+    assert len(notes) == 1 and "first use" in notes[0]

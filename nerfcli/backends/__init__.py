@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from nerfcli.backends import selfcheck
 from nerfcli.backends.ops import Ops
 from nerfcli.errors import BackendUnavailable, NerfError
 
 # fastest first; a module ops_<name> offers unavailable(device) and load()
-ORDER = {"cuda": ("torch",), "cpu": ("cpu", "torch")}
+ORDER = {"cuda": ("triton", "tcnn", "torch"), "cpu": ("cpu", "torch")}
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,12 @@ def unavailable(name: str, device: str) -> str | None:
     return importlib.import_module(f"nerfcli.backends.ops_{name}").unavailable(device)
 
 
-def select(name: str, device: str) -> Choice:
+def select(name: str, device: str, note: Callable[[str], None] | None = None) -> Choice:
     """`auto` takes the fastest usable backend; an explicit name never falls back.
+
+    Args:
+        device: "cpu" or "cuda".
+        note: told when a backend is checked because it has not been used here before.
 
     Raises:
         BackendUnavailable: the named backend cannot run here.
@@ -46,6 +52,9 @@ def select(name: str, device: str) -> Choice:
     passed_over = []
     for candidate in ORDER[device]:
         reason = unavailable(candidate, device)
+        if reason is None and device == "cuda" and candidate != "torch":
+            # drivers, compilers and GPUs are many: not trusted before the first look
+            reason = selfcheck.verdict(candidate, device, note)
         if reason is None:
             why = "".join(f"; not {n}: {r}" for n, r in passed_over)
             return Choice(_load(candidate), f"backend {candidate} on {device}{why}")

@@ -14,7 +14,12 @@ from nerfcli.step import StepTerms
 
 @dataclass(frozen=True)
 class Ops:
-    """What a backend does. Signatures and contracts are those of the reference functions."""
+    """What a backend does. Signatures and contracts are those of the reference functions.
+
+    A backend with `march_within` can take a training step without ever waiting for the device:
+    its photometric_gradients also takes n_live (how many rays count, a scalar tensor), and its
+    adam_step rates ([3]: lr and both bias corrections) in place of lr and step.
+    """
 
     name: str
     spherical_harmonics: Callable[..., Tensor]
@@ -27,6 +32,7 @@ class Ops:
     photometric_gradients: Callable[..., StepTerms]
     render_rays: Callable[..., Pixels]
     adam_step: Callable[..., None]
+    march_within: Callable[..., tuple[Samples, Tensor]] | None = None  # into a fixed capacity
     rays_per_chunk: int = 2**13  # rays that render_rays is given at once
 
 

@@ -18,8 +18,10 @@ from torch.func import functional_call
 from nerfcli import encoding
 from nerfcli import mlp as networks
 from nerfcli.backends.ops import Ops, reference
-from nerfcli.backends.ops_triton import cuda_missing, installed
+from nerfcli.backends.ops_triton import installed
+from nerfcli.devices import cuda_missing
 from nerfcli.encoding import GridSpec
+from nerfcli.errors import NerfError
 from nerfcli.losses import LOSSES, mse
 from nerfcli.radiance import MAX_LOG_DENSITY, NetParams, NetSpec
 from nerfcli.rays import Pixels, Rays, Samples
@@ -32,6 +34,10 @@ INSTALL = (
     "--no-build-isolation (needs nvcc and a C++ compiler; it is not on PyPI)"
 )
 FUSED_WIDTHS = (16, 32, 64, 128)
+# Of the loss on the way back. The library rounds gradients of outputs to half precision, multiplies
+# them by 128 and adds those of parameters up in it: this much keeps a sample's share in 65,536 rays
+# above what it holds, and the sum over all samples, near 1 at the most, below 65504.
+SCALE = 256.0
 OUTPUT_MULTIPLE = 16  # the fully fused network pads its outputs to it
 
 
@@ -40,7 +46,13 @@ def unavailable(device: str) -> str | None:
         return f"it does not run on {device}"
     if not installed("tinycudann"):
         return f"tinycudann is not installed: {INSTALL}"
-    return cuda_missing()
+    if missing := cuda_missing():
+        return missing
+    try:
+        import tinycudann  # noqa: F401  # pyright: ignore[reportMissingImports]
+    except (ImportError, OSError) as error:  # built for another torch, CUDA or GPU
+        return f"tinycudann cannot be imported ({str(error).strip().rstrip('.')}): build it again"
+    return None
 
 
 def load() -> Ops:
@@ -72,7 +84,7 @@ def _grid_module(spec: GridSpec) -> Any:
         "base_resolution": spec.base_resolution,
         "per_level_scale": growth,
     }
-    return tinycudann.Encoding(3, config)
+    return _ours(tinycudann.Encoding(3, config), spec.n_params, "the grid")
 
 
 @functools.cache
@@ -86,7 +98,19 @@ def _network_module(widths: tuple[int, ...]) -> Any:
         "n_neurons": widths[1],
         "n_hidden_layers": len(widths) - 2,
     }
-    return tinycudann.Network(widths[0], widths[-1], config)
+    n_out = -(-widths[-1] // OUTPUT_MULTIPLE) * OUTPUT_MULTIPLE
+    n_params = networks.mlp_n_params((*widths[:-1], n_out))
+    return _ours(tinycudann.Network(widths[0], widths[-1], config), n_params, f"widths {widths}")
+
+
+def _ours(module: Any, n_params: int, what: str) -> Any:
+    """The module, if its parameters are as many as ours; their order no one can ask it."""
+    if module.params.numel() != n_params:
+        raise NerfError(
+            f"backend tcnn: this tinycudann has {module.params.numel()} parameters for {what}, "
+            f"not {n_params}. Use another version of it, or another --backend."
+        )
+    return module
 
 
 def hash_grid(positions: Tensor, table: Tensor, spec: GridSpec) -> Tensor:
@@ -164,11 +188,10 @@ def photometric_gradients(
         pixels = composite(sigmas / box.side, rgbs, kept, background)
         value = LOSSES[loss](pixels.rgb, target)
     if kept.capacity:
-        # the mean over rays makes gradients that half precision does not hold
-        scale = 3.0 * len(rays)
-        found = torch.autograd.grad(value * scale, leaves.tensors())
+        found = torch.autograd.grad(value * SCALE, leaves.tensors())
         for total, grad in zip(grads.tensors(), found, strict=True):
-            total.add_(grad, alpha=1 / scale)
+            # what overflowed all the same is left out of this step
+            total.add_(grad.nan_to_num(0.0, 0.0, 0.0), alpha=1 / SCALE)
     n_kept = torch.tensor(kept.capacity, device=value.device)
     return StepTerms(value.detach(), mse(pixels.rgb.detach(), target), n_kept)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from nerfcli.backends.ops import Ops, reference
+from nerfcli.devices import cuda_missing
 
 
 def unavailable(device: str) -> str | None:
-    """torch runs everywhere."""
-    return None
+    """torch runs everywhere, on a GPU with a build that has CUDA."""
+    return cuda_missing() if device == "cuda" else None
 
 
 def load() -> Ops:

@@ -14,6 +14,7 @@ from functools import partial
 import torch
 
 from nerfcli.backends.ops import Ops, reference
+from nerfcli.devices import cuda_missing
 
 LEAST_CAPABILITY = (8, 0)  # what Triton supports; Turing and older are not
 RAYS_PER_CHUNK = 2**20  # an 800 x 800 image at once
@@ -37,15 +38,6 @@ def installed(name: str) -> bool:
     """Whether the package is there; a mere folder of that name in the way does not count."""
     spec = importlib.util.find_spec(name)
     return spec is not None and spec.origin is not None
-
-
-def cuda_missing() -> str | None:
-    """Why torch has no CUDA device, in words; None if it has one."""
-    if torch.cuda.is_available():
-        return None
-    if torch.version.cuda is None:
-        return "this torch is built without CUDA (see https://pytorch.org/get-started/locally)"
-    return "torch finds no CUDA device (does nvidia-smi list one?)"
 
 
 def _too_old() -> str | None:
@@ -82,6 +74,7 @@ def build(dtype: torch.dtype) -> Ops:
         density=partial(triton_radiance.density, dtype=dtype),
         radiance=partial(triton_radiance.radiance, dtype=dtype),
         march=triton_sampling.march,
+        march_within=triton_sampling.march_within,
         composite=triton_volume.composite,
         photometric_gradients=partial(triton_step.photometric_gradients, dtype=dtype),
         render_rays=partial(triton_render.render_rays, dtype=dtype),

@@ -48,9 +48,10 @@ Pairs = Iterator[tuple[str, Tensor, Tensor]]  # op, what it gave, what the refer
 class Case:
     """A cloudy random field, rays through it, and numbers to go with them."""
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, net: NetSpec | None = None) -> None:
         self.device, self.generator = device, torch.Generator().manual_seed(0)
-        sizes = (NET.grid.n_params, *map(mlp_n_params, (NET.density_widths, NET.color_widths)))
+        self.net = net = net or NET
+        sizes = (net.grid.n_params, *map(mlp_n_params, (net.density_widths, net.color_widths)))
         self.params = NetParams(*(0.3 * self.normal(n) for n in sizes))
         away = self.normal(N_RAYS, 3)
         origins = 4 * away / away.norm(dim=1, keepdim=True)
@@ -77,15 +78,24 @@ class Case:
 
 def fault(ops: Ops, device: str) -> str | None:
     """In what `ops` differs from the reference on `device`, in words; None if in nothing."""
-    want, case = reference(), Case(device)
+    for name, error in differences(ops, device):
+        if not error <= LIMIT:
+            return f"{name} differs from the reference by {error:.0%}"
+    return None
+
+
+def differences(ops: Ops, device: str, net: NetSpec | None = None) -> Iterator[tuple[str, float]]:
+    """(operation, relative error) of everything that is compared, as it is computed.
+
+    Args:
+        net: the shape of the field; NET unless given.
+    """
+    want, case = reference(), Case(device, net)
     checks = (_encodings, _networks, _marching, _compositing, _training, _rendering, _optimising)
     for check in checks:
         for name, mine, right in check(ops, want, case):
             mine, right = mine.detach().double(), right.detach().double()
-            error = float((mine - right).norm() / right.norm().clamp(min=1e-30))
-            if not error <= LIMIT:
-                return f"{name} differs from the reference by {error:.0%}"
-    return None
+            yield name, float((mine - right).norm() / right.norm().clamp(min=1e-30))
 
 
 def _gradients(outputs: Sequence[Tensor], leaves: Sequence[Tensor], case: Case) -> list[Tensor]:
@@ -103,7 +113,7 @@ def _encodings(ops: Ops, want: Ops, case: Case) -> Pairs:
         want.spherical_harmonics(directions),
     )
     table = case.params.table.clone().requires_grad_()
-    mine, right = (o.hash_grid(positions, table, NET.grid) for o in (ops, want))
+    mine, right = (o.hash_grid(positions, table, case.net.grid) for o in (ops, want))
     yield "hash_grid", mine, right
     (mine,), (right,) = (_gradients([o], [table], case) for o in (mine, right))
     yield "the gradient of hash_grid", mine, right
@@ -112,13 +122,13 @@ def _encodings(ops: Ops, want: Ops, case: Case) -> Pairs:
 def _networks(ops: Ops, want: Ops, case: Case) -> Pairs:
     positions, directions = case.uniform(N_POINTS, 3), case.normal(N_POINTS, 3)
     directions = directions / directions.norm(dim=1, keepdim=True)
-    inputs, weights = case.normal(N_POINTS, NET.color_widths[0]), case.params.color
-    mine, right = (o.mlp(inputs, weights, NET.color_widths) for o in (ops, want))
+    inputs, weights = case.normal(N_POINTS, case.net.color_widths[0]), case.params.color
+    mine, right = (o.mlp(inputs, weights, case.net.color_widths) for o in (ops, want))
     yield "mlp", mine, right
-    mine, right = (o.density(positions, case.params, NET) for o in (ops, want))
+    mine, right = (o.density(positions, case.params, case.net) for o in (ops, want))
     yield "density", mine, right
     leaves = case.leaves()
-    mine, right = (o.radiance(positions, directions, leaves, NET) for o in (ops, want))
+    mine, right = (o.radiance(positions, directions, leaves, case.net) for o in (ops, want))
     for a, b in zip(mine, right, strict=True):
         yield "radiance", a, b
     mine, right = (_gradients(o, leaves.tensors(), case) for o in (mine, right))
@@ -155,7 +165,7 @@ def _training(ops: Ops, want: Ops, case: Case) -> Pairs:
     for o in (ops, want):
         grads = NetParams(*(torch.zeros_like(p) for p in case.params.tensors()))
         terms = o.photometric_gradients(
-            case.params, grads, NET, BOX, case.rays, samples, case.target, case.background,
+            case.params, grads, case.net, BOX, case.rays, samples, case.target, case.background,
             min_transmittance=0.05,
         )  # fmt: skip
         results.append((terms.loss, terms.mse, terms.n_kept, *grads.tensors()))
@@ -165,7 +175,9 @@ def _training(ops: Ops, want: Ops, case: Case) -> Pairs:
 
 def _rendering(ops: Ops, want: Ops, case: Case) -> Pairs:
     march = (*case.bounds, case.jitter, case.occupied, STEPS, case.background)
-    mine, right = (o.render_rays(case.params, NET, BOX, case.rays, *march) for o in (ops, want))
+    mine, right = (
+        o.render_rays(case.params, case.net, BOX, case.rays, *march) for o in (ops, want)
+    )
     yield from _pixel_pairs("render_rays", mine, right)
 
 
@@ -235,7 +247,7 @@ def environment(device: str) -> str:
     """What a verdict holds for: GPU, driver, libraries, and our own sources."""
     gpu = "cpu"
     if device == "cuda":
-        gpu = f"{torch.cuda.get_device_name()} | driver {_driver()}"
+        gpu = f"{torch.cuda.get_device_name()} | driver {driver()}"
     triton = next((d.version for d in metadata.distributions(name="triton")), "none")
     digest = hashlib.sha256()
     for source in sorted(Path(__file__).parents[1].rglob("*.py")):
@@ -243,7 +255,7 @@ def environment(device: str) -> str:
     return f"{gpu} | torch {torch.__version__} | triton {triton} | {digest.hexdigest()[:16]}"
 
 
-def _driver() -> str:
+def driver() -> str:
     try:
         text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
     except OSError:  # not Linux, or a driver that keeps no such file

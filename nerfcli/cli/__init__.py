@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from nerfcli.cli import check, compare, convert, eval, info, prepare, render, train
+from nerfcli.cli import bench, check, compare, convert, eval, info, prepare, render, train
 from nerfcli.cli.output import fail
 from nerfcli.errors import NerfError
 
@@ -63,6 +63,7 @@ COMMANDS = (
     check.check,
     convert.convert,
     info.info,
+    bench.bench,
 )
 for command in COMMANDS:
     app.command(context_settings=HELP_NAMES)(command)

@@ -45,15 +45,14 @@ def machine() -> dict[str, Any]:
 
     from nerfcli import __version__, backends
 
-    kinds = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
     devices = [{"device": "cpu", "name": _processor(), "cores": os.cpu_count()}]
     devices += [
         {"device": f"cuda:{i}", "name": torch.cuda.get_device_name(i)}
         for i in range(torch.cuda.device_count())
     ]
     rows = []
-    for kind in kinds:
-        for name in backends.names():
+    for kind, names in backends.ORDER.items():
+        for name in names:
             reason = backends.unavailable(name, kind)
             rows.append(
                 {"name": name, "device": kind, "available": reason is None, "reason": reason}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nerfcli.cli.output import NOT_MET, duration, quantity, show, stop_code
 from nerfcli.cli.sources import Source, read_scene, recorded_path, scene_of_run
 from nerfcli.config import Config
+from nerfcli.devices import cuda_missing
 from nerfcli.errors import NerfError
 from nerfcli.files import ensure_writable, read_json
 from nerfcli.progress import Progress, StopSignal
@@ -91,7 +92,7 @@ def fresh_job(
         note(f"warning: {finding.text}. Look closer: nerf check {path}")
     prepared = prepare(scene, config, note)
     config = prepared.config
-    backends.select(config.backend, config.device)
+    backends.select(config.backend, config.device, note)
     scene_json = prepared.scene.to_json() | Source.of(path).as_json()
     if out is None:
         run = Run.create_next(scene.name, config, scene_json, ROOT)
@@ -115,6 +116,9 @@ def resumed_job(
 
     run = Run.open(path)
     config = same_settings(run, given)
+    if "device" not in given and config.device == "cuda" and (missing := cuda_missing()):
+        note(f"the run was on cuda, and here {missing}: going on on the CPU")
+        config = replace(config, device="cpu")
     moved = None if thing is None or (thing / "config.toml").is_file() else thing
     scene = scene_of_run(run, moved or recorded_path(run))
     _ensure_held_out(scene, target_psnr)

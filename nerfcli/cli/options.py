@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from nerfcli.devices import NAMES, pick
 from nerfcli.errors import NerfError
 from nerfcli.progress import KINDS
 from nerfcli.runs import Run, newest_run
@@ -20,7 +21,9 @@ Backend = Annotated[
     str,
     typer.Option(metavar="NAME", help="auto: the fastest that runs here; `nerf info` lists them."),
 ]
-Device = Annotated[str, typer.Option(metavar="NAME", help="auto or cpu.")]
+Device = Annotated[
+    str, typer.Option(metavar="NAME", help="auto: the GPU if there is one; cpu, cuda.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what --out names.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no remarks.")]
@@ -52,5 +55,8 @@ def open_run(path: Path | None, *, quiet: bool) -> Run:
 
 
 def ensure_device(device: str) -> None:
-    if device not in ("auto", "cpu"):
-        raise NerfError(f"--device: {device!r} is not supported by this version; use auto or cpu.")
+    """Raise NerfError for a device that is unknown or not there."""
+    if device not in NAMES:
+        raise NerfError(f"--device: {device!r} is not known; use {', '.join(NAMES)}.")
+    if device == "cuda":
+        pick(device)

@@ -64,7 +64,7 @@ def train(
         typer.Option(metavar="NAME", help="auto, or one of `nerf info`. [default: auto]"),
     ] = None,
     device: Annotated[
-        str | None, typer.Option(metavar="NAME", help="auto or cpu. [default: auto]")
+        str | None, typer.Option(metavar="NAME", help="auto, cpu or cuda. [default: auto]")
     ] = None,
     resume: Annotated[
         bool,

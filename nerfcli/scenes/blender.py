@@ -11,7 +11,7 @@ import numpy as np
 from nerfcli.boxes import Box
 from nerfcli.files import write_json
 from nerfcli.scenes.losses import median_focal
-from nerfcli.scenes.ngp_box import stated_box
+from nerfcli.scenes.ngp_box import box_keys, stated_box
 from nerfcli.scenes.source import Frame, Source, opengl_matrix, read_json
 from nerfcli.scenes.transforms import read_frames
 
@@ -73,10 +73,13 @@ def read_blender(root: Path, only: Path | None = None) -> Source:
     )
 
 
-def write_blender(frames: Sequence[Frame], names: Sequence[str], folder: Path) -> None:
+def write_blender(
+    frames: Sequence[Frame], names: Sequence[str], folder: Path, box: Box | None
+) -> None:
     """Write a transforms file for each split.
 
     Args:
+        box: where it is not the usual one; stated in instant-ngp's keys.
         frames: of which the format holds poses, splits, and one focal length over the width.
         names: their images, PNG files relative to `folder`.
     """
@@ -91,5 +94,6 @@ def write_blender(frames: Sequence[Frame], names: Sequence[str], folder: Path) -
             if (frame.split or "train") == split
         ]
         if entries:
-            table = {"camera_angle_x": angle, "frames": entries}
+            stated = {} if box is None else box_keys(box)
+            table = {"camera_angle_x": angle, **stated, "frames": entries}
             write_json(folder / f"transforms_{split}.json", table)

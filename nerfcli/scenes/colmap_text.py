@@ -37,7 +37,7 @@ def read_text_model(folder: Path) -> ColmapModel:
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """All lines, stripped, with their numbers."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise NerfError(f"{path} is not a UTF-8 text file. Take an intact copy.") from error
     except OSError as error:

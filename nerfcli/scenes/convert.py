@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import torch
 
+from nerfcli.boxes import Box
 from nerfcli.errors import NerfError
 from nerfcli.files import write_json
 from nerfcli.images import read_mask, read_with_alpha, write_png
@@ -72,7 +73,7 @@ def write_scene(
             raise NerfError(f"cannot write {folder / names[i]}: {error.strerror}.") from error
         done(i + 1)
     if target == "blender":
-        write_blender(frames, names, folder)
+        write_blender(frames, names, folder, _stated_box(source))
     elif target == "llff":
         bounds, note = _bounds(source)
         notes += note
@@ -183,6 +184,19 @@ def _place_depths(source: Source, names: Sequence[str], folder: Path) -> list[st
         _copy(frame.depth.path, folder / place, link=False)
         placed.append(place)
     return placed
+
+
+def _stated_box(source: Source) -> Box | None:
+    """The box, in source units, that readers of Blender scenes would not guess."""
+    if source.keep_frame:
+        return None
+    if source.box is not None:
+        return source.box
+    scene = scene_from_source(source, Options())
+    half = scene.box.half_size / scene.scene_from_source.scale
+    middle = torch.tensor(scene.box.center, dtype=torch.float64)
+    center = scene.scene_from_source.inverse().apply(middle)
+    return Box(tuple(center.tolist()), half, scene.box.n_cascades)
 
 
 def _bounds(source: Source) -> tuple[list[tuple[float, float]], list[str]]:

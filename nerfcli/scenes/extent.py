@@ -25,10 +25,17 @@ MAX_POINTS, MAX_VIEWS = 4000, 250  # that are looked at; torch.quantile takes 16
 
 
 def box_from_points(points: np.ndarray, cameras: Cameras) -> Box:
-    """Detail cube around three quarters of the points, outer cube around nearly all and cameras."""
+    """Detail cube around three quarters of the points, outer cube around nearly all and cameras.
+
+    Points lie densest on what has texture, so that their cube may be smaller than what a view
+    shows at the cameras' common focus; it is no smaller than that.
+    """
     center = np.median(points, axis=0)
     spread = np.abs(points - center).max(-1)
     half = max(float(np.quantile(spread, 0.75)), 1e-6)
+    focus = common_focus(cameras)
+    if focus is not None:
+        half = max(half, DETAIL_SHARE * focus[1])
     reach = max(
         float(np.quantile(spread, 0.99)),
         float((cameras.positions - torch.from_numpy(center)).abs().max()),

@@ -156,7 +156,7 @@ CHECKS: tuple[tuple[str, tuple[str, ...], Callable[[Source], str]], ...] = (
     ("splits", ("blender", "colmap", "transforms"), _splits),
     ("points", ("colmap", "transforms"), _points),
     ("observations", ("colmap",), _observations),
-    ("box", ("transforms",), _box),
+    ("box", ("blender", "transforms"), _box),
     ("cascades", (), _cascades),
     ("bounds", ("llff",), _bounds),
     ("depth", ("transforms",), _depths),

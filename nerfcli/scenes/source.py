@@ -135,7 +135,7 @@ def read_json(path: Path) -> dict[str, Any]:
         NerfError: unreadable, not JSON (file, line and column named), or not an object.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8-sig"))
+        data = json.loads(path.read_bytes().decode("utf-8-sig"))
     except json.JSONDecodeError as error:
         raise NerfError(
             f"{path}, line {error.lineno}, column {error.colno}: broken JSON ({error.msg})."

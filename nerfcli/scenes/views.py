@@ -63,7 +63,7 @@ class Residents:
         Raises:
             NerfError: as `load_views`.
         """
-        part = step // EXCHANGE_STEPS % self.n_parts
+        part = self._part(step)
         if part != self._resident or self._views is None:
             chosen = self.indices[part :: self.n_parts]
             if self._resident < 0 and self.n_parts > 1 and self.say is not None:
@@ -77,6 +77,13 @@ class Residents:
             self._views = load_views(self.scene, chosen, say=say)
             self._resident = part
         return self._views
+
+    def exchanged(self, step: int) -> Views | None:
+        """The views for a step where they are others than those last asked for, else None."""
+        return None if self._part(step) == self._resident else self.at(step)
+
+    def _part(self, step: int) -> int:
+        return step // EXCHANGE_STEPS % self.n_parts
 
 
 def load_views(

@@ -2,13 +2,15 @@
 
 LAYOUT is `pairs` (16 levels of 2 features, float16) or `quads` (8 of 4, bfloat16).
 The interpreter is lax where the compiler is strict (types, shapes, loop variables). Launches are
-caught and compiled to PTX instead of run; prints one JSON object, kernel name -> list of PTX.
+caught and compiled instead of run; prints one JSON object, kernel name -> list of [PTX, bytes of
+shared memory].
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,7 +37,7 @@ POINTERS = {
     torch.uint8: "*u8",
 }
 N_RAYS = 32
-compiled: dict[str, dict[str, str]] = {}
+compiled: dict[str, dict[str, tuple[str, int]]] = {}
 
 
 def type_of(value: Any) -> str:
@@ -58,7 +60,11 @@ def compile_only(self: JITFunction, *args: Any, grid: Any, warmup: bool, **optio
     if key not in known:
         source = ASTSource(self, signature, constants, aligned)
         target = GPUTarget("cuda", int(sys.argv[1]), 32)
-        known[key] = triton.compile(source, target=target, options=options).asm["ptx"]
+        kernel = triton.compile(source, target=target, options=options)
+        known[key] = kernel.asm["ptx"], kernel.metadata.shared
+        if len(sys.argv) > 3:  # a folder for the machine code, to look at with cuobjdump
+            name = f"{self.__name__}-{len(known)}.cubin"
+            Path(sys.argv[3], name).write_bytes(kernel.asm["cubin"])
 
 
 def launch_everything(dtype: torch.dtype, net: NetSpec) -> None:
@@ -69,7 +75,8 @@ def launch_everything(dtype: torch.dtype, net: NetSpec) -> None:
     rays, zero = Rays(torch.zeros(N_RAYS, 3), torch.zeros(N_RAYS, 3)), torch.zeros(N_RAYS)
     occupied, colors = torch.zeros(2, 16, 16, 16, dtype=torch.bool), torch.zeros(N_RAYS, 3)
     march = (zero, zero, zero, occupied)
-    ops.march(rays.origins, rays.directions, *march, box, steps, capacity=64)
+    assert ops.march_within is not None
+    ops.march_within(rays.origins, rays.directions, *march, box, steps, 64)
     offsets = torch.zeros(N_RAYS + 1, dtype=torch.int64)
     samples = Samples(torch.zeros(64), torch.zeros(64), offsets)
     ops.photometric_gradients(params, grads, net, box, rays, samples, colors, colors)

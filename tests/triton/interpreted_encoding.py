@@ -56,17 +56,17 @@ def test_a_level_too_fine_for_32_bits_is_hashed() -> None:
 def test_rows_beyond_the_live_count_are_left_alone() -> None:
     x, table = positions_of(40), params_of(PAIRS).table
     x[21:] = torch.nan
-    n_live = torch.tensor([21])
+    n_live, half = torch.tensor([21]), torch.tensor([0.5])
     features = triton_encoding.encode(x, table, PAIRS.grid, n_live, F32)
     want = encoding.hash_grid(x[:21], table, PAIRS.grid).view(21, 3, 2).permute(1, 0, 2)
     assert_near(features[:, :21], want, OUTPUTS[F32])
     assert features[:, 21:].isnan().all()
     grads = torch.zeros_like(table)
-    triton_encoding.scatter(x, features, grads, PAIRS.grid, n_live, 0.5)
+    triton_encoding.scatter(x, features, grads, PAIRS.grid, n_live, half)
     again = torch.zeros_like(table)
-    triton_encoding.scatter(x[:21], features[:, :21].contiguous(), again, PAIRS.grid, n_live, 0.5)
+    triton_encoding.scatter(x[:21], features[:, :21].contiguous(), again, PAIRS.grid, n_live, half)
     assert torch.equal(grads, again) and grads.abs().max() > 0
-    triton_encoding.scatter(x, features, again, PAIRS.grid, n_live)  # adds, whole
+    triton_encoding.scatter(x, features, again, PAIRS.grid, n_live, 2 * half)  # adds, whole
     torch.testing.assert_close(again, 3 * grads)
 
 

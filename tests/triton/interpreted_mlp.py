@@ -67,6 +67,27 @@ def test_half_precision_holds_tiny_and_huge_gradients(scale: float) -> None:
     compare(63, (32, 64, 16), torch.float16, scale)
 
 
+def test_what_half_precision_does_not_hold_is_its_largest_number() -> None:
+    """Infinity times zero would be NaN everywhere a step later."""
+    widths, n_live = (16, 16, 16, 16), torch.tensor([40])
+    weights = torch.full((3 * 256,), 40.0)
+    x, d_y = torch.full((40, 16), 100.0).half(), torch.full((40, 16), 1e4).half()
+    y = triton_mlp.forward(triton_mlp.Rows.plain(x), weights, widths, n_live, torch.float16)
+    assert (y == 65504).all()
+    d_x, d_weights = triton_mlp.backward(triton_mlp.Rows.plain(x), weights, widths, d_y, n_live)
+    assert (d_x == 65504).all()
+    assert d_weights.isfinite().all() and d_weights.min() > 0
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_nan_in_the_weights_shows(dtype: torch.dtype) -> None:
+    """A diverged run must be seen: ReLU and rounding keep what is not a number."""
+    widths = (32, 64, 64, 3)
+    weights = weights_of(widths)
+    weights[5] = torch.nan
+    assert triton_mlp.mlp(normal(1, 9, 32), weights, widths, dtype=dtype).isnan().all()
+
+
 def test_rows_beyond_the_live_count_are_left_alone() -> None:
     widths, n_live = (32, 64, 16), torch.tensor([150])
     x, weights, d_y = normal(1, 400, 32), weights_of(widths), normal(2, 400, 20)

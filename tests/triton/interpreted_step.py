@@ -82,6 +82,28 @@ def test_gradients_of_odd_sizes_with_padding(n: int) -> None:
     compare(params_of(PAIRS), loose, n, F32)
 
 
+def test_only_the_live_rays_count() -> None:
+    """As many as the device says: the others have no samples, no loss, and no share in the mean."""
+    n, n_live = 23, 14
+    o, d, t_min, t_max, *rest = march_arguments(n)
+    t_max = torch.where(torch.arange(n) < n_live, t_max, t_min)
+    samples = sampling.march(o, d, t_min, t_max, *rest)
+    params, first = params_of(PAIRS), slice(n_live)
+    target, background = uniform(20, n, 3), uniform(21, n, 3)
+    mine, right = zeros_like(params), zeros_like(params)
+    got = triton_step.photometric_gradients(
+        params, mine, PAIRS, BOX, rays_of(n), samples, target, background,
+        n_live=torch.tensor(n_live), dtype=F32,
+    )  # fmt: skip
+    few = Samples(samples.t_starts, samples.t_ends, samples.ray_offsets[: n_live + 1])
+    want = step.photometric_gradients(
+        params, right, PAIRS, BOX, rays_of(n)[first], few, target[first], background[first]
+    )
+    assert_near(got.loss, want.loss, STEP_LOSS[F32])
+    for a, b in zip(mine.tensors(), right.tensors(), strict=True):
+        assert_near(a, b, STEP_GRADIENTS[F32])
+
+
 def test_gradients_add_up() -> None:
     params, samples, n = params_of(PAIRS), sampling.march(*march_arguments(3)), 3
     _, once = photometric(triton_step.photometric_gradients, params, samples, n, dtype=F32)
@@ -116,7 +138,7 @@ def test_nothing_in_a_step_waits_for_the_device(monkeypatch: pytest.MonkeyPatch)
     # the interpreter itself reads tensors inside a launch, through numpy: not through these
     for name in ("item", "tolist", "__int__", "__float__", "__bool__", "__index__", "nonzero"):
         monkeypatch.setattr(torch.Tensor, name, refuse)
-    samples = triton_sampling.march(*arguments, capacity=64)
+    samples, n_fit = triton_sampling.march_within(*arguments, capacity=64)
     terms, grads = photometric(triton_step.photometric_gradients, params, samples, n, dtype=F32)
     state = [torch.zeros_like(params.table) for _ in range(2)]
     triton_adam.adam_step(params.table, grads.table, *state, step=1, lr=0.01)
@@ -126,8 +148,8 @@ def test_nothing_in_a_step_waits_for_the_device(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_rendering_in_rounds(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    n, params = 40, opaque(params_of(PAIRS))
-    monkeypatch.setattr(triton_render, "ROUND_SAMPLES", 60)
+    n, params = 24, opaque(params_of(PAIRS))
+    monkeypatch.setattr(triton_render, "ROUND_SAMPLES", 1.5)
     *march, box, steps = march_arguments(n)[2:]
     background = torch.tensor([0.2, 0.4, 0.9])
     arguments: Any = (params, PAIRS, box, rays_of(n), *march, steps, background)
@@ -182,6 +204,15 @@ def test_adam(n: int, ema_decay: float) -> None:
     if ema_decay:
         torch.testing.assert_close(means[0], means[1], rtol=1e-6, atol=1e-7)
     assert not mine[1].any()
+
+
+def test_adam_with_its_rates_on_the_device() -> None:
+    mine, right = adam_state(500), adam_state(500)
+    rates = torch.tensor([0.01, 1 - 0.9**3, 1 - 0.99**3])
+    triton_adam.adam_step(*mine, rates=rates)
+    triton_adam.adam_step(*right, step=3, lr=0.01)
+    for a, b in zip(mine, right, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-8)
 
 
 def test_adam_keeps_the_half_precision_copy_true() -> None:

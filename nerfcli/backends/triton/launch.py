@@ -7,8 +7,6 @@ import functools
 import torch
 from torch import Tensor
 
-WAVES = 2  # programs of a persistent kernel per multiprocessor
-
 
 def blocks(n: int, block: int) -> int:
     """Programs that cover n rows; one at least, since a grid of none is an error."""
@@ -20,12 +18,17 @@ def count(n: int, device: torch.device) -> Tensor:
     return torch.full((1,), n, dtype=torch.int64, device=device)
 
 
+def scalar(value: float, device: torch.device) -> Tensor:
+    """value as a float32 tensor [1] on the device, without a copy from the host."""
+    return torch.full((1,), value, device=device)
+
+
 @functools.cache
-def persistent_programs(device: torch.device) -> int:
-    """Programs of a kernel that walks over all tiles by itself."""
+def persistent_programs(device: torch.device, resident: int) -> int:
+    """Programs of a kernel that walks over all tiles by itself: `resident` a multiprocessor."""
     if device.type != "cuda":
         return 2  # the interpreter runs them one after another
-    return WAVES * torch.cuda.get_device_properties(device).multi_processor_count
+    return resident * torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def power_of_two(n: int, least: int = 16) -> int:

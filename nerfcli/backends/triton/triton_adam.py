@@ -25,8 +25,9 @@ BLOCK = 1024
 
 @triton.jit
 def _adam(
-    params, grads, m, v, ema, copy, n, lr, beta1, beta2, eps, weight_decay, bias1, bias2, ema_decay,
-    HAS_EMA: tl.constexpr, HAS_COPY: tl.constexpr, BLOCK: tl.constexpr,
+    params, grads, m, v, ema, copy, rates, n, lr, beta1, beta2, eps, weight_decay, bias1, bias2,
+    ema_decay, HAS_EMA: tl.constexpr, HAS_COPY: tl.constexpr, HAS_RATES: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
     index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     g = tl.load(grads + index, index < n, 0.0)
@@ -34,6 +35,8 @@ def _adam(
     if tl.max(touched.to(tl.int32)) == 0:
         return
     tl.store(grads + index, 0.0, touched)
+    if HAS_RATES:
+        lr, bias1, bias2 = tl.load(rates), tl.load(rates + 1), tl.load(rates + 2)
     p = tl.load(params + index, touched, 0.0)
     g += weight_decay * p
     m_new = beta1 * tl.load(m + index, touched, 0.0) + (1.0 - beta1) * g
@@ -78,21 +81,27 @@ def adam_step(
     m: Tensor,
     v: Tensor,
     *,
-    step: int,
-    lr: float,
+    step: int = 1,
+    lr: float = 0.0,
     beta1: float = 0.9,
     beta2: float = 0.99,
     eps: float = 1e-15,
     weight_decay: float = 0.0,
     ema: Tensor | None = None,
     ema_decay: float = 0.0,
+    rates: Tensor | None = None,
 ) -> None:
-    """adam.adam_step: in place, entries without gradient left alone, `grads` cleared."""
+    """adam.adam_step: in place, entries without gradient left alone, `grads` cleared.
+
+    Args:
+        rates: [3] float32 on the device: lr, 1 - beta1**step and 1 - beta2**step, in place of
+            `lr` and `step`, which a CUDA graph would never see change.
+    """
     known = _copies.get(params)
     copy = None if known is None else known.tensor  # a stale one stays stale
     n = params.shape[0]
     _adam[(blocks(n, BLOCK),)](
-        params, grads, m, v, m if ema is None else ema, m if copy is None else copy, n,
-        lr, beta1, beta2, eps, weight_decay, 1 - beta1**step, 1 - beta2**step, ema_decay,
-        ema is not None, copy is not None, BLOCK,
+        params, grads, m, v, m if ema is None else ema, m if copy is None else copy,
+        m if rates is None else rates, n, lr, beta1, beta2, eps, weight_decay, 1 - beta1**step,
+        1 - beta2**step, ema_decay, ema is not None, copy is not None, rates is not None, BLOCK,
     )  # fmt: skip

@@ -18,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from nerfcli import encoding as reference
-from nerfcli.backends.triton.launch import blocks, count
+from nerfcli.backends.triton.launch import blocks, count, scalar
 from nerfcli.backends.triton.triton_adam import table_as
 from nerfcli.encoding import PRIMES, GridSpec
 
@@ -74,7 +74,7 @@ def _encode(
     n = tl.load(n_live)
     if first >= n:
         return
-    level = tl.program_id(1)
+    level = tl.program_id(1).to(tl.int64)
     rows = first + tl.arange(0, BLOCK).to(tl.int64)
     live = rows < n
     scale = tl.load(scales + level)
@@ -93,14 +93,14 @@ def _encode(
 
 @triton.jit(do_not_specialize=["n_rows"])
 def _scatter(
-    positions, d_features, grads, scales, levels, n_rows, n_live, factor,
+    positions, d_features, grads, scales, levels, factor, n_rows, n_live,
     N_FEATURES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     first = tl.program_id(0) * BLOCK
     n = tl.load(n_live)
     if first >= n:
         return
-    level = tl.program_id(1)
+    level = tl.program_id(1).to(tl.int64)
     rows = first + tl.arange(0, BLOCK).to(tl.int64)
     live = rows < n
     scale = tl.load(scales + level)
@@ -109,7 +109,7 @@ def _scatter(
     z, fz = _axis(positions, rows, live, scale, 2)
     columns = tl.arange(0, N_FEATURES)[None, :]
     d_out = d_features + (level * n_rows + rows)[:, None] * N_FEATURES + columns
-    d_value = tl.load(d_out, live[:, None], 0.0).to(tl.float32) * factor
+    d_value = tl.load(d_out, live[:, None], 0.0).to(tl.float32) * tl.load(factor)
     for corner in tl.static_range(8):
         entry, weight = _corner(x, y, z, fx, fy, fz, level, levels, corner)
         target = grads + entry[:, None] * N_FEATURES + columns
@@ -170,13 +170,13 @@ def scatter(
     grads: Tensor,
     spec: GridSpec,
     n_live: Tensor,
-    factor: float = 1.0,
+    factor: Tensor,
 ) -> None:
-    """grads [n_params] float32 += factor * d features / d table; the way back of `encode`."""
+    """grads [n_params] float32 += factor [1] * d features / d table; the way back of `encode`."""
     n = positions.shape[0]
     scales, levels = _level_tables(spec, positions.device)
     _scatter[(blocks(n, BLOCK), spec.n_levels)](
-        positions, d_features, grads, scales, levels, n, n_live, factor, spec.n_features, BLOCK
+        positions, d_features, grads, scales, levels, factor, n, n_live, spec.n_features, BLOCK
     )
 
 
@@ -196,7 +196,8 @@ class _HashGrid(torch.autograd.Function):
         spec, n = ctx.spec, positions.shape[0]
         d_features = d_out.view(n, spec.n_levels, spec.n_features).permute(1, 0, 2).contiguous()
         grads = torch.zeros(ctx.n_params, device=positions.device)
-        scatter(positions, d_features, grads, spec, count(n, positions.device))
+        device = positions.device
+        scatter(positions, d_features, grads, spec, count(n, device), scalar(1.0, device))
         return grads, None, None, None
 
 

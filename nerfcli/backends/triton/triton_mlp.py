@@ -23,6 +23,9 @@ from nerfcli.backends.triton.launch import blocks, count, persistent_programs, p
 from nerfcli.backends.triton.launch import unit_scale as _unit_scale
 
 BLOCK = 128
+# programs that a multiprocessor of 65536 registers holds at once: by what ptxas reports, a forward
+# thread takes up to 136 (times 128 threads), a backward thread 251 (times 256)
+FORWARD_RESIDENT, BACKWARD_RESIDENT = 3, 1
 MAX_WIDTH = 128  # wider layers do not fit the registers and shared memory of a program
 
 
@@ -36,8 +39,23 @@ def _weights(pointer, ins, outs, N_IN: tl.constexpr, N_OUT: tl.constexpr):
 @triton.jit
 def _cells(pointer, rows, columns, n_rows, GROUP: tl.constexpr):
     """Pointers [rows, columns] into groups of columns, each [n_rows, GROUP]."""
-    inner = (columns // GROUP) * (n_rows * GROUP) + columns % GROUP
+    inner = (columns // GROUP).to(tl.int64) * n_rows * GROUP + columns % GROUP
     return pointer + rows[:, None] * GROUP + inner[None, :]
+
+
+@triton.jit
+def _narrow(values, dtype: tl.constexpr):
+    """Round to `dtype`; what float16 does not hold becomes its largest number, not infinity.
+    NaN stays, here and in `_relu`, so that it shows in the loss."""
+    if dtype == tl.float16:
+        values = tl.maximum(values, -65504.0, propagate_nan=tl.PropagateNan.ALL)
+        values = tl.minimum(values, 65504.0, propagate_nan=tl.PropagateNan.ALL)
+    return values.to(dtype)
+
+
+@triton.jit
+def _relu(values):
+    return tl.maximum(values, 0.0, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit
@@ -66,10 +84,10 @@ def _forward(
         inside = (rows < n)[:, None]
         cells = _cells(x, rows, ins, n_rows, GROUP)
         h = tl.load(cells, inside & (ins < N_IN)[None, :], 0.0)
-        h = tl.maximum(_dot(h, w_first), 0.0).to(dtype)
+        h = _narrow(_relu(_dot(h, w_first)), dtype)
         if N_HIDDEN == 2:
-            h = tl.maximum(_dot(h, w_mid), 0.0).to(dtype)
-        out = _dot(h, w_last).to(y.dtype.element_ty)
+            h = _narrow(_relu(_dot(h, w_mid)), dtype)
+        out = _narrow(_dot(h, w_last), y.dtype.element_ty)
         tl.store(y + rows[:, None] * N_OUT + outs[None, :], out, inside & (outs < N_OUT)[None, :])
 
 
@@ -97,20 +115,22 @@ def _backward(
         filled = inside & (ins < N_IN)[None, :]
         cells = _cells(x, rows, ins, n_rows, GROUP)
         value = tl.load(cells, filled, 0.0)
-        first = tl.maximum(_dot(value, w_first), 0.0).to(dtype)
+        first = _narrow(_relu(_dot(value, w_first)), dtype)
         d_cells = d_y + rows[:, None] * d_y_stride + outs[None, :]
         d_out = tl.load(d_cells, inside & (outs < N_OUT)[None, :], 0.0).to(dtype)
         if N_HIDDEN == 2:
-            second = tl.maximum(_dot(first, w_mid), 0.0).to(dtype)
+            second = _narrow(_relu(_dot(first, w_mid)), dtype)
             d_last += _dot(tl.trans(second), d_out)
-            d_second = tl.where(second > 0.0, _dot(d_out, tl.trans(w_last)), 0.0).to(dtype)
+            d_second = tl.where(second > 0.0, _dot(d_out, tl.trans(w_last)), 0.0)
+            d_second = _narrow(d_second, dtype)
             d_mid += _dot(tl.trans(first), d_second)
-            d_hidden = tl.where(first > 0.0, _dot(d_second, tl.trans(w_mid)), 0.0).to(dtype)
+            d_hidden = tl.where(first > 0.0, _dot(d_second, tl.trans(w_mid)), 0.0)
         else:
             d_last += _dot(tl.trans(first), d_out)
-            d_hidden = tl.where(first > 0.0, _dot(d_out, tl.trans(w_last)), 0.0).to(dtype)
+            d_hidden = tl.where(first > 0.0, _dot(d_out, tl.trans(w_last)), 0.0)
+        d_hidden = _narrow(d_hidden, dtype)
         d_first += _dot(tl.trans(value), d_hidden)
-        d_value = _dot(d_hidden, tl.trans(w_first)).to(d_x.dtype.element_ty)
+        d_value = _narrow(_dot(d_hidden, tl.trans(w_first)), d_x.dtype.element_ty)
         tl.store(_cells(d_x, rows, ins, n_rows, GROUP), d_value, filled)
     partials += tl.program_id(0) * (last + N_OUT * WIDTH)
     _store(partials, d_first, ins, hidden, N_IN, WIDTH)
@@ -164,7 +184,7 @@ def forward(
     """y [n, widths[-1]] of `dtype`; the products are taken in the precision of x.values."""
     device = weights.device
     y = torch.empty(x.n, widths[-1], dtype=dtype, device=device)
-    programs = min(persistent_programs(device), blocks(x.n, BLOCK))
+    programs = min(persistent_programs(device, FORWARD_RESIDENT), blocks(x.n, BLOCK))
     _forward[(programs,)](
         x.values, weights, y, n_live, x.n, x.group, *_shape(widths), BLOCK, num_warps=4
     )  # fmt: skip
@@ -180,7 +200,7 @@ def backward(
     """
     device = weights.device
     d_x = torch.empty(x.values.shape, dtype=x.values.dtype, device=device)
-    programs = min(persistent_programs(device), blocks(x.n, BLOCK))
+    programs = min(persistent_programs(device, BACKWARD_RESIDENT), blocks(x.n, BLOCK))
     partials = torch.empty(programs, weights.shape[0], device=device)
     _backward[(programs,)](
         x.values, weights, d_y, d_x, partials, n_live, x.n, d_y.stride(0), x.group,

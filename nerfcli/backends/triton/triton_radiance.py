@@ -56,8 +56,8 @@ class _Geometry(torch.autograd.Function):
             rows, weights, net.density_widths, d_rows, n_live
         )
         grads = torch.zeros(ctx.n_params, device=positions.device)
-        triton_encoding.scatter(positions, d_features, grads, net.grid, n_live)
-        return grads * scale, d_weights * scale, None, None, None
+        triton_encoding.scatter(positions, d_features, grads, net.grid, n_live, scale)
+        return grads, d_weights * scale, None, None, None
 
 
 class _Exp(torch.autograd.Function):

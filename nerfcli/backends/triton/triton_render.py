@@ -22,7 +22,7 @@ from nerfcli.radiance import MAX_LOG_DENSITY, NetParams, NetSpec
 from nerfcli.rays import Pixels, Rays, Samples
 from nerfcli.sampling import Box, Steps
 
-ROUND_SAMPLES = 2**22  # samples of a round at most: about 1 GiB
+ROUND_SAMPLES = 8  # of a round, per ray at the start: 1 GiB for 800 x 800 rays
 LEAST_SAMPLES = 4  # of a ray in a round
 
 
@@ -61,9 +61,9 @@ def render_rays(
         max_depth = depth_limit(min_transmittance)
         depths = torch.zeros(n_rays, device=t_min.device)
         totals = torch.zeros(n_rays, dtype=torch.int64, device=t_min.device)
-        pieces = []
+        pieces, room = [], int(ROUND_SAMPLES * n_rays)
         while len(walk.ids):
-            limit = max(LEAST_SAMPLES, ROUND_SAMPLES // len(walk.ids))
+            limit = max(LEAST_SAMPLES, room // len(walk.ids))
             found, next_steps = walk.count(limit)
             offsets = offsets_from_counts(found)
             samples = walk.write(offsets, int(offsets[-1]))  # sync

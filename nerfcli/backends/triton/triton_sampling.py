@@ -128,7 +128,15 @@ def _march(
             following = tl.where(full | (in_box == 0), following, tl.maximum(following, stride))
         k = tl.where(active, following, k)
         active = active & (n_found < most)
-    if not WRITE:
+    if WRITE:
+        # were the two walks rounded apart, a place would hold what lay in memory: length zero
+        short = inside & (n_found < most)
+        while tl.max(short.to(tl.int32)) > 0:
+            tl.store(t_starts + base + n_found, end, short)
+            tl.store(t_ends + base + n_found, end, short)
+            n_found += short.to(tl.int32)
+            short = inside & (n_found < most)
+    else:
         tl.store(counts + slots, n_found, inside)
         tl.store(next_steps + slots, k, inside)
 
@@ -175,6 +183,7 @@ class Walk:
             self.first_steps, self.occupied.view(torch.uint8), *outputs, n, limit, *box.center,
             box.half_size, self.steps.size, cone, math.log1p(cone), write, cone > 0, stride,
             box.n_cascades, resolution, RAY_BLOCK, num_warps=1,
+            enable_fp_fusion=False,  # so that both walks round alike
         )  # fmt: skip
 
 
@@ -208,28 +217,48 @@ def march(
     occupied: Tensor,
     box: Box,
     steps: Steps,
-    capacity: int | None = None,
 ) -> Samples:
-    """sampling.march.
+    """sampling.march; waits for the number of samples."""
+    walk = new_walk(origins, directions, t_min, t_max, jitter, occupied, box, steps)
+    offsets = offsets_from_counts(walk.count(NO_LIMIT)[0])
+    return walk.write(offsets, int(offsets[-1]))  # sync
 
-    Args:
-        capacity: room for samples. With it nothing waits for the device, and rays whose samples
-            no longer fit stay empty; without it the count is waited for.
+
+def march_within(
+    origins: Tensor,
+    directions: Tensor,
+    t_min: Tensor,
+    t_max: Tensor,
+    jitter: Tensor,
+    occupied: Tensor,
+    box: Box,
+    steps: Steps,
+    capacity: int,
+) -> tuple[Samples, Tensor]:
+    """sampling.march into `capacity` places, without waiting for the device.
+
+    Returns:
+        Samples, and how many rays from the first on have room for all that is theirs, an int64
+        scalar; the others are empty.
     """
     walk = new_walk(origins, directions, t_min, t_max, jitter, occupied, box, steps)
     offsets = offsets_from_counts(walk.count(NO_LIMIT)[0])
-    if capacity is None:
-        return walk.write(offsets, int(offsets[-1]))  # sync
+    n_fit = (offsets[1:] <= capacity).sum()
     last = torch.where(offsets <= capacity, offsets, 0).amax()
-    return walk.write(torch.minimum(offsets, last), capacity)
+    return walk.write(torch.minimum(offsets, last), capacity), n_fit
+
+
+def halvings(n_rays: int) -> int:
+    """Steps of a bisection that end at one of n_rays."""
+    return max(n_rays - 1, 0).bit_length()
 
 
 @triton.jit
-def find_ray(offsets, n_rays, index):
+def find_ray(offsets, n_rays, n_halvings, index):
     """The ray that owns sample `index`: the last one that starts at it or before."""
     low = tl.zeros_like(index)
     high = low + n_rays
-    while tl.max(high - low) > 1:
+    for _ in range(n_halvings):
         middle = (low + high) // 2
         right = tl.load(offsets + middle) <= index
         low = tl.where(right, middle, low)
@@ -237,10 +266,10 @@ def find_ray(offsets, n_rays, index):
     return low
 
 
-@triton.jit(do_not_specialize=["n_rays"])
+@triton.jit(do_not_specialize=["n_rays", "n_halvings"])
 def _points(
     origins, directions, ids, t_starts, t_ends, offsets, positions,
-    n_rays, low_x, low_y, low_z, side, BLOCK: tl.constexpr,
+    n_rays, n_halvings, low_x, low_y, low_z, side, BLOCK: tl.constexpr,
 ):  # fmt: skip
     n = tl.load(offsets + n_rays)
     first = tl.program_id(0).to(tl.int64) * BLOCK
@@ -248,7 +277,7 @@ def _points(
         return
     rows = first + tl.arange(0, BLOCK)
     live = rows < n
-    ray = tl.load(ids + find_ray(offsets, n_rays, rows))
+    ray = tl.load(ids + find_ray(offsets, n_rays, n_halvings, rows))
     middle = 0.5 * (tl.load(t_starts + rows, live, 0.0) + tl.load(t_ends + rows, live, 0.0))
     for axis in tl.static_range(3):
         low = low_x if axis == 0 else (low_y if axis == 1 else low_z)
@@ -263,6 +292,7 @@ def points(origins: Tensor, directions: Tensor, ids: Tensor, samples: Samples, b
     low = (c - box.outer_half_size for c in box.center)
     _points[(blocks(samples.capacity, POINT_BLOCK),)](
         origins.contiguous(), directions.contiguous(), ids, samples.t_starts, samples.t_ends,
-        samples.ray_offsets, positions, samples.n_rays, *low, box.side, POINT_BLOCK,
+        samples.ray_offsets, positions, samples.n_rays, halvings(samples.n_rays), *low, box.side,
+        POINT_BLOCK,
     )  # fmt: skip
     return positions

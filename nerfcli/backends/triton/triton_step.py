@@ -3,8 +3,9 @@
 The kernels one after another, with nothing that waits for the device: every buffer has the
 capacity of the samples given, and the live counts stay where they are made.
 
-Gradients travel scaled by three times the number of rays: the mean in the loss makes them as
-small as 1e-7, below what half precision holds, and without it they are near 1.
+Gradients travel in half precision as those of SCALE times the sum over rays and channels, and are
+divided by SCALE and by the number of terms where they are added up, in float32. Those of the mean
+would be near 1e-7, below what half precision holds.
 """
 
 # Kernels are Python to read, not to type-check: constants become constexpr at the launch.
@@ -22,20 +23,23 @@ import triton.language as tl
 from torch import Tensor
 
 from nerfcli.backends.triton import triton_encoding, triton_mlp
-from nerfcli.backends.triton.launch import blocks, power_of_two
+from nerfcli.backends.triton.launch import blocks, count, power_of_two
 from nerfcli.backends.triton.triton_adam import table_as
+from nerfcli.backends.triton.triton_losses import SCALE, photometric
 from nerfcli.backends.triton.triton_mlp import Rows
 from nerfcli.backends.triton.triton_radiance import ensure_fits
-from nerfcli.backends.triton.triton_sampling import find_ray, offsets_from_counts, points
+from nerfcli.backends.triton.triton_sampling import (
+    find_ray,
+    halvings,
+    offsets_from_counts,
+    points,
+)
 from nerfcli.backends.triton.triton_volume import (
-    HUBER_DELTA,
     MAX_TAU,
     RAY_BLOCK,
     delta_of,
     ray_block,
     sigma_of,
-    walk_back,
-    walk_forward,
 )
 from nerfcli.radiance import NetParams, NetSpec
 from nerfcli.rays import Rays, Samples
@@ -43,7 +47,6 @@ from nerfcli.sampling import Box
 from nerfcli.step import StepTerms
 
 GATHER_BLOCK = 128
-LOSSES = {"mse": False, "huber": True}  # as the kernel's constant HUBER
 
 
 @triton.jit(do_not_specialize=["n_rays"])
@@ -66,19 +69,23 @@ def _visible(
     tl.store(kept + rays, count, inside)
 
 
-@triton.jit(do_not_specialize=["n_rays"])
+@triton.jit(do_not_specialize=["n_rays", "n_halvings"])
 def _gather(
     geometry, harmonics, ids, t_starts, t_ends, offsets, kept_offsets,
-    inputs, kept_starts, kept_ends, sources, n_rays, capacity,
+    inputs, kept_starts, kept_ends, sources, n_rays, n_halvings,
     N_GEOMETRY: tl.constexpr, N_INPUTS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Move the kept samples together; lay out the colour network's inputs."""
-    rows = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    live = rows < tl.load(kept_offsets + n_rays)
-    slot = find_ray(kept_offsets, n_rays, rows)
+    first = tl.program_id(0).to(tl.int64) * BLOCK
+    n = tl.load(kept_offsets + n_rays)
+    if first >= n:
+        return
+    rows = first + tl.arange(0, BLOCK)
+    live = rows < n
+    slot = find_ray(kept_offsets, n_rays, n_halvings, rows)
     source = tl.load(offsets + slot) + rows - tl.load(kept_offsets + slot)
     source = tl.where(live, source, 0)
-    tl.store(sources + rows, source, rows < capacity)
+    tl.store(sources + rows, source, live)
     tl.store(kept_starts + rows, tl.load(t_starts + source, live, 0.0), live)
     tl.store(kept_ends + rows, tl.load(t_ends + source, live, 0.0), live)
     ray = tl.load(ids + slot)
@@ -92,50 +99,29 @@ def _gather(
     tl.store(cells, value, live[:, None] & (columns < N_INPUTS))
 
 
-@triton.jit
-def _term(value, target, inside, HUBER: tl.constexpr):
-    """Loss and squared error of one channel, and the gradient of the loss."""
-    error = tl.where(inside, value - target, 0.0)
-    square = error * error
-    term, slope = square, 2.0 * error
-    if HUBER:
-        size = tl.abs(error)
-        term = tl.where(size <= HUBER_DELTA, square, HUBER_DELTA * (2.0 * size - HUBER_DELTA))
-        slope = 2.0 * tl.minimum(tl.maximum(error, -HUBER_DELTA), HUBER_DELTA)
-    return term, square, slope
-
-
-@triton.jit(do_not_specialize=["n_rays"])
-def _photometric(
-    logs, raw_colors, t_starts, t_ends, offsets, background, target, light, d_logs, d_colors,
-    terms, n_rays, stride, inverse_side, HUBER: tl.constexpr, BLOCK: tl.constexpr,
+@triton.jit(do_not_specialize=["n_rows"])
+def _gather_features(
+    positions, features, sources, kept_positions, kept_features, n_live, n_rows,
+    N_FEATURES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Composite, compare, and go back to what the networks gave; the sums of the terms."""
-    rays, inside, first, last = ray_block(offsets, n_rays, BLOCK)
-    red, green, blue, total, _ = walk_forward(
-        logs, raw_colors, t_starts, t_ends, light, first, last, stride, inverse_side, True, True
-    )
-    tl.debug_barrier()  # the light is read by other threads than wrote it
-    back_red = tl.load(background + rays * 3, inside, 0.0)
-    back_green = tl.load(background + rays * 3 + 1, inside, 0.0)
-    back_blue = tl.load(background + rays * 3 + 2, inside, 0.0)
-    shine = 1.0 - total
-    goal = tl.load(target + rays * 3, inside, 0.0)
-    term, square, d_red = _term(red + shine * back_red, goal, inside, HUBER)
-    loss, squares = term, square
-    goal = tl.load(target + rays * 3 + 1, inside, 0.0)
-    term, square, d_green = _term(green + shine * back_green, goal, inside, HUBER)
-    loss, squares = loss + term, squares + square
-    goal = tl.load(target + rays * 3 + 2, inside, 0.0)
-    term, square, d_blue = _term(blue + shine * back_blue, goal, inside, HUBER)
-    loss, squares = loss + term, squares + square
-    tl.store(terms + tl.program_id(0) * 2, tl.sum(loss))
-    tl.store(terms + tl.program_id(0) * 2 + 1, tl.sum(squares))
-    d_total = -(d_red * back_red + d_green * back_green + d_blue * back_blue)
-    walk_back(
-        logs, raw_colors, t_starts, t_ends, light, d_logs, d_colors, first, last, stride,
-        inverse_side, d_red, d_green, d_blue, d_total, total * 0.0, True,
-    )  # fmt: skip
+    """Move what the way back needs of the kept samples: a level of features, or the positions."""
+    first = tl.program_id(0).to(tl.int64) * BLOCK
+    n = tl.load(n_live)
+    if first >= n:
+        return
+    rows = first + tl.arange(0, BLOCK)
+    live = rows < n
+    source = tl.load(sources + rows, live, 0)
+    level = tl.program_id(1).to(tl.int64)
+    if level == tl.num_programs(1) - 1:
+        for axis in tl.static_range(3):
+            x = tl.load(positions + source * 3 + axis, live, 0.0)
+            tl.store(kept_positions + rows * 3 + axis, x, live)
+    else:
+        columns = tl.arange(0, N_FEATURES)[None, :]
+        cells = features + (level * n_rows + source)[:, None] * N_FEATURES + columns
+        kept = kept_features + (level * n_rows + rows)[:, None] * N_FEATURES + columns
+        tl.store(kept, tl.load(cells, live[:, None], 0.0), live[:, None])
 
 
 @dataclass(frozen=True)
@@ -152,7 +138,7 @@ class Kept:
     """The samples that light reaches, moved together."""
 
     samples: Samples
-    sources: Tensor  # [capacity] int64, where they were; 0 for padding
+    sources: Tensor  # [capacity] int64, where they were
     inputs: Tensor  # [capacity, n_geometry + 16], of the colour network
     counts: Tensor  # [n_rays] int32
     depths: Tensor  # [n_rays], optical depth so far
@@ -207,7 +193,7 @@ def keep_visible(
     sources = torch.empty(capacity, dtype=torch.int64, device=device)
     _gather[(blocks(capacity, GATHER_BLOCK),)](
         geometry, harmonics, ids, *packed, offsets, inputs, t_starts, t_ends, sources, n_rays,
-        capacity, n_geometry, n_inputs, power_of_two(n_inputs), GATHER_BLOCK,
+        halvings(n_rays), n_geometry, n_inputs, power_of_two(n_inputs), GATHER_BLOCK,
     )  # fmt: skip
     return Kept(Samples(t_starts, t_ends, offsets), sources, inputs, kept, depths)
 
@@ -224,11 +210,19 @@ def photometric_gradients(
     *,
     loss: str = "huber",
     min_transmittance: float = 1e-4,
+    n_live: Tensor | None = None,
     dtype: torch.dtype,
 ) -> StepTerms:
-    """step.photometric_gradients, with table, network inputs and hidden values in `dtype`."""
+    """step.photometric_gradients, with table, network inputs and hidden values in `dtype`.
+
+    Args:
+        n_live: how many rays count, an int64 scalar on the device; None: all. The others must
+            have no samples.
+    """
     ensure_fits(net)
     n_rays, device = len(rays), target.device
+    if n_live is None:
+        n_live = count(n_rays, device)
     ids = torch.arange(n_rays, device=device)
     shaded = look(rays, ids, samples, box, params, net, dtype)
     harmonics = triton_encoding.spherical_harmonics(rays.directions, dtype)
@@ -236,39 +230,33 @@ def photometric_gradients(
     kept = keep_visible(shaded, samples, harmonics, ids, start, box, min_transmittance)
     color_rows = Rows.plain(kept.inputs)
     colors = triton_mlp.forward(color_rows, params.color, net.color_widths, kept.n_live, dtype)
-    d_logs, d_colors, terms = _loss(kept, colors, target, background, box, LOSSES[loss])
+    d_logs, d_colors, terms = photometric(
+        kept.inputs, colors, kept.samples, target, background, n_live, box, loss
+    )
 
     d_inputs, d_color = triton_mlp.backward(
         color_rows, params.color, net.color_widths, d_colors, kept.n_live
     )
     d_inputs[:, 0] += d_logs
-    features = shaded.features.index_select(1, kept.sources)
+    positions, features = _of_kept(shaded, kept)
     d_features, d_density = triton_mlp.backward(
         Rows.of_levels(features), params.density, net.density_widths, d_inputs, kept.n_live
     )
-    unscale = 1.0 / (3 * max(n_rays, 1))
-    positions = shaded.positions.index_select(0, kept.sources)
+    mean = 1.0 / (3 * n_live.clamp(min=1)).reshape(1)  # [1] float32
+    unscale = mean / SCALE.value
     triton_encoding.scatter(positions, d_features, grads.table, net.grid, kept.n_live, unscale)
-    grads.density.add_(d_density, alpha=unscale)
-    grads.color.add_(d_color, alpha=unscale)
-    value, mse = (terms.sum(0) * unscale).unbind()
+    grads.density.addcmul_(d_density, unscale)
+    grads.color.addcmul_(d_color, unscale)
+    value, mse = (terms.sum(0) * mean).unbind()
     return StepTerms(value, mse, kept.n_live[0])
 
 
-def _loss(
-    kept: Kept, colors: Tensor, target: Tensor, background: Tensor, box: Box, huber: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Scaled gradients of log densities [capacity] and raw colours, and sums of the terms."""
-    capacity, n_inputs = kept.inputs.shape
-    n_rays, device = kept.samples.n_rays, target.device
-    d_logs = torch.empty(capacity, dtype=colors.dtype, device=device)
-    d_colors = torch.empty(capacity, 3, dtype=colors.dtype, device=device)
-    light = torch.empty(capacity, device=device)
-    programs = blocks(n_rays, RAY_BLOCK)
-    terms = torch.empty(programs, 2, device=device)
-    packed = (kept.samples.t_starts, kept.samples.t_ends, kept.samples.ray_offsets)
-    _photometric[(programs,)](
-        kept.inputs, colors, *packed, background.contiguous(), target.contiguous(), light, d_logs,
-        d_colors, terms, n_rays, n_inputs, 1.0 / box.side, huber, RAY_BLOCK, num_warps=1,
+def _of_kept(shaded: Shaded, kept: Kept) -> tuple[Tensor, Tensor]:
+    """Positions and features of the kept samples; the rest of both is never written."""
+    positions, features = torch.empty_like(shaded.positions), torch.empty_like(shaded.features)
+    n_levels, capacity, n_features = features.shape
+    _gather_features[(blocks(capacity, GATHER_BLOCK), n_levels + 1)](
+        shaded.positions, shaded.features, kept.sources, positions, features, kept.n_live,
+        capacity, n_features, GATHER_BLOCK,
     )  # fmt: skip
-    return d_logs, d_colors, terms
+    return positions, features

@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from nerfcli import losses, volume
+from nerfcli import volume
 from nerfcli.backends.triton.launch import blocks
 from nerfcli.radiance import MAX_LOG_DENSITY
 from nerfcli.rays import Pixels, Samples
@@ -26,7 +26,6 @@ from nerfcli.rays import Pixels, Samples
 RAY_BLOCK = 32  # one warp: lanes wait for the longest ray of their program only
 MAX_TAU = tl.constexpr(volume.MAX_OPTICAL_DEPTH)
 MAX_LOG = tl.constexpr(MAX_LOG_DENSITY)
-HUBER_DELTA = tl.constexpr(losses.HUBER_DELTA)
 
 
 @triton.jit

@@ -1,35 +1,30 @@
-"""`bench`: how fast a backend's kernels are here, after a check that they are right.
+"""The operations of a backend one by one, at several sizes.
 
 The workload is an object-like scene: rays from all around through the occupied shell of a ball,
-in the shape of field that `nerf train` starts with. Times are wall-clock, after warming up.
+in the shape of field that `nerf train` starts with. The field is a thin fog, so no ray ends early
+and every sample counts. Times are wall-clock, after warming up.
 """
 
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 
 import torch
 
-from nerfcli import backends
-from nerfcli.backends import selfcheck
-from nerfcli.backends.ops import Ops
+from nerfcli.backends.ops import Ops, reference
+from nerfcli.bench.clock import Effort, measure
 from nerfcli.boxes import Box
 from nerfcli.encoding import GridSpec
-from nerfcli.errors import NerfError
 from nerfcli.mlp import init_mlp, mlp_n_params
 from nerfcli.radiance import NetParams, NetSpec
 from nerfcli.rays import Rays, Samples
 from nerfcli.sampling import Steps, intersect_box
 
-SIZES = (2**12, 2**15, 2**17)  # samples
 NET = NetSpec(GridSpec(16, 2, 17, 16, 1024))
-REPEATS = 7
-SECONDS = 2.0  # after which an operation is not repeated any more; twice it is always
-PEAK_SIZE = 1536  # of the square matrices whose product measures the machine
+N_OPERATIONS = 9  # rows of a size
 
 Operation = tuple[str, Callable[[], object], int, int]  # name, call, samples, flop per sample
 
@@ -69,7 +64,7 @@ class Workload:
         shell = ((x**2 + y**2 + z**2).sqrt() - 0.5).abs() < 0.02
         self.occupied = shell[None].contiguous().to(device)
         self.rays = self._rays(256, g)
-        per_ray = max(self.march(backends.select("torch", device).ops).capacity / 256, 1.0)
+        per_ray = max(self.march(reference()).capacity / 256, 1.0)
         n_rays = max(1, round(n / per_ray))
         self.rays = self._rays(n_rays, g)
         self.target, self.background = torch.rand(2, n_rays, 3, generator=g).to(device)
@@ -93,44 +88,34 @@ class Workload:
 
 
 def kernel_rows(
-    backend: str,
-    device: str = "cpu",
-    sizes: Sequence[int] = SIZES,
-    note: Callable[[str], None] | None = None,
+    name: str, ops: Ops, device: str, effort: Effort, peak: float
 ) -> Iterator[KernelRow]:
-    """Rows of one backend, as they are measured; nothing is timed before the parity check.
+    """Rows of one backend, as they are measured; its parity is the caller's to check first.
 
-    Raises:
-        BackendUnavailable: it cannot run here.
-        NerfError: its results differ from the reference.
+    Args:
+        peak: GFLOP/s that the machine reaches.
     """
-    ops = backends.select(backend, device).ops
-    if fault := selfcheck.fault(ops, device):
-        raise NerfError(f"backend {backend} on {device} is wrong, so it is not timed: {fault}.")
-    peak = measured_peak(device)
-    if note is not None:
-        note(f"backend {backend} agrees with the reference; {device} reaches {peak:.0f} GFLOP/s")
-    for n in sizes:
-        for name, call, samples, flop in operations(ops, Workload(n, device)):
-            times = measure(call, device)
+    for n in effort.sizes:
+        for operation, call, samples, flop in operations(ops, Workload(n, device)):
+            times = measure(call, device, effort.repeats, effort.seconds)
             seconds = statistics.median(times)
             rate = samples / seconds
             gflops = rate * flop / 1e9 if flop else None
             share = gflops / peak if gflops is not None else None
             spread = (max(times) - min(times)) / seconds
-            yield KernelRow(backend, name, samples, seconds, spread, rate, gflops, share)
+            yield KernelRow(name, operation, samples, seconds, spread, rate, gflops, share)
 
 
-def network_flop() -> tuple[int, int]:
+def network_flop(net: NetSpec) -> tuple[int, int]:
     """Floating-point operations a sample: of the density network, and of both networks."""
-    density = 2 * mlp_n_params(NET.density_widths)
-    return density, density + 2 * mlp_n_params(NET.color_widths)
+    density = 2 * mlp_n_params(net.density_widths)
+    return density, density + 2 * mlp_n_params(net.color_widths)
 
 
 def operations(ops: Ops, work: Workload) -> Iterator[Operation]:
     """The operations worth a row; gradients count as twice a forward pass."""
     params, n = work.params, work.positions.shape[0]
-    density_flop, field_flop = network_flop()
+    density_flop, field_flop = network_flop(NET)
     leaves = NetParams(*(p.clone().requires_grad_() for p in params.tensors()))
     samples = work.march(ops)
     sigmas = work.sigmas[: samples.capacity]
@@ -156,7 +141,7 @@ def operations(ops: Ops, work: Workload) -> Iterator[Operation]:
     composite = no_grad(partial(ops.composite, sigmas, rgbs, samples, work.background))
     yield "composite", composite, samples.capacity, 0
     step, n_kept = training_step(ops, work, samples)
-    yield "training step", step, n_kept, 3 * field_flop
+    yield "gradients + Adam", step, n_kept, 3 * field_flop
     render = partial(
         ops.render_rays, params, NET, work.box, work.rays, *work.where, work.occupied,
         work.steps, work.background,
@@ -165,7 +150,7 @@ def operations(ops: Ops, work: Workload) -> Iterator[Operation]:
 
 
 def training_step(ops: Ops, work: Workload, samples: Samples) -> tuple[Callable[[], None], int]:
-    """A whole step, from samples to new parameters, and how many samples take part in it."""
+    """A step without marching, from samples to new parameters; and how many samples it keeps."""
     params = NetParams(*(p.clone() for p in work.params.tensors()))
     grads, m, v = (NetParams(*map(torch.zeros_like, params.tensors())) for _ in range(3))
     scene = (work.box, work.rays, samples, work.target, work.background)
@@ -180,45 +165,3 @@ def training_step(ops: Ops, work: Workload, samples: Samples) -> tuple[Callable[
 
     n_kept = int(ops.photometric_gradients(params, grads, NET, *scene).n_kept)
     return step, n_kept
-
-
-def measure(call: Callable[[], object], device: str) -> list[float]:
-    """Seconds of each of several calls, after one that does not count."""
-    times: list[float] = []
-    call()
-    started = time.perf_counter()
-    while len(times) < 2 or (len(times) < REPEATS and time.perf_counter() - started < SECONDS):
-        _wait(device)
-        start = time.perf_counter()
-        call()
-        _wait(device)
-        times.append(time.perf_counter() - start)
-    return times
-
-
-def measured_peak(device: str) -> float:
-    """GFLOP/s of the best of several products of large float32 matrices."""
-    a, b = torch.rand(2, PEAK_SIZE, PEAK_SIZE, device=device)
-    best = min(measure(partial(torch.mm, a, b), device))
-    return 2 * PEAK_SIZE**3 / best / 1e9
-
-
-def _wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
-def table(rows: Sequence[KernelRow]) -> str:
-    """Rows as text, one line each."""
-    lines = [
-        f"{'backend':8} {'operation':21} {'samples':>8} {'ms':>9} {'spread':>7} "
-        f"{'M/s':>8} {'GFLOP/s':>8} {'of peak':>8}"
-    ]
-    for row in rows:
-        flop = "" if row.gflops is None else f"{row.gflops:.1f}"
-        share = "" if row.peak_share is None else f"{row.peak_share:.0%}"
-        lines.append(
-            f"{row.backend:8} {row.operation:21} {row.samples:8d} {1e3 * row.seconds:9.3f} "
-            f"{row.spread:7.0%} {row.samples_per_second / 1e6:8.3f} {flop:>8} {share:>8}"
-        )
-    return "\n".join(lines)

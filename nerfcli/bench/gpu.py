@@ -1,0 +1,216 @@
+"""`bench --gpu`: all that a GPU has to show on one scene, in slots of minutes that go on.
+
+A benchmark is a list of sections. Each ends in a file of its own kind of state, so that a slot
+that runs out loses one section at most, and the same command goes on with the next.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import subprocess
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nerfcli import __version__, backends
+from nerfcli.backends import selfcheck
+from nerfcli.bench import gpu_measures as measures
+from nerfcli.bench.gpu_measures import FULL, QUICK, Bench, Row, Sizes
+from nerfcli.bench.gpu_peers import nerfacc_missing, nerfacc_rows
+from nerfcli.bench.gpu_report import markdown
+from nerfcli.devices import pick
+from nerfcli.errors import NerfError
+from nerfcli.files import read_json, write_json, write_text
+from nerfcli.progress import StopSignal
+
+STATE, REPORT, RUNS = "gpu.json", "gpu.md", "runs"
+SLOT_MINUTES = 9.5  # of a slot of ten
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the benchmark.
+
+    Attributes:
+        name: its kind, a word, and what it is about.
+        seconds: how long it is expected to take.
+        call: gives the rows of its table.
+    """
+
+    name: str
+    seconds: float
+    call: Callable[[], list[Row]]
+
+
+def gpu_bench(
+    scene: Path,
+    out: Path,
+    *,
+    quick: bool,
+    wanted: tuple[str, ...] = (),
+    minutes: float = SLOT_MINUTES,
+    note: Callable[[str], None],
+    stop: StopSignal | None = None,
+) -> dict[str, Any]:
+    """Do the sections that `out` lacks, as many as the slot has time for.
+
+    Args:
+        scene: a scene folder; published figures are those of lego at 800 x 800.
+        out: gets gpu.json, gpu.md and the trained runs.
+        quick: tiny sizes, on a CPU as well: proves the command, measures nothing.
+        wanted: backends; all that run here if there are none.
+
+    Returns:
+        What gpu.json holds: facts, sections, and the names of those that are left.
+
+    Raises:
+        NerfError: no GPU (and not `quick`), a wanted backend that cannot run here, a scene that
+            cannot be read, or `out` that cannot be written.
+    """
+    begin = time.perf_counter()
+    device = pick("auto" if quick else "cuda")
+    for name in wanted:
+        backends.select(name, device)  # raises where it cannot run
+    state = _opened(out, facts(scene, device, quick))
+    sections = plan(scene, out, device, QUICK if quick else FULL, wanted)
+    done: dict[str, dict] = state["sections"]
+    for section in sections:
+        if section.name in done:
+            continue
+        if stop is not None and stop.received:
+            break
+        if time.perf_counter() - begin + section.seconds > 60 * minutes and len(done):
+            note(f"no time for {section.name} in this slot")
+            break
+        note(section.name)
+        done[section.name] = _outcome(section)
+        _save(out, state, sections)
+    _save(out, state, sections)
+    return state
+
+
+def plan(
+    scene: Path, out: Path, device: str, sizes: Sizes, wanted: tuple[str, ...] = ()
+) -> list[Section]:
+    """Every section, in the order in which they are worth having."""
+    usable = [n for n in backends.ORDER[device] if backends.unavailable(n, device) is None]
+    usable = [name for name in usable if not wanted or name in wanted]
+    bench = Bench(scene, out / RUNS, device, sizes)
+    first, others = usable[0], usable[1:]
+    sections = [Section("limits", 5, bench.limits)]
+    for name in usable:
+        sections += [
+            Section(f"parity {name}", 30, lambda n=name: bench.parity(n)),
+            Section(f"kernels {name}", 20, lambda n=name: bench.kernels(n)),
+            Section(f"step {name}", 25, lambda n=name: bench.step(n)),
+        ]
+    if nerfacc_missing(device) is None:
+        sections.append(Section("kernels nerfacc", 30, lambda: nerfacc_rows(device, sizes)))
+    *short, longest = sizes.quality
+    for seconds in short:
+        sections.append(_quality(bench, first, seconds))
+    sections.append(Section(f"frames {first}", 20, lambda: bench.frames(first, short[-1])))
+    sections.append(_quality(bench, first, longest))
+    for name in others:
+        if name != "torch" or device == "cpu":
+            sections.append(_quality(bench, name, sizes.peer_seconds))
+    return sections
+
+
+def _quality(bench: Bench, name: str, seconds: float) -> Section:
+    call = lambda: bench.quality(name, seconds)  # noqa: E731
+    return Section(f"quality {name} {seconds:g} s", seconds + 25, call)
+
+
+def facts(scene: Path, device: str, quick: bool) -> dict[str, Any]:
+    """What a figure depends on."""
+    return {
+        "nerf": __version__,
+        "commit": _commit(),
+        "environment": selfcheck.environment(device),
+        "python": platform.python_version(),
+        "cuda": torch.version.cuda,
+        "packages": {name: _version(name) for name in ("triton", "tinycudann", "nerfacc")},
+        "scene": str(scene.resolve()),
+        "quick": quick,
+    }
+
+
+def left(state: dict[str, Any]) -> list[str]:
+    """Sections that another slot has to do."""
+    return [name for name in state["plan"] if name not in state["sections"]]
+
+
+def failed(state: dict[str, Any]) -> list[str]:
+    """Sections that ended in an error, or in a backend that is wrong."""
+    return [
+        name
+        for name, outcome in state["sections"].items()
+        if "error" in outcome or any(row.get("agrees") is False for row in outcome["rows"])
+    ]
+
+
+def _opened(out: Path, now: dict[str, Any]) -> dict[str, Any]:
+    """The state in `out`, if it is of this scene, machine and code; errors are tried again."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise NerfError(f"cannot make {out}: {error.strerror}; choose another --out.") from error
+    fresh = {"facts": now, "date": time.strftime("%Y-%m-%d"), "plan": [], "sections": {}}
+    if not (out / STATE).is_file():
+        return fresh
+    old = read_json(out / STATE)
+    if not isinstance(old, dict) or "sections" not in old or "facts" not in old:
+        raise NerfError(f"{out / STATE} is not of this command; choose another --out.")
+    if old["facts"] != now:
+        changed = [k for k in now if old["facts"].get(k) != now[k]]
+        raise NerfError(
+            f"{out / STATE} has figures of another {', '.join(changed)}; choose another --out."
+        )
+    kept = {name: v for name, v in old["sections"].items() if "error" not in v}
+    return fresh | {"date": old["date"], "sections": kept}
+
+
+def _outcome(section: Section) -> dict[str, Any]:
+    """Rows of a section, or its error: the rest of a slot is not lost for it."""
+    begin = time.perf_counter()
+    try:
+        outcome: dict[str, Any] = {"rows": section.call()}
+    except NerfError as error:
+        outcome = {"rows": [], "error": str(error)}
+    except Exception as error:
+        outcome = {"rows": [], "error": repr(error), "traceback": traceback.format_exc()}
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return outcome | {"seconds": round(time.perf_counter() - begin, 2)}
+
+
+def _save(out: Path, state: dict[str, Any], sections: list[Section]) -> None:
+    state["plan"] = [section.name for section in sections]
+    write_json(out / STATE, state)
+    write_text(out / REPORT, markdown(state, left(state)))
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """Of the checkout that this package runs from, if it is one."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=Path(measures.__file__).parent, capture_output=True, text=True, timeout=10,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None

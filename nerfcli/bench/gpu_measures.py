@@ -1,0 +1,288 @@
+"""What `bench --gpu` measures, a function a section; each gives the rows of a table."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nerfcli import backends
+from nerfcli.bench.clock import Effort, measure, measured_peak, wait
+from nerfcli.bench.kernels import kernel_rows, network_flop
+from nerfcli.bench.parity import parity
+from nerfcli.config import Config
+from nerfcli.devices import random_generator
+from nerfcli.evaluate import evaluate
+from nerfcli.field import net_from_config
+from nerfcli.graph_trainer import create_trainer
+from nerfcli.progress import Progress, StopSignal
+from nerfcli.radiance import NetSpec
+from nerfcli.render import load_model, render_image
+from nerfcli.resolve import resolve
+from nerfcli.runs import Run
+from nerfcli.scenes import Scene, load_scene
+from nerfcli.settings import config_from_values
+from nerfcli.train import Prepared, prepare, prepare_occupancy, train
+from nerfcli.trainers import HashGridTrainer
+
+Row = dict[str, Any]
+LR = 1e-2
+COPY_BYTES = 2**30  # of the copy that measures the memory
+WARM_STEPS = 32  # two occupancy updates; the first compile, and record a graph
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large everything is.
+
+    Attributes:
+        settle_steps: training steps before steps are timed.
+        quality: seconds of the runs whose held-out views are scored.
+        peer_seconds: the same for the backends beside the fastest.
+        every: each n-th of the test views is scored and rendered.
+        values: settings, where they are not the automatic ones.
+    """
+
+    effort: Effort
+    settle_steps: int = 1024
+    quality: tuple[float, ...] = (3, 5, 15, 60, 300)
+    peer_seconds: float = 15
+    every: int = 8
+    copy_bytes: int = COPY_BYTES
+    values: Mapping[str, object] = field(default_factory=dict)
+
+
+FULL = Sizes(Effort(sizes=(2**18,), repeats=7, seconds=1.0, blocks=9, block_seconds=5.0))
+QUICK = Sizes(
+    Effort(sizes=(2**8,), repeats=2, seconds=0.1, blocks=2, block_seconds=0.5),
+    settle_steps=16,
+    quality=(0.5, 1.0),
+    peer_seconds=0.5,
+    every=100,
+    copy_bytes=2**20,
+    values={"train.n_samples": 256, "model.log2_table_size": 10, "occupancy.resolution": 16},
+)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The scene and where its runs go; what is slow to make is made once."""
+
+    path: Path
+    runs: Path
+    device: str
+    sizes: Sizes
+
+    @cached_property
+    def scene(self) -> Scene:
+        """Every n-th test view alone is held out for scores; none of them is trained on."""
+        scene = load_scene(self.path)
+        some = {"test": scene.splits.get("test", ())[:: self.sizes.every]}
+        return replace(scene, splits={**scene.splits, **some})
+
+    def config(self, backend: str, seconds: float) -> Config:
+        values = {"backend": backend, "device": self.device, "train.minutes": seconds / 60}
+        return config_from_values({**self.sizes.values, **values})
+
+    @cached_property
+    def prepared(self) -> tuple[Prepared, float]:
+        """The training views in memory, and how long that took."""
+        begin = time.perf_counter()
+        ready = prepare(self.scene, self.config("auto", 60))
+        return ready, time.perf_counter() - begin
+
+    @cached_property
+    def rates(self) -> tuple[float, float]:
+        """GB/s of a copy (read and written), GFLOP/s of a product in the kernels' precision."""
+        a = torch.empty(self.sizes.copy_bytes, dtype=torch.uint8, device=self.device)
+        seconds = min(measure(partial(torch.empty_like(a).copy_, a), self.device, 7, 1.0))
+        return 2 * a.numel() / seconds / 1e9, self._half_peak()
+
+    def _half_peak(self) -> float:
+        if self.device == "cpu":
+            return measured_peak(self.device)
+        n = 8192
+        a, b = (torch.rand(n, n, device=self.device).half() for _ in "ab")
+        return 2 * n**3 / min(measure(partial(torch.mm, a, b), self.device, 7, 2.0)) / 1e9
+
+    def limits(self) -> list[Row]:
+        copy, product = self.rates
+        return [{"copy GB/s": round(copy), "matrix product TFLOP/s": round(product / 1e3, 2)}]
+
+    def parity(self, name: str) -> list[Row]:
+        row = parity(name, backends.select(name, self.device).ops, self.device)
+        return [
+            {
+                "backend": name,
+                "agrees": row.agrees,
+                "compared": row.compared,
+                "worst": row.operation,
+                "relative error": float(f"{row.error:.2g}"),
+                "allowed": row.limit,
+            }
+        ]
+
+    def kernels(self, name: str) -> list[Row]:
+        ops = backends.select(name, self.device).ops
+        rows = kernel_rows(name, ops, self.device, self.sizes.effort, self.rates[1])
+        return [kernel_row(r.backend, r.operation, r.samples, r.seconds) for r in rows]
+
+    def step(self, name: str) -> list[Row]:
+        """Training steps on the scene, once its empty space is known, and their memory."""
+        ready, _ = self.prepared
+        ops = backends.select(name, self.device).ops
+        _reset_peak(self.device)
+        generator = random_generator(self.device, 0)
+        views = ready.residents.at(0).to(self.device)
+        trainer = create_trainer(ready.scene, views, ready.config, ops, generator)
+        assert isinstance(trainer, HashGridTrainer)
+        prepare_occupancy(trainer, ready.scene, ready.residents.at(0))
+        self._settle(trainer)
+        every, effort = ready.config.occupancy.every, self.sizes.effort
+        times: list[float] = []
+        n_rays = n_samples = 0
+        begin = time.perf_counter()
+        while len(times) < 2 or (
+            len(times) < effort.blocks and time.perf_counter() - begin < effort.block_seconds
+        ):
+            start = time.perf_counter()
+            for _ in range(every):
+                result = trainer.step(LR)
+                n_rays, n_samples = n_rays + result.n_rays, n_samples + result.n_samples
+            wait(self.device)
+            times.append((time.perf_counter() - start) / every)
+        n_steps, seconds = every * len(times), statistics.median(times)
+        samples = int(n_samples) / n_steps
+        limit = self._limit(net_from_config(ready.config), samples)
+        return [
+            {
+                "backend": name,
+                "ms a step": _digits(1e3 * seconds),
+                "spread": f"{(max(times) - min(times)) / seconds:.0%}",
+                "samples": round(samples),
+                "rays": round(int(n_rays) / n_steps),
+                "limit ms": _digits(1e3 * limit),
+                "times the limit": _digits(seconds / limit),
+                "memory GB": _peak_memory(self.device),
+            }
+        ]
+
+    def _settle(self, trainer: HashGridTrainer) -> None:
+        """Some ten seconds at most; a slow backend sees a scene that is less settled."""
+        begin = time.perf_counter()
+        for i in range(max(self.sizes.settle_steps, WARM_STEPS)):
+            trainer.step(LR)
+            if i >= WARM_STEPS and time.perf_counter() - begin > 10:
+                break
+        wait(self.device)
+
+    def _limit(self, net: NetSpec, n_samples: float) -> float:
+        """Seconds that a step's arithmetic and bytes take at the rates of `limits`.
+
+        Three passes of both networks; a half-precision read of eight corners a level, and a
+        float32 add to the gradient of each; one look at every gradient by Adam. A table that fits
+        the cache moves faster than a copy does: the limit is a scale, not a bound.
+        """
+        copy, product = self.rates
+        corners = 8 * net.grid.n_outputs * n_samples
+        moved = corners * (2 + 4) + 4 * net.grid.n_params
+        return moved / (copy * 1e9) + 3 * network_flop(net)[1] * n_samples / (product * 1e9)
+
+    def quality(self, name: str, seconds: float) -> list[Row]:
+        """A run of so many seconds, and what its held-out views score."""
+        ready, setup = self.prepared
+        self._warm_up(name)
+        config = resolve(self.config(name, seconds), ready.scene)
+        ready = replace(ready, config=config, seconds=0.0)
+        run = self._run(name, seconds, ready)
+        summary = train(ready, run, progress=_quiet(), stop=StopSignal())
+        scores = evaluate(
+            run, self.scene, save_images=False, backend=name, progress=_quiet(), stop=None
+        )
+        return [
+            {
+                "backend": name,
+                "seconds": summary["seconds"],
+                "set-up s": _digits(setup),
+                "steps": summary["steps"],
+                "PSNR": scores["psnr"],
+                "SSIM": scores["ssim"],
+                "views": scores["n_views"],
+            }
+        ]
+
+    def _warm_up(self, name: str) -> None:
+        """Compile what a run will need, outside of its time."""
+        ready, _ = self.prepared
+        ops = backends.select(name, self.device).ops
+        views, generator = ready.residents.at(0).to(self.device), random_generator(self.device, 1)
+        trainer = create_trainer(ready.scene, views, ready.config, ops, generator)
+        for _ in range(WARM_STEPS):
+            trainer.step(LR)
+        wait(self.device)
+
+    def _run(self, name: str, seconds: float, ready: Prepared) -> Run:
+        path = self._run_path(name, seconds)
+        return Run.create(path, ready.config, ready.scene.to_json(), overwrite=True)
+
+    def _run_path(self, name: str, seconds: float) -> Path:
+        return self.runs / f"{name}-{seconds:g}s"
+
+    def frames(self, name: str, seconds: float) -> list[Row]:
+        """Whole test views of a trained run, one after another, rays made anew for each."""
+        model = load_model(Run.open(self._run_path(name, seconds)), name, self.device)
+        _reset_peak(self.device)
+        cameras = self.scene.cameras[list(self.scene.splits["test"])]
+        render_image(model, cameras, 0)  # compiles
+        times = []
+        for i in range(len(cameras)):
+            wait(self.device)
+            start = time.perf_counter()
+            render_image(model, cameras, i)
+            wait(self.device)
+            times.append(time.perf_counter() - start)
+        width, height = cameras.size[0].tolist()
+        mean = sum(times) / len(times)
+        return [
+            {
+                "backend": name,
+                "size": f"{width} x {height}",
+                "frames": len(times),
+                "FPS": _digits(1 / mean),
+                "slowest ms": _digits(1e3 * max(times)),
+                "memory GB": _peak_memory(self.device),
+            }
+        ]
+
+
+def kernel_row(backend: str, operation: str, samples: int, seconds: float) -> Row:
+    return {
+        "backend": backend,
+        "operation": operation,
+        "samples": samples,
+        "ms": _digits(1e3 * seconds),
+        "M samples/s": _digits(samples / seconds / 1e6),
+    }
+
+
+def _quiet() -> Progress:
+    return Progress("quiet", None, "step", "bench")
+
+
+def _digits(value: float) -> float:
+    return float(f"{value:.4g}")
+
+
+def _reset_peak(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _peak_memory(device: str) -> float | None:
+    return _digits(torch.cuda.max_memory_allocated() / 1e9) if device == "cuda" else None

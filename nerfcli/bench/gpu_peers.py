@@ -1,0 +1,68 @@
+"""The same work through nerfacc, where it is installed: marching and compositing."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from nerfcli.backends.ops import reference
+from nerfcli.backends.ops_triton import installed
+from nerfcli.bench.clock import measure
+from nerfcli.bench.gpu_measures import Row, Sizes, kernel_row
+from nerfcli.bench.kernels import Workload
+from nerfcli.devices import cuda_missing
+
+
+def nerfacc_missing(device: str) -> str | None:
+    """Why nerfacc cannot be measured; its kernels are CUDA's."""
+    if device != "cuda":
+        return f"it does not run on {device}"
+    return cuda_missing() if installed("nerfacc") else "nerfacc is not installed"
+
+
+def nerfacc_rows(device: str, sizes: Sizes) -> list[Row]:
+    """Rows like those of the kernels, on the same rays, cells and samples."""
+    effort, rows = sizes.effort, []
+    for n in effort.sizes:
+        for operation, call, samples in _operations(Workload(n, device)):
+            times = measure(torch.no_grad()(call), device, effort.repeats, effort.seconds)
+            rows.append(kernel_row("nerfacc", operation, samples, statistics.median(times)))
+    return rows
+
+
+def _operations(work: Workload) -> Iterator[tuple[str, Callable[[], Any], int]]:
+    import nerfacc  # pyright: ignore[reportMissingImports]
+
+    low = [c - work.box.half_size for c in work.box.center]
+    high = [c + work.box.half_size for c in work.box.center]
+    resolution, rays = work.occupied.shape[1], work.rays
+    grid = nerfacc.OccGridEstimator([*low, *high], resolution=resolution, levels=1)
+    grid = grid.to(work.device)
+    grid.binaries = work.occupied.permute(0, 3, 2, 1).contiguous()  # theirs is [level, x, y, z]
+
+    def march() -> Any:
+        return grid.sampling(
+            rays.origins, rays.directions, render_step_size=work.steps.size,
+            near_plane=0.05, far_plane=20.0,
+        )  # fmt: skip
+
+    ray_indices, t_starts, t_ends = march()
+    n, n_rays = len(t_starts), len(rays)
+    mine = work.march(reference()).capacity
+    if not 0.9 * mine < n < 1.1 * mine:
+        raise RuntimeError(f"nerfacc marches to {n} samples, this program to {mine}")
+    sigmas, rgbs = torch.rand(n, device=work.device), torch.rand(n, 3, device=work.device)
+
+    def composite() -> Any:
+        weights, _, _ = nerfacc.render_weight_from_density(
+            t_starts, t_ends, sigmas, ray_indices=ray_indices, n_rays=n_rays
+        )
+        return nerfacc.accumulate_along_rays(
+            weights, values=rgbs, ray_indices=ray_indices, n_rays=n_rays
+        )
+
+    yield "march", march, n
+    yield "composite", composite, n

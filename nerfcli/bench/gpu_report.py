@@ -1,0 +1,68 @@
+"""The figures of `bench --gpu` as Markdown."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import Any
+
+TITLES = {
+    "limits": "What the card reaches",
+    "parity": "Agreement with the reference",
+    "kernels": "Operations",
+    "step": "Training steps",
+    "quality": "Time to quality",
+    "frames": "Rendering",
+}
+REMARKS = {
+    "step": "The limit is the time of the step's bytes and arithmetic at the rates above.",
+    "quality": "Training wall-clock, kernels compiled and images in memory; set-up beside it. "
+    "Trained on the training views alone.",
+}
+
+
+def markdown(state: dict[str, Any], left: list[str]) -> str:
+    """The whole report; sections that are left or went wrong are named."""
+    facts = state["facts"]
+    lines = [f"# nerf bench --gpu, {state['date']}", ""]
+    if facts["quick"]:
+        lines += ["**Tiny sizes (--quick): these figures measure nothing.**", ""]
+    packages = ", ".join(f"{name} {v}" for name, v in facts["packages"].items() if v)
+    lines += [
+        f"- nerf {facts['nerf']}, commit {facts['commit'] or 'unknown'}, Python {facts['python']}",
+        f"- {facts['environment']}",
+        f"- CUDA {facts['cuda'] or 'none'}; {packages or 'neither triton nor tinycudann'}",
+        f"- scene {facts['scene']}",
+        "",
+    ]
+    order = {kind: i for i, kind in enumerate(TITLES)}
+    names = sorted(state["sections"], key=lambda name: order[_kind(name)])
+    for kind, group in groupby(names, _kind):
+        rows = [row for name in group for row in state["sections"][name]["rows"]]
+        lines += [f"## {TITLES[kind]}", ""]
+        lines += [REMARKS[kind], ""] if kind in REMARKS else []
+        lines += [*table(rows), ""]
+    errors = [(n, v["error"]) for n, v in state["sections"].items() if "error" in v]
+    if errors:
+        lines += ["## Went wrong", "", *(f"- {name}: {error}" for name, error in errors), ""]
+    if left:
+        lines += ["## Not yet measured", "", *(f"- {name}" for name in left), ""]
+    return "\n".join(lines)
+
+
+def table(rows: list[dict[str, Any]]) -> list[str]:
+    """Lines of a Markdown table; a column for every key of any row."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    if not columns:
+        return ["nothing"]
+    head = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    return head + ["| " + " | ".join(_cell(row.get(c)) for c in columns) + " |" for row in rows]
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "**no**"
+    return "–" if value is None else str(value)
+
+
+def _kind(name: str) -> str:
+    return name.partition(" ")[0]

@@ -1,0 +1,39 @@
+"""Whether a backend gives what the reference gives: outputs and gradients, on both grid shapes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from nerfcli.backends import selfcheck
+from nerfcli.backends.ops import Ops
+from nerfcli.encoding import GridSpec
+from nerfcli.radiance import NetSpec
+
+# Relative error, ||got - want|| / ||want||. On a CPU both sides compute in float32 and differ by
+# the order of sums, which measured below 1e-6; a GPU backend may use half precision.
+LIMITS = {"cpu": 1e-4, "cuda": selfcheck.LIMIT}
+NETS = (NetSpec(GridSpec(16, 2, 12, 16, 256)), NetSpec(GridSpec(8, 4, 12, 16, 256)))
+
+
+@dataclass(frozen=True)
+class ParityRow:
+    """The operation of a backend that differs most from the reference, and by how much."""
+
+    backend: str
+    agrees: bool
+    operation: str
+    error: float  # relative
+    limit: float
+    compared: int  # tensors
+
+    def as_dict(self) -> dict:
+        return asdict(self)
+
+
+def parity(name: str, ops: Ops, device: str) -> ParityRow:
+    """Compare `ops` with the reference; an error that is not a number is the largest of all."""
+    limit = LIMITS[device]
+    errors = [found for net in NETS for found in selfcheck.differences(ops, device, net)]
+    operation, error = max(errors, key=lambda found: (found[1] != found[1], found[1]))
+    agrees = all(e <= limit for _, e in errors)
+    return ParityRow(name, agrees, operation, error, limit, len(errors))

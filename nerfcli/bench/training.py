@@ -1,0 +1,228 @@
+"""Whole training steps: drawing rays, marching, gradients, Adam, and the occupancy grid's share.
+
+A textured ball is learned for a while, then every backend goes on from the same state with the
+same rays, so that all of them do the same work.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+
+import torch
+from torch import Tensor
+
+from nerfcli.backends.ops import Ops
+from nerfcli.bench.clock import Effort, wait
+from nerfcli.bench.kernels import network_flop
+from nerfcli.boxes import Box
+from nerfcli.cameras import Cameras
+from nerfcli.config import Config, ModelConfig, OccupancyConfig, TrainConfig
+from nerfcli.field import net_from_config
+from nerfcli.images import Views
+from nerfcli.lenses import Lens
+from nerfcli.resolve import resolve
+from nerfcli.scenes import Scene
+from nerfcli.scenes.scene import Similarity
+from nerfcli.train import prepare_occupancy
+from nerfcli.trainers import HashGridTrainer
+
+SHAPES = ((16, 2), (8, 4))  # levels and features of an entry
+LOG2_TABLE_SIZE = 17
+N_SAMPLES = 2**15  # of a step
+N_CAMERAS, SIZE, ANGLE = 16, 400, 0.7  # pixels a side; field of view in radians
+DISTANCE = 4.0  # of the cameras; the ball's radius is 1
+LR = 1e-2
+SETTLE_SECONDS = 60.0  # where the fastest backend is slow, the scene settles less
+WARM_STEPS = 2
+
+
+@dataclass(frozen=True)
+class TrainingRow:
+    """Training steps of one backend with one shape of grid."""
+
+    backend: str
+    levels: int
+    features: int
+    log2_table_size: int
+    samples: int  # of a step that light reaches, mean
+    rays: int  # of a step, mean
+    seconds: float  # of a step, median over blocks with an occupancy update each
+    spread: float  # (slowest - fastest) / median
+    samples_per_second: float
+    gflops: float  # of the networks alone
+    peak_share: float
+    ratio_to_torch: float | None
+
+    def as_dict(self) -> dict:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A training state to go on from."""
+
+    config: Config
+    model: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    extra: dict
+
+
+def training_rows(
+    backends: Sequence[tuple[str, Ops]], device: str, effort: Effort, peak: float
+) -> Iterator[TrainingRow]:
+    """Rows of these backends, fastest first, for each shape of grid, as they are measured.
+
+    The ratio to torch is known once torch, among them, has been timed: it is the last.
+    """
+    scene, views = ball_scene()
+    for shape in SHAPES:
+        config = config_of(scene, shape, effort)
+        settled = settle(scene, views, config, backends[0][1], effort.settle_steps)
+        rows = []
+        for name, ops in backends:
+            trainer = create(scene, views, settled, ops)
+            rows.append(_timed(name, trainer, device, effort, peak))
+        torch_rate = {row.backend: row.samples_per_second for row in rows}.get("torch")
+        for row in rows:
+            ratio = row.samples_per_second / torch_rate if torch_rate else None
+            yield replace(row, ratio_to_torch=ratio)
+
+
+def config_of(scene: Scene, shape: tuple[int, int], effort: Effort) -> Config:
+    """The settings of a run with this shape of grid (levels, features); the rest is automatic."""
+    levels, features = shape
+    model = ModelConfig(n_levels=levels, n_features=features, log2_table_size=LOG2_TABLE_SIZE)
+    length = effort.settle_steps + effort.blocks * OccupancyConfig().every
+    train = TrainConfig(steps=length, n_samples=N_SAMPLES)
+    return resolve(Config(model=model, train=train), scene)
+
+
+def settle(scene: Scene, views: Views, config: Config, ops: Ops, n_steps: int) -> Settled:
+    """Train until the empty space is found, so that steps look like those of a long run."""
+    trainer = HashGridTrainer(scene, views, config, ops, torch.Generator().manual_seed(0))
+    prepare_occupancy(trainer, scene, views)
+    start = time.perf_counter()
+    every = config.occupancy.every
+    for _ in range(math.ceil(n_steps / every)):
+        for _ in range(every):
+            trainer.step(LR)
+        if time.perf_counter() - start > SETTLE_SECONDS:
+            break
+    state = (trainer.model_state(), trainer.optimizer_state())
+    model, optimizer = ({k: v.clone() for k, v in tensors.items()} for tensors in state)
+    return Settled(config, model, optimizer, trainer.extra_state())
+
+
+def create(scene: Scene, views: Views, settled: Settled, ops: Ops) -> HashGridTrainer:
+    """A trainer of its own at the settled state, with the same randomness for everybody."""
+    generator = torch.Generator().manual_seed(1)
+    trainer = HashGridTrainer(scene, views, settled.config, ops, generator)
+    model, optimizer = (
+        {name: tensor.clone() for name, tensor in tensors.items()}
+        for tensors in (settled.model, settled.optimizer)
+    )
+    trainer.load(model, optimizer, dict(settled.extra))
+    return trainer
+
+
+def _timed(
+    name: str, trainer: HashGridTrainer, device: str, effort: Effort, peak: float
+) -> TrainingRow:
+    every = trainer.config.occupancy.every
+    for _ in range(WARM_STEPS):
+        trainer.step(LR)
+    times: list[float] = []
+    n_samples = n_rays = 0
+    wait(device)
+    begin = time.perf_counter()
+    while len(times) < 2 or (
+        len(times) < effort.blocks and time.perf_counter() - begin < effort.block_seconds
+    ):
+        start = time.perf_counter()
+        for _ in range(every):
+            result = trainer.step(LR)
+            n_samples += result.n_samples
+            n_rays += result.n_rays
+        wait(device)
+        times.append((time.perf_counter() - start) / every)
+    n_steps, seconds = every * len(times), statistics.median(times)
+    samples = int(n_samples) / n_steps
+    rate = samples / seconds
+    model = trainer.config.model
+    gflops = 3 * rate * network_flop(net_from_config(trainer.config))[1] / 1e9
+    return TrainingRow(
+        backend=name,
+        levels=model.n_levels,
+        features=model.n_features,
+        log2_table_size=model.log2_table_size,
+        samples=round(samples),
+        rays=round(int(n_rays) / n_steps),
+        seconds=seconds,
+        spread=(max(times) - min(times)) / seconds,
+        samples_per_second=rate,
+        gflops=gflops,
+        peak_share=gflops / peak,
+        ratio_to_torch=None,
+    )
+
+
+def ball_scene() -> tuple[Scene, Views]:
+    """A unit ball with a fine texture, photographed from all around; RGBA like Blender's scenes."""
+    cameras = _cameras()
+    pixels = torch.cat([_photo(cameras, i) for i in range(N_CAMERAS)])
+    nothing = (None,) * N_CAMERAS
+    everything = tuple(range(N_CAMERAS))
+    scene = Scene(
+        name="ball",
+        path=None,
+        kind="blender",
+        names=tuple(f"ball_{i}.png" for i in everything),
+        cameras=cameras,
+        image_paths=nothing,
+        mask_paths=nothing,
+        alpha_paths=nothing,
+        masked_where="black",
+        splits={"train": everything, "val": (), "test": ()},
+        box=Box((0.0, 0.0, 0.0), 1.1),
+        near=2.0,
+        far=6.0,
+        background="white",
+        has_alpha=True,
+        scene_from_source=Similarity(),
+        box_source="the ball",
+    )
+    offsets = torch.arange(N_CAMERAS + 1) * SIZE**2
+    widths = torch.full((N_CAMERAS,), SIZE)
+    return scene, Views(pixels, offsets, torch.arange(N_CAMERAS), widths)
+
+
+def _cameras() -> Cameras:
+    """On a spiral over the sphere, looking at its middle."""
+    index = torch.arange(N_CAMERAS, dtype=torch.float64)
+    z, azimuth = 1.8 * (index + 0.5) / N_CAMERAS - 0.9, 2.4 * index
+    across = (1 - z * z).sqrt()
+    away = torch.stack([across * azimuth.cos(), across * azimuth.sin(), z], dim=1)
+    up = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64).expand_as(away)
+    right = torch.nn.functional.normalize(torch.linalg.cross(up, away), dim=1)
+    down = torch.linalg.cross(right, away)  # OpenCV: x right, y down, z forwards
+    c2w = torch.stack([right, down, -away, DISTANCE * away], dim=2)
+    focal = torch.full((N_CAMERAS, 2), 0.5 * SIZE / math.tan(0.5 * ANGLE), dtype=torch.float64)
+    principal = torch.full((N_CAMERAS, 2), SIZE / 2, dtype=torch.float64)
+    size = torch.full((N_CAMERAS, 2), SIZE)
+    return Cameras(c2w, focal, principal, size, (Lens(),) * N_CAMERAS)
+
+
+def _photo(cameras: Cameras, index: int) -> Tensor:
+    """[SIZE * SIZE, 4] uint8: the ball from its closed form, transparent around it."""
+    rays = cameras.image_rays(index)
+    middle = -(rays.origins * rays.directions).sum(dim=1)
+    inside = 1.0 - (rays.origins.square().sum(dim=1) - middle.square())
+    points = rays.at((middle - inside.clamp(min=0.0).sqrt())[:, None])[:, 0]
+    texture = 0.5 + 0.25 * torch.sin(40 * points) + 0.25 * points
+    rgba = torch.cat([texture, torch.ones_like(texture[:, :1])], dim=1)
+    rgba[inside <= 0] = 0.0
+    return (rgba.clamp(0, 1) * 255).round().to(torch.uint8)

@@ -1,0 +1,166 @@
+"""Hash-grid steps that never wait for the device: fixed shapes, one CUDA graph a step.
+
+How many rays count is decided on the device, from the samples that the last steps kept; nothing
+of a step is read by the host. `_advance` runs as it stands where there are no graphs (Triton's
+interpreter), and is captured once where there are.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import torch
+from torch import Tensor
+
+from nerfcli.backends.ops import Ops
+from nerfcli.config import Config
+from nerfcli.images import Views
+from nerfcli.scenes import Scene
+from nerfcli.trainers import (
+    MARCHED_COST,
+    MAX_RAYS,
+    MIN_RAYS,
+    RATE_MEMORY,
+    ClassicTrainer,
+    HashGridTrainer,
+    StepResult,
+    Trainer,
+)
+
+MARCHED = 4  # room for marched samples, as a multiple of the samples of a step: at MARCHED_COST
+# each, so many fill the budget even if light reaches none of them
+EAGER_STEPS = 3  # before the capture: they compile the kernels and fill the caches
+AHEAD = 4  # steps that the host may be in front of the device
+
+
+class GraphTrainer(HashGridTrainer):
+    """A HashGridTrainer whose counts live on the device."""
+
+    def __init__(
+        self, scene: Scene, views: Views, config: Config, ops: Ops, generator: torch.Generator
+    ) -> None:
+        super().__init__(scene, views, config, ops, generator)
+        n_samples = config.train.n_samples
+        self.max_rays = max(MIN_RAYS, min(MAX_RAYS, n_samples))
+        self.capacity = MARCHED * n_samples
+        first = min(self.n_rays(), self.max_rays)
+        self.wanted = torch.full((), first, dtype=torch.int64, device=self.device)
+        self.rate = torch.zeros((), dtype=torch.float64, device=self.device)
+        self.rates = torch.zeros(3, device=self.device)
+        # to invert a lens, the host looks at tensors: such steps are launched one by one
+        self.captures = self.device.type == "cuda" and scene.cameras.rays_by_lookup(self.device)
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._captured: StepResult | None = None
+        self._marks: deque[torch.cuda.Event] = deque()
+
+    def step(self, lr: float) -> StepResult:
+        self.step_count += 1
+        for i, value in enumerate((lr, 1 - 0.9**self.step_count, 1 - 0.99**self.step_count)):
+            self.rates[i].fill_(value)  # a kernel with an argument, not a copy from the host
+        if self._captured is not None and self._graph is not None:
+            self._graph.replay()
+            result = self._captured
+        elif self.captures and self.step_count > self.first_step + EAGER_STEPS:
+            result = self._capture()
+        else:
+            result = self._advance()
+        if self._update_due():
+            self._update_occupancy(wait=False)
+        self._keep_pace()
+        return result
+
+    def _advance(self) -> StepResult:
+        """One step: batch, march, gradients, the next ray count, Adam. Reads nothing back."""
+        field, n = self.field, self.max_rays
+        rays, target, background = self._batch(n)
+        t_min, t_max = field.bounds(rays)
+        counts = torch.arange(n, device=self.device) < self.wanted
+        assert self.ops.march_within is not None
+        samples, n_fit = self.ops.march_within(
+            rays.origins,
+            rays.directions,
+            t_min,
+            torch.where(counts, t_max, t_min),  # the others miss the box
+            self._uniform(n),
+            field.occupancy.occupied,
+            field.box,
+            field.steps,
+            self.capacity,
+        )
+        n_live = torch.minimum(self.wanted, n_fit)
+        terms = self.ops.photometric_gradients(
+            field.params,
+            self.grads,
+            field.net,
+            field.box,
+            rays,
+            samples,
+            target,
+            background,
+            loss=self.config.train.loss,
+            min_transmittance=self.config.sampling.min_transmittance,
+            n_live=n_live,
+        )
+        self._adapt_there(n_live, samples.ray_offsets[-1], terms.n_kept)
+        self._optimise(rates=self.rates)
+        return StepResult(terms.loss, terms.mse, n_live, terms.n_kept)
+
+    def _adapt_there(self, n_rays: Tensor, n_marched: Tensor, n_kept: Tensor) -> None:
+        """`_adapt` and `n_rays`, in tensors on the device, written in place."""
+        now = (n_kept + MARCHED_COST * (n_marched - n_kept)) / n_rays.clamp(min=1).double()
+        now = now.clamp(min=1e-3)
+        before = torch.where(self.rate == 0.0, now, self.rate)
+        mean = RATE_MEMORY * before + (1 - RATE_MEMORY) * now
+        self.rate.copy_(torch.maximum(mean, 0.5 * now))
+        wanted = self.config.train.n_samples / self.rate
+        self.wanted.copy_(wanted.clamp(MIN_RAYS, self.max_rays))
+
+    def _capture(self) -> StepResult:
+        """Record a step and take it; from here on a step is one launch."""
+        graph = torch.cuda.CUDAGraph()
+        graph.register_generator_state(self.generator)
+        with torch.cuda.graph(graph):
+            self._captured = self._advance()
+        self._graph = graph
+        graph.replay()
+        return self._captured
+
+    def _keep_pace(self) -> None:
+        """Wait for the step AHEAD before this one: it is over, or nearly, so the device never
+        runs dry, and the clock of a run in minutes counts steps that were really taken."""
+        if self.device.type != "cuda":
+            return
+        mark = torch.cuda.Event()
+        mark.record()
+        self._marks.append(mark)
+        if len(self._marks) > AHEAD:
+            self._marks.popleft().synchronize()
+
+    def set_views(self, views: Views) -> None:
+        super().set_views(views)
+        self._graph, self._captured = None, None  # the recorded step reads the old pixels
+
+    def extra_state(self) -> dict:
+        return super().extra_state() | {"samples_per_ray": float(self.rate)}
+
+    def load(self, model: dict[str, Tensor], optimizer: dict[str, Tensor], extra: dict) -> None:
+        super().load(model, optimizer, extra)
+        self.rate.fill_(self.samples_per_ray)
+        self.wanted.fill_(min(self.n_rays(), self.max_rays))
+        self._graph, self._captured = None, None
+
+
+def create_trainer(
+    scene: Scene, views: Views, config: Config, ops: Ops, generator: torch.Generator
+) -> Trainer:
+    """The trainer for a resolved config; everything it owns is on the generator's device.
+
+    Args:
+        views: on the same device.
+    """
+    kind: type[HashGridTrainer] | type[ClassicTrainer] = HashGridTrainer
+    if config.model.method == "classic":
+        kind = ClassicTrainer
+    elif ops.march_within is not None:
+        kind = GraphTrainer
+    return kind(scene, views, config, ops, generator)
