@@ -83,14 +83,16 @@ Nerf = Callable[..., subprocess.CompletedProcess[str]]
 def nerf(tmp_path: Path) -> Nerf:
     """Run `nerf ARGS` in a subprocess, in tmp_path."""
 
-    def run(*args: object, code: int | None = 0) -> subprocess.CompletedProcess[str]:
+    def run(
+        *args: object, code: int | None = 0, timeout: float = 120
+    ) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             [sys.executable, "-m", "nerfcli", *map(str, args)],
             cwd=tmp_path,
             env=nerf_environment(),
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=timeout,
         )
         assert code is None or done.returncode == code, done.stderr
         return done

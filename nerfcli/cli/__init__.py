@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from nerfcli.cli import bench, compare, convert, eval, info, render, train
+from nerfcli.cli import bench, check, compare, convert, eval, info, prepare, render, train
 from nerfcli.cli.output import fail
 from nerfcli.errors import NerfError
 
@@ -59,6 +59,8 @@ COMMANDS = (
     render.render,
     eval.eval,
     compare.compare,
+    prepare.prepare,
+    check.check,
     convert.convert,
     info.info,
     bench.bench,

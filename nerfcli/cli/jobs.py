@@ -80,6 +80,7 @@ def fresh_job(
 ) -> Job:
     """A new run: everything that can be wrong is found before its folder is made."""
     from nerfcli import backends
+    from nerfcli.check import quick_warnings
     from nerfcli.train import prepare
 
     if path is None:
@@ -93,6 +94,8 @@ def fresh_job(
     for line in scene.notes:
         note(line)
     _ensure_held_out(scene, target_psnr)
+    for finding in quick_warnings(scene):
+        note(f"warning: {finding.text}. Look closer: nerf check {path}")
     prepared = prepare(scene, config, note)
     config = prepared.config
     backends.select(config.backend, config.device, note)

@@ -1,0 +1,102 @@
+"""nerf check."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nerfcli.cli.convert import ensure_free_folder
+from nerfcli.cli.options import Json, ProgressKind, Quiet, progress_kind
+from nerfcli.cli.output import NOT_MET, show
+from nerfcli.errors import NerfError
+from nerfcli.files import ensure_writable
+from nerfcli.progress import Progress
+
+if TYPE_CHECKING:
+    from nerfcli.check import Checked
+
+
+def check(
+    scene: Annotated[
+        Path, typer.Argument(metavar="SCENE", help="A folder of posed photos in any format.")
+    ],
+    picture: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw cameras, box and points into this PNG."),
+    ] = None,
+    fix: Annotated[
+        bool, typer.Option("--fix", help="Write a corrected scene to --out, where there is a cure.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The folder that --fix makes.")
+    ] = None,
+    views: Annotated[
+        int, typer.Option(metavar="N", help="Look at this many views at most, evenly chosen.")
+    ] = 300,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    progress: ProgressKind = "auto",
+) -> int:
+    """Find out whether a scene is fit to train on, before training.
+
+    Features of the images themselves are matched and held against the poses: axis convention,
+    world-to-camera for camera-to-world, focal length, exchanged or shuffled images, single wrong
+    poses; then images, masks, depth images, box and bounds. Exit code 3 if there are faults.
+
+    \b
+    Examples:
+      nerf check scene/
+      nerf check scene/ --picture check.png --json
+      nerf check scene/ --fix --out scene-fixed/
+    """
+    from nerfcli.check import check_source, draw
+    from nerfcli.scenes import read_source
+
+    if fix and out is None:
+        raise NerfError("--fix writes a corrected copy: say where with --out DIR.")
+    if out is not None and not fix:
+        raise NerfError("--out is the folder that --fix makes; give both or none.")
+    if views < 2:
+        raise NerfError(f"--views must be at least 2, got {views}.")
+    if out is not None:
+        ensure_free_folder(out, scene, overwrite=False)
+    if picture is not None:
+        if picture.suffix.lower() != ".png":
+            raise NerfError(f"--picture {picture}: the picture is a PNG; name it so.")
+        ensure_writable(picture)
+    source = read_source(scene)
+    with Progress(progress_kind(progress, quiet), None, "image", "check") as told:
+        checked = check_source(source, told, max_views=views)
+    value: dict[str, Any] = checked.report.to_json()
+    text = checked.report.text()
+    if picture is not None:
+        draw(checked, picture)
+        value["picture"] = str(picture)
+        text += f"\npicture: {picture}"
+    if out is not None:
+        value["fixed"] = {"out": str(out), "changes": _fix(checked, out)}
+        text += f"\ncorrected: {out} ({'; '.join(value['fixed']['changes'])})"
+    show(text, value, as_json)
+    return NOT_MET if checked.report.faults else 0
+
+
+def _fix(checked: Checked, out: Path) -> list[str]:
+    """Write the corrected scene aside, then move it into place."""
+    from nerfcli.check import write_corrected
+
+    aside = out.with_name(f".{out.name}.part")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        aside.mkdir(parents=True)
+        changes = write_corrected(checked, aside, lambda n: None)
+        if out.exists():
+            out.rmdir()
+        aside.rename(out)
+    except OSError as error:
+        raise NerfError(f"cannot write {out}: {error.strerror or error}.") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return list(changes)

@@ -1,0 +1,151 @@
+"""Photos into the folder of the scene to be: copied, upright, none of the originals touched."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+from nerfcli.errors import NerfError
+from nerfcli.files import replacing
+from nerfcli.images import ALPHA_MODES, image_header
+from nerfcli.scenes.source import natural_key
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
+ORIENTATION = 0x0112
+NEUTRAL = (128, 128, 128)  # behind transparent pixels while matching; nothing is found in it
+QUALITY = 95
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A photo taken over.
+
+    Attributes:
+        name: path below the scene's images/, with forward slashes.
+        size: width and height, upright.
+        has_alpha: whether it has transparency.
+        exif: what tells lenses apart: maker, model, focal length.
+    """
+
+    name: str
+    size: tuple[int, int]
+    has_alpha: bool
+    exif: tuple[str, ...]
+
+
+def find_photos(folder: Path) -> list[str]:
+    """Image files below a folder, in natural order, relative to it.
+
+    Raises:
+        NerfError: there are fewer than three.
+    """
+    found = [
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")
+    ]
+    if len(found) < 3:
+        raise NerfError(
+            f"{folder} holds {len(found)} images ({', '.join(SUFFIXES)}); at least three are "
+            "needed, and twenty or more for a good scene."
+        )
+    return sorted(found, key=natural_key)
+
+
+def take_photos(
+    folder: Path, names: Sequence[str], out: Path, done: Callable[[int], None] = lambda n: None
+) -> tuple[list[Photo], dict[str, str]]:
+    """Copy photos; those that EXIF lays on their side are turned. What is there already stays.
+
+    Returns:
+        The photos in the order of `names`, and for files that cannot be used the reason.
+    """
+
+    def one(name: str) -> Photo | str:
+        try:
+            return _take(folder / name, out / name, name)
+        except (OSError, ValueError, SyntaxError, EOFError, NerfError) as error:
+            return f"cannot be read ({error})"
+
+    photos, failed = [], {}
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        for i, (name, found) in enumerate(zip(names, pool.map(one, names), strict=True)):
+            if isinstance(found, Photo):
+                photos.append(found)
+            else:
+                failed[name] = found
+            done(i + 1)
+    return photos, failed
+
+
+def _take(source: Path, target: Path, name: str) -> Photo:
+    image_header(source)  # one clear message for what is no image
+    with Image.open(source) as image:
+        image.load()
+        exif = image.getexif()
+        lens = {**exif, **exif.get_ifd(0x8769)}
+        words = tuple(str(lens.get(tag, "")) for tag in (0x010F, 0x0110, 0xA405, 0x920A))
+        alpha = image.mode in ALPHA_MODES or "transparency" in image.info
+        turned = exif.get(ORIENTATION, 1) != 1
+        size = ImageOps.exif_transpose(image).size if turned else image.size
+        if not target.exists():
+            with replacing(target) as aside:
+                if turned:
+                    _save_upright(image, aside)
+                else:
+                    shutil.copyfile(source, aside)
+    return Photo(name, size, alpha, words)
+
+
+def _save_upright(image: Image.Image, path: Path) -> None:
+    exif = image.getexif()
+    upright = ImageOps.exif_transpose(image)
+    exif[ORIENTATION] = 1
+    keep = {"exif": exif.tobytes(), "quality": QUALITY}
+    if image.format == "JPEG":
+        keep["subsampling"] = 0
+    upright.save(path, format=image.format, **keep)
+
+
+def flatten(images: Path, photo: Photo, flat: Path, masks: Path | None, zoom: int = 1) -> None:
+    """A copy for structure from motion: opaque, `zoom` times as large, and its mask.
+
+    Nothing is found outside the mask, so that the silhouette, which lies elsewhere on the object
+    in every view, does not pass for a feature of it.
+    """
+    target = flat / photo.name
+    mask = None if masks is None else masks / f"{photo.name}.png"
+    if target.exists() and (mask is None or mask.exists()):
+        return
+    with Image.open(images / photo.name) as image:
+        rgba = image.convert("RGBA")
+    if zoom > 1:
+        size = (rgba.width * zoom, rgba.height * zoom)
+        rgba = rgba.resize(size, Image.Resampling.BICUBIC)
+    alpha = rgba.getchannel("A")
+    paper = Image.new("RGB", rgba.size, NEUTRAL)
+    paper.paste(rgba, mask=alpha)
+    if mask is not None:
+        with replacing(mask) as aside:
+            alpha.point([0] * 128 + [255] * 128).save(aside)
+    with replacing(target) as aside:
+        paper.save(aside, quality=QUALITY, subsampling=0)
+
+
+def write_pyramid(images: Path, out: Path, levels: int) -> None:
+    """Halved copies: images_2, images_4, ... beside images/."""
+    from nerfcli.images import read_image
+
+    for path in sorted(p for p in images.rglob("*") if p.is_file()):
+        for level in range(1, levels + 1):
+            factor = 2**level
+            small = Image.fromarray(read_image(path, factor).numpy())
+            target = out / f"images_{factor}" / path.relative_to(images)
+            with replacing(target) as aside:
+                small.save(aside, quality=QUALITY)

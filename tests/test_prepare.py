@@ -1,0 +1,282 @@
+"""`nerf prepare`: photos and videos to scenes, by structure from motion."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+from PIL import Image
+from spoiled import look_at, write_textured_scene
+
+from conftest import Nerf
+from nerfcli.cli import main
+from nerfcli.errors import NerfError
+from nerfcli.prepare import Stopped, Wish, prepare_scene
+from nerfcli.prepare.frames import sharpness, take_frames
+from nerfcli.prepare.photos import find_photos, take_photos
+from nerfcli.prepare.place import DISTANCE, placed, upright
+from nerfcli.progress import Progress
+from nerfcli.scenes import load_scene, read_source
+from nerfcli.scenes.source import Source
+
+QUIET = Progress("quiet", None, "", "")
+N_VIEWS = 8
+
+
+def aligned_error(found: Source, true: Source) -> float:
+    """Median distance of camera centres after the best similarity, over the set's diameter."""
+    truth = {Path(frame.name).stem: frame.c2w[:, 3] for frame in true.frames}
+    pairs = [(f.c2w[:, 3], truth[Path(f.name).stem]) for f in found.frames]
+    a, b = (np.array(side) for side in zip(*pairs, strict=True))
+    u, s, vt = np.linalg.svd((b - b.mean(0)).T @ (a - a.mean(0)))  # Umeyama 1991
+    sign = np.diag([1.0, 1.0, np.sign(np.linalg.det(u @ vt))])
+    scale = (s * np.diag(sign)).sum() / ((a - a.mean(0)) ** 2).sum()
+    moved = scale * (a - a.mean(0)) @ (u @ sign @ vt).T + b.mean(0)
+    diameter = np.linalg.norm(b[:, None] - b[None], axis=-1).max()
+    return float(np.median(np.linalg.norm(moved - b, axis=1)) / diameter)
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_textured_scene(tmp_path_factory.mktemp("prepare") / "textured", N_VIEWS)
+
+
+@pytest.fixture(scope="module")
+def prepared(scene: Path) -> tuple[Path, dict]:
+    """The textured scene's bare images, prepared once."""
+    pytest.importorskip("pycolmap")
+    out = scene.parent / "prepared"
+    return out, prepare_scene(scene / "images", out, Wish(pyramid=1), QUIET, lambda: False)
+
+
+def test_poses_are_those_of_the_renderer(scene: Path, prepared: tuple[Path, dict]) -> None:
+    out, verdict = prepared
+    assert verdict["registered"] == verdict["images"] == N_VIEWS
+    assert verdict["failed"] == {}
+    assert verdict["enough"]
+    assert 0 < verdict["reprojection_px"] < 1.5
+    assert aligned_error(read_source(out), read_source(scene)) < 0.01
+    # the lens is found along with the poses; a percent is what views of 240 pixels give
+    assert read_source(out).frames[0].focal[0] == pytest.approx(220.0, rel=0.03)
+
+
+def test_the_scene_stands_upright_and_is_of_a_sensible_size(
+    prepared: tuple[Path, dict],
+) -> None:
+    source = read_source(prepared[0])
+    poses = np.stack([frame.c2w for frame in source.frames])
+    up = -poses[:, :, 1]
+    assert (up @ [0, 0, 1] > 0.5).all()
+    # the textured scene's cameras are level, so their sideways axes are horizontal
+    assert np.abs(poses[:, 2, 0]).max() < np.sin(np.radians(5))
+    assert source.applied_transform is not None
+    assert source.points is not None
+    assert len(source.points) > 100
+    distances = np.linalg.norm(poses[:, :, 3], axis=1)
+    assert distances.mean() == pytest.approx(DISTANCE, rel=0.1)
+
+
+def test_what_is_written(scene: Path, prepared: tuple[Path, dict]) -> None:
+    out, _ = prepared
+    names = {path.name for path in out.iterdir()}
+    assert names == {"images", "images_2", "transforms.json", "sparse_pc.ply", "prepare.json"}
+    for path in (scene / "images").iterdir():
+        assert (out / "images" / path.name).read_bytes() == path.read_bytes()
+    with Image.open(out / "images_2" / "v_0.png") as image:
+        assert image.size == (120, 90)
+    assert len(load_scene(out).names) == N_VIEWS
+
+
+def test_a_finished_scene_is_not_made_again(
+    scene: Path, prepared: tuple[Path, dict], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (prepared[0] / "transforms.json").stat().st_mtime_ns
+    with pytest.raises(SystemExit) as ended:
+        main(["prepare", str(scene / "images"), "--out", str(prepared[0]), "--json"])
+    assert ended.value.code == 0
+    assert json.loads(capsys.readouterr().out)["registered"] == N_VIEWS
+    assert (prepared[0] / "transforms.json").stat().st_mtime_ns == before
+
+
+def test_a_stopped_run_goes_on(scene: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pycolmap")
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for i in range(5):
+        shutil.copy(scene / "images" / f"v_{i}.png", photos)
+    out, calls = tmp_path / "out", 0
+
+    def soon() -> bool:
+        nonlocal calls
+        calls += 1
+        return calls > 2
+
+    with pytest.raises(Stopped):
+        prepare_scene(photos, out, Wish(), QUIET, soon)
+    assert not (out / "transforms.json").exists()
+    with pytest.raises(NerfError, match="lens"):
+        prepare_scene(photos, out, Wish(lens="opencv"), QUIET, lambda: False)
+    verdict = prepare_scene(photos, out, Wish(), QUIET, lambda: False)
+    assert verdict["registered"] == 5
+
+
+def test_without_pycolmap_it_says_how_to_install_it(
+    scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pycolmap", None)
+    with pytest.raises(NerfError, match=r"pip install 'nerfcli\[prepare\]'"):
+        prepare_scene(scene / "images", tmp_path / "out", Wish(), QUIET, lambda: False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_photos_are_copied_upright_and_the_bad_ones_named(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 255, (20, 30, 3), dtype=np.uint8)
+    pixels[:10] //= 4
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored on its side
+    exif[0x0110] = "Phone"
+    Image.fromarray(pixels).save(photos / "p2.jpg", exif=exif)
+    Image.fromarray(pixels).save(photos / "p10.jpg")
+    (photos / "p3.jpg").write_bytes(b"not a picture")
+    names = find_photos(photos)
+    assert names == ["p2.jpg", "p3.jpg", "p10.jpg"]
+    taken, failed = take_photos(photos, names, tmp_path / "out")
+    assert [photo.name for photo in taken] == ["p2.jpg", "p10.jpg"]
+    assert taken[0].size == (20, 30)
+    assert list(failed) == ["p3.jpg"]
+    with Image.open(tmp_path / "out" / "p2.jpg") as image:
+        assert image.size == (20, 30)
+        assert image.getexif().get(0x0112) == 1
+        assert image.getexif()[0x0110] == "Phone"
+        turned = np.array(image, dtype=float)
+    assert turned[:, 10:].mean() < 0.5 * turned[:, :10].mean()  # the dark rows are right now
+    assert (tmp_path / "out" / "p10.jpg").read_bytes() == (photos / "p10.jpg").read_bytes()
+
+
+def write_video(path: Path, frames: list[np.ndarray]) -> None:
+    """An mp4 of ten frames a second."""
+    height, width = frames[0].shape[:2]
+    sink = imageio_ffmpeg.write_frames(str(path), (width, height), fps=10, macro_block_size=2)
+    sink.send(None)
+    for frame in frames:
+        sink.send(np.ascontiguousarray(frame))
+    sink.close()
+
+
+# imageio-ffmpeg leaves its pipes to the garbage collector, which pytest hears of
+LEFT_PIPES = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@LEFT_PIPES
+def test_the_sharpest_frame_of_each_window(tmp_path: Path) -> None:
+    """Every fourth frame is sharp, at changing places within the windows of six."""
+    rng = np.random.default_rng(1)
+    sharp = np.kron(rng.integers(0, 255, (12, 16, 3)), np.ones((4, 4, 1))).astype(np.uint8)
+    soft = np.array(Image.fromarray(sharp).resize((8, 6)).resize((64, 48)))
+    best = {2, 9, 12, 23}
+    write_video(tmp_path / "v.mp4", [sharp if i in best else soft for i in range(24)])
+    names = take_frames(tmp_path / "v.mp4", tmp_path / "frames", 4)
+    assert {int(name[6:12]) for name in names} == best
+    assert sharpness(sharp) > 2 * sharpness(soft)
+
+
+def test_up_is_square_to_level_cameras_that_all_look_down() -> None:
+    """The mean of the cameras' own up axes leans; their sideways axes do not."""
+    eyes = [np.array([np.cos(a), np.sin(a), 2.0]) for a in np.linspace(0, 2.5, 9)]
+    c2w = np.stack([look_at(eye, np.zeros(3))[:3] * [1, -1, -1, 1] for eye in eyes])
+    np.testing.assert_allclose(upright(c2w), [0, 0, 1], atol=1e-6)
+
+
+def test_placing_moves_nothing_relative_to_anything(scene: Path) -> None:
+    source = read_source(scene)
+    moved = placed(source)
+    before = np.stack([frame.c2w for frame in source.frames])
+    after = np.stack([frame.c2w for frame in moved.frames])
+    apply, scale = moved.applied_transform, moved.applied_scale
+    assert apply is not None
+    np.testing.assert_allclose(
+        after[:, :, 3], scale * (before[:, :, 3] @ apply[:, :3].T + apply[:, 3]), atol=1e-9
+    )
+    np.testing.assert_allclose(after[:, :, :3], apply[:, :3] @ before[:, :, :3], atol=1e-9)
+
+
+@LEFT_PIPES
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nowhere", "--out", "o"], "does not exist"),
+        (["photos", "--out", "photos/o"], "lie in each other"),
+        (["photos", "--out", "full"], "not empty"),
+        (["photos", "--out", "o", "--lens", "round"], "--lens"),
+        (["photos", "--out", "o", "--frames", "1"], "--frames"),
+        (["photos", "--out", "o"], "0 images"),
+        (["photos/note.txt", "--out", "o2"], "cannot be read as a video"),
+    ],
+)
+def test_bad_use_gives_one_message(
+    words: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("pycolmap")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "note.txt").write_text("no video")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("keep")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        main(["prepare", *words])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+    assert (tmp_path / "full" / "mine.txt").read_text() == "keep"
+
+
+def fox() -> Path:
+    data = os.environ.get("NERF_DATA")
+    if not data or not (Path(data) / "fox").is_dir():
+        pytest.skip("NERF_DATA does not name the folder of the real scenes")
+    pytest.importorskip("pycolmap")
+    return Path(data) / "fox"
+
+
+@pytest.mark.slow
+def test_the_fox_photos_find_their_published_places(tmp_path: Path) -> None:
+    verdict = prepare_scene(fox() / "images", tmp_path / "fox", Wish(), QUIET, lambda: False)
+    assert verdict["registered"] >= 49
+    assert aligned_error(read_source(tmp_path / "fox"), read_source(fox())) < 0.01
+
+
+@pytest.mark.slow
+def test_rendered_views_find_their_exact_places(tmp_path: Path) -> None:
+    """The bundled scene: 200 pixels, transparent around the object, views all around it."""
+    pytest.importorskip("pycolmap")
+    biplane = Path(__file__).parents[1] / "datasets" / "biplane"
+    shutil.copytree(biplane / "train", tmp_path / "photos")
+    out = tmp_path / "out"
+    verdict = prepare_scene(tmp_path / "photos", out, Wish(), QUIET, lambda: False)
+    assert verdict["registered"] >= 0.9 * verdict["images"]
+    true = read_source(biplane / "transforms_train.json")
+    assert aligned_error(read_source(out), true) < 0.01
+
+
+@pytest.mark.slow
+def test_video_to_video(tmp_path: Path, nerf: Nerf) -> None:
+    """What the README's one line does, on a video of a real capture."""
+    frames = sorted((fox() / "images").glob("*.jpg"))
+    write_video(tmp_path / "walk.mp4", [np.array(Image.open(path)) for path in frames])
+    nerf("prepare", "walk.mp4", "--out", "scene", "--frames", "50", "--quiet", timeout=540)
+    nerf("check", "scene", "--quiet")
+    nerf("train", "scene", "--out", "run", "--steps", "200", "--quiet", timeout=300)
+    nerf("render", "run", "--out", "out.mp4", "--frames", "4", "--scale", "0.25", "--quiet")
+    assert (tmp_path / "out.mp4").stat().st_size > 1000
