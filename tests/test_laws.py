@@ -41,11 +41,15 @@ FLOORS = {
         geometry.shapes geometry.topology geometry.sampling geometry.surface geometry.grid_files
         geometry.files geometry.distance geometry.align geometry.inside geometry.volume
         geometry.metrics geometry.compare geometry.losses geometry.remesh geometry.targets
-        geometry.fit geometry""",
+        geometry.fit
+        geometry.field_source geometry.visibility geometry.extract geometry.clean
+        geometry.raster geometry.bake geometry.textured_files geometry.simplify
+        geometry.grids geometry.cloud geometry.mpi geometry.mpi_page geometry.multiview
+        geometry.export geometry.export_run geometry""",
     "doors": """
         bench
         cli.output cli.options cli.sources cli.jobs cli.train cli.render cli.eval
-        cli.compare cli.info cli
+        cli.export cli.compare cli.info cli
         __main__""",
 }
 ORDER: list[str] = [name for names in FLOORS.values() for name in names.split()]

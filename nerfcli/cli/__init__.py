@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from nerfcli.cli import compare, eval, info, render, train
+from nerfcli.cli import compare, eval, export, info, render, train
 from nerfcli.cli.output import fail
 from nerfcli.errors import NerfError
 
@@ -54,7 +54,14 @@ def top(
     """The flags before the verb."""
 
 
-for command in (train.train, render.render, eval.eval, compare.compare, info.info):
+for command in (
+    train.train,
+    render.render,
+    eval.eval,
+    export.export,
+    compare.compare,
+    info.info,
+):
     app.command(context_settings=HELP_NAMES)(command)
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.ndimage import binary_dilation, map_coordinates
+from scipy.ndimage import binary_dilation, label, map_coordinates
 
 from nerfcli.errors import NerfError
 from nerfcli.geometry.field_source import FieldSource
@@ -92,7 +92,7 @@ class Solid:
         return _cut_log(self.source.density(points), self.threshold)
 
     def behind(self, points: np.ndarray) -> np.ndarray:
-        """Depth behind the last light in cells [n], less the margin; very negative if not filled."""
+        """Depth behind the last light in cells [n], less a margin; negative where not filled."""
         if self.hidden is None:
             return np.full(len(points), -REACH, dtype=np.float32)
         index = (points - self.hidden_grid.origin) / self.hidden_grid.spacing
@@ -101,7 +101,7 @@ class Solid:
         return np.clip((depth - margin) / self.grid.spacing, -REACH, REACH)
 
     def _fill(self, values: np.ndarray, start: int, known: int, active: np.ndarray) -> None:
-        """Ask the field and the visibility at the active samples of a slab, but for `known` rows."""
+        """Ask field and visibility at the active samples of a slab, but for `known` rows."""
         index = np.argwhere(active[known:]) + [known, 0, 0]
         for first in range(0, len(index), 4_000_000):
             some = index[first : first + 4_000_000]
@@ -173,7 +173,9 @@ def content_box(source: FieldSource) -> np.ndarray:
     """
     cells = source.cells[0].nonzero().flip(1).double()  # to x, y, z
     if not len(cells):
-        raise NerfError("the field is empty: its occupancy grid has no occupied cell. Train longer.")
+        raise NerfError(
+            "the field is empty: its occupancy grid has no occupied cell. Train longer."
+        )
     box, side = source.cells_box, 2.0 * source.cells_box.half_size / source.cells.shape[1]
     low = torch.tensor(box.center).double() - box.half_size
     ends = torch.stack([low + cells.amin(0) * side, low + (cells.amax(0) + 1.0) * side])
@@ -255,7 +257,20 @@ def _hidden(source: FieldSource, visibility: Visibility, grid: Grid, box: np.nda
     out = map_coordinates(first, between.T, order=1, mode="nearest")
     near = np.flatnonzero(np.abs(out) < 0.99 * reach)
     out[near] = depth(points[near])
-    return out.reshape(grid.shape)
+    return _enclosed(out.reshape(grid.shape), reach)
+
+
+def _enclosed(hidden: np.ndarray, reach: float) -> np.ndarray:
+    """Without the hidden parts that reach the border: nothing closes them in, so what they hold
+
+    is unknown (the space behind a wall), not the inside of anything.
+    """
+    labels, n = label(hidden > 0)
+    sides = [labels.take(i, axis=axis) for axis in range(3) for i in (0, -1)]
+    touching = np.zeros(n + 1, dtype=bool)
+    touching[np.unique(np.concatenate([side.ravel() for side in sides]))] = True
+    touching[0] = False
+    return np.where(touching[labels], -np.float32(reach), hidden)
 
 
 def _cut_log(density: np.ndarray, threshold: float) -> np.ndarray:
