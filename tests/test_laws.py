@@ -45,7 +45,7 @@ FLOORS = {
         geometry.field_source geometry.visibility geometry.extract geometry.clean
         geometry.raster geometry.bake geometry.textured_files geometry.simplify
         geometry.grids geometry.cloud geometry.mpi geometry.mpi_page geometry.multiview
-        geometry.export geometry.export_run geometry""",
+        geometry.export geometry.export_run geometry.judge geometry""",
     "doors": """
         bench
         cli.output cli.options cli.sources cli.jobs cli.train cli.render cli.eval

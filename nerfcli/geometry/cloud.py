@@ -32,12 +32,12 @@ def field_points(
     """Points with rendered colours and outward normals, in the source's frame.
 
     Removed: points that two views look through, and points far from all others. Normals are
-    fitted to the nearest points and turned to the camera that saw the point.
+    fitted to the nearest points and turned to where the field is thinner.
 
     Raises:
         NerfError: no training view sees a surface.
     """
-    points, colors, origins = _seen(source, n_points, seed, progress)
+    points, colors = _seen(source, n_points, seed, progress)
     if len(points) <= NEIGHBOURS:
         raise NerfError(
             f"the field is empty: the training views see {len(points)} points of a surface. "
@@ -50,14 +50,14 @@ def field_points(
     spread = distance[:, 1:].mean(axis=1)
     keep = solid.numpy() & (spread <= SPARSE * np.median(spread))
     note(f"{len(keep) - int(keep.sum())} of {len(keep)} points removed as outliers")
-    normals = _normals(places, nearest, source.to_source(origins))
+    normals = _normals(source, places, nearest)
     return PointCloud(places[keep], normals[keep], colors.numpy()[keep])
 
 
 def _seen(
     source: FieldSource, n_points: int, seed: int, progress: Progress
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Scene points, colours and camera centres of pixels drawn from all training views."""
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scene points and colours of pixels drawn from all training views."""
     scene, rng = source.model.scene, np.random.default_rng(seed)
     cameras = scene.cameras[list(scene.splits["train"])]
     rendered: list[tuple[torch.Tensor, ...]] = []
@@ -72,17 +72,17 @@ def _seen(
         if len(hit) > most:
             some = torch.from_numpy(np.sort(rng.choice(len(hit), most, replace=False)))
             points, colors = points[some], colors[some]
-        rendered.append((points, colors, cameras.positions[i].float().expand(len(points), 3)))
+        rendered.append((points, colors))
         progress.update(i + 1, total=len(cameras))
-    points, colors, origins = (torch.cat(column) for column in zip(*rendered, strict=True))
+    points, colors = (torch.cat(column) for column in zip(*rendered, strict=True))
     if len(points) > n_points:
         chosen = torch.from_numpy(np.sort(rng.choice(len(points), n_points, replace=False)))
-        points, colors, origins = points[chosen], colors[chosen], origins[chosen]
-    return points, colors, origins
+        points, colors = points[chosen], colors[chosen]
+    return points, colors
 
 
-def _normals(points: np.ndarray, nearest: np.ndarray, origins: np.ndarray) -> np.ndarray:
-    """Across the plane through each point's neighbours, on the side of its camera."""
+def _normals(source: FieldSource, points: np.ndarray, nearest: np.ndarray) -> np.ndarray:
+    """Across the plane through each point's neighbours, towards the side with less density."""
     normals = np.empty_like(points)
     for start in range(0, len(points), 100_000):
         some = slice(start, start + 100_000)
@@ -90,6 +90,7 @@ def _normals(points: np.ndarray, nearest: np.ndarray, origins: np.ndarray) -> np
         around = around - around.mean(axis=1, keepdims=True)
         _, vectors = np.linalg.eigh(np.einsum("nki,nkj->nij", around, around))
         normals[some] = vectors[:, :, 0]
-    away = np.einsum("ij,ij->i", normals, origins - points) < 0
-    normals[away] *= -1.0
+    reach = source.step / source.scale
+    before, behind = (source.density(points + side * reach * normals) for side in (1.0, -1.0))
+    normals[before > behind] *= -1.0
     return unit(normals)

@@ -28,6 +28,7 @@ LEAST = 1e-3  # |value| stays above it: no vertex falls onto a sample, no face l
 SLAB = 16_000_000  # samples held at a time
 HIDDEN_SIDE = 192  # samples along a side for what is hidden: images know no finer detail
 LATTICE_SIDE = 160  # along a side, to find out where the field need not be asked
+RIM_CELLS = 2.5  # from a face of the detail cube, in cells of what is hidden
 HIDDEN_MARGIN = 0.5  # of a cell: what is filled stays this far behind the dense shell
 
 
@@ -257,20 +258,22 @@ def _hidden(source: FieldSource, visibility: Visibility, grid: Grid, box: np.nda
     out = map_coordinates(first, between.T, order=1, mode="nearest")
     near = np.flatnonzero(np.abs(out) < 0.99 * reach)
     out[near] = depth(points[near])
-    return _enclosed(out.reshape(grid.shape), reach)
+    offset = source.to_scene(points) - torch.tensor(source.box.center)
+    room = (source.box.half_size - offset.abs().amax(dim=-1)).numpy() / source.scale
+    rim = (room < RIM_CELLS * grid.spacing).reshape(grid.shape)
+    return _enclosed(out.reshape(grid.shape), rim, reach)
 
 
-def _enclosed(hidden: np.ndarray, reach: float) -> np.ndarray:
-    """Without the hidden parts that reach the border: nothing closes them in, so what they hold
+def _enclosed(hidden: np.ndarray, rim: np.ndarray, reach: float) -> np.ndarray:
+    """Without the hidden parts that reach the rim of the detail cube: nothing closes them in, so
 
-    is unknown (the space behind a wall), not the inside of anything.
+    they are unknown space (behind a wall, in fog that no photo shows), not the inside of anything.
     """
     labels, n = label(hidden > 0)
-    sides = [labels.take(i, axis=axis) for axis in range(3) for i in (0, -1)]
-    touching = np.zeros(n + 1, dtype=bool)
-    touching[np.unique(np.concatenate([side.ravel() for side in sides]))] = True
-    touching[0] = False
-    return np.where(touching[labels], -np.float32(reach), hidden)
+    open_ = np.zeros(n + 1, dtype=bool)
+    open_[np.unique(labels[rim])] = True
+    open_[0] = False
+    return np.where(open_[labels], -np.float32(reach), hidden)
 
 
 def _cut_log(density: np.ndarray, threshold: float) -> np.ndarray:

@@ -29,9 +29,9 @@ FREE_OPACITY = 0.1  # light that lost less has arrived: a glossy shell stops mor
 HALF = 0.5
 WITNESSES = 2  # views that must agree on a free point: one alone may err at an edge
 MAX_VIEWS = 120
-MAX_RAYS = 2_000_000  # of all training views together
-N_OUTSIDE = 32  # directions of the parallel views
-OUTSIDE_SIDE = 160  # pixels of a parallel view, along a side
+MAX_RAYS = 1_500_000  # of all training views together
+N_OUTSIDE = 24  # directions of the parallel views
+OUTSIDE_SIDE = 128  # pixels of a parallel view, along a side
 CHUNK = 1 << 17  # points tested at a time: they stay in the cache
 
 
@@ -211,7 +211,6 @@ def _map(field: HashField | ClassicField, view: CameraView | ParallelView) -> Vi
         return ViewMap(view, half_t + start, half_t + start)
     short = replace(field, min_transmittance=1.0 - FREE_OPACITY)
     opacity, depth = _rendered(short, rays[met])
-    depth = depth - 0.5 * _sample_length(field.steps, depth)  # from a sample's middle to its start
     free_t[met] = torch.where(opacity >= FREE_OPACITY, depth, torch.inf)
     return ViewMap(view, free_t + start, half_t + start)
 
