@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 import torch
-
 from analytic_field import LEVEL, STEP, analytic_model, ball, density_of, sphere_cameras
+
 from nerfcli.errors import NerfError
 from nerfcli.geometry import extract
 from nerfcli.geometry.bake import colored, surface_colors

@@ -25,6 +25,7 @@ from nerfcli.progress import Progress
 
 REACH = 4.0  # values are cut to [-REACH, REACH]: marching cubes needs no more
 LEAST = 1e-3  # |value| stays above it: no vertex falls onto a sample, no face loses its area
+SURFACE_SHARE = 0.9  # of the places where training rays end: so many lie inside
 SLAB = 16_000_000  # samples held at a time
 HIDDEN_SIDE = 192  # samples along a side for what is hidden: images know no finer detail
 LATTICE_SIDE = 160  # along a side, to find out where the field need not be asked
@@ -149,11 +150,13 @@ def solid_of(
 
 
 def chosen_threshold(source: FieldSource, visibility: Visibility) -> float:
-    """The density at which one sample of a training ray stops half of its light, per source unit.
+    """The density of the surface, per source unit, from where training rays lose their light.
 
-    The samples are those in which training rays pass half of their opacity, the median of their
-    lengths. Rendering cannot tell where within a sample a surface lies, and training places it
-    where the sample is as likely full as empty: that is what the level means.
+    The density at which one sample stops half of its light, for samples of the length that they
+    have where rays pass half of their opacity: rendering cannot tell where within a sample a
+    surface lies, and training places it where a sample is as likely full as empty. In a field
+    that is still soft most places where rays end are thinner than that; so no more than what
+    SURFACE_SHARE of these places reach.
 
     Raises:
         NerfError: no training ray reaches half opacity.
@@ -163,7 +166,9 @@ def chosen_threshold(source: FieldSource, visibility: Visibility) -> float:
             "the field is empty: no ray of the training views reaches half opacity, so there is "
             "no surface to extract. Train longer, or look at it with nerf render."
         )
-    return math.log(2.0) / visibility.sample_length * source.scale
+    opaque = math.log(2.0) / visibility.sample_length
+    reached = float(np.quantile(visibility.densities.numpy(), 1.0 - SURFACE_SHARE))
+    return max(min(opaque, reached), LEAST) * source.scale
 
 
 def content_box(source: FieldSource) -> np.ndarray:

@@ -32,6 +32,7 @@ MAX_VIEWS = 120
 MAX_RAYS = 1_500_000  # of all training views together
 N_OUTSIDE = 24  # directions of the parallel views
 OUTSIDE_SIDE = 128  # pixels of a parallel view, along a side
+DENSITIES = 2000  # of each training view
 CHUNK = 1 << 17  # points tested at a time: they stay in the cache
 
 
@@ -117,11 +118,13 @@ class Visibility:
 
     sample_length: of the samples around the median distance at which rays of the training views
         pass half opacity, scene units; nan if no ray does.
+    densities: [n] of the field at such places, per scene unit, a choice from all training views.
     """
 
     training: tuple[ViewMap, ...]
     outside: tuple[ViewMap, ...]
     sample_length: float
+    densities: Tensor
 
     def depth_inside(self, points: Tensor, reach: float) -> Tensor:
         """How far behind its last light each scene point [n, 3] lies, cut to [-reach, reach].
@@ -160,7 +163,8 @@ def look(source: FieldSource, progress: Progress) -> Visibility:
     half_t = torch.cat([found.half_t for found in maps[: len(training)]])
     known = half_t[half_t.isfinite()]
     length = float(_sample_length(source.steps, known.median())) if len(known) else math.nan
-    return Visibility(tuple(maps[: len(training)]), tuple(maps[len(training) :]), length)
+    densities = torch.cat([_half_densities(source, found) for found in maps[: len(training)]])
+    return Visibility(tuple(maps[: len(training)]), tuple(maps[len(training) :]), length, densities)
 
 
 def spread_directions(n: int) -> np.ndarray:
@@ -213,6 +217,14 @@ def _map(field: HashField | ClassicField, view: CameraView | ParallelView) -> Vi
     opacity, depth = _rendered(short, rays[met])
     free_t[met] = torch.where(opacity >= FREE_OPACITY, depth, torch.inf)
     return ViewMap(view, free_t + start, half_t + start)
+
+
+def _half_densities(source: FieldSource, found: ViewMap) -> Tensor:
+    """Densities where some rays of a view pass half of their opacity."""
+    hit = found.half_t.isfinite().nonzero()[:, 0]
+    hit = hit[:: max(1, len(hit) // DENSITIES)]
+    rays = found.view.rays()[hit]
+    return source.model.field.density(rays.origins + found.half_t[hit, None] * rays.directions)
 
 
 def _rendered(field: HashField | ClassicField, rays: Rays) -> tuple[Tensor, Tensor]:
