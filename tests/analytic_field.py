@@ -51,7 +51,7 @@ def analytic_model(
     *,
     similarity: Similarity | None = None,
     cameras: Cameras | None = None,
-    n_views: int = 24,
+    n_views: int = 16,
 ) -> Model:
     """A model whose field has the density sigma(points [n, 3]) in the cube [-1, 1]**3."""
     box = Box((0.0, 0.0, 0.0), 1.0)
@@ -91,7 +91,7 @@ def analytic_model(
     return Model(field, scene, Config(model=ModelConfig(method="hashgrid")), "analytic")
 
 
-def sphere_cameras(n: int, size: int = 64, distance: float = 4.0) -> Cameras:
+def sphere_cameras(n: int, size: int = 48, distance: float = 4.0) -> Cameras:
     c2w = np.stack([sphere_c2w(i, n)[:3] for i in range(n)])
     c2w[:, :, 1:3] *= -1.0  # OpenGL to ours
     c2w[:, :, 3] *= distance / 4.0

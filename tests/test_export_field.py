@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from analytic_field import LEVEL, STEP, analytic_model, ball, density_of, sphere_cameras
 
 from nerfcli.errors import NerfError
-from nerfcli.geometry import extract
+from nerfcli.geometry import extract, visibility
 from nerfcli.geometry.bake import colored, surface_colors
 from nerfcli.geometry.clean import refined, seen_components
 from nerfcli.geometry.cloud import field_points
@@ -30,13 +31,22 @@ BALL = 4.0 / 3.0 * math.pi * 0.5**3
 
 
 def surface(
-    model: Model, resolution: int = 48, threshold: float | None = None, fill: bool = True
+    model: Model, resolution: int = 40, threshold: float | None = None, fill: bool = True
 ) -> tuple[Mesh, Solid, Visibility]:
     source = FieldSource.of(model)
-    visibility = look(source, QUIET)
-    solid = solid_of(source, visibility, resolution, threshold, fill)
+    seen = look(source, QUIET)
+    solid = solid_of(source, seen, resolution, threshold, fill)
     mesh = refined(marching_cubes(solid, QUIET), solid)
-    return seen_components(mesh, solid, visibility)[0], solid, visibility
+    return seen_components(mesh, solid, seen)[0], solid, seen
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_views_from_outside() -> Iterator[None]:
+    """Enough for a ball, and quick."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(visibility, "N_OUTSIDE", 10)
+        patch.setattr(visibility, "OUTSIDE_SIDE", 48)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +131,7 @@ def test_space_behind_a_wall_that_reaches_the_border_is_not_filled() -> None:
     above = sphere_cameras(40)
     chosen = [i for i in range(40) if above.positions[i, 2] > 1.0]
     model = analytic_model(wall, cameras=above[chosen])
-    mesh, _, _ = surface(model, 32)
+    mesh, _, _ = surface(model, 32, threshold=LEVEL)
     assert mesh.vertices[:, 2].min() > -0.1
 
 
@@ -161,8 +171,8 @@ def test_an_empty_field_and_a_threshold_out_of_range_say_so() -> None:
 
 
 def test_points_lie_on_the_surface_with_outward_normals(whole) -> None:
-    _, solid, visibility = whole
-    cloud = field_points(solid.source, visibility, 5000, 0, QUIET, lambda text: None)
+    _, solid, seen = whole
+    cloud = field_points(solid.source, seen, 5000, 0, QUIET, lambda text: None)
     assert cloud.normals is not None and cloud.colors is not None
     radius = np.linalg.norm(cloud.points, axis=1)
     # half of the light stops within two samples of where the density passes the level
@@ -189,7 +199,7 @@ def test_planes_over_each_other_are_the_rendered_picture(whole) -> None:
     model = solid.source.model
     planes = plane_images(solid.source, model.scene.cameras, 0, 8, QUIET)
     assert np.all(np.diff(planes.depths) > 0)
-    picture = np.zeros((64, 64, 3))  # black, the background of this model
+    picture = np.zeros((48, 48, 3))  # black, the background of this model
     for image in planes.images[::-1] / 255.0:
         alpha = image[..., 3:]
         picture = picture * (1.0 - alpha) + image[..., :3] * alpha
