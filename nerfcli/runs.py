@@ -113,6 +113,11 @@ class Run:
         return self.path / "renders"
 
     @property
+    def step(self) -> int:
+        """Of the last checkpoint."""
+        return self._state()["step"]
+
+    @property
     def has_checkpoint(self) -> bool:
         return (self.path / "state.json").is_file()
 
@@ -251,7 +256,8 @@ def _clear(path: Path) -> None:
     for pattern in ("state.json", *OURS, *TENSOR_FILES):
         for file in path.glob(pattern):
             file.unlink()
-    shutil.rmtree(path / "renders", ignore_errors=True)
+    for folder in ("renders", "exports"):
+        shutil.rmtree(path / folder, ignore_errors=True)
 
 
 def _object(path: Path) -> dict[str, Any]:

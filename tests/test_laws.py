@@ -45,7 +45,11 @@ FLOORS = {
         geometry.shapes geometry.topology geometry.sampling geometry.surface geometry.grid_files
         geometry.files geometry.distance geometry.align geometry.inside geometry.volume
         geometry.metrics geometry.compare geometry.losses geometry.remesh geometry.targets
-        geometry.fit geometry
+        geometry.fit
+        geometry.field_source geometry.visibility geometry.extract geometry.clean
+        geometry.raster geometry.bake geometry.textured_files geometry.simplify
+        geometry.grids geometry.cloud geometry.mpi geometry.mpi_page geometry.multiview
+        geometry.export geometry.export_run geometry.judge geometry
         check.features check.witness check.epipolar check.alternatives check.report check.poses
         check.strays check.gather check.verdict check.photos check.space check.scene_check
         check.picture check.correct check.quick check
@@ -54,7 +58,8 @@ FLOORS = {
         bench.clock bench.parity bench.kernels bench.training bench.gpu_report bench.gpu_measures
         bench.gpu_peers bench.gpu bench
         cli.output cli.options cli.sources cli.jobs cli.train cli.render cli.eval
-        cli.compare cli.convert cli.check cli.prepare cli.info cli.bench_gpu cli.bench cli
+        cli.export cli.compare cli.convert cli.check cli.prepare cli.info cli.bench_gpu
+        cli.bench cli
         __main__""",
 }
 ORDER: list[str] = [name for names in FLOORS.values() for name in names.split()]

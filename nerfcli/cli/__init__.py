@@ -14,7 +14,18 @@ from typing import Annotated, Any
 
 import typer
 
-from nerfcli.cli import bench, check, compare, convert, eval, info, prepare, render, train
+from nerfcli.cli import (
+    bench,
+    check,
+    compare,
+    convert,
+    eval,
+    export,
+    info,
+    prepare,
+    render,
+    train,
+)
 from nerfcli.cli.output import fail
 from nerfcli.errors import NerfError
 
@@ -58,6 +69,7 @@ COMMANDS = (
     train.train,
     render.render,
     eval.eval,
+    export.export,
     compare.compare,
     prepare.prepare,
     check.check,

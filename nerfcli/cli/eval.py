@@ -37,13 +37,19 @@ def eval(
     target_psnr: Annotated[
         float | None, typer.Option(metavar="DB", help="Exit code 3 if the mean PSNR stays below.")
     ] = None,
+    geometry: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="A true shape in the source's frame, to measure the run's mesh."
+        ),
+    ] = None,
     backend: Backend = "auto",
     device: Device = "auto",
     as_json: Json = False,
     quiet: Quiet = False,
     progress: ProgressKind = "auto",
 ) -> int:
-    """Measure PSNR and SSIM on views that were held out.
+    """Measure PSNR and SSIM on views that were held out, and the shape if a true one is given.
 
     Writes eval.json with the protocol into the run, and pairs of images into its renders/.
 
@@ -51,6 +57,7 @@ def eval(
     Examples:
       nerf eval
       nerf eval runs/chair-1 --json --target-psnr 27
+      nerf eval --geometry truth.ply
     """
     kind = progress_kind(progress, quiet)
     ensure_device(device)
@@ -58,6 +65,11 @@ def eval(
     loaded = scene_of_run(opened, scene or recorded_path(opened))
     from nerfcli.evaluate import evaluate
 
+    truth = None
+    if geometry is not None:  # a broken file is found before anything is rendered
+        from nerfcli.geometry.judge import judge_geometry, load_truth
+
+        truth = load_truth(geometry, lambda text: None)
     total = len(loaded.splits.get(split, ()))
     with Progress(kind, total, "view", "eval") as reporter, StopSignal() as stop:
         result = evaluate(
@@ -69,6 +81,12 @@ def eval(
             progress=reporter,
             stop=stop,
         )
+    if truth is not None and result["n_views"] == total:
+        with Progress(kind, None, "step", "geometry") as reporter:
+            result["geometry"] = judge_geometry(
+                opened, truth, str(geometry), backend=backend, progress=reporter
+            )
+        opened.write_json("eval.json", result)
     value: dict[str, Any] = {"run": str(opened.path), **result}
     code = stop_code(stop.received if result["n_views"] < total else None)
     if target_psnr is not None and code is None:
@@ -87,10 +105,21 @@ def _summary(value: dict[str, Any]) -> str:
     lines += [f"{name:<{width}}  {_cell(psnr, 2)}  {_cell(ssim, 4)}" for name, psnr, ssim in rows]
     views = quantity(value["n_views"], f"{value['protocol']['split']} view")
     lines.append(f"{value['run']}: {views}, background {value['protocol']['background']}")
+    if "geometry" in value:
+        lines += _geometry_lines(value["geometry"])
     if "target_met" in value:
         reached = "reached" if value["target_met"] else "not reached"
         lines.append(f"target {value['target_psnr']:g} dB {reached}")
     return "\n".join(lines)
+
+
+def _geometry_lines(geometry: dict[str, Any]) -> list[str]:
+    iou = geometry["iou"]
+    volume = "none" if iou is None else f"{iou:.4f}"
+    return [
+        f"shape against {geometry['truth']}: F {geometry['f_score']:.4f} at 1 % of the diagonal, "
+        f"IoU {volume}, Chamfer {geometry['chamfer_percent']:.3f} % of the diagonal"
+    ]
 
 
 def _cell(number: float | None, digits: int) -> str:

@@ -1,0 +1,198 @@
+"""nerf export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nerfcli.cli.options import (
+    Backend,
+    Device,
+    Json,
+    Overwrite,
+    ProgressKind,
+    Quiet,
+    ensure_device,
+    open_run,
+    progress_kind,
+)
+from nerfcli.cli.output import show
+from nerfcli.errors import NerfError
+from nerfcli.files import ensure_writable
+from nerfcli.progress import Progress
+
+
+def export(
+    thing: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="RUN|FILE",
+            help="A run folder, or a shape file; the newest run under runs/ if left out.",
+        ),
+    ] = None,
+    to: Annotated[
+        str,
+        typer.Option(metavar="KIND", help="mesh, points, voxels, sdf, mpi, views or cameras."),
+    ] = "mesh",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE|DIR",
+            help="Meshes .ply .obj .glb .stl, points .ply, voxels and sdf .npz; a folder for "
+            "mpi, views and cameras. [default: <run>/exports/<kind>]",
+        ),
+    ] = None,
+    resolution: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Cells along the longest side. [default: 256 for a mesh, else 128]"
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SIGMA",
+            help="Density of the surface, per unit of the source. [default: from the opacity of "
+            "the training views]",
+        ),
+    ] = None,
+    fill: Annotated[
+        bool,
+        typer.Option("--fill/--no-fill", help="Fill hollows that no light reaches."),
+    ] = True,
+    faces: Annotated[
+        int | None, typer.Option(metavar="N", help="Thin the mesh to about N faces.")
+    ] = None,
+    texture: Annotated[
+        int, typer.Option(metavar="N", help="Bake a texture of N x N; 0: vertex colours.")
+    ] = 0,
+    fit: Annotated[
+        bool, typer.Option("--fit", help="Move even triangles onto the surface (mesh only).")
+    ] = False,
+    points: Annotated[int, typer.Option(metavar="N", help="How many points.")] = 500_000,
+    view: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|N", help="Camera of an mpi: an image's name, or a training view's number."
+        ),
+    ] = None,
+    planes: Annotated[int, typer.Option(metavar="N", help="Planes of an mpi.")] = 32,
+    views: Annotated[int, typer.Option(metavar="N", help="Views on the sphere.")] = 64,
+    scale: Annotated[
+        float, typer.Option(metavar="S", help="Of width and height, for mpi and views.")
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(metavar="N", help="Of the choice of points.")] = 0,
+    backend: Backend = "auto",
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    progress: ProgressKind = "auto",
+) -> int:
+    """Turn a run, or a shape file, into another representation.
+
+    Everything is in the source's own frame and units; a JSON beside it says how it was made.
+
+    \b
+    Examples:
+      nerf export
+      nerf export runs/chair-1 --to mesh --faces 50000 --texture 2048 --out chair.glb
+      nerf export mesh.ply --to sdf --resolution 64 --out sdf.npz
+    """
+    from nerfcli.geometry.export import ExportOptions
+
+    options = ExportOptions(
+        to,
+        resolution,
+        threshold,
+        fill,
+        faces,
+        texture,
+        fit,
+        points,
+        view,
+        planes,
+        views,
+        scale,
+        seed,
+    )
+    ensure_device(device)
+    kind = progress_kind(progress, quiet)
+    with Progress(kind, None, "step", "export") as reporter:
+        if thing is not None and thing.is_file():
+            value = _file(thing, out, options, overwrite, reporter)
+        else:
+            value = _run(thing, out, options, backend, overwrite, quiet, reporter)
+    show(_summary(value), value, as_json)
+    return 0
+
+
+def _file(
+    path: Path, out: Path | None, options: Any, overwrite: bool, progress: Progress
+) -> dict[str, Any]:
+    from nerfcli.geometry.export import FOLDERS, export_file
+
+    if out is None:
+        raise NerfError(f"--out is missing: where should the {options.to} made from {path} go?")
+    if options.to not in FOLDERS:  # which a file cannot give: the message names what it can
+        ensure_free_place(out, options.to, overwrite=overwrite)
+    return export_file(path, out, options, progress)
+
+
+def _run(
+    path: Path | None,
+    out: Path | None,
+    options: Any,
+    backend: str,
+    overwrite: bool,
+    quiet: bool,
+    progress: Progress,
+) -> dict[str, Any]:
+    if path is not None and not path.exists():
+        raise NerfError(f"no such run or shape file: {path}.")
+    run = open_run(path, quiet=quiet).using(backend=backend)
+    from nerfcli.geometry.export_run import default_out, export_run
+
+    if out is not None:
+        ensure_free_place(out, options.to, textured=options.texture > 0, overwrite=overwrite)
+    return export_run(run, out or default_out(run, options.to), options, backend, progress)
+
+
+def ensure_free_place(out: Path, to: str, *, textured: bool = False, overwrite: bool) -> None:
+    """Raise NerfError where --out cannot hold that kind, or would replace what is there."""
+    from nerfcli.geometry.export import FOLDERS, SIDECAR, SUFFIXES, sidecar_of
+
+    ensure_writable(out)
+    if to in FOLDERS:
+        if out.is_file() or out.suffix:
+            raise NerfError(f"--out {out}: {to} needs a folder.")
+        places = [out / SIDECAR]
+    elif out.suffix.lower() not in SUFFIXES[to]:
+        known = " or ".join(SUFFIXES[to])
+        raise NerfError(
+            f"--out {out}: {to} cannot be written as {out.suffix or 'that'!r}; choose {known}."
+        )
+    else:
+        beside = [out.with_suffix(s) for s in (".mtl", ".png")] if textured else []
+        places = [out, sidecar_of(out), *(beside if out.suffix.lower() == ".obj" else [])]
+    there = [place for place in places if place.exists()]
+    if there and not overwrite:
+        raise NerfError(f"{there[0]} exists; replace it by --overwrite, or choose another --out.")
+
+
+def _summary(value: dict[str, Any]) -> str:
+    keys = ("vertices", "faces", "points", "shape", "views", "planes", "cameras")
+    parts = []
+    for key in keys:
+        if key in value and not isinstance(value[key], bool):
+            number = value[key]
+            text = " x ".join(map(str, number)) if isinstance(number, list) else f"{number:,}"
+            parts.append(text if key == "shape" else f"{text} {key}")
+    lines = [f"{value['to']}: {', '.join(parts)}"]
+    if value.get("threshold") is not None:
+        lines.append(f"surface at density {value['threshold']:.4g} per unit of the source")
+    files = value["files"]
+    lines += files if len(files) <= 4 else [files[0], f"and {len(files) - 1} more files beside it"]
+    return "\n".join(lines)

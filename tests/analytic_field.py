@@ -1,0 +1,136 @@
+"""Fields of closed form: density and colour by formula, behind the same seams as a learned one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from conftest import sphere_c2w
+from nerfcli.backends.ops import reference
+from nerfcli.boxes import Box
+from nerfcli.cameras import Cameras
+from nerfcli.config import Config, ModelConfig
+from nerfcli.encoding import GridSpec
+from nerfcli.field import HashField
+from nerfcli.lenses import Lens
+from nerfcli.occupancy import OccupancyGrid
+from nerfcli.radiance import NetParams, NetSpec
+from nerfcli.rays import Pixels, Rays
+from nerfcli.render import Model
+from nerfcli.sampling import Steps, march
+from nerfcli.scenes.scene import Scene, Similarity
+from nerfcli.volume import composite, visible
+
+Sdf = Callable[[Tensor], Tensor]
+STEP = 0.02
+FALL = 0.004  # distance over which the density falls by e in front of a surface
+LEVEL = math.log(2.0) / STEP  # the density on the surface: a sample of it stops half of its light
+DENSEST = 60.0  # times LEVEL, inside
+
+
+def ball(points: Tensor, radius: float = 0.5) -> Tensor:
+    return points.norm(dim=-1) - radius
+
+
+def density_of(distance: Tensor) -> Tensor:
+    """LEVEL where the signed distance is 0, growing inwards."""
+    return LEVEL * torch.exp(-distance / FALL).clamp(max=DENSEST)
+
+
+def normal_colors(points: Tensor, directions: Tensor) -> Tensor:
+    return 0.5 + 0.5 * points / points.norm(dim=-1, keepdim=True).clamp(min=1e-6)
+
+
+def analytic_model(
+    sigma: Callable[[Tensor], Tensor],
+    *,
+    similarity: Similarity | None = None,
+    cameras: Cameras | None = None,
+    n_views: int = 16,
+) -> Model:
+    """A model whose field has the density sigma(points [n, 3]) in the cube [-1, 1]**3."""
+    box = Box((0.0, 0.0, 0.0), 1.0)
+
+    def density(unit: Tensor, params: NetParams, net: NetSpec) -> Tensor:
+        return sigma(box.from_unit(unit)) * box.side
+
+    def radiance(unit: Tensor, directions: Tensor, params: NetParams, net: NetSpec):
+        return density(unit, params, net), normal_colors(box.from_unit(unit), directions)
+
+    def render_rays(
+        params, net, box, rays: Rays, t_min, t_max, jitter, occupied, steps, background, least
+    ) -> Pixels:
+        samples = march(rays.origins, rays.directions, t_min, t_max, jitter, occupied, box, steps)
+        index = samples.ray_indices()
+        directions = rays.directions[index]
+        points = rays.origins[index] + samples.t_mids[:, None] * directions
+        keep = visible(sigma(points), samples, least)
+        colors = normal_colors(points[keep], directions[keep])
+        return composite(sigma(points[keep]), colors, samples.select(keep), background)
+
+    ops = replace(reference(), density=density, radiance=radiance, render_rays=render_rays)
+    empty = torch.zeros(0)
+    field = HashField(
+        box,
+        1.0,
+        8.0,
+        NetSpec(GridSpec(1, 2, 4, 2, 2), 16),
+        Steps(STEP),
+        1e-4,
+        NetParams(empty, empty, empty),
+        _occupancy(sigma, box),
+        ops,
+    )
+    cameras = sphere_cameras(n_views) if cameras is None else cameras
+    scene = scene_of(cameras, box, similarity or Similarity())
+    return Model(field, scene, Config(model=ModelConfig(method="hashgrid")), "analytic")
+
+
+def sphere_cameras(n: int, size: int = 48, distance: float = 4.0) -> Cameras:
+    c2w = np.stack([sphere_c2w(i, n)[:3] for i in range(n)])
+    c2w[:, :, 1:3] *= -1.0  # OpenGL to ours
+    c2w[:, :, 3] *= distance / 4.0
+    return Cameras(
+        torch.from_numpy(c2w),
+        torch.full((n, 2), 1.4 * size, dtype=torch.float64),
+        torch.full((n, 2), size / 2.0, dtype=torch.float64),
+        torch.full((n, 2), size, dtype=torch.int64),
+        (Lens(),) * n,
+    )
+
+
+def scene_of(cameras: Cameras, box: Box, similarity: Similarity) -> Scene:
+    n = len(cameras)
+    return Scene(
+        name="analytic",
+        path=None,
+        kind="blender",
+        names=tuple(f"train/r_{i}.png" for i in range(n)),
+        cameras=cameras,
+        image_paths=(None,) * n,
+        mask_paths=(None,) * n,
+        alpha_paths=(None,) * n,
+        masked_where="black",
+        splits={"train": tuple(range(n)), "test": ()},
+        box=box,
+        near=1.0,
+        far=8.0,
+        background="white",
+        has_alpha=True,
+        scene_from_source=similarity,
+        box_source="stated",
+    )
+
+
+def _occupancy(sigma: Callable[[Tensor], Tensor], box: Box, resolution: int = 64) -> OccupancyGrid:
+    grid = OccupancyGrid.create(box, resolution)
+    cells = torch.arange(resolution**3)
+    corners = torch.cartesian_prod(*[torch.tensor([0.0, 0.5, 1.0])] * 3)
+    found = torch.stack([sigma(grid.cell_centers(cells, corner)) for corner in corners]).amax(0)
+    grid.occupied = (found * STEP > 0.01).reshape(grid.occupied.shape)
+    return grid

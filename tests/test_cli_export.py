@@ -1,0 +1,147 @@
+"""nerf export and eval --geometry as users run them, and conversions between files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import Nerf
+from nerfcli.errors import NerfError
+from nerfcli.geometry.export import KINDS, POSSIBLE, ExportOptions, converted, kind_of
+from nerfcli.geometry.files import load_shape, save_shape
+from nerfcli.geometry.inside import closedness
+from nerfcli.geometry.remesh import icosphere
+from nerfcli.geometry.shapes import Mesh, PointCloud, SdfGrid, Shape, VoxelGrid
+from nerfcli.progress import Progress
+from nerfcli.scenes import load_scene
+
+QUIET = Progress("quiet", None, "step", "test")
+
+
+@pytest.fixture(scope="module")
+def shapes() -> dict[str, Shape]:
+    """A ball of radius 1 in each representation that a file can hold."""
+    ball = icosphere(3)
+    ball = Mesh(ball.vertices, ball.faces, (0.5 + 0.5 * ball.vertices).astype(np.float32))
+    axis = np.linspace(-1.25, 1.25, 26)
+    x, y, z = np.meshgrid(axis, axis, axis, indexing="ij")
+    distance = np.sqrt(x * x + y * y + z * z) - 1.0
+    origin, spacing = np.full(3, -1.25), np.full(3, 0.1)
+    return {
+        "mesh": ball,
+        "points": PointCloud(ball.vertices, ball.vertices, ball.vertex_colors),
+        "voxels": VoxelGrid((distance < 0).astype(np.float32), origin, spacing),
+        "sdf": SdfGrid(distance.astype(np.float32), origin, spacing),
+    }
+
+
+@pytest.mark.parametrize("kind", list(POSSIBLE))
+@pytest.mark.parametrize("to", [kind for kind in KINDS if kind != "cameras"])
+def test_the_table_of_conversions_is_true(shapes: dict[str, Shape], kind: str, to: str) -> None:
+    options = ExportOptions(to, resolution=None if kind == to else 20, points=2000)
+    if to not in POSSIBLE[kind]:
+        with pytest.raises(
+            NerfError, match=f"holds {kind}, from which there are {POSSIBLE[kind][0]}"
+        ):
+            converted("x", shapes[kind], options, QUIET)
+        return
+    made = converted("x", shapes[kind], options, QUIET)
+    assert kind_of(made) == to
+    points = made.vertices if isinstance(made, Mesh) else None
+    points = made.points if isinstance(made, PointCloud) else points
+    if points is not None:  # voxels of 0.1 place a surface to half their diagonal
+        assert np.abs(np.linalg.norm(points, axis=1) - 1.0).max() < 0.09
+        return
+    assert isinstance(made, VoxelGrid | SdfGrid)
+    index = np.stack(np.indices(made.values.shape), axis=-1)
+    radius = np.linalg.norm(made.origin + made.spacing * index, axis=-1)
+    if isinstance(made, SdfGrid):
+        error = made.values - (radius - 1.0)
+        assert np.abs(error).max() < (0.09 if kind == "voxels" else 0.02)
+    elif kind != "points":
+        clear = np.abs(radius - 1.0) > 0.09
+        assert np.array_equal((made.values >= made.threshold)[clear], (radius < 1.0)[clear])
+    else:
+        assert np.abs(radius[made.values > 0] - 1.0).max() < 0.1  # half a voxel's diagonal
+
+
+def test_an_open_mesh_has_no_inside(shapes: dict[str, Shape]) -> None:
+    ball = shapes["mesh"]
+    assert isinstance(ball, Mesh)
+    torn = Mesh(ball.vertices, ball.faces[1:])
+    for to in ("voxels", "sdf"):
+        with pytest.raises(NerfError, match="not watertight: 3 boundary edges"):
+            converted("torn.ply", torn, ExportOptions(to), QUIET)
+    assert kind_of(converted("torn.ply", torn, ExportOptions("points"), QUIET)) == "points"
+
+
+def test_a_file_becomes_another_through_the_command(nerf: Nerf, tmp_path: Path) -> None:
+    save_shape(icosphere(2), tmp_path / "ball.ply")
+    done = nerf(
+        "export", "ball.ply", "--to", "voxels", "--resolution", 16, "--out", "b.npz", "--json"
+    )
+    value = json.loads(done.stdout)
+    assert value["frame"] == "source"
+    assert value["resolution"] == 16
+    assert json.loads((tmp_path / "b.npz.json").read_text())["from"] == "mesh"
+    assert isinstance(load_shape(tmp_path / "b.npz"), VoxelGrid)
+    again = nerf("export", "ball.ply", "--to", "voxels", "--out", "b.npz", code=2)
+    assert "--overwrite" in again.stderr
+    for words, said in [
+        (["--to", "mpi", "--out", "m"], "mesh, points, voxels, sdf"),
+        (["--to", "clouds", "--out", "m"], "known: mesh, points"),
+        (["--to", "sdf", "--out", "x.ply"], "choose .npz"),
+        (["--to", "sdf"], "--out is missing"),
+        (["--resolution", 1, "--out", "x.ply"], "between 2 and"),
+        (["--threshold", -1, "--out", "x.ply"], "above 0"),
+    ]:
+        refused = nerf("export", "ball.ply", *words, code=2)
+        assert said in refused.stderr
+        assert "Traceback" not in refused.stderr
+
+
+def test_a_trained_run_leaves_as_everything(nerf: Nerf, ball: Path, tmp_path: Path) -> None:
+    nerf("train", ball, "--out", "run", "--steps", 150, "--quiet")
+    save_shape(icosphere(4), tmp_path / "truth.ply")
+    value = json.loads(
+        nerf("eval", "run", "--geometry", "truth.ply", "--no-images", "--json", "--quiet").stdout
+    )
+    # eight views of 16 pixels, so one pixel is 8 % of the diagonal: this is about the way there
+    assert value["geometry"]["iou"] > 0.7
+    assert value["geometry"]["chamfer_percent"] < 4.0
+    mesh = load_shape(tmp_path / "run" / "exports" / "mesh.ply")
+    assert isinstance(mesh, Mesh)
+    assert mesh.vertex_colors is not None
+    found = closedness(mesh)
+    assert found.closed and found.oriented and mesh.volume > 0
+    nerf("export", "run", "--to", "mpi", "--planes", 4, "--quiet")
+    page = (tmp_path / "run/exports/mpi/index.html").read_text()
+    assert page.count("data:image/png;base64,") >= 2
+    assert "http" not in page
+    nerf("export", "run", "--to", "views", "--views", 9, "--out", "views", "--quiet")
+    again = load_scene(tmp_path / "views")
+    assert len(again.splits["train"]) == 8
+    assert len(again.splits["test"]) == 1
+    assert again.has_alpha
+    nerf("export", "run", "--to", "cameras", "--quiet")
+    table = json.loads((tmp_path / "run/exports/cameras/transforms.json").read_text())
+    stated = json.loads((ball / "transforms_train.json").read_text())["frames"]
+    first = next(f for f in table["frames"] if f["file_path"] == "train/r_0.png")
+    assert np.allclose(first["transform_matrix"], stated[0]["transform_matrix"], atol=1e-12)
+
+
+@pytest.mark.slow
+def test_the_bundled_scene_reaches_its_shape(nerf: Nerf) -> None:
+    """README's training, README's figures: the bounds are those that the project promises."""
+    from conftest import ROOT
+
+    scene = ROOT / "datasets" / "biplane"
+    nerf("train", scene, "--out", "run", "--steps", 2000, "--quiet")
+    done = nerf("eval", "run", "--geometry", scene / "mesh.ply", "--no-images", "--json", "--quiet")
+    geometry = json.loads(done.stdout)["geometry"]
+    assert geometry["f_score"] >= 0.90
+    assert geometry["iou"] >= 0.90
+    assert geometry["chamfer_percent"] <= 0.6

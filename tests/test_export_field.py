@@ -1,0 +1,209 @@
+"""A field becomes a surface: against fields whose surface is known by formula."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from analytic_field import LEVEL, STEP, analytic_model, ball, density_of, sphere_cameras
+
+from nerfcli.errors import NerfError
+from nerfcli.geometry import extract, visibility
+from nerfcli.geometry.bake import colored, surface_colors
+from nerfcli.geometry.clean import refined, seen_components
+from nerfcli.geometry.cloud import field_points
+from nerfcli.geometry.extract import Solid, marching_cubes, solid_of
+from nerfcli.geometry.field_source import FieldSource
+from nerfcli.geometry.grids import field_voxels
+from nerfcli.geometry.inside import closedness
+from nerfcli.geometry.mpi import plane_images
+from nerfcli.geometry.shapes import Mesh
+from nerfcli.geometry.visibility import Visibility, look
+from nerfcli.progress import Progress
+from nerfcli.render import Model, as_image, render_image
+from nerfcli.scenes.scene import Similarity
+
+QUIET = Progress("quiet", None, "step", "test")
+BALL = 4.0 / 3.0 * math.pi * 0.5**3
+
+
+def surface(
+    model: Model, resolution: int = 40, threshold: float | None = None, fill: bool = True
+) -> tuple[Mesh, Solid, Visibility]:
+    source = FieldSource.of(model)
+    seen = look(source, QUIET)
+    solid = solid_of(source, seen, resolution, threshold, fill)
+    mesh = refined(marching_cubes(solid, QUIET), solid)
+    return seen_components(mesh, solid, seen)[0], solid, seen
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_views_from_outside() -> Iterator[None]:
+    """Enough for a ball, and quick."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(visibility, "N_OUTSIDE", 10)
+        patch.setattr(visibility, "OUTSIDE_SIDE", 48)
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole() -> tuple[Mesh, Solid, Visibility]:
+    return surface(analytic_model(lambda points: density_of(ball(points))))
+
+
+def shell(points: torch.Tensor) -> torch.Tensor:
+    """The ball's density, but nothing deeper than 0.15: as photos leave it."""
+    distance = ball(points)
+    return torch.where(distance > -0.15, density_of(distance), 0.0)
+
+
+def test_the_threshold_is_where_a_sample_stops_half_of_its_light(whole) -> None:
+    assert whole[1].threshold == pytest.approx(LEVEL, rel=1e-5)  # float32 of the steps
+
+
+def test_a_ball_is_closed_outward_and_where_it_should_be(whole) -> None:
+    mesh, solid, _ = whole
+    found = closedness(mesh)
+    assert found.closed
+    assert found.oriented
+    off = np.abs(np.linalg.norm(mesh.vertices, axis=1) - 0.5)
+    # bisection ends with an interval of 2 * 0.75 / 2**6 cells, taken at its middle
+    assert off.max() < 0.013 * solid.grid.spacing
+    # a polyhedron in a sphere lacks a share of order (cell / radius)**2 = 0.002
+    assert mesh.volume == pytest.approx(BALL, rel=0.004)
+
+
+def test_bisection_is_what_places_the_vertices(whole) -> None:
+    _, solid, _ = whole
+    raw = marching_cubes(solid, QUIET)
+    error = [np.abs(np.linalg.norm(m.vertices, axis=1) - 0.5).max()
+             for m in (raw, refined(raw, solid))]  # fmt: skip
+    assert error[1] < 0.5 * error[0]
+
+
+def test_colours_are_what_a_camera_above_the_surface_sees(whole) -> None:
+    mesh, solid, _ = whole
+    colors = colored(mesh, solid.source).vertex_colors
+    assert colors is not None
+    # the field is coloured by direction, constant along each normal
+    assert np.abs(colors - (0.5 + 0.5 * mesh.vertices / 0.5)).max() < 0.02
+
+
+def test_the_result_is_in_the_frame_and_unit_of_the_source() -> None:
+    turn = ((0.0, -1.0, 0.0), (1.0, 0.0, 0.0), (0.0, 0.0, 1.0))
+    similarity = Similarity(2.0, turn, (0.1, -0.2, 0.3))
+    model = analytic_model(
+        lambda p: density_of(ball(p - torch.tensor([0.2, 0.0, 0.0]), 0.4)), similarity=similarity
+    )
+    mesh, solid, _ = surface(model, 32)
+    center = similarity.inverse().apply(torch.tensor([[0.2, 0.0, 0.0]]).double()).numpy()
+    off = np.linalg.norm(mesh.vertices - center, axis=1) - 0.2
+    assert np.abs(off).max() < 0.05 * solid.grid.spacing
+    assert solid.threshold == pytest.approx(2.0 * LEVEL, rel=1e-5)  # per unit of the source
+    assert mesh.volume > 0
+    outward = mesh.vertices[:1] - center
+    seen = surface_colors(solid.source, mesh.vertices[:1], outward / np.linalg.norm(outward))
+    place = similarity.apply(torch.from_numpy(mesh.vertices[:1])).numpy()
+    assert np.abs(seen - (0.5 + 0.5 * place / np.linalg.norm(place))).max() < 0.03
+
+
+def test_a_hollow_interior_is_filled_unless_it_should_not_be() -> None:
+    model = analytic_model(shell)
+    solid_ball = surface(model, 32)[0]
+    hollow = marching_cubes(surface(model, 32, fill=False)[1], QUIET)
+    assert solid_ball.volume == pytest.approx(BALL, rel=0.01)
+    inner = 4.0 / 3.0 * math.pi * 0.35**3
+    assert hollow.volume == pytest.approx(BALL - inner, rel=0.03)  # cells of 0.03 blur the inner
+
+
+def test_space_behind_a_wall_that_reaches_the_border_is_not_filled() -> None:
+    """Seen from one side, a wall hides what is behind it; nothing says that it is solid."""
+
+    def wall(points: torch.Tensor) -> torch.Tensor:
+        front = density_of((points[:, 2] - 0.1).abs() - 0.1)
+        fog = torch.where(points[:, 2].abs() > 0.9, LEVEL * 0.2, 0.0)  # behind, nobody trained it
+        side = torch.where(points[:, :2].abs().amax(dim=-1) > 0.9, LEVEL * 0.2, 0.0)
+        return torch.where(points[:, 2] > 0.3, front, front + fog + side)
+
+    above = sphere_cameras(40)
+    chosen = [i for i in range(40) if above.positions[i, 2] > 1.0]
+    model = analytic_model(wall, cameras=above[chosen])
+    mesh, _, _ = surface(model, 32, threshold=LEVEL)
+    assert mesh.vertices[:, 2].min() > -0.1
+
+
+def test_only_components_that_a_training_camera_sees_stay() -> None:
+    def two(points: torch.Tensor) -> torch.Tensor:
+        other = ball(points - torch.tensor([0.0, 0.0, 0.66]), 0.06)
+        return density_of(torch.minimum(ball(points), other))
+
+    everywhere = surface(analytic_model(two), 32)[0]
+    below = sphere_cameras(40)
+    chosen = [i for i in range(40) if below.positions[i, 2] < -2.9]
+    hidden = surface(analytic_model(two, cameras=below[chosen]), 32)[0]
+    assert everywhere.vertices[:, 2].max() == pytest.approx(0.72, abs=0.01)
+    assert hidden.vertices[:, 2].max() == pytest.approx(0.5, abs=0.01)
+    assert closedness(hidden).closed
+
+
+def test_slabs_meet_without_a_seam(whole, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, solid, _ = whole
+    once = marching_cubes(solid, QUIET)
+    nx, ny, nz = solid.grid.shape
+    monkeypatch.setattr(extract, "SLAB", 5 * ny * nz)
+    pieces = marching_cubes(solid, QUIET)
+    assert len(pieces.faces) == len(once.faces)
+    assert len(pieces.vertices) == len(once.vertices)
+    found = closedness(pieces)
+    assert found.closed and found.oriented
+    assert pieces.volume == pytest.approx(once.volume, rel=1e-6)
+
+
+def test_an_empty_field_and_a_threshold_out_of_range_say_so() -> None:
+    with pytest.raises(NerfError, match="empty"):
+        surface(analytic_model(lambda points: torch.zeros(len(points))))
+    thin = analytic_model(lambda points: torch.where(ball(points) < 0, 0.1 * LEVEL, 0.0))
+    with pytest.raises(NerfError, match="--threshold 1e"):
+        surface(thin, 16, threshold=1e6, fill=False)
+
+
+def test_points_lie_on_the_surface_with_outward_normals(whole) -> None:
+    _, solid, seen = whole
+    cloud = field_points(solid.source, seen, 5000, 0, QUIET, lambda text: None)
+    assert cloud.normals is not None and cloud.colors is not None
+    radius = np.linalg.norm(cloud.points, axis=1)
+    # half of the light stops within two samples of where the density passes the level
+    assert np.abs(radius - 0.5).max() < 2.0 * STEP
+    assert np.einsum("ij,ij->i", cloud.normals, cloud.points / radius[:, None]).min() > 0.8
+    assert np.abs(cloud.colors - (0.5 + 0.5 * cloud.points / radius[:, None])).max() < 0.1
+
+
+def test_voxels_hold_the_density_and_the_filled_inside() -> None:
+    _, solid, _ = surface(analytic_model(shell), 24)
+    mesh = colored(marching_cubes(solid, QUIET), solid.source)
+    grid = field_voxels(solid, mesh, QUIET)
+    index = np.stack(np.indices(grid.values.shape), axis=-1)
+    radius = np.linalg.norm(grid.origin + grid.spacing * index, axis=-1)
+    inside = grid.values >= grid.threshold
+    # on the surface itself either answer is right
+    clear = np.abs(radius - 0.5) > 1e-4
+    assert np.array_equal(inside[clear], (radius < 0.5)[clear])
+    assert grid.colors is not None and grid.colors[inside].max() > 0.5
+
+
+def test_planes_over_each_other_are_the_rendered_picture(whole) -> None:
+    _, solid, _ = whole
+    model = solid.source.model
+    planes = plane_images(solid.source, model.scene.cameras, 0, 8, QUIET)
+    assert np.all(np.diff(planes.depths) > 0)
+    picture = np.zeros((48, 48, 3))  # black, the background of this model
+    for image in planes.images[::-1] / 255.0:
+        alpha = image[..., 3:]
+        picture = picture * (1.0 - alpha) + image[..., :3] * alpha
+    truth = as_image(render_image(model, model.scene.cameras, 0).rgb, model.scene.cameras, 0)
+    # 8 bits a plane, and rays that end at 1e-4 of their light
+    assert np.abs(picture - truth).max() < 0.03
+    assert sum(bool(image[..., 3].any()) for image in planes.images) > 3
