@@ -229,12 +229,8 @@ class Loop:
     def _record(self, result: StepResult, lr: float, elapsed: float) -> None:
         loss, mse = float(result.loss), float(result.mse)  # sync, every METRICS_EVERY steps
         step = self.trainer.step_count
-        if not (loss < float("inf")):
-            raise NerfError(
-                f"training diverged at step {step}: the loss is {loss}. The last checkpoint is "
-                f"kept in {self.run.path}; try a lower rate, e.g. --set train.lr="
-                f"{self.config.train.lr / 3:.2g}."
-            )
+        if not math.isfinite(loss):
+            raise self._diverged(f"the loss is {loss}")
         now = _decibels(mse)
         self.psnr = now if self.psnr == 0.0 else 0.8 * self.psnr + 0.2 * now
         self.run.append_metrics(
@@ -265,7 +261,21 @@ class Loop:
             share = max(self.budget.progress(step, elapsed), 1e-3)
             self.progress.update(step, total=int(step / share), **values)
 
+    def _diverged(self, how: str) -> NerfError:
+        kept = (
+            "The last checkpoint is kept in" if self.run.has_checkpoint else "Nothing is saved in"
+        )
+        return NerfError(
+            f"training diverged by step {self.trainer.step_count}: {how}. {kept} {self.run.path}; "
+            f"try a lower rate, e.g. --set train.lr={self.config.train.lr / 3:.2g}."
+        )
+
     def _save(self, elapsed: float) -> None:
+        model = self.trainer.model_state()
+        # densities of the occupancy grid are infinite until they are known
+        learned = (t for name, t in model.items() if not name.startswith("occupancy."))
+        if not all(bool(t.isfinite().all()) for t in learned):
+            raise self._diverged("the weights are not finite")
         state = {
             "step": self.trainer.step_count,
             "seconds": elapsed,
@@ -275,7 +285,7 @@ class Loop:
             "parts": self.residents.n_parts,
             "finished": self.budget.done(self.trainer.step_count),
         }
-        self.run.save_checkpoint(self.trainer.model_state(), self.trainer.optimizer_state(), state)
+        self.run.save_checkpoint(model, self.trainer.optimizer_state(), state)
 
 
 def _decibels(mse: float) -> float:

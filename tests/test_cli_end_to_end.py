@@ -21,7 +21,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from conftest import ROOT, Nerf, nerf_environment
-from nerfcli import resolve, train
+from nerfcli import resolve, train, trainers
 from nerfcli.cli import jobs, main
 
 SMALL = [  # a hash grid whose steps take milliseconds
@@ -545,6 +545,23 @@ def test_shell_completion(tmp_path: Path) -> None:
         text=True,
     )
     assert done.stdout.split() == ["--seed"]
+
+
+def test_a_run_that_diverged_is_an_error_and_never_a_checkpoint(
+    inside: Inside, ball: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it ends, or saves, between two looks at the loss."""
+    step = trainers.HashGridTrainer.step
+
+    def too_far(self: trainers.HashGridTrainer, lr: float) -> trainers.StepResult:
+        result = step(self, lr)
+        self.ema.color[0] = float("nan")
+        return result
+
+    monkeypatch.setattr(trainers.HashGridTrainer, "step", too_far)
+    done = inside("train", ball, "--steps", "5", "--out", "d", *SMALL)
+    assert_refused(done, "diverged", "lower rate")
+    assert not list(Path("d").glob("*.safetensors")) and not Path("d/state.json").exists()
 
 
 def test_the_default_length_says_what_more_time_gives(
