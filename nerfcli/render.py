@@ -175,11 +175,16 @@ def render_path(
         files, n_frames, seconds, seconds_per_frame, and the signal that stopped it, if any.
 
     Raises:
-        NerfError: an unknown layer, an unwritable path, or no readable checkpoint.
+        NerfError: an unknown layer, a video of views of several sizes, a path that cannot be
+            written or a full disk, or no readable checkpoint.
     """
     unknown = [layer for layer in save if layer not in LAYERS]
     if unknown or not save:
         raise NerfError(f"--save: unknown layer {unknown}; known: {', '.join(LAYERS)}.")
+    if out.suffix and len(cameras.size.unique(dim=0)) > 1:
+        raise NerfError(
+            f"--out {out}: the frames have several sizes, a video has one; name a folder for PNGs."
+        )
     model = load_model(run, backend, run.config.device, progress.note)
     progress.note(model.backend)
     limits = depth_limits(model, cameras)
@@ -187,11 +192,13 @@ def render_path(
     writers: dict[str, Writer] = {layer: open_writer(out, layer, save, fps) for layer in save}
     try:
         n_frames = _encode_all(frames(model, cameras, progress, stop), writers, limits)
-    except BaseException:
+        files = [str(path) for writer in writers.values() for path in writer.close()]
+    except BaseException as error:
         for writer in writers.values():
             writer.abort()
+        if isinstance(error, OSError):
+            raise NerfError(f"cannot write {out}: {error.strerror or error}.") from error
         raise
-    files = [str(path) for writer in writers.values() for path in writer.close()]
     seconds = time.perf_counter() - start
     return {
         "files": files,

@@ -67,12 +67,14 @@ class Mp4Writer:
     def __init__(self, path: Path, fps: int) -> None:
         self.path, self.aside, self.fps = path, _aside(path), fps
         self._stream = None
+        self._n_frames = 0
 
     def add(self, frame: np.ndarray, depth: np.ndarray | None) -> None:
         height, width = (n - n % 2 for n in frame.shape[:2])  # yuv420p needs even sizes
         if self._stream is None:
             self._stream = self._open(width, height)
         self._stream.send(np.ascontiguousarray(frame[:height, :width]))
+        self._n_frames += 1
 
     def _open(self, width: int, height: int):  # a generator that takes frames
         try:
@@ -100,8 +102,23 @@ class Mp4Writer:
         if self._stream is None:
             return []
         self._stream.close()
+        self._ensure_whole()
         os.replace(self.aside, self.path)
         return [self.path]
+
+    def _ensure_whole(self) -> None:
+        """Raise NerfError unless all frames can be read back: ffmpeg's end is told to nobody."""
+        import imageio_ffmpeg
+
+        try:
+            found = imageio_ffmpeg.count_frames_and_secs(str(self.aside))[0]
+        except RuntimeError:  # no file, or none that can be read
+            found = 0
+        if found != self._n_frames:
+            raise NerfError(
+                f"cannot write {self.path}: {found} of {self._n_frames} frames arrived in it. "
+                "Is the disk full?"
+            )
 
     def abort(self) -> None:
         if self._stream is not None:
@@ -140,6 +157,7 @@ class GifWriter:
 
     def abort(self) -> None:
         self._frames = []
+        _aside(self.path).unlink(missing_ok=True)
 
 
 class FrameWriter:

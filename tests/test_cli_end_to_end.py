@@ -564,6 +564,21 @@ def test_a_run_that_diverged_is_an_error_and_never_a_checkpoint(
     assert not list(Path("d").glob("*.safetensors")) and not Path("d/state.json").exists()
 
 
+def test_frames_of_several_sizes_are_no_video(copy: Path, inside: Inside) -> None:
+    record = copy / "scene.json"
+    scene = json.loads(record.read_text())
+    held_out = scene["splits"]["test"]
+    frame = scene["frames"][held_out[0]]
+    frame["size"] = [n // 2 for n in frame["size"]]
+    record.write_text(json.dumps(scene))
+    for name in ("a.mp4", "a.gif"):
+        words = ("render", copy, "--path", "test", "--out", name)
+        assert_refused(inside(*words), "several sizes", "folder")
+        assert not Path(name).exists()
+    inside("render", copy, "--path", "test", "--out", "frames")
+    assert len(list(Path("frames").glob("rgb_*.png"))) == len(held_out)
+
+
 def test_the_default_length_says_what_more_time_gives(
     inside: Inside, ball: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

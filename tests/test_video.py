@@ -101,3 +101,25 @@ def test_unknown_suffix_and_unwritable_folder_are_told(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(NerfError, match="cannot write to"):
         open_writer(tmp_path / "file" / "a.mp4", "rgb", ("rgb",), fps=10)
+
+
+@pytest.mark.parametrize("loss", ["half", "all"])
+def test_a_video_that_did_not_arrive_whole_is_told(
+    loss: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ffmpeg, out of room on the disk, ends without a word to us."""
+    writer = open_writer(tmp_path / "a.mp4", "rgb", ("rgb",), fps=10)
+    for i in range(5):
+        writer.add(picture(i), None)
+    whole = writer._ensure_whole  # pyright: ignore[reportAttributeAccessIssue]
+
+    def cut() -> None:
+        aside = writer.aside  # pyright: ignore[reportAttributeAccessIssue]
+        aside.write_bytes(aside.read_bytes()[: aside.stat().st_size // 2 if loss == "half" else 0])
+        whole()
+
+    monkeypatch.setattr(writer, "_ensure_whole", cut)
+    with pytest.raises(NerfError, match="of 5 frames arrived"):
+        writer.close()
+    writer.abort()
+    assert list(tmp_path.iterdir()) == []
