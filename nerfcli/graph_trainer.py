@@ -139,6 +139,7 @@ class GraphTrainer(HashGridTrainer):
     def set_views(self, views: Views) -> None:
         super().set_views(views)
         self._graph, self._captured = None, None  # the recorded step reads the old pixels
+        self.first_step = self.step_count  # eager steps again: a first look at views waits
 
     def extra_state(self) -> dict:
         return super().extra_state() | {"samples_per_ray": float(self.rate)}
