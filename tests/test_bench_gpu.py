@@ -99,6 +99,19 @@ def test_an_error_costs_one_section_and_is_tried_again(
     assert gpu.failed(state) == [] and (sections["a"], sections["b"], sections["c"]) == (1, 2, 1)
 
 
+@pytest.mark.parametrize("agrees", [True, False])
+def test_a_backend_that_differs_is_not_timed(
+    agrees: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rows = {"parity x": [{"agrees": agrees}], "step x": [{"ms": 1}], "step y": [{"ms": 2}]}
+    plan = [Section(name, 1, lambda r=r: r) for name, r in rows.items()]
+    monkeypatch.setattr(gpu, "plan", lambda *_: plan)
+    state = bench(tmp_path)
+    assert state["sections"]["step y"]["rows"] == [{"ms": 2}]
+    assert state["sections"]["step x"]["rows"] == ([{"ms": 1}] if agrees else [])
+    assert gpu.failed(state) == ([] if agrees else ["parity x", "step x"])
+
+
 def test_a_slot_that_runs_out_goes_on_later(sections: dict[str, Any], tmp_path: Path) -> None:
     sections["fail"] = False
     assert gpu.left(bench(tmp_path, minutes=1)) == ["step b", "step c"]  # one at least
