@@ -162,9 +162,10 @@ def test_a_broken_or_readonly_memory_does_not_stop_the_run(
 ) -> None:
     monkeypatch.setattr(selfcheck, "examine", lambda name, device: None)
     broken = tmp_path / "verdicts.json"
-    broken.write_text("{")
-    assert selfcheck.verdict("good", "cpu", None, broken) is None
-    assert len(json.loads(broken.read_text())) == 1
+    for text in ("{", "null"):
+        broken.write_text(text)
+        assert selfcheck.verdict("good", "cpu", None, broken) is None
+        assert len(json.loads(broken.read_text())) == 1
 
     def refuse(path: Path, value: object) -> None:
         raise NerfError(f"cannot write {path}: Read-only file system.")

@@ -208,6 +208,8 @@ def verdict(
         known = read_json(path)
     except NerfError:  # not there yet, or broken
         known = {}
+    if not isinstance(known, dict):
+        known = {}
     if key not in known:
         if note is not None:
             note(f"backend {name}: first use on this machine, compiling and checking its kernels")
