@@ -15,7 +15,7 @@ from nerfcli.boxes import Box
 from nerfcli.config import Config
 from nerfcli.encoding import frequency_encoding
 from nerfcli.mlp import classic_layer_widths, classic_mlp, init_classic
-from nerfcli.rays import Pixels, Rays, Samples
+from nerfcli.rays import Pixels, Rays, Samples, ensure_same_shapes
 from nerfcli.sampling import edges_from_points, importance, stratified
 from nerfcli.volume import composite, weights_from_density
 
@@ -132,4 +132,5 @@ class ClassicField:
         return dict(self.params)
 
     def load_state(self, state: dict[str, Tensor], threshold: float) -> None:
+        ensure_same_shapes(state, self.params)
         self.params = dict(state)

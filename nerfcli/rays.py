@@ -25,6 +25,18 @@ def ensure_shape(name: str, value: Tensor, shape: tuple[int | None, ...]) -> Non
         raise NerfError(f"{name} must have shape {want}, got {tuple(value.shape)}.")
 
 
+def ensure_same_shapes(got: dict[str, Tensor], want: dict[str, Tensor]) -> None:
+    """Raise NerfError unless a checkpoint's tensors have the names and shapes of `want`."""
+    for name, tensor in want.items():
+        shape = tuple(got[name].shape) if name in got else None
+        if shape != tuple(tensor.shape):
+            raise NerfError(
+                f"the checkpoint does not fit its config.toml: {name} should have shape "
+                f"{tuple(tensor.shape)}, {'is missing' if shape is None else f'has {shape}'}. "
+                "Take an intact copy of the run."
+            )
+
+
 @dataclass(frozen=True)
 class Rays:
     """Rays in scene space.

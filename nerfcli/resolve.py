@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from nerfcli.config import Config
+from nerfcli.config import Config, ModelConfig, SamplingConfig, SceneConfig, TrainConfig
 from nerfcli.devices import pick
 from nerfcli.errors import NerfError
 from nerfcli.scenes import Scene
@@ -25,64 +25,77 @@ def resolve(config: Config, scene: Scene) -> Config:
     Raises:
         NerfError: an unknown method, loss or device, or cuda where there is none.
     """
-    method = config.model.method
-    if method == "auto":
-        method = "hashgrid"
-    if method not in METHODS:
-        raise NerfError(
-            f"model.method: unknown method {method!r}; known: auto, {', '.join(METHODS)}."
-        )
-    classic = method == "classic"
     device = pick(config.device)
-    background = config.scene.background
+    method = _method(config.model.method)
+    finest = detail_pixels(scene)
+    train = _train(config.train, method, device)
+    cells = config.occupancy.cells or 4 * train.n_samples
+    return replace(
+        config,
+        device=device,
+        model=_model(config.model, method, device, scene, finest),
+        sampling=_sampling(config.sampling, finest),
+        train=train,
+        occupancy=replace(config.occupancy, cells=cells),
+        scene=_scene(config.scene, scene),
+    )
+
+
+def _method(name: str) -> str:
+    if name == "auto":
+        return "hashgrid"
+    if name not in METHODS:
+        raise NerfError(
+            f"model.method: unknown method {name!r}; known: auto, {', '.join(METHODS)}."
+        )
+    return name
+
+
+def _model(
+    model: ModelConfig, method: str, device: str, scene: Scene, finest: float
+) -> ModelConfig:
+    resolution = grid_resolution(finest) * 2 ** (scene.box.n_cascades - 1)
+    return replace(
+        model,
+        method=method,
+        log2_table_size=model.log2_table_size or LOG2_TABLE_SIZE[device],
+        max_resolution=model.max_resolution or resolution,
+        width=model.width or (256 if method == "classic" else 64),
+    )
+
+
+def _sampling(sampling: SamplingConfig, finest: float) -> SamplingConfig:
+    steps = int(min(1024, max(128, finest * 3**0.5 / STEP_PIXELS)))
+    return replace(sampling, steps_per_box=sampling.steps_per_box or steps)
+
+
+def _train(train: TrainConfig, method: str, device: str) -> TrainConfig:
+    classic = method == "classic"
+    return replace(
+        train,
+        minutes=train.minutes or (0.0 if train.steps else DEFAULT_MINUTES),
+        n_rays=train.n_rays or CLASSIC_RAYS[device],
+        n_samples=train.n_samples or N_SAMPLES[device],
+        lr=train.lr or (5e-4 if classic else 1e-2),
+        lr_final=train.lr_final or (0.1 if classic else 0.02),
+        loss=("mse" if classic else "huber") if train.loss == "auto" else train.loss,
+    )
+
+
+def _scene(wanted: SceneConfig, scene: Scene) -> SceneConfig:
+    background = wanted.background
     if background == "auto":
         background = "black" if scene.background == "none" else scene.background
     if background not in ("white", "black"):
         raise NerfError(
             f"scene.background: unknown background {background!r}; use auto, white or black."
         )
-    finest = detail_pixels(scene)
-    model = replace(
-        config.model,
-        method=method,
-        log2_table_size=config.model.log2_table_size or LOG2_TABLE_SIZE[device],
-        max_resolution=config.model.max_resolution
-        or grid_resolution(finest) * 2 ** (scene.box.n_cascades - 1),
-        width=config.model.width or (256 if classic else 64),
-    )
-    sampling = replace(
-        config.sampling,
-        steps_per_box=config.sampling.steps_per_box
-        or int(min(1024, max(128, finest * 3**0.5 / STEP_PIXELS))),
-    )
-    train = config.train
-    minutes = train.minutes or (0.0 if train.steps else DEFAULT_MINUTES)
-    n_samples = train.n_samples or N_SAMPLES[device]
-    train = replace(
-        train,
-        minutes=minutes,
-        n_rays=train.n_rays or CLASSIC_RAYS[device],
-        n_samples=n_samples,
-        lr=train.lr or (5e-4 if classic else 1e-2),
-        lr_final=train.lr_final or (0.1 if classic else 0.02),
-        loss=("mse" if classic else "huber") if train.loss == "auto" else train.loss,
-    )
-    occupancy = replace(config.occupancy, cells=config.occupancy.cells or 4 * n_samples)
-    scene_config = replace(
-        config.scene,
+    return replace(
+        wanted,
         background=background,
         near=scene.near,
         far=scene.far,
         cascades=scene.box.n_cascades,
-    )
-    return replace(
-        config,
-        device=device,
-        model=model,
-        sampling=sampling,
-        train=train,
-        occupancy=occupancy,
-        scene=scene_config,
     )
 
 

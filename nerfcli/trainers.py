@@ -20,7 +20,7 @@ from nerfcli.images import Views
 from nerfcli.losses import mse
 from nerfcli.occupancy import OccupancyGrid
 from nerfcli.radiance import NetParams
-from nerfcli.rays import Rays
+from nerfcli.rays import Rays, ensure_same_shapes
 from nerfcli.scenes import Scene
 
 MIN_RAYS, MAX_RAYS = 64, 2**17
@@ -192,6 +192,8 @@ class HashGridTrainer:
         }
 
     def load(self, model: dict[str, Tensor], optimizer: dict[str, Tensor], extra: dict) -> None:
+        ensure_same_shapes(model, self.model_state())
+        ensure_same_shapes(optimizer, self.optimizer_state())
         names = ("grid.table", "density.weights", "color.weights")
         self.ema = NetParams(*(model[n].clone() for n in names))
         raw = {n: optimizer[f"raw.{n}"] for n in names}
@@ -271,6 +273,8 @@ class ClassicTrainer:
         return {"step": self.step_count}
 
     def load(self, model: dict[str, Tensor], optimizer: dict[str, Tensor], extra: dict) -> None:
+        ensure_same_shapes(model, self.model_state())
+        ensure_same_shapes(optimizer, self.optimizer_state())
         self.field.params = {k: p.clone().requires_grad_() for k, p in model.items()}
         self.m = {k: optimizer[f"m.{k}"] for k in self.m}
         self.v = {k: optimizer[f"v.{k}"] for k in self.v}

@@ -20,8 +20,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from conftest import Nerf, nerf_environment
-from nerfcli.cli import main
+from conftest import ROOT, Nerf, nerf_environment
+from nerfcli import resolve, train
+from nerfcli.cli import jobs, main
 
 SMALL = [  # a hash grid whose steps take milliseconds
     *("--set", "model.n_levels=4", "--set", "model.log2_table_size=10"),
@@ -92,6 +93,7 @@ def test_train_gives_one_object_and_a_run_folder(trained: Trained) -> None:
     assert trained.result["run"] == "runs/ball-1"
     assert trained.result["steps"] == 150
     assert trained.result["stopped"] is None
+    assert 5e7 < trained.result["peak_memory_bytes"] < 2.5e9  # torch alone takes 0.2 GB
     assert trained.result["psnr"] > 10.0  # a white image has about 9 dB here
     names = {path.name for path in trained.run.iterdir()}
     assert names == {
@@ -326,6 +328,27 @@ def test_sigterm_saves_and_the_rest_is_bit_exact(
     assert [row["step"] for row in rows] == list(range(50, steps + 1, 50))
 
 
+def test_sigterm_while_the_scene_is_read(
+    inside: Inside, ball: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare = train.prepare
+
+    def interrupted(*args: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return prepare(*args)
+
+    monkeypatch.setattr(train, "prepare", interrupted)
+    words = ("train", ball, "--steps", 3, *SMALL)
+    done = inside(*words, "--out", "r", "--json")
+    assert done.code == 75, done.err
+    assert json.loads(done.out)["steps"] == 0
+    monkeypatch.setattr(train, "prepare", prepare)
+    resumed, straight = inside("train", "--resume", "r"), inside(*words, "--out", "s")
+    assert (resumed.code, straight.code) == (0, 0), resumed.err + straight.err
+    ours, theirs = (load_file(Path(name) / "model-3.safetensors") for name in "rs")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
 def test_ctrl_c_saves_too(tmp_path: Path, ball: Path) -> None:
     process = stopped_run(tmp_path, ball, signal.SIGINT, 100_000)
     out, err = process.communicate(timeout=60)
@@ -354,7 +377,9 @@ def assert_refused(done: Outcome, *words: str) -> None:
         (["BALL", "--resume", "--overwrite"], ["--resume", "--overwrite"]),
         (["BALL", "--stpes", "3"], ["No such option: --stpes", "Did you mean --steps?"]),
         (["BALL", "--steps", "three"], ["--steps"]),
-        (["BALL", "--steps", "-3"], ["train.steps must be at least 0"]),
+        (["BALL", "--steps", "-3"], ["--steps must be above 0, got -3"]),
+        (["BALL", "--minutes", "0"], ["--minutes must be above 0, got 0"]),
+        (["BALL", "--minutes", "nan"], ["--minutes must be above 0, got nan"]),
         (["BALL", "--set", "train.stepz=3"], ["unknown key 'train.stepz'", "train.steps"]),
         (["BALL", "--preset", "quik"], ["unknown preset 'quik'; did you mean quick?"]),
         (["BALL", "--config", "none.toml"], ["cannot read config none.toml"]),
@@ -520,3 +545,44 @@ def test_shell_completion(tmp_path: Path) -> None:
         text=True,
     )
     assert done.stdout.split() == ["--seed"]
+
+
+def test_the_default_length_says_what_more_time_gives(
+    inside: Inside, ball: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resolve, "DEFAULT_MINUTES", 0.01)
+    done = inside("train", ball, "--out", "r", *SMALL)
+    assert done.code == 0, done.err
+    assert f"train anew: nerf train {ball} --minutes 10" in done.out
+    asked = inside("train", ball, "--out", "q", "--steps", 2, *SMALL)
+    assert "more time" not in asked.out
+    table = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    for _, decibels in jobs.LEGO_DB:
+        assert f"{decibels} dB" in table
+
+
+def test_a_wrong_number_of_threads_is_told_before_there_is_a_run(
+    inside: Inside, ball: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NERF_THREADS", "two")
+    assert_refused(inside("train", ball, "--steps", 2), "NERF_THREADS", "'two'")
+    assert os.listdir() == []
+
+
+def test_a_checkpoint_of_another_shape_is_told(copy: Path, inside: Inside) -> None:
+    config = copy / "config.toml"
+    text = config.read_text()
+    config.write_text(text.replace("n_levels = 4", "n_levels = 2"))
+    for command in (["render"], ["train", "--resume"]):
+        assert_refused(inside(*command, copy), "does not fit its config.toml", "grid.table")
+    config.write_text(text.replace('method = "hashgrid"', 'method = "classic"'))
+    assert_refused(inside("render", copy), "does not fit its config.toml", "is missing")
+
+
+@pytest.mark.slow
+def test_memory_of_large_photos(nerf: Nerf) -> None:
+    """100 views of 800x800 RGBA are 256 MB; all of the rest must not grow with them."""
+    if "NERF_DATA" not in os.environ:
+        pytest.skip("NERF_DATA does not name a folder with the scene lego800")
+    done = nerf("train", Path(os.environ["NERF_DATA"]) / "lego800", "--steps", 100, "--json")
+    assert json.loads(done.stdout)["peak_memory_bytes"] < 2.5e9

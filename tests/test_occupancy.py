@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from nerfcli.boxes import Box
@@ -95,3 +96,83 @@ def test_seen_by_cameras_keeps_the_shape():
     grid = OccupancyGrid.create(Box((0.0, 0.0, 0.0), 1.0), 4)
     seen = seen_by_cameras(grid, lambda p: p[:, 0] > 0)
     assert seen[..., 2:].all() and not seen[..., :2].any()
+
+
+def test_cell_centers_by_hand():
+    grid = OccupancyGrid.create(BOX, 4)
+    cells = torch.tensor([0, 1, 4 + 2, 64 + 16 * 3])  # the last one in the outer cube
+    want = [[-0.6, -0.6, -0.6], [-0.2, -0.6, -0.6], [0.2, -0.2, -0.6], [-1.2, -1.2, 1.2]]
+    torch.testing.assert_close(
+        grid.cell_centers(cells) - torch.tensor(BOX.center), torch.tensor(want)
+    )
+
+
+def known(values: list[float], possible: list[bool] | None = None) -> OccupancyGrid:
+    """Eight cells with these densities."""
+    mask = torch.tensor(possible or [True] * 8).view(1, 2, 2, 2)
+    grid = OccupancyGrid.create(Box((0.0, 0.0, 0.0), 1.0), 2, mask)
+    grid.densities = torch.tensor(values).view(1, 2, 2, 2)
+    return grid
+
+
+def test_occupied_is_an_optical_depth_of_a_step_or_the_mean():
+    grid = known([0.0, 0.9, 1.1, 3.0, 50.0, 50.0, 50.0, 50.0])
+    grid.refresh(threshold=0.01, step_size=0.01)  # 1 per unit; the mean is higher
+    assert grid.occupied.view(-1).tolist() == [False, False] + [True] * 6
+    grid.refresh(threshold=0.02, step_size=0.01)
+    assert grid.occupied.view(-1).tolist() == [False] * 3 + [True] * 5
+    grid.refresh(threshold=1.0, step_size=0.001)  # above the mean, which is 25.6
+    assert grid.occupied.view(-1).tolist() == [False] * 4 + [True] * 4
+
+
+def test_unknown_and_impossible_cells_do_not_count_in_the_mean():
+    unknown = float("inf")
+    grid = known([0.0, 0.1, 0.3, 0.4, unknown, 9.0, 9.0, 9.0], [True] * 5 + [False] * 3)
+    grid.refresh(threshold=1.0, step_size=0.01)  # the mean of the known and possible is 0.2
+    assert grid.occupied.view(-1).tolist() == [False, False, True, True, True] + [False] * 3
+
+
+def test_the_other_half_of_an_update_is_drawn_from_the_occupied():
+    grid = OccupancyGrid.create(Box((0.0, 0.0, 0.0), 1.0), 8)
+    generator = torch.Generator().manual_seed(0)
+
+    def slab(positions: torch.Tensor) -> torch.Tensor:
+        return 9.0 * (positions[:, 2] < -0.5)  # 128 of 512 cells
+
+    for _ in range(4):
+        update(grid, slab, 512, generator)
+    assert int(grid.occupied.sum()) == 128
+    seen: list[torch.Tensor] = []
+    for _ in range(8):
+        update(grid, lambda p: seen.append(p) or slab(p), 64, generator)
+    in_slab = sum(int((p[:, 2] < -0.5).sum()) for p in seen)
+    outside = sum(int((p[:, 2] >= -0.5).sum()) for p in seen)
+    # half a round: 256 cells, 64 of them in the slab, and 256 draws from it; some are both
+    assert outside == pytest.approx(192, abs=25)
+    assert in_slab > 250
+
+
+def test_a_part_of_a_round_is_spread_over_the_box():
+    grid = OccupancyGrid.create(Box((0.0, 0.0, 0.0), 1.0), 16)
+    seen: list[torch.Tensor] = []
+    generator = torch.Generator().manual_seed(0)
+    grid.occupied = torch.zeros_like(grid.occupied)
+    update(grid, lambda p: seen.append(p) or torch.zeros(len(p)), 512, generator)
+    (p,) = seen
+    assert len(p) == 256
+    # uniform in [-1, 1]: deviation 0.577, of the mean of 256 of them 0.036
+    assert p.mean(dim=0).abs().max() < 0.15
+    assert (p.std(dim=0) - 0.577).abs().max() < 0.1
+
+
+def test_a_cell_is_probed_at_random_places():
+    possible = torch.zeros(1, 4, 4, 4, dtype=torch.bool)
+    possible[0, 0, 0, 0] = True
+    grid = OccupancyGrid.create(Box((0.0, 0.0, 0.0), 1.0), 4, possible)
+    seen: list[torch.Tensor] = []
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(50):
+        update(grid, lambda p: seen.append(p) or torch.zeros(len(p)), 8, generator)
+    places = torch.cat(seen)
+    assert places.min() >= -1.0 and places.max() < -0.5
+    assert (places.amin(dim=0) < -0.95).all() and (places.amax(dim=0) > -0.55).all()

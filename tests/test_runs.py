@@ -331,3 +331,10 @@ def test_json_is_standard_and_atomic(tmp_path: Path) -> None:
         raise RuntimeError
     assert read_json(file) == {"old": 1}
     assert os.listdir(tmp_path) == ["v.json"]
+
+
+def test_a_file_in_the_way_of_a_folder_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NerfError, match=r"cannot write .*file/v\.json"):
+        write_json(tmp_path / "file" / "v.json", {})
+    assert os.listdir(tmp_path) == ["file"]

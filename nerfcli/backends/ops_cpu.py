@@ -45,6 +45,12 @@ def unavailable(device: str) -> str | None:
 
 
 def load() -> Ops:
+    """The kernels in the place of what they replace.
+
+    Raises:
+        NerfError: NERF_THREADS is not a positive number.
+    """
+    library.n_threads()
     return dataclasses.replace(
         reference(),
         name="cpu",

@@ -59,9 +59,7 @@ def bench(
             metavar="NAME", help="One of `nerf info`; repeatable. [default: all that run here]"
         ),
     ] = None,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="One size and few repeats: some ten seconds a backend.")
-    ] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="One size and few repeats.")] = False,
     gpu: GpuScene = None,
     out: GpuOut = Path("bench"),
     as_json: Json = False,

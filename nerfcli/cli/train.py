@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from nerfcli.cli.jobs import find_run, fresh_job, resumed_job, work
+from nerfcli.cli.jobs import fresh_job, resumable_job, work
 from nerfcli.cli.options import Json, ProgressKind, Quiet, progress_kind
 from nerfcli.errors import NerfError
-from nerfcli.progress import Progress
+from nerfcli.progress import Progress, StopSignal
 from nerfcli.settings import given_values
 
 
@@ -92,6 +92,9 @@ def train(
     """
     if steps is not None and minutes is not None:
         raise NerfError("--steps and --minutes exclude each other: give one of them.")
+    for flag, length in (("--steps", steps), ("--minutes", minutes)):
+        if length is not None and not length > 0:
+            raise NerfError(f"{flag} must be above 0, got {length}.")
     if resume and overwrite:
         raise NerfError("--resume goes on with a run, --overwrite replaces it: give one of them.")
     kind = progress_kind(progress, quiet)
@@ -106,17 +109,10 @@ def train(
         "device": device,
     }
     given = given_values(preset, config, set_ or [], flags)
-    found = find_run(scene, out) if resume else None
-    with Progress(kind, None, "step", "train") as reporter:
-        if found is None:
-            job = fresh_job(
-                scene,
-                out,
-                given,
-                overwrite=overwrite or resume,
-                target_psnr=target_psnr,
-                note=reporter.note,
-            )
-        else:
-            job = resumed_job(found, scene, given, target_psnr=target_psnr, note=reporter.note)
-        return work(job, reporter, as_json=as_json)
+    # a signal while the scene is read counts as well: the run is saved at its step 0
+    with Progress(kind, None, "step", "train") as reporter, StopSignal() as stop:
+        find = resumable_job if resume else fresh_job
+        job = find(
+            scene, out, given, overwrite=overwrite, target_psnr=target_psnr, note=reporter.note
+        )
+        return work(job, reporter, stop, as_json=as_json)

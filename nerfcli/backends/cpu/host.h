@@ -67,9 +67,10 @@ struct NerfAdam {
 
 // The state of one ray while it marches.
 struct NerfMarcher {
-  float origin[3], direction[3], inverse[3];
+  float origin[4], direction[4], inverse[4];  // the last of each is padding
   float t_min, t_max, s_start;
-  int32_t step;  // the next step to look at; -1: the ray is done
+  float t_start;  // of step 0, were all steps growing ones
+  int32_t step;   // the next step to look at; -1: the ray is done
 };
 
 typedef void (*NerfTask)(void *context, int64_t task, int thread);
@@ -87,7 +88,7 @@ void nerf_march_start(NerfMarcher *ray, const float *origin, const float *direct
 // Writes up to `limit` steps in occupied cells; returns how many.
 int nerf_march_some(NerfMarcher *ray, const NerfBricks *bricks, NerfSteps steps, int limit,
                     float *t_starts, float *t_ends);
-const NerfBricks *nerf_bricks(const NerfOccupancy *occupancy);
+const NerfBricks *nerf_bricks(const NerfOccupancy *occupancy, NerfSteps steps);
 }
 
 // One instruction set's kernels.

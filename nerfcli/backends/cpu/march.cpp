@@ -1,7 +1,7 @@
 // Marching through the occupancy grid; the reference is nerfcli/sampling.py.
 //
 // Compiled without contraction of products and sums, for the plainest processor: then the steps
-// are the reference's to the bit (with cone > 0 up to the last digit of exp and log).
+// are the reference's to the bit (with cone > 0 up to the last digits of exp and log).
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,12 +17,26 @@ struct NerfBricks {
   const uint8_t *blocks;   // [n_cascades, m, m, m]
   int n_cascades, resolution, n, m;
   bool skip_bricks, skip_blocks;  // whether they end where the next finer cascade begins
-  float center[3], half_size;
+  float center[4], half_size;
+  const float *growth;  // [N_GROWTH] (1 + cone)^k
 };
 
 enum { SLOT_HOST = 32 };
 
-extern "C" const NerfBricks *nerf_bricks(const NerfOccupancy *o) {
+// So many growing steps reach 6 million times as far as the first one, at a cone of 1/256.
+constexpr int N_GROWTH = 4096;
+
+// (1 + cone)^k, made anew where the cone is another one; one call at a time comes here.
+static const float *growth_table(float cone) {
+  static float table[N_GROWTH], made_for = 0.0f;
+  if (cone != made_for) {
+    for (int k = 0; k < N_GROWTH; k++) table[k] = float(exp(k * log1p(double(cone))));
+    made_for = cone;
+  }
+  return table;
+}
+
+extern "C" const NerfBricks *nerf_bricks(const NerfOccupancy *o, NerfSteps steps) {
   int R = o->resolution, n = (R + 3) / 4, m = (n + 3) / 4, C = o->n_cascades;
   size_t n_words = size_t(C) * n * n * n, n_blocks = size_t(C) * m * m * m;
   char *p = static_cast<char *>(
@@ -68,8 +82,18 @@ extern "C" const NerfBricks *nerf_bricks(const NerfOccupancy *o) {
       }
   }, &context);
   *bricks = NerfBricks{words, blocks, C, R, n, m, C == 1 || R % 16 == 0, C == 1 || R % 64 == 0,
-                       {o->center[0], o->center[1], o->center[2]}, o->half_size};
+                       {o->center[0], o->center[1], o->center[2], 0.0f}, o->half_size,
+                       growth_table(steps.cone)};
   return bricks;
+}
+
+typedef float Four __attribute__((vector_size(16)));
+typedef int32_t FourInts __attribute__((vector_size(16)));
+
+static Four vector(const float *p) {
+  Four v;
+  memcpy(&v, p, sizeof v);
+  return v;
 }
 
 static float s_from_t(float t, NerfSteps steps) {
@@ -79,10 +103,13 @@ static float s_from_t(float t, NerfSteps steps) {
   return 1.0f / steps.cone + logf(t / t_c) / log1pf(steps.cone);
 }
 
-static float t_from_s(float s, NerfSteps steps) {
-  if (steps.cone == 0.0f) return s * steps.size;
+// t of the k-th edge of a ray's steps.
+static float t_of_edge(const NerfMarcher &ray, const float *growth, NerfSteps steps, int k) {
+  float s = ray.s_start + float(k);
+  if (s < 0.0f) s = 0.0f;
+  if (steps.cone == 0.0f || s <= 1.0f / steps.cone) return s * steps.size;
+  if (k < N_GROWTH) return ray.t_start * growth[k];
   float s_c = 1.0f / steps.cone;
-  if (s <= s_c) return s * steps.size;
   return expf((s - s_c) * log1pf(steps.cone)) * (steps.size * s_c);
 }
 
@@ -92,9 +119,15 @@ extern "C" void nerf_march_start(NerfMarcher *ray, const float *origin, const fl
     ray->origin[a] = origin[a], ray->direction[a] = direction[a];
     ray->inverse[a] = direction[a] != 0.0f ? 1.0f / direction[a] : INFINITY;
   }
+  ray->origin[3] = ray->direction[3] = ray->inverse[3] = 0.0f;
   ray->t_min = t_min, ray->t_max = t_max;
   ray->step = t_max > t_min ? 0 : -1;
   ray->s_start = ray->step < 0 ? 0.0f : s_from_t(t_min, steps) + jitter - 0.5f;
+  ray->t_start = 0.0f;
+  if (steps.cone != 0.0f) {
+    double s_c = 1.0 / steps.cone;
+    ray->t_start = float(exp((ray->s_start - s_c) * log1p(double(steps.cone))) * steps.size * s_c);
+  }
 }
 
 // Where the ray leaves the cells [low, low + width) of one cascade along each axis, as t.
@@ -113,25 +146,21 @@ static float exit_distance(const NerfMarcher &ray, const NerfBricks &b, const in
 // Whether the position is in an occupied cell; if not, *leave is a distance up to which the ray
 // surely meets no occupied cell, or 0 where nothing is known.
 static bool occupied(const NerfMarcher &ray, const NerfBricks &b, float t_mid, float *leave) {
-  float offset[3], reach = 0.0f;
-  for (int a = 0; a < 3; a++) {
-    offset[a] = ray.origin[a] + t_mid * ray.direction[a] - b.center[a];
-    float size = fabsf(offset[a]);
-    if (size > reach) reach = size;
-  }
-  reach = reach / b.half_size;
+  Four offset = vector(ray.origin) + t_mid * vector(ray.direction) - vector(b.center);
+  Four size = offset < 0.0f ? -offset : offset;
+  float reach = size[0] > size[1] ? size[0] : size[1];
+  reach = (reach > size[2] ? reach : size[2]) / b.half_size;
   int cascade = 0;
   float half = b.half_size;
   for (float limit = 1.0f; reach > limit && cascade < b.n_cascades; limit *= 2.0f)
     cascade++, half *= 2.0f;
   *leave = 0.0f;
   if (cascade >= b.n_cascades) return false;
-  int cell[3];
-  for (int a = 0; a < 3; a++) {
-    cell[a] = int((offset[a] / half + 1.0f) * (0.5f * float(b.resolution)));
-    if (cell[a] < 0) cell[a] = 0;
-    if (cell[a] > b.resolution - 1) cell[a] = b.resolution - 1;
-  }
+  Four place = (offset / half + 1.0f) * (0.5f * float(b.resolution));
+  Four low_end = {}, high_end = low_end + (float(b.resolution) - 0.5f);
+  place = place > low_end ? place : low_end;  // not a number: the first cell
+  place = place < high_end ? place : high_end;
+  FourInts cell = __builtin_convertvector(place, FourInts);
   int m = b.m, n = b.n;
   const int block[3] = {cell[0] >> 4, cell[1] >> 4, cell[2] >> 4};
   if (!b.blocks[((int64_t(cascade) * m + block[2]) * m + block[1]) * m + block[0]]) {
@@ -158,8 +187,7 @@ extern "C" int nerf_march_some(NerfMarcher *ray, const NerfBricks *bricks, NerfS
   if (ray->step < 0) return 0;
   int found = 0, k = ray->step;
   auto edge = [&](int step) {
-    float s = ray->s_start + float(step);
-    float t = t_from_s(s > 0.0f ? s : 0.0f, steps);
+    float t = t_of_edge(*ray, bricks->growth, steps, step);
     return t > ray->t_min ? t : ray->t_min;
   };
   float start = edge(k);
@@ -215,7 +243,7 @@ void *nerf_march_all(const NerfRays *rays, const float *t_min, const float *t_ma
     NerfSteps steps;
     int64_t *offsets;
     Marched *marched;
-  } context{rays, t_min, t_max, jitter, nerf_bricks(occupancy), *steps, offsets, marched};
+  } context{rays, t_min, t_max, jitter, nerf_bricks(occupancy, *steps), *steps, offsets, marched};
   nerf_parallel(n_tasks, [](void *ctx, int64_t task, int) {
     Context &c = *static_cast<Context *>(ctx);
     std::vector<float> &out = c.marched->parts[size_t(task)];

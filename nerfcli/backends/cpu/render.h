@@ -111,7 +111,7 @@ static void render(const NerfNet *net, const NerfParams *params, const NerfBox *
                    const NerfOccupancy *occupancy, const NerfSteps *steps, const float *background,
                    int background_stride, float min_transmittance, NerfPixels *pixels) {
   Weights w = prepare(*net, *params);
-  const NerfBricks *bricks = nerf_bricks(occupancy);
+  const NerfBricks *bricks = nerf_bricks(occupancy, *steps);
   parallel(ceil_div(in->n_rays, RENDER_RAYS), [&](int64_t task, int thread) {
     int64_t first = task * RENDER_RAYS, n = least(RENDER_RAYS, in->n_rays - first);
     RenderRay *rays = static_cast<RenderRay *>(
