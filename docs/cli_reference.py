@@ -29,7 +29,7 @@ JSON lines with `--progress json`, nothing with `--quiet`.
 | 0 | done |
 | 1 | a bug of ours, with a traceback |
 | 2 | bad usage or bad input: one message says what, where, and what to do |
-| 3 | finished, but `--target-psnr` was not reached |
+| 3 | finished, but not met: `--target-psnr` not reached, `convert --strict` would lose something |
 | 75 | stopped by SIGTERM, everything saved: the same command with `--resume` goes on |
 | 130 | stopped by Ctrl-C, likewise |
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class SceneConfig:
-    downscale: int = 1  # read images at 1/downscale of their size
+    downscale: int = 0  # read images at 1/downscale of their size; 0: 1, or what memory asks for
     holdout: int = 8  # every n-th name is a test view where the scene has no split; 0: none
     background: str = "auto"  # auto | white | black: what transparent pixels are shown on
     near: float = 0.0  # nearest sample, scene units; 0: from box and cameras

@@ -75,6 +75,36 @@ def read_image(path: Path, downscale: int = 1, size: tuple[int, int] | None = No
     return torch.from_numpy(_average(np.array(pixels), downscale))
 
 
+def read_with_alpha(
+    path: Path, alpha: Path | None, downscale: int, size: tuple[int, int]
+) -> Tensor:
+    """An image and its separate alpha image, as instant-ngp has them, as one.
+
+    Args:
+        size: width and height after the downscaling.
+
+    Returns:
+        As read_image; 4 channels where there is an alpha image.
+
+    Raises:
+        NerfError: as read_image, or the alpha image is of another size.
+    """
+    image = read_image(path, downscale, size)
+    if alpha is None:
+        return image
+    values = _srgb_to_linear(read_image(alpha, downscale, size)[..., :1])
+    if values.shape[:2] != image.shape[:2]:
+        raise NerfError(f"{alpha} must have the size of {path.name}.")
+    return torch.cat([image[..., :3], values], dim=-1)
+
+
+def _srgb_to_linear(alpha: Tensor) -> Tensor:
+    """instant-ngp takes the red channel of an alpha image through the sRGB curve."""
+    value = alpha.to(torch.float64) / 255
+    linear = torch.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+    return (linear * 255).to(torch.uint8)
+
+
 def read_mask(path: Path, size: tuple[int, int], ignored: str, downscale: int = 1) -> Tensor:
     """Which pixels of an image may be used, from its mask file.
 
@@ -165,12 +195,18 @@ def _average(pixels: np.ndarray, factor: int) -> np.ndarray:
     h, w = height // factor, width // factor
     if h == 0 or w == 0:
         raise NerfError(f"An image of {width}x{height} pixels cannot be downscaled by {factor}.")
-    blocks = pixels[: h * factor, : w * factor].astype(np.uint32)
+    # sums of strided slices: nothing larger than the result is made
+    total = np.zeros((h, w, channels), dtype=np.uint32)
+    for y in range(factor):
+        for x in range(factor):
+            part = pixels[y : h * factor : factor, x : w * factor : factor]
+            if channels == 4:
+                total[..., :3] += part[..., :3].astype(np.uint32) * part[..., 3:]
+                total[..., 3] += part[..., 3]
+            else:
+                total += part
     if channels == 3:
-        total = blocks.reshape(h, factor, w, factor, 3).sum(axis=(1, 3))
         return ((total + factor**2 // 2) // factor**2).astype(np.uint8)
-    blocks[..., :3] *= blocks[..., 3:]
-    total = blocks.reshape(h, factor, w, factor, 4).sum(axis=(1, 3))
     alpha = total[..., 3:]
     colour = (total[..., :3] + alpha // 2) // np.maximum(alpha, 1)
     alpha = (alpha + factor**2 // 2) // factor**2

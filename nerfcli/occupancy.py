@@ -109,7 +109,10 @@ class OccupancyGrid:
 
     def refresh(self, threshold: float, step_size: float) -> None:
         """occupied = density above min(mean of the known, threshold / step_size)."""
-        known = self.densities[self.possible & self.densities.isfinite()]
+        known = self.densities.view(-1)[self._possible_in_order()]
+        finite = known.isfinite()
+        if not finite.all():  # choosing by a mask takes three times as long as all the rest
+            known = known[finite]
         mean = float(known.mean()) if len(known) else 0.0  # sync
         limit = min(mean, threshold / step_size)
         self.occupied = self.possible & (self.densities > limit)
@@ -146,11 +149,17 @@ class OccupancyGrid:
         ranks = (u * ends[-1]).long() + 1
         return torch.searchsorted(ends, ranks).clamp_(max=len(ends) - 1)
 
+    def _possible_in_order(self) -> Tensor:
+        """Flat indices of the possible cells, rising."""
+        if not hasattr(self, "_in_order"):
+            self._in_order = self.possible.view(-1).nonzero().squeeze(1)
+        return self._in_order
+
     def _possible_cells(self) -> Tensor:
         """Flat indices of the possible cells in a fixed shuffled order, so that a part of a
         round is spread over the box."""
         if not hasattr(self, "_shuffled"):
-            cells = self.possible.view(-1).nonzero().squeeze(1)
+            cells = self._possible_in_order()
             generator = torch.Generator("cpu").manual_seed(0)
             order = torch.randperm(len(cells), generator=generator, device="cpu")
             self._shuffled = cells[order.to(cells.device)]

@@ -15,12 +15,14 @@ import torch
 from nerfcli.boxes import Box
 from nerfcli.cameras import Cameras, common_focus
 from nerfcli.lenses import Lens
+from nerfcli.splines import aimed, catmull_rom, local_directions, rotation_spline
 
 Array = np.ndarray
 SURROUNDED = math.radians(120)  # a circle, where no gap between azimuths is wider than this
 SWEEP_MARGIN = 0.9  # share of the covered azimuths that a sweep uses
 SPIRAL_TURNS = 2
 KEYFRAME_SPACING = 6  # frames of `interpolate` per camera that it passes
+KEYFRAMES = 8  # at least: two cameras may look from opposite sides, with nothing between them
 
 
 @dataclass(frozen=True)
@@ -110,13 +112,12 @@ def interpolate(cameras: Cameras, box: Box, n_frames: int) -> Cameras:
     """A smooth flight through the cameras themselves, in a short order.
 
     Positions and rotations (as quaternions) follow centripetal Catmull-Rom splines; around a focus
-    the distance to it does so too, so that no chord leads through the object. With many cameras
+    the distance to it does so too, so that no chord leads through the object, and it stays in the
+    picture where the cameras have it. With many cameras
     it passes only a well-spread choice of them. `box` is not used: the cameras say where there is
     something to see.
     """
-    from scipy.spatial.transform import Rotation
-
-    chosen = _spread(cameras, max(n_frames // KEYFRAME_SPACING, 2))
+    chosen = _spread(cameras, max(n_frames // KEYFRAME_SPACING, KEYFRAMES))
     c2w = cameras.c2w.numpy()[_short_order(cameras, chosen)]
     if len(c2w) == 1:
         return _path(cameras, np.repeat(c2w, n_frames, axis=0))
@@ -124,34 +125,33 @@ def interpolate(cameras: Cameras, box: Box, n_frames: int) -> Cameras:
     # centripetal: knots by the square root of the distance; the floor keeps equal points apart
     knots = np.concatenate([[0.0], np.sqrt(steps + 1e-3 * steps.mean() + 1e-9).cumsum()])
     at = np.linspace(0.0, knots[-1], n_frames)
-    positions = _catmull_rom(knots, c2w[:, :, 3], at)
+    positions = catmull_rom(knots, c2w[:, :, 3], at)
     focus = common_focus(cameras)
+    center = focus[0].numpy() if focus is not None else np.zeros(3)
     if focus is not None:
-        center = focus[0].numpy()
         distances = np.linalg.norm(c2w[:, :, 3] - center, axis=-1, keepdims=True)
-        wanted, offsets = _catmull_rom(knots, distances, at), positions - center
+        wanted, offsets = catmull_rom(knots, distances, at), positions - center
         reached = np.linalg.norm(offsets, axis=-1, keepdims=True)
         positions = center + offsets * np.maximum(wanted / reached, 1.0)
-    quaternions = Rotation.from_matrix(c2w[:, :, :3]).as_quat()
-    for i in range(1, len(quaternions)):  # q and -q are the same rotation: take the nearer one
-        if quaternions[i] @ quaternions[i - 1] < 0:
-            quaternions[i] *= -1
-    rotations = Rotation.from_quat(_catmull_rom(knots, quaternions, at)).as_matrix()
+    rotations = rotation_spline(knots, c2w[:, :, :3], at)
+    if focus is not None:  # each passes it at its own place in the picture; so do those between
+        seen = local_directions(c2w[:, :, :3], center - c2w[:, :, 3])
+        rotations = aimed(rotations, center - positions, catmull_rom(knots, seen, at))
     return _path(cameras, np.concatenate([rotations, positions[:, :, None]], axis=-1))
 
 
 def _path(cameras: Cameras, c2w: Array) -> Cameras:
     """Pinholes at `c2w` [n, 3, 4] with the median intrinsics; even sizes, for video."""
-    size = cameras.size.to(torch.float64).quantile(0.5, dim=0)
-    even = (size / 2).round().clamp(min=1) * 2
+    even = (cameras.size.double() / 2).quantile(0.5, dim=0).round().clamp(min=1) * 2
     relative = (cameras.focal / cameras.size).quantile(0.5, dim=0)
-    n = len(c2w)
+    if any(lens.is_wide for lens in cameras.lenses):  # 90 degrees of its view
+        relative = relative * max(1.0, 0.5 / float(relative[0]))
     return Cameras(
         torch.from_numpy(np.ascontiguousarray(c2w)),
-        (relative * even).expand(n, 2).clone(),
-        (even / 2).expand(n, 2).clone(),
-        even.to(torch.int64).expand(n, 2).clone(),
-        (Lens(),) * n,
+        (relative * even).repeat(len(c2w), 1),
+        (even / 2).repeat(len(c2w), 1),
+        even.to(torch.int64).repeat(len(c2w), 1),
+        (Lens(),) * len(c2w),
     )
 
 
@@ -279,22 +279,3 @@ def _two_opt(tour: list[int], distances: Array) -> None:
                 if gain > 1e-9:
                     tour[i : j + 1] = tour[i : j + 1][::-1]
                     improved = True
-
-
-def _catmull_rom(knots: Array, points: Array, at: Array) -> Array:
-    """Barry and Goldman's pyramid for uneven knots; end points are mirrored.
-
-    knots [n], points [n, k], at [m] -> [m, k].
-    """
-    first, last = 2 * points[:1] - points[1:2], 2 * points[-1:] - points[-2:-1]
-    p = np.concatenate([first, points, last])
-    t = np.concatenate([2 * knots[:1] - knots[1:2], knots, 2 * knots[-1:] - knots[-2:-1]])
-    i = np.clip(np.searchsorted(knots, at, side="right") - 1, 0, len(knots) - 2)
-
-    def blend(a: Array, b: Array, start: Array, end: Array) -> Array:
-        share = ((at - t[start]) / (t[end] - t[start]))[:, None]
-        return (1 - share) * a + share * b
-
-    a1, a2, a3 = (blend(p[i + k], p[i + k + 1], i + k, i + k + 1) for k in range(3))
-    b1, b2 = blend(a1, a2, i, i + 2), blend(a2, a3, i + 1, i + 3)
-    return blend(b1, b2, i + 1, i + 2)

@@ -92,6 +92,7 @@ def _scene(wanted: SceneConfig, scene: Scene) -> SceneConfig:
         )
     return replace(
         wanted,
+        downscale=scene.downscale,
         background=background,
         near=scene.near,
         far=scene.far,

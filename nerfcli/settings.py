@@ -25,7 +25,6 @@ CHOICES = {
     "train.loss": ("auto", "mse", "huber"),
 }
 AT_LEAST = {  # every other number must not be negative
-    "scene.downscale": 1,
     "model.n_levels": 1,
     "model.n_features": 1,
     "model.base_resolution": 1,

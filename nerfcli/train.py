@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -24,7 +26,7 @@ from nerfcli.images import Views
 from nerfcli.progress import Progress, StopSignal
 from nerfcli.resolve import resolve
 from nerfcli.runs import Run
-from nerfcli.scenes import Scene, load_views
+from nerfcli.scenes import Residents, Scene
 from nerfcli.scenes.hull import silhouette_box, visual_hull
 from nerfcli.schedule import Budget, learning_rate
 from nerfcli.trainers import HashGridTrainer, StepResult, Trainer
@@ -44,14 +46,17 @@ class Prepared:
 
     scene: Scene
     config: Config
-    views: Views
+    residents: Residents
     seconds: float  # spent on it after the images were read; part of the training time
 
 
-def prepare(scene: Scene, config: Config) -> Prepared:
+def prepare(scene: Scene, config: Config, say: Callable[[str], None] | None = None) -> Prepared:
     """Read the training images, fit the box to their silhouettes, fill in the autos.
 
     The box is left alone where the user states one or the images have no alpha channel.
+
+    Args:
+        say: told how much memory the images take, before they are read.
 
     Raises:
         NerfError: no training views, an unreadable image, or a value that does not exist.
@@ -59,13 +64,14 @@ def prepare(scene: Scene, config: Config) -> Prepared:
     if not scene.splits.get("train"):
         raise NerfError(f"scene {scene.name}: no training views; hold out fewer of its images.")
     resolve(config, scene)  # a wrong value is told before the images are read
-    views = load_views(scene, scene.splits["train"])
+    residents = Residents(scene, scene.splits["train"], say)
+    views = residents.at(0)
     start = time.perf_counter()
     if scene.has_alpha and not config.scene.box:
         box = silhouette_box(scene, views)
         if box is not None:
             scene = replace(scene, box=box, box_source="silhouettes of the training views")
-    return Prepared(scene, resolve(config, scene), views, time.perf_counter() - start)
+    return Prepared(scene, resolve(config, scene), residents, time.perf_counter() - start)
 
 
 @dataclass
@@ -111,15 +117,19 @@ def _loop(
 ) -> Loop:
     """Everything at its place: pixels and field on the device, the last checkpoint or a start."""
     clock = Clock(prepared.seconds, time.perf_counter())
-    scene, config, views = prepared.scene, prepared.config, prepared.views
+    scene, config, residents = prepared.scene, prepared.config, prepared.residents
+    checkpoint = run.load_checkpoint(device) if resume else None
+    if checkpoint is not None:
+        residents.n_parts = checkpoint[2].get("parts", 1)
+    views = residents.at(checkpoint[2]["step"] if checkpoint is not None else 0)
     pixels = views.pixels.numel()
     ensure_room(pixels, device, f"the pixels of {len(views)} images", MEMORY_ADVICE)
     generator = random_generator(device, config.train.seed)
     trainer = create_trainer(scene, views.to(device), config, ops, generator)
     budget = Budget(config.train.steps, 0.0 if config.train.steps else 60 * config.train.minutes)
-    loop = Loop(trainer, config, run, budget, clock, progress, generator)
-    if resume:
-        loop.resume()
+    loop = Loop(trainer, residents, config, run, budget, clock, progress, generator)
+    if checkpoint is not None:
+        loop.resume(*checkpoint)
     elif isinstance(trainer, HashGridTrainer):
         prepare_occupancy(trainer, scene, views)
     return loop
@@ -151,20 +161,21 @@ class Loop:
     """The steps of one run, with logging, checkpoints and the end."""
 
     trainer: Trainer
+    residents: Residents
     config: Config
     run: Run
     budget: Budget
     clock: Clock
     progress: Progress
     generator: torch.Generator
-    psnr: float = 0.0
+    psnr: float = 0.0  # running mean over the rows of metrics.jsonl; 0 before the first one
+    last: StepResult | None = None
     n_rays: int | Tensor = 0  # so far; on the device where nothing waits for it
     n_samples: int | Tensor = 0
 
-    def resume(self) -> None:
-        """Take everything from the run's checkpoint."""
+    def resume(self, model: dict[str, Tensor], optimizer: dict[str, Tensor], state: dict) -> None:
+        """Take everything from a checkpoint of the run."""
         device, seed = self.generator.device, self.config.train.seed
-        model, optimizer, state = self.run.load_checkpoint(str(device))
         self.trainer.load(model, optimizer, state["trainer"])
         step = self.trainer.step_count
         if not restore_generator(self.generator, state["generator"], seed, step):
@@ -196,7 +207,7 @@ class Loop:
         return {
             "steps": trainer.step_count,
             "seconds": round(clock.elapsed(), 3),
-            "psnr": round(self.psnr, 3),
+            "psnr": round(self._psnr(), 3),
             "steps_per_second": (trainer.step_count - first_step) / seconds,
             "rays_per_second": int(self.n_rays) / seconds,
             "samples_per_second": int(self.n_samples) / seconds,
@@ -205,9 +216,11 @@ class Loop:
 
     def _step(self, elapsed: float) -> None:
         step = self.trainer.step_count
+        if self.residents.n_parts > 1 and (views := self.residents.exchanged(step)) is not None:
+            self.trainer.set_views(views.to(self.generator.device.type))
         share = self.budget.progress(step, elapsed)
         lr = learning_rate(step, share, self.config.train, HOLD[self.config.model.method])
-        result = self.trainer.step(lr)
+        result = self.last = self.trainer.step(lr)
         self.n_rays += result.n_rays
         self.n_samples += result.n_samples
         if self.trainer.step_count % METRICS_EVERY == 0:
@@ -222,7 +235,7 @@ class Loop:
                 f"kept in {self.run.path}; try a lower rate, e.g. --set train.lr="
                 f"{self.config.train.lr / 3:.2g}."
             )
-        now = -10 * torch.log10(torch.tensor(max(mse, 1e-12))).item()
+        now = _decibels(mse)
         self.psnr = now if self.psnr == 0.0 else 0.8 * self.psnr + 0.2 * now
         self.run.append_metrics(
             {
@@ -236,10 +249,15 @@ class Loop:
             }
         )
 
+    def _psnr(self) -> float:
+        """The running mean; before the first row, that of the last step alone."""
+        if self.psnr or self.last is None:
+            return self.psnr
+        return _decibels(float(self.last.mse))
+
     def _show(self, seconds: float) -> None:
-        values = {"rays_per_s": int(self.n_rays) / max(seconds, 1e-9)}  # sync, once a second
-        if self.psnr:  # known from the first row of metrics.jsonl on
-            values["psnr"] = self.psnr
+        seen = int(self.n_rays) / max(seconds, 1e-9)  # sync, once a second
+        values = {"rays_per_s": seen, "psnr": self._psnr()}
         step, elapsed = self.trainer.step_count, self.clock.elapsed()
         if self.budget.total_steps:
             self.progress.update(step, total=self.budget.total_steps, **values)
@@ -254,6 +272,11 @@ class Loop:
             "trainer": self.trainer.extra_state(),
             "generator": self.generator.get_state().tolist(),
             "budget": self.budget.state(),
+            "parts": self.residents.n_parts,
             "finished": self.budget.done(self.trainer.step_count),
         }
         self.run.save_checkpoint(self.trainer.model_state(), self.trainer.optimizer_state(), state)
+
+
+def _decibels(mse: float) -> float:
+    return -10 * math.log10(max(mse, 1e-12))

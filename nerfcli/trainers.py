@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nerfcli import classic
 from nerfcli.backends.ops import Ops
 from nerfcli.classic import ClassicField
 from nerfcli.config import Config
 from nerfcli.field import AnyField, HashField, create_field
 from nerfcli.images import Views
-from nerfcli.losses import mse
 from nerfcli.occupancy import OccupancyGrid
 from nerfcli.radiance import NetParams
 from nerfcli.rays import Rays, ensure_same_shapes
@@ -88,6 +88,10 @@ class HashGridTrainer:
         grid = self.field.occupancy
         possible = grid.possible & possible.to(self.device)
         self.field.occupancy = OccupancyGrid.create(grid.box, grid.resolution, possible)
+
+    def set_views(self, views: Views) -> None:
+        """Go on with other pixels, on the same device."""
+        self.views = views
 
     def n_rays(self) -> int:
         """Rays whose kept samples should fill the budget, by the last steps' mean."""
@@ -230,10 +234,9 @@ class ClassicTrainer:
         flat = self._pixels(config.train.n_rays)
         rays = self.scene.cameras.rays(self.views.locate(flat))
         target = over_background(self.views.colors(flat), self.background)
-        coarse, fine = self.field.render_coarse_fine(rays, self.background, self.generator)
-        fine_mse = mse(fine.rgb, target)
-        loss = mse(coarse.rgb, target) + fine_mse
-        grads = torch.autograd.grad(loss, list(self.field.params.values()))
+        loss, fine_mse, grads = classic.gradients(
+            self.field, rays, target, self.background, self.generator
+        )
         for (key, p), g in zip(self.field.params.items(), grads, strict=True):
             self.ops.adam_step(
                 p.detach().view(-1),
@@ -246,7 +249,11 @@ class ClassicTrainer:
                 eps=1e-7,
             )
         per_ray = 2 * config.sampling.n_coarse + config.sampling.n_fine
-        return StepResult(loss.detach(), fine_mse.detach(), len(rays), len(rays) * per_ray)
+        return StepResult(loss, fine_mse, len(rays), len(rays) * per_ray)
+
+    def set_views(self, views: Views) -> None:
+        """Go on with other pixels, on the same device."""
+        self.views = views
 
     def _pixels(self, n_rays: int) -> Tensor:
         """Uniform over all pixels; in the first steps, over the centre of every image."""

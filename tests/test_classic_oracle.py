@@ -8,6 +8,7 @@ numbers, and (the project's documented deviations) unit directions and a finite 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 
@@ -16,12 +17,14 @@ import pytest
 import torch
 from torch import nn
 
+from nerfcli import classic
 from nerfcli.boxes import Box
 from nerfcli.classic import ClassicField
 from nerfcli.config import Config, ModelConfig, SamplingConfig
 from nerfcli.encoding import frequency_encoding
 from nerfcli.mlp import classic_layer_widths, classic_mlp, init_classic
 from nerfcli.rays import Rays
+from nerfcli.settings import load_config
 
 TOLERANCE = 1e-5  # the bound that the method promises
 NEAR, FAR = 2.0, 6.0
@@ -275,3 +278,38 @@ def test_importance_points_gather_where_the_coarse_network_sees_matter() -> None
     assert near_wall > 120  # nearly all of the 128, and a few of the 64
     assert fine.depth.item() == pytest.approx(3.8, abs=0.05)
     assert math.isclose(fine.opacity.item(), 1.0, abs_tol=1e-5)
+
+
+@pytest.mark.usefixtures("float64")
+def test_gradients_in_parts_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """9 rays in parts of 4, 4 and 1, against one loss over the same random samples."""
+    field, rays = some_field(32, 16, 24), some_rays(9)
+    monkeypatch.setattr(classic, "rays_at_once", lambda config: 4)
+    target = torch.rand(9, 3, generator=torch.Generator().manual_seed(8))
+    background = torch.ones(3)
+    for p in field.params.values():
+        p.requires_grad_()
+    got = classic.gradients(field, rays, target, background, torch.Generator().manual_seed(7))
+
+    generator = torch.Generator().manual_seed(7)
+    parts = [
+        field.render_coarse_fine(rays[start : start + 4], background, generator)
+        for start in (0, 4, 8)
+    ]
+    coarse, fine = (torch.cat([part[i].rgb for part in parts]) for i in (0, 1))
+    fine_loss = (fine - target).square().mean()
+    loss = (coarse - target).square().mean() + fine_loss
+    loss.backward()
+    # float64 sums in another order
+    torch.testing.assert_close(got[0], loss.detach(), atol=0, rtol=1e-12)
+    torch.testing.assert_close(got[1], fine_loss.detach(), atol=0, rtol=1e-12)
+    for (name, p), g in zip(field.params.items(), got[2], strict=True):
+        assert p.grad is not None and p.grad.norm() > 0, name
+        torch.testing.assert_close(g, p.grad, atol=1e-15, rtol=1e-9)
+
+
+def test_the_full_network_goes_in_parts_and_a_small_one_at_once() -> None:
+    full = load_config("classic")
+    full = dataclasses.replace(full, model=dataclasses.replace(full.model, width=256))
+    assert 128 <= classic.rays_at_once(full) <= 256
+    assert classic.rays_at_once(load_config("classic-small")) >= 1024

@@ -81,7 +81,7 @@ def test_set(text: str, key: str, value: object) -> None:
         ("train.lr=nan", ["train.lr must be"]),
         ("train.lr=inf", ["train.lr must be"]),
         ("train.ema_decay=1.5", ["at most 1.0"]),
-        ("scene.downscale=0", ["at least 1"]),
+        ("model.n_levels=0", ["at least 1"]),
         ("model.method=nerf", ["auto, hashgrid, classic"]),
     ],
 )

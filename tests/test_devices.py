@@ -56,7 +56,9 @@ def trainer_of(ball: Path, method: str) -> Trainer:
     ready = train.prepare(load_scene(ball), small(method))
     ops = backends.select("torch", "cpu").ops
     generator = devices.random_generator("cpu", 0)
-    return create_trainer(ready.scene, ready.views.to("cpu"), ready.config, ops, generator)
+    return create_trainer(
+        ready.scene, ready.residents.at(0).to("cpu"), ready.config, ops, generator
+    )
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import trimesh.triangles
+from scipy.spatial.transform import Rotation
 from test_geometry_shapes import box
 
 from nerfcli.errors import NerfError
@@ -47,6 +48,24 @@ def test_the_three_kinds_of_nearest_point() -> None:
     queries = np.array([[0.5, 0.5, 3], [1.0, -2, 0], [5.0, -1, 1], [2.0, 2, 0], [1.95, -2, 0]])
     found = closest_points_on_triangles(queries, np.repeat(triangle, 5, axis=0))
     assert np.allclose(found, [[0.5, 0.5, 0], [1, 0, 0], [2, 0, 0], [1, 1, 0], [1.95, 0, 0]])
+
+
+@pytest.mark.parametrize("width", [1.0, 1e-3, 1e-5, 1e-7, 1e-9, 1e-12])
+def test_thin_triangles_keep_their_distance(width: float) -> None:
+    """Points above the middle of slivers of length 1: the height is the distance."""
+    rng, n = np.random.default_rng(3), 500
+    turns = Rotation.random(n, rng=rng).as_matrix()
+    flat = np.zeros((n, 3, 3))
+    flat[:, 1, 0], flat[:, 2, 0], flat[:, 2, 1] = 1.0, rng.random(n), width
+    height = 10.0 ** rng.uniform(-3, 0, n)
+    above = flat.mean(axis=1) + height[:, None] * [0.0, 0.0, 1.0]
+    triangles = np.einsum("nij,nkj->nki", turns, flat) + 1.0
+    points = np.einsum("nij,nj->ni", turns, above) + 1.0
+    found = closest_points_on_triangles(points, triangles)
+    # the corners themselves are rounded to 1e-16: at width w their plane turns by 1e-16 / w, and
+    # once that is more than w / length the edges answer, off by no more than w
+    bound = min(4e-15 / width, 2.0 * width) + 4e-15
+    assert np.abs(np.linalg.norm(points - found, axis=1) - height).max() < bound
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.02, 0.5, 20.0])
@@ -190,6 +209,19 @@ def test_iou_of_shifted_boxes_is_the_closed_form() -> None:
     assert volumetric_iou(a, a, 30, AB).iou == 1.0
     apart = volumetric_iou(a, box((9, 9, 9), (10, 10, 10)), 40, AB)
     assert apart.iou == 0.0 and apart.volume_b > 0
+
+
+@pytest.mark.parametrize("inner", [0.5, 0.9])
+def test_concentric_balls_have_the_iou_of_their_radii(inner: float) -> None:
+    big = icosphere(4)
+    small = Mesh(inner * big.vertices, big.faces)
+    found = volumetric_iou(small, big, 96, AB)
+    # the grid misjudges cubes at the surface either way: their sum errs by far less than a layer
+    assert found.iou == pytest.approx(inner**3, rel=0.005)
+    assert found.volume_b == pytest.approx(big.volume, rel=0.005)
+    distance = Surface(big).closest(small.vertices)[0]
+    # faces of 5120 lie up to 0.13 % inside their sphere
+    assert np.all((distance < 1.0 - inner + 1e-12) & (distance > 1.0 - inner - 0.002))
 
 
 def test_iou_between_representations() -> None:

@@ -26,7 +26,7 @@ from nerfcli.geometry.remesh import (
     subdivided,
 )
 from nerfcli.geometry.sampling import SurfaceSamples, sample_surface
-from nerfcli.geometry.shapes import Mesh, PointCloud, VoxelGrid, bounds, diagonal
+from nerfcli.geometry.shapes import Mesh, PointCloud, VoxelGrid, bounds, diagonal, unit
 from nerfcli.geometry.surface import surface_of
 from nerfcli.geometry.topology import topology_of
 
@@ -176,19 +176,22 @@ def test_faces_that_oppose_are_found() -> None:
 
 def test_faces_left_turned_are_smoothed_away() -> None:
     ball = icosphere(3)
-    dented = ball.vertices.copy()
-    dented[100] *= 0.8
-    dented[200] += 0.3 * ball.vertex_normals[201]
-    start = Mesh(dented, ball.faces)
-    assert len(opposing_faces(start, ball)) > 0
+    topology = topology_of(ball.faces, len(ball.vertices))
+    folded = ball.vertices.copy()
+    for vertex in (100, 400):  # drawn over a neighbour, just outside the others: a fold
+        edge = topology.edges[(topology.edges == vertex).any(axis=1)][0]
+        over = ball.vertices[edge.sum() - vertex] - ball.vertices[vertex]
+        folded[vertex] = 1.05 * unit(ball.vertices[vertex] + 2.2 * over)
+    start = Mesh(folded, ball.faces)
+    assert len(opposing_faces(start, ball)) > 2
     mended = fit_mesh(ball, start, steps=0)
     assert len(opposing_faces(mended, ball)) == 0
-    moved = np.linalg.norm(mended.vertices - dented, axis=1) > 1e-9
+    moved = np.linalg.norm(mended.vertices - folded, axis=1) > 1e-9
     assert 0 < moved.sum() < 0.2 * len(moved)  # and nothing else is touched
 
 
 def test_a_sphere_finds_its_way_between_two_legs() -> None:
-    """Between them it spans a sheet at first, which both legs would hold for ever."""
+    """Sheets span the gap at first, below, before and behind, and must not meet in the middle."""
     axis = np.arange(28)
     x, y, z = np.meshgrid(axis, axis, axis, indexing="ij")
     solid = (x > 3) & (x < 24) & (y > 9) & (y < 18) & (z > 3) & (z < 24)
@@ -196,9 +199,12 @@ def test_a_sphere_finds_its_way_between_two_legs() -> None:
     place = (np.zeros(3), np.ones(3))
     target = surface_of("legs", VoxelGrid(gaussian_filter(solid.astype(np.float32), 0.8), *place))
     assert isinstance(target, Mesh)
-    mesh = fit_mesh(target, steps=80, edge_length=0.05)
-    samples = sample_surface(mesh, 5_000, np.random.default_rng(0))
-    assert Surface(target).closest(samples.points)[0].max() < 0.05 * diagonal(bounds(target))
+    mesh = fit_mesh(target, steps=120, edge_length=0.05)
+    size = diagonal(bounds(target))
+    for one, other in ((mesh, target), (target, mesh)):
+        points = sample_surface(one, 5_000, np.random.default_rng(0)).points
+        assert Surface(other).closest(points)[0].max() < 0.02 * size  # 0.4 of an edge
+    assert len(opposing_faces(mesh, target)) == 0
     assert mesh.volume == pytest.approx(target.volume, rel=0.05)
 
 
@@ -215,9 +221,22 @@ def test_the_weights_do_what_the_docs_say() -> None:
     assert off[1] > 5 * off[0]
 
 
-def test_points_without_normals_are_refused() -> None:
-    with pytest.raises(NerfError, match="without normals"):
-        fit_mesh(PointCloud(icosphere(1).vertices))
+def test_what_cannot_be_fitted_is_refused() -> None:
+    ball = icosphere(2)
+    nothing = Mesh(np.zeros((0, 3)), np.zeros((0, 3), dtype=np.int64))
+    up = np.array([[0.0, 0, 1]])
+    cases: list[tuple[Mesh | PointCloud, Mesh | None, str]] = [
+        (PointCloud(ball.vertices), None, "without normals"),
+        (PointCloud(np.zeros((4, 3)), np.repeat(up, 4, axis=0)), None, "no extent"),
+        (nothing, None, "target of a fit is empty"),
+        (ball, nothing, "no area"),
+        (Mesh(ball.vertices, ball.faces[:, ::-1]), ball, "faces inwards"),
+    ]
+    for target, start, message in cases:
+        with pytest.raises(NerfError, match=message):
+            fit_mesh(target, start, steps=4, edge_length=0.1)
+    with pytest.raises(NerfError, match="must be positive"):
+        fit_mesh(ball, edge_length=0.0)
 
 
 @pytest.mark.slow

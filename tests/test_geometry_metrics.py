@@ -263,6 +263,17 @@ def test_faults_are_named() -> None:
     spot = PointCloud(np.ones((5, 3)))
     with pytest.raises(NerfError, match="B is degenerate: all its points"):
         compare_shapes(box(), spot, CompareOptions(samples=10, voxels=0))
+    none, nan = PointCloud(np.zeros((0, 3))), Mesh(box().vertices * math.nan, box().faces)
+    for a, b, message in (
+        (none, box(), "A is empty"),
+        (box(), Mesh(np.zeros((0, 3)), np.zeros((0, 3), dtype=np.int64)), "B is empty"),
+        (box(), nan, "B: a coordinate is NaN"),
+    ):
+        with pytest.raises(NerfError, match=message):
+            compare_shapes(a, b, QUICK)
+    two = PointCloud(np.array([[0.0, 0, 0], [1, 0, 0], [1, 0, 0]]))
+    with pytest.raises(NerfError, match="at least 3 different points"):
+        align_similarity(two, box(), np.random.default_rng(0))
     open_box = Mesh(box().vertices, box().faces[2:])
     with pytest.raises(NerfError, match="A is not watertight: 4 boundary edges"):
         compare_shapes(open_box, box(), QUICK)

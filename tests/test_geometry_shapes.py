@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import struct
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+import trimesh
 from PIL import Image
 
 from nerfcli.errors import NerfError
@@ -83,7 +85,7 @@ def test_meshes_come_back_as_they_were_written(tmp_path: Path, suffix: str) -> N
     save_shape(mesh, path)
     back = load_shape(path, notes.append)
     assert isinstance(back, Mesh)
-    # PLY holds float64; OBJ 8 decimals; GLB and STL are float32 by definition
+    # PLY holds float64; OBJ 10 digits; GLB and STL are float32 by definition
     tolerance = {".ply": 0.0, ".obj": 1e-7}.get(suffix, 1e-5)
     assert np.abs(back.triangles - mesh.triangles).max() <= tolerance
     assert len(back.vertices) == 42
@@ -195,6 +197,9 @@ def test_bad_files_are_named(
         ({"origin": [np.inf, 0, 0]}, "finite"),
         ({"origin": [0.0, 0.0]}, "3 numbers"),
         ({"values": np.array([[["a", "b"]] * 2] * 2)}, "numbers"),
+        ({"kind": "voxels", "threshold": np.array([1.0, 2.0])}, "threshold must be"),
+        ({"kind": "voxels", "threshold": np.nan}, "threshold must be"),
+        ({"kind": "voxels", "colors": np.zeros((2, 2))}, "colors must be"),
     ],
 )
 def test_bad_grids_are_named(tmp_path: Path, change: dict, message: str) -> None:
@@ -203,6 +208,46 @@ def test_bad_grids_are_named(tmp_path: Path, change: dict, message: str) -> None
     np.savez(tmp_path / "g.npz", **arrays)
     with pytest.raises(NerfError, match=message):
         load_shape(tmp_path / "g.npz")
+
+
+def test_damaged_grids_are_named(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).random((9, 9, 9), dtype=np.float32)
+    path = tmp_path / "g.npz"
+    save_shape(SdfGrid(values, np.zeros(3), np.ones(3)), path)
+    whole = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        stream = archive.getinfo("values.npy").header_offset + 30 + len("values.npy")
+    # no deflate block begins with all ones; a flip in the midst fails the checksum; a cut, the list
+    for damaged in (
+        whole[:stream] + b"\xff" * 40 + whole[stream + 40 :],
+        whole[: stream + 900] + bytes([whole[stream + 900] ^ 0xFF]) + whole[stream + 901 :],
+        whole[:-100],
+    ):
+        path.write_bytes(damaged)
+        with pytest.raises(NerfError, match="g.npz: not readable as NPZ"):
+            load_shape(path)
+
+
+def test_several_objects_in_one_file(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    clouds = [trimesh.PointCloud(rng.random((n, 3))) for n in (5, 7)]
+    trimesh.Scene(clouds).export(tmp_path / "points.glb")
+    notes: list[str] = []
+    both = load_shape(tmp_path / "points.glb", notes.append)
+    assert isinstance(both, PointCloud) and len(both.points) == 12
+    trimesh.Scene([clouds[0], trimesh.creation.box()]).export(tmp_path / "mixed.glb")
+    assert isinstance(load_shape(tmp_path / "mixed.glb", notes.append), Mesh)
+    assert "2 objects taken as one point cloud" in notes[0]
+    assert "1 objects without faces were left out" in notes[1]
+
+
+def test_an_obj_of_any_unit_keeps_its_digits(tmp_path: Path) -> None:
+    for scale in (1e-9, 1.0, 1e9):
+        ball = Mesh(icosphere(1).vertices * scale, icosphere(1).faces)
+        save_shape(ball, tmp_path / "ball.obj")
+        back = load_shape(tmp_path / "ball.obj")
+        assert isinstance(back, Mesh)
+        assert np.abs(back.vertices - ball.vertices).max() < 1e-9 * scale
 
 
 def test_a_huge_file_is_refused_before_it_is_read(

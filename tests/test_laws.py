@@ -19,11 +19,15 @@ MAX_LINES = 300
 
 # A file may import only files above it. "nerfcli" and "x" of a package x/ are their __init__.py.
 FLOORS = {
-    "words": "errors files progress config settings nerfcli",
+    "words": "errors files memory progress config settings nerfcli",
     "things": """
-        devices rays lenses boxes cameras images
-        scenes.scene scenes.keys scenes.source scenes.intrinsics scenes.points scenes.extent
-        scenes.build scenes.views scenes.transforms scenes.blender scenes scenes.hull paths""",
+        devices rays lens_models lens_inverse lenses boxes cameras images
+        scenes.scene scenes.keys scenes.source scenes.folders scenes.intrinsics scenes.ngp_box
+        scenes.points scenes.extent scenes.build scenes.views
+        scenes.colmap_cameras scenes.colmap_model scenes.colmap_binary scenes.colmap_text
+        scenes.losses scenes.transforms scenes.blender scenes.colmap scenes.llff scenes
+        scenes.transforms_export scenes.colmap_export scenes.convert scenes.hull
+        splines paths""",
     "the mathematics": "encoding mlp radiance sampling volume losses step adam",
     "the same, faster": """
         backends.ops backends.ops_torch
@@ -46,7 +50,7 @@ FLOORS = {
         bench.clock bench.parity bench.kernels bench.training bench.gpu_report bench.gpu_measures
         bench.gpu_peers bench.gpu bench
         cli.output cli.options cli.sources cli.jobs cli.train cli.render cli.eval
-        cli.compare cli.info cli.bench_gpu cli.bench cli
+        cli.compare cli.convert cli.info cli.bench_gpu cli.bench cli
         __main__""",
 }
 ORDER: list[str] = [name for names in FLOORS.values() for name in names.split()]

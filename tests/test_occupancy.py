@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -12,8 +14,8 @@ from nerfcli.sampling import occupancy_lookup
 BOX = Box((0.5, -1.0, 2.0), 0.8, n_cascades=2)
 
 
-def update(grid: OccupancyGrid, density, n_cells: int, generator, **kwargs) -> int:
-    settings = {"decay": 0.9, "threshold": 0.01, "step_size": 0.01} | kwargs
+def update(grid: OccupancyGrid, density, n_cells: int, generator, **kwargs: Any) -> int:
+    settings: dict[str, Any] = {"decay": 0.9, "threshold": 0.01, "step_size": 0.01} | kwargs
     return grid.update(density, n_cells=n_cells, generator=generator, **settings)
 
 

@@ -6,11 +6,13 @@ import math
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from nerfcli import paths
+from nerfcli import paths, splines
 from nerfcli.boxes import Box
 from nerfcli.cameras import Cameras, common_focus
 from nerfcli.lenses import Lens
@@ -149,6 +151,39 @@ def test_interpolation_passes_its_cameras_smoothly_and_around_the_object() -> No
         assert float(path.positions.norm(dim=-1).min()) > 3.95
         inward = -torch.nn.functional.normalize(path.positions, dim=-1)
         assert float((path.forwards * inward).sum(-1).min()) > 0.999
+
+
+@pytest.mark.parametrize("n", [1, 2, 6, 12, 60, 120])
+def test_interpolation_keeps_the_object_in_the_picture(n: int) -> None:
+    """Also between cameras that look from opposite sides, which few frames leave as neighbours."""
+    index = torch.arange(84).double()
+    z, azimuth = 1.9 * (index + 0.5) / 84 - 0.95, 2.4 * index
+    across = (1 - z * z).sqrt()
+    positions = 4 * torch.stack([across * azimuth.cos(), across * azimuth.sin(), z], dim=1)
+    offset = torch.tensor([0.3, 0.2, 0.1]).double()
+    for at in (torch.zeros(84, 3).double(), offset.expand(84, 3)):
+        path = paths.interpolate(looking(positions + at, at), BOX, n)
+        assert_sound(path, n)
+        inward = torch.nn.functional.normalize(at[0] - path.positions, dim=-1)
+        assert float((path.forwards * inward).sum(-1).min()) > 1 - 1e-6
+        assert float((path.positions - at[0]).norm(dim=-1).min()) > 3.9
+        steps = path.positions.diff(dim=0).norm(dim=-1)
+        assert n < 12 or float(steps.max()) < 3 * float(steps.median())
+
+
+def test_aimed_turns_by_the_least_angle() -> None:
+    rng = np.random.default_rng(0)
+    rotations = Rotation.random(50, rng).as_matrix()
+    vectors, wanted = rng.normal(size=(2, 50, 3))
+    got = splines.aimed(rotations, vectors, wanted)
+    np.testing.assert_allclose(
+        got @ got.transpose(0, 2, 1), np.tile(np.eye(3), (50, 1, 1)), atol=1e-9
+    )
+    unit = wanted / np.linalg.norm(wanted, axis=1, keepdims=True)
+    np.testing.assert_allclose(splines.local_directions(got, vectors), unit, atol=1e-9)
+    before = splines.local_directions(rotations, vectors)
+    angle = Rotation.from_matrix(rotations.transpose(0, 2, 1) @ got).magnitude()
+    np.testing.assert_allclose(angle, np.arccos((before * unit).sum(1)), atol=1e-6)
 
 
 @pytest.mark.parametrize("make", [paths.orbit, paths.spiral, paths.interpolate])

@@ -16,7 +16,8 @@ from PIL import Image
 
 from conftest import sphere_c2w
 from nerfcli.errors import NerfError
-from nerfcli.scenes import Scene, load_scene, load_views
+from nerfcli.scenes import Scene, load_scene, load_views, read_source
+from nerfcli.scenes.source import Depth
 
 WIDTH, HEIGHT = 12, 8
 TOP: dict[str, Any] = {"fl_x": 10.0, "fl_y": 11.0, "cx": 6.5, "cy": 3.5, "w": 12, "h": 8}
@@ -342,7 +343,7 @@ def bad_pose(**changes: Any) -> list[list[float]]:
         ({"fl_x": "ten"}, {}, r"fl_x must be a finite number, got 'ten'"),
         ({"x_fov": 200}, {}, "field of view of 200 degrees"),
         ({"cx": 1000}, {}, r"principal point \(1000, 3\.5\) is far outside"),
-        ({"camera_model": "EQUIRECTANGULAR"}, {}, "'EQUIRECTANGULAR' is not supported"),
+        ({"camera_model": "FISHEYE624"}, {}, "'FISHEYE624' is not supported"),
         ({"orthographic": True}, {}, "orthographic means .* not supported"),
         ({"rolling_shutter": [0, 0.1, 0, 0]}, {}, "rolling_shutter"),
         ({"ftheta_p0": 0.1}, {}, "ftheta_p0 means an f-theta lens"),
@@ -451,3 +452,56 @@ def test_pc_tower() -> None:
         assert float(z) > 0
         inside += bool(((xy[0] > 0) & (xy[0] < scene.cameras.size[i])).all())
     assert inside >= 12
+
+
+def test_depth_images_of_both_tools(tmp_path: Path) -> None:
+    table = capture(tmp_path, 3)
+    for frame in table["frames"]:
+        frame["depth_file_path"] = "d.png"
+    Image.fromarray(np.full((HEIGHT, WIDTH), 1500, np.uint16)).save(tmp_path / "d.png")
+    depth = read_source(write(tmp_path, table)).frames[0].depth
+    assert depth == Depth(tmp_path / "d.png", 1e-3)  # nerfstudio: millimetres along the axis
+    table |= {"depth_unit_scale_factor": 0.5, "is_euclidean_depth": True}
+    depth = read_source(write(tmp_path, table)).frames[0].depth
+    assert depth == Depth(tmp_path / "d.png", 0.5, is_euclidean=True)
+    for frame in table["frames"]:
+        frame["depth_path"] = frame.pop("depth_file_path")
+    assert read_source(write(tmp_path, table)).frames[0].depth is None  # as in instant-ngp
+    table["integer_depth_scale"] = 1e-4
+    depth = read_source(write(tmp_path, table)).frames[0].depth
+    assert depth == Depth(tmp_path / "d.png", 1e-4)
+    table["frames"][1]["depth_path"] = "none.png"
+    source = read_source(write(tmp_path, table))
+    assert source.frames[1].depth is None
+    assert "1 depth images do not exist: none.png" in source.notes
+    table["integer_depth_scale"] = -1
+    with pytest.raises(NerfError, match="integer_depth_scale must be positive"):
+        read_source(write(tmp_path, table))
+
+
+def test_the_frame_before_is_remembered(tmp_path: Path) -> None:
+    table = capture(tmp_path, 3) | {
+        "applied_transform": [[1, 0, 0, 5], [0, 0, 1, 0], [0, -1, 0, 0]]
+    }
+    source = read_source(write(tmp_path, table))
+    assert source.applied_transform is not None and source.applied_transform[0, 3] == 5
+    table["applied_transform"] = [[1, 2], [3, 4]]
+    with pytest.raises(NerfError, match="applied_transform must be a 3x4 table"):
+        read_source(write(tmp_path, table))
+
+
+def test_panoramas_as_nerfstudio_has_them(tmp_path: Path) -> None:
+    """Its formula (cameras.py): theta = -pi x, phi = pi (0.5 - y) with x = (u - cx) / fx and
+    y = -(v - cy) / fy; direction (-sin theta sin phi, cos phi, -cos theta sin phi), OpenGL."""
+    table = capture(tmp_path, 3, {"camera_model": "EQUIRECTANGULAR", "w": WIDTH, "h": HEIGHT})
+    table |= {"fl_x": WIDTH / 2, "fl_y": HEIGHT, "cx": WIDTH / 2, "cy": HEIGHT / 2}
+    scene = load_scene(write(tmp_path, table))
+    v, u = np.mgrid[:HEIGHT, :WIDTH] + 0.5
+    theta = -np.pi * (u - WIDTH / 2) / (WIDTH / 2)
+    phi = np.pi * (0.5 + (v - HEIGHT / 2) / HEIGHT)
+    local = np.stack([-np.sin(theta) * np.sin(phi), np.cos(phi), -np.cos(theta) * np.sin(phi)], -1)
+    for i, frame in enumerate(table["frames"]):
+        want = local.reshape(-1, 3) @ np.array(frame["transform_matrix"])[:3, :3].T
+        got = scene.cameras.image_rays(i).directions.numpy()
+        np.testing.assert_allclose(got, want, atol=1e-6)  # float32
+    assert scene.cameras.valid_pixels(0).all()

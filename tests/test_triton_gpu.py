@@ -108,9 +108,11 @@ def prepared(ball: Path, method: str = "hashgrid", steps: int = 40) -> train.Pre
 def graph_trainer(ready: train.Prepared) -> GraphTrainer:
     generator = random_generator("cuda", 0)
     ops = ops_triton.load()
-    made = create_trainer(ready.scene, ready.views.to("cuda"), ready.config, ops, generator)
+    made = create_trainer(
+        ready.scene, ready.residents.at(0).to("cuda"), ready.config, ops, generator
+    )
     assert isinstance(made, GraphTrainer)
-    train.prepare_occupancy(made, ready.scene, ready.views)
+    train.prepare_occupancy(made, ready.scene, ready.residents.at(0))
     return made
 
 

@@ -139,10 +139,10 @@ class Bench:
         ops = backends.select(name, self.device).ops
         _reset_peak(self.device)
         generator = random_generator(self.device, 0)
-        views = ready.views.to(self.device)
+        views = ready.residents.at(0).to(self.device)
         trainer = create_trainer(ready.scene, views, ready.config, ops, generator)
         assert isinstance(trainer, HashGridTrainer)
-        prepare_occupancy(trainer, ready.scene, ready.views)
+        prepare_occupancy(trainer, ready.scene, ready.residents.at(0))
         self._settle(trainer)
         every, effort = ready.config.occupancy.every, self.sizes.effort
         times: list[float] = []
@@ -221,7 +221,7 @@ class Bench:
         """Compile what a run will need, outside of its time."""
         ready, _ = self.prepared
         ops = backends.select(name, self.device).ops
-        views, generator = ready.views.to(self.device), random_generator(self.device, 1)
+        views, generator = ready.residents.at(0).to(self.device), random_generator(self.device, 1)
         trainer = create_trainer(ready.scene, views, ready.config, ops, generator)
         for _ in range(WARM_STEPS):
             trainer.step(LR)

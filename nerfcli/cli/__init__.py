@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from nerfcli.cli import bench, compare, eval, info, render, train
+from nerfcli.cli import bench, compare, convert, eval, info, render, train
 from nerfcli.cli.output import fail
 from nerfcli.errors import NerfError
 
@@ -54,7 +54,16 @@ def top(
     """The flags before the verb."""
 
 
-for command in (train.train, render.render, eval.eval, compare.compare, info.info, bench.bench):
+COMMANDS = (
+    train.train,
+    render.render,
+    eval.eval,
+    compare.compare,
+    convert.convert,
+    info.info,
+    bench.bench,
+)
+for command in COMMANDS:
     app.command(context_settings=HELP_NAMES)(command)
 
 

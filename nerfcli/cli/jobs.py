@@ -93,7 +93,7 @@ def fresh_job(
     for line in scene.notes:
         note(line)
     _ensure_held_out(scene, target_psnr)
-    prepared = prepare(scene, config)
+    prepared = prepare(scene, config, note)
     config = prepared.config
     backends.select(config.backend, config.device, note)
     scene_json = prepared.scene.to_json() | Source.of(path).as_json()
@@ -123,7 +123,7 @@ def resumable_job(
     path = find_run(thing, out)
     if path is None:
         return fresh_job(thing, out, given, overwrite=True, target_psnr=target_psnr, note=note)
-    from nerfcli.scenes import load_views
+    from nerfcli.scenes import Residents
     from nerfcli.train import Prepared
 
     run = Run.open(path)
@@ -135,8 +135,8 @@ def resumable_job(
     scene = scene_of_run(run, moved or recorded_path(run))
     _ensure_held_out(scene, target_psnr)
     note(f"going on with run {run.path}")
-    views = load_views(scene, scene.splits["train"])
-    prepared = Prepared(scene, config, views, seconds=0.0)
+    residents = Residents(scene, scene.splits["train"], note)
+    prepared = Prepared(scene, config, residents, seconds=0.0)
     return Job(prepared, run, resume=True, target_psnr=target_psnr)
 
 
@@ -220,7 +220,7 @@ def _summary(value: dict[str, Any]) -> str:
     run = value["run"]
     done = f"{quantity(value['steps'], 'step')} in {duration(value['seconds'])}"
     lines = [f"{run}: {done}"]
-    if value["psnr"]:  # 0 where the run was too short to measure it
+    if value["psnr"]:
         lines[0] += f", PSNR {value['psnr']:.2f} dB on training rays"
     if value.get("test_psnr") is not None:
         lines.append(f"held-out views: {value['test_psnr']:.2f} dB")

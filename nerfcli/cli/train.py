@@ -47,7 +47,10 @@ def train(
         typer.Option("--set", metavar="KEY=VALUE", help="Any setting: train.lr=0.005; repeatable."),
     ] = None,
     downscale: Annotated[
-        int | None, typer.Option(metavar="N", help="Read images at 1/N of their size. [default: 1]")
+        int | None,
+        typer.Option(
+            metavar="N", help="Read images at 1/N of their size. [default: 1, if memory allows]"
+        ),
     ] = None,
     holdout: Annotated[
         int | None,
@@ -80,8 +83,8 @@ def train(
 ) -> int:
     """Learn a radiance field from posed photos.
 
-    Reads Blender, instant-ngp and nerfstudio folders. Ctrl-C and SIGTERM save first; the same
-    command with --resume goes on.
+    Reads Blender, instant-ngp, nerfstudio, COLMAP and LLFF folders. Ctrl-C and SIGTERM save
+    first; the same command with --resume goes on.
 
     \b
     Examples:

@@ -14,10 +14,12 @@ import numpy as np
 from scipy.spatial import KDTree
 from scipy.spatial.transform import Rotation
 
+from nerfcli.errors import NerfError
 from nerfcli.geometry.distance import Surface
 from nerfcli.geometry.sampling import sample_shape
 from nerfcli.geometry.shapes import Mesh, PointCloud
 
+_FEWEST_POINTS = 3  # two leave the turn about their line open
 _COARSE_POINTS = 1_500
 _COARSE_ROUNDS = 12
 _FINE_POINTS = 8_000
@@ -43,9 +45,18 @@ def umeyama(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 def align_similarity(
     a: Mesh | PointCloud, b: Mesh | PointCloud, rng: np.random.Generator
 ) -> np.ndarray:
-    """The matrix b_from_a [4, 4] that lays a onto b; nearest minimum of a global search."""
+    """The matrix b_from_a [4, 4] that lays a onto b; nearest minimum of a global search.
+
+    Raises:
+        NerfError: a shape of fewer than 3 different points.
+    """
     p = sample_shape(a, _COARSE_POINTS, rng).points
     q = sample_shape(b, _COARSE_POINTS, rng).points
+    if min(len(np.unique(points, axis=0)) for points in (p, q)) < _FEWEST_POINTS:
+        raise NerfError(
+            f"a similarity needs at least {_FEWEST_POINTS} different points on each shape; "
+            "leave --align out."
+        )
     tree = KDTree(q)
     found = [_coarse(p, q, tree, start) for start in _starts(p, q)]
     best = min(found, key=lambda pair: pair[0])[1]

@@ -20,6 +20,7 @@ _BATCH = 256  # groups at a time: bounds the lists of neighbours
 _DENSE = 4_000_000  # entries of one distance matrix
 _BLOCK = 512  # columns of one small product
 _PAIRS = 1_000_000  # pairs of query and face measured at a time
+_THIN = 1e-4  # sine of a face's angle, below which rounding spoils what depends on its plane
 
 
 def closest_points_on_triangles(points: np.ndarray, triangles: np.ndarray) -> np.ndarray:
@@ -30,17 +31,22 @@ def closest_points_on_triangles(points: np.ndarray, triangles: np.ndarray) -> np
     """
     a, b, c = triangles[:, 0], triangles[:, 1], triangles[:, 2]
     ab, ac, ap = b - a, c - a, points - a
-    d1, d2 = _dot(ab, ap), _dot(ac, ap)
-    ab2, ac2, abac = _dot(ab, ab), _dot(ac, ac), _dot(ab, ac)
-    # weights of b and c at the foot of the perpendicular, times the squared double area
-    v, w = ac2 * d1 - abac * d2, ab2 * d2 - abac * d1
-    area2 = ab2 * ac2 - abac * abac
+    normal = np.cross(ab, ac)
+    area2 = _dot(normal, normal)
+    # weights of b and c at the foot of the perpendicular, times the squared double area; through
+    # products of vectors, as those of their dot products cancel where a triangle is thin
+    v, w = _dot(np.cross(ap, ac), normal), _dot(np.cross(ab, ap), normal)
     inside = (v > 0) & (w > 0) & (v + w < area2)
     safe = np.where(inside, area2, 1.0)
     best = a + (v / safe)[:, None] * ab + (w / safe)[:, None] * ac
-    rest = np.flatnonzero(~inside)
+    # of the thinnest not even that foot is certain: an edge may be nearer
+    thin = area2 <= _THIN**2 * _dot(ab, ab) * _dot(ac, ac)
+    rest = np.flatnonzero(~inside | thin)
     if len(rest):
-        best[rest] = _closest_on_edges(points[rest], triangles[rest])
+        p, foot = points[rest], best[rest]
+        edge = _closest_on_edges(p, triangles[rest])
+        nearer = ~inside[rest] | (_dot(p - edge, p - edge) < _dot(p - foot, p - foot))
+        best[rest] = np.where(nearer[:, None], edge, foot)
     return best
 
 
@@ -72,7 +78,7 @@ class Surface:
         self._center = mesh.vertices[np.unique(mesh.faces)].mean(axis=0)
         self._triangles = mesh.triangles - self._center
         self._centroids, self._owners, self._radii = _pieces(self._triangles)
-        self._normals = mesh.face_normals
+        self._normals = _sure_normals(mesh)
         self._tree = KDTree(self._centroids)
 
     def closest(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -121,10 +127,10 @@ class Surface:
         # the piece lies in a disk: at height h over its plane, rho along it, nothing is nearer
         # than sqrt(h^2 + (rho - r)^2), a sharper bound than the ball's for what lies far in front
         gap = q[row] - p[column]
-        height = _dot(gap, self._normals[self._owners[pieces[column]]])
-        along = np.sqrt(np.maximum(_dot(gap, gap) - height * height, 0.0))
-        beyond = np.maximum(along - r[column], 0.0)
-        near = height * height + beyond * beyond <= d[row] ** 2 + slack
+        height, gap2 = _dot(gap, self._normals[self._owners[pieces[column]]]), _dot(gap, gap)
+        beyond = np.maximum(np.sqrt(np.maximum(gap2 - height * height, 0.0)) - r[column], 0.0)
+        # 1e-11: the rounding of a normal whose face is only just not thin
+        near = height * height + beyond * beyond <= d[row] ** 2 + slack + 1e-11 * gap2
         query, face = rows[row[near]], self._owners[pieces[column[near]]]
         other = face != found.face[query]
         return query[other] * len(self._triangles) + face[other]
@@ -186,6 +192,14 @@ def _groups(points: np.ndarray, rows: np.ndarray) -> list[np.ndarray]:
             halves += [part[order[:middle]], part[order[middle:]]]
         ends = halves
     return [np.sort(part) for part in ends if len(part)]
+
+
+def _sure_normals(mesh: Mesh) -> np.ndarray:
+    """Unit normals [f, 3]; zero where a face is so thin that its normal is not known well."""
+    a, b, c = mesh.triangles.transpose(1, 0, 2)
+    longest2 = np.maximum(np.maximum(_dot(b - a, b - a), _dot(c - b, c - b)), _dot(a - c, a - c))
+    sure = 2.0 * mesh.face_areas > _THIN * longest2
+    return np.where(sure[:, None], mesh.face_normals, 0.0)
 
 
 def _batches(groups: list[np.ndarray]) -> list[list[np.ndarray]]:

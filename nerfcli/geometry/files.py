@@ -6,6 +6,7 @@ GLB where texture coordinates differ) are welded by bit-equal position, and the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,11 @@ import numpy as np
 
 from nerfcli.errors import NerfError
 from nerfcli.files import replacing
-from nerfcli.geometry.grid_files import load_grid, save_grid
+from nerfcli.geometry.grid_files import MAX_BYTES, load_grid, save_grid
 from nerfcli.geometry.shapes import Mesh, PointCloud, SdfGrid, Shape, VoxelGrid, merged_vertices
 
 MESH_SUFFIXES = (".ply", ".obj", ".glb", ".stl")
 SHAPE_SUFFIXES = (*MESH_SUFFIXES, ".npz")
-MAX_BYTES = 4_000_000_000  # in the file, or unpacked: what is larger does not fit common memory
 MAX_COORDINATE = 1e12  # beyond, squares of differences lose every digit that matters
 
 Note = Callable[[str], None]
@@ -34,6 +34,8 @@ def load_shape(path: Path, note: Note | None = None) -> Shape:
         NerfError: missing, unknown, unreadable, empty or huge file; coordinates that are not
             finite; faces that name missing vertices.
     """
+    if (path / "config.toml").is_file():
+        raise NerfError(f"{path} is a run; give a shape file, as `nerf export {path}` writes.")
     if path.is_dir():
         raise NerfError(f"{path} is a folder; give a shape file: {_known()}.")
     suffix = path.suffix.lower()
@@ -57,7 +59,7 @@ def save_shape(shape: Shape, path: Path) -> None:
     """Write a shape; the suffix decides the format.
 
     PLY and NPZ keep float64 coordinates; GLB and STL hold float32 by their definition; OBJ is
-    text with 9 digits after the point.
+    text with 10 digits of the shape's size.
 
     Raises:
         NerfError: the suffix cannot hold this kind of shape, or the path cannot be written.
@@ -73,7 +75,8 @@ def save_shape(shape: Shape, path: Path) -> None:
         elif suffix == ".ply":
             aside.write_bytes(_ply_bytes(shape))
         elif isinstance(shape, Mesh):
-            _to_trimesh(shape).export(aside, file_type=suffix[1:])
+            options = {"digits": _digits(shape.vertices)} if suffix == ".obj" else {}
+            _to_trimesh(shape).export(aside, file_type=suffix[1:], **options)
 
 
 def _load_triangles(path: Path, suffix: str, note: Note) -> Mesh | PointCloud:
@@ -87,6 +90,8 @@ def _load_triangles(path: Path, suffix: str, note: Note) -> Mesh | PointCloud:
         ]
         meshes = [_from_trimesh(part, matrix) for part, matrix in parts if _n_faces(part)]
         if meshes:
+            if len(meshes) < len(parts):
+                note(f"{path}: {len(parts) - len(meshes)} objects without faces were left out")
             return _joined(path, meshes, note)
         clouds = [_points_of(part, matrix) for part, matrix in parts if hasattr(part, "vertices")]
     except NerfError:
@@ -96,9 +101,13 @@ def _load_triangles(path: Path, suffix: str, note: Note) -> Mesh | PointCloud:
         raise NerfError(
             f"{path}: not readable as {suffix[1:].upper()} ({reason}). Export it again."
         ) from error
-    if not clouds or not len(clouds[0].points):
+    clouds = [cloud for cloud in clouds if len(cloud.points)]
+    if not clouds:
         raise NerfError(f"{path}: holds no faces and no points. Check what wrote it.")
-    return clouds[0]
+    if len(clouds) == 1:
+        return clouds[0]
+    note(f"{path}: {len(clouds)} objects taken as one point cloud, without normals and colours")
+    return PointCloud(np.concatenate([cloud.points for cloud in clouds]))
 
 
 def _joined(path: Path, meshes: list[Mesh], note: Note) -> Mesh:
@@ -173,6 +182,12 @@ def _to_trimesh(mesh: Mesh) -> Any:
 
     colors = None if mesh.vertex_colors is None else _bytes(mesh.vertex_colors)
     return trimesh.Trimesh(mesh.vertices, mesh.faces, vertex_colors=colors, process=False)
+
+
+def _digits(points: np.ndarray) -> int:
+    """Digits after the point that state positions to 1e-10 of their size, or better."""
+    size = float(np.ptp(points, axis=0).max()) if len(points) else 0.0
+    return int(max(0, 10 - math.floor(math.log10(size)))) if size > 0 else 10
 
 
 def _bytes(colors: np.ndarray) -> np.ndarray:

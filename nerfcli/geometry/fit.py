@@ -1,5 +1,10 @@
 """Moving a mesh onto a surface with the losses of geometry/losses.py.
 
+    fit_mesh(target, start=None, weights=FitWeights(), steps=200, edge_length=0.02, seed=0, note)
+
+`target` is a mesh, points with normals, or a function (n, rng) -> SurfaceSamples; `start` a closed
+mesh near it, such as marching cubes of a field, or None for a sphere around it.
+
 Everything happens in a frame where the target's bounding box has diagonal 1, so the weights have
 no unit. One step: sample the mesh and the target, match the samples, take the gradient g of the
 weighted losses by autograd, and move the vertices by -H^-1 g, H being the Gauss-Newton matrix of
@@ -9,7 +14,8 @@ mesh is remeshed, so that triangles keep their shape while the surface shrinks o
 
 A sphere that is pulled onto legs and ears at once folds. It is therefore led through the
 target's offset surfaces, all points at a distance d outside, with d falling to 0: each lies just
-within the one before it. What still opposes the target in the end is smoothed locally.
+within the one before it (geometry/targets.py). What still opposes the target in the end is
+smoothed locally.
 """
 
 from __future__ import annotations
@@ -36,7 +42,8 @@ from nerfcli.geometry.losses import (
 from nerfcli.geometry.remesh import flip_edges, icosphere, remeshed
 from nerfcli.geometry.sampling import SurfaceSamples, barycentric, sample_faces, sample_shape
 from nerfcli.geometry.shapes import Mesh, PointCloud, diagonal
-from nerfcli.geometry.targets import SurfaceSampler, targets_of
+from nerfcli.geometry.surface import ensure_points
+from nerfcli.geometry.targets import SurfaceSampler, Targets, targets_of
 from nerfcli.geometry.topology import Topology, degrees, topology_of
 
 # lengths in diagonals of the target's box
@@ -46,6 +53,10 @@ _COARSE = 3.0  # edges are this much longer at the start
 _MANY = 100_000  # samples that stand for a surface without faces
 _REMESH_EVERY = 4
 _UNTURN_ROUNDS = 60  # of local smoothing where faces oppose the target, at most
+_LOST = (
+    "the mesh lost its target while it was fitted: the target faces inwards, or lies far from the "
+    "start. Turn the target's faces, or start from its marching-cubes mesh."
+)
 _LARGEST_MOVE = 0.4  # of the edge length, in one step: further, matches are stale
 
 
@@ -77,30 +88,37 @@ def fit_mesh(
     note: called after each step with its number and the value of each loss.
 
     Raises:
-        NerfError: a target without normals.
+        NerfError: a target without normals or extent, a start without area, a mesh that loses its
+            target (which faces inwards, or lies far from the start).
     """
+    if not edge_length > 0:
+        raise NerfError(f"edge_length {edge_length} must be positive.")
     rng = np.random.default_rng(seed)
     sampler = _sampler(target)
     probe = sampler(_MANY, rng).points
     box = np.stack([probe.min(axis=0), probe.max(axis=0)])
     center, size = box.mean(axis=0), diagonal(box)
+    if not size > 0:
+        raise NerfError("the target of a fit has no extent: all its points are equal.")
     if start is None:
         mesh, offset, coarse = icosphere(3, 0.5 + _START_OFFSET), _START_OFFSET, _COARSE
     else:
         mesh, offset, coarse = Mesh((start.vertices - center) / size, start.faces), 0.0, 1.0
+    _ensure_area(mesh, "the mesh that a fit starts from has no area.")
     topology = topology_of(mesh.faces, len(mesh.vertices))
     for step in range(steps):
         left = max(0.0, 1.0 - step / (_OFFSET_SHARE * steps))
         length = edge_length * (1.0 + (coarse - 1.0) * left)
         if step % _REMESH_EVERY == 0:
             mesh = remeshed(mesh, length)
+            _ensure_area(mesh, _LOST)
             topology = topology_of(mesh.faces, len(mesh.vertices))
         n = int(np.clip(2 * len(mesh.faces), 4_000, 20_000))
         found = sampler(n, rng)
         q = SurfaceSamples((found.points - center) / size, found.normals)
-        moves, terms = _step(mesh, topology, q, n, weights, offset * left, rng)
-        far = np.linalg.norm(moves, axis=1).max()
-        mesh = Mesh(mesh.vertices + moves * min(1.0, _LARGEST_MOVE * length / far), mesh.faces)
+        moves, terms = _step(mesh, topology, q, n, weights, offset * left, edge_length, rng)
+        far = max(float(np.linalg.norm(moves, axis=1).max()), _LARGEST_MOVE * length)
+        mesh = Mesh(mesh.vertices + moves * (_LARGEST_MOVE * length / far), mesh.faces)
         note(step + 1, terms)
     mesh = Mesh(mesh.vertices * size + center, mesh.faces)
     if isinstance(target, Mesh):
@@ -153,10 +171,16 @@ def _unturned(mesh: Mesh, normals_at: NormalsAt) -> Mesh:
     return best
 
 
+def _ensure_area(mesh: Mesh, message: str) -> None:
+    if not (len(mesh.faces) and 0.0 < mesh.area < np.inf):
+        raise NerfError(message)
+
+
 def _sampler(target: Mesh | PointCloud | SurfaceSampler) -> SurfaceSampler:
     if isinstance(target, PointCloud) and target.normals is None:
         raise NerfError("points without normals cannot be fitted to: estimate normals first.")
     if isinstance(target, Mesh | PointCloud):
+        ensure_points("the target of a fit", target)
         shape = target
         return lambda n, rng: sample_shape(shape, n, rng)
     return target
@@ -169,6 +193,7 @@ def _step(
     n: int,
     weights: FitWeights,
     offset: float,
+    edge_length: float,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, dict[str, float]]:
     """The move of each vertex [v, 3], and the value of each loss."""
@@ -178,16 +203,19 @@ def _step(
     corners = mesh.faces[owners]
     p = (vertices[torch.from_numpy(corners)] * torch.from_numpy(shares)[..., None]).sum(1)
     p_normals = face_normals(vertices, mesh.faces)[torch.from_numpy(owners)]
-    to = targets_of(p.detach().numpy(), p_normals.detach().numpy(), q, offset)
+    to = targets_of(p.detach().numpy(), p_normals.detach().numpy(), q, offset, edge_length)
+    if not len(to.p_of_q):
+        raise NerfError(_LOST)
     p_of_q = torch.from_numpy(to.p_of_q)
-    chamfer = mean_squared_gap(p, torch.from_numpy(to.for_p))
+    drawn = torch.from_numpy(to.drawn).to(p)
+    chamfer = (drawn * (p - torch.from_numpy(to.for_p)).square().sum(-1)).mean()
     chamfer = chamfer + mean_squared_gap(torch.from_numpy(to.points), p[p_of_q])
     normals = torch.from_numpy(np.concatenate([to.p_normals, to.normals]))
     # the first n of `normals` belong to p one by one, the others to the samples they draw
     paired = torch.cat([p_normals, p_normals[p_of_q]])
     terms = {
         "chamfer": chamfer,
-        "normal": -(paired[:n] * normals[:n]).sum(-1).mean()
+        "normal": -(drawn * (paired[:n] * normals[:n]).sum(-1)).mean()
         - (paired[n:] * normals[n:]).sum(-1).mean(),
         "edge": edge_loss(vertices, topology),
         "smoothness": smoothness_loss(vertices, topology),
@@ -195,7 +223,7 @@ def _step(
     }
     total = torch.stack([getattr(weights, name) * term for name, term in terms.items()]).sum()
     (gradient,) = torch.autograd.grad(total, vertices)
-    matrix = _curvature(mesh, topology, corners, shares, to.p_of_q, weights)
+    matrix = _curvature(mesh, topology, corners, shares, to, weights)
     moves = splu(matrix).solve(-gradient.numpy())
     return moves, {name: float(term.detach()) for name, term in terms.items()}
 
@@ -205,13 +233,13 @@ def _curvature(
     topology: Topology,
     corners: np.ndarray,
     shares: np.ndarray,
-    p_of_q: np.ndarray,
+    to: Targets,
     weights: FitWeights,
 ) -> sparse.csc_matrix:
     """The Gauss-Newton matrix [v, v] of the losses, the same for x, y and z."""
     n, v = len(corners), topology.n_vertices
-    # each sample of the mesh is drawn by its own target and by those that drew it
-    pulls = 1.0 / n + np.bincount(p_of_q, minlength=n) / len(p_of_q)
+    # each sample of the mesh is drawn to its own target and by those that chose it
+    pulls = to.drawn / n + np.bincount(to.p_of_q, minlength=n) / len(to.p_of_q)
     rows = sparse.csr_matrix(
         (shares.ravel(), (np.repeat(np.arange(n), 3), corners.ravel())), shape=(n, v)
     )

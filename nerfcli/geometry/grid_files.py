@@ -11,7 +11,7 @@ import numpy as np
 from nerfcli.errors import NerfError
 from nerfcli.geometry.shapes import SdfGrid, VoxelGrid
 
-MAX_BYTES = 4_000_000_000  # unpacked: an archive of a few kB can hold more than the memory
+MAX_BYTES = 4_500_000_000  # unpacked, enough for 1024**3 distances: a few kB can hold far more
 KINDS = ("voxels", "sdf")
 
 
@@ -55,8 +55,13 @@ def load_grid(path: Path) -> VoxelGrid | SdfGrid:
     frame, unit = str(arrays.get("frame", "source")), str(arrays.get("unit", "unknown"))
     if kind == "sdf":
         return SdfGrid(values, origin, spacing, frame, unit)
-    threshold = float(_number(path, arrays.get("threshold", np.array(0.5))))
-    return VoxelGrid(values, origin, spacing, threshold, arrays.get("colors"), frame, unit)
+    threshold = _number(path, arrays.get("threshold", np.array(0.5)))
+    if threshold.size != 1 or not np.isfinite(threshold).all():
+        raise NerfError(f"{path}: threshold must be one finite number, got {threshold.tolist()}.")
+    colors = arrays.get("colors")
+    if colors is not None and _number(path, colors).shape != (*values.shape, 3):
+        raise NerfError(f"{path}: colors must be {[*values.shape, 3]}, got {list(colors.shape)}.")
+    return VoxelGrid(values, origin, spacing, float(threshold.item()), colors, frame, unit)
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
@@ -69,8 +74,10 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
                 "that are read. Crop the grid or lower its resolution."
             )
         with np.load(path, allow_pickle=False) as file:
-            return {key: file[key] for key in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            return {key: np.asarray(file[key]) for key in file.files}
+    except NerfError:
+        raise
+    except Exception as error:  # zip, zlib and numpy each have their own for a broken file
         raise NerfError(f"{path}: not readable as NPZ ({error}). Write it again.") from error
 
 

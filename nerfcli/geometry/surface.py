@@ -15,15 +15,30 @@ def surface_of(name: str, shape: Shape) -> Mesh | PointCloud:
     beyond its border, so the mesh is closed.
 
     Raises:
-        NerfError: nothing inside the grid, or nothing to sample in the mesh.
+        NerfError: nothing inside the grid, nothing to sample in the mesh, a cloud of no points,
+            coordinates that are not finite.
     """
+    if isinstance(shape, Mesh | PointCloud):
+        ensure_points(name, shape)
+        return shape
     if isinstance(shape, VoxelGrid):
         return _level_set(name, shape, shape.values - np.float32(shape.threshold))
-    if isinstance(shape, SdfGrid):
-        return _level_set(name, shape, -shape.values)
+    return _level_set(name, shape, -shape.values)
+
+
+def ensure_points(name: str, shape: Mesh | PointCloud) -> None:
+    """Check that there is something to sample.
+
+    Raises:
+        NerfError: no points, no faces, no area, coordinates that are not finite.
+    """
+    points = shape.vertices if isinstance(shape, Mesh) else shape.points
+    if not np.all(np.isfinite(points)):
+        raise NerfError(f"{name}: a coordinate is NaN or infinite. Repair the shape.")
+    if not len(points) or (isinstance(shape, Mesh) and not len(shape.faces)):
+        raise NerfError(f"{name} is empty: it has no points to measure.")
     if isinstance(shape, Mesh) and not shape.area > 0:
         raise NerfError(f"{name} is degenerate: its {len(shape.faces)} faces have no area.")
-    return shape
 
 
 def _level_set(name: str, grid: VoxelGrid | SdfGrid, values: np.ndarray) -> Mesh:

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from nerfcli.errors import NerfError
+from nerfcli.scenes import llff
 from nerfcli.scenes.blender import SPLITS, blender_files, read_blender
 from nerfcli.scenes.build import Options, scene_from_source
+from nerfcli.scenes.colmap import MODEL_FOLDERS, colmap_folder, read_colmap
 from nerfcli.scenes.scene import Scene, Similarity
 from nerfcli.scenes.source import Source
 from nerfcli.scenes.transforms import read_transforms
-from nerfcli.scenes.views import load_views, views_bytes
+from nerfcli.scenes.views import Residents, load_views, views_bytes
 
-__all__ = ["Scene", "Similarity", "load_scene", "load_views", "views_bytes"]
+__all__ = [
+    "Residents",
+    "Scene",
+    "Similarity",
+    "Source",
+    "load_scene",
+    "load_views",
+    "read_source",
+    "views_bytes",
+]
 
 
 def load_scene(
     path: str | Path,
     *,
-    downscale: int = 1,
+    downscale: int = 0,
     holdout: int = 8,
     box: float = 0.0,
     cascades: int = 0,
@@ -29,7 +42,7 @@ def load_scene(
 
     Args:
         path: a folder in a known format, or a transforms*.json file.
-        downscale: read images at 1/downscale of their size.
+        downscale: read images at 1/downscale of their size; 0: 1, or what memory asks for.
         holdout: every n-th image is a test view where the source has no split; 0: none.
         box: half size of the detail cube in source units; 0: from the scene.
         cascades: doublings of the detail cube, itself included; 0: from the scene.
@@ -38,23 +51,59 @@ def load_scene(
     Raises:
         NerfError: no such folder, no known format, or whatever is wrong in the files.
     """
-    source = _read(Path(path))
+    source = read_source(path)
     return scene_from_source(source, Options(downscale, holdout, box, cascades, near, far))
 
 
-def _read(path: Path) -> Source:
+def read_source(path: str | Path) -> Source:
+    """What the files of a scene state, in their own frame and units.
+
+    In a folder, the first of these counts: transforms_train.json and its kin (Blender),
+    transforms.json (instant-ngp, nerfstudio), a COLMAP model, poses_bounds.npy (LLFF).
+
+    Raises:
+        NerfError: no such folder, no known format, or whatever is wrong in the files.
+    """
+    path = Path(path)
     if path.is_file():
+        if path.name == llff.NAME:
+            return llff.read_llff(path.parent)
         if path.suffix.lower() != ".json":
-            raise NerfError(f"{path} is no scene; give a folder or a transforms*.json file.")
+            raise NerfError(
+                f"{path} is no scene; give a folder, a transforms*.json or a {llff.NAME}."
+            )
         is_blender = path.stem in [f"transforms_{split}" for split in SPLITS]
         return read_blender(path.parent, path) if is_blender else read_transforms(path)
     if not path.is_dir():
         raise NerfError(f"{path} does not exist.")
-    if blender_files(path):
-        return read_blender(path)
+    found = _formats(path)
+    if not found:
+        raise NerfError(
+            f"{path} has no known format. Looked for: transforms_train.json, transforms_val.json, "
+            "transforms_test.json (Blender); transforms.json (instant-ngp, nerfstudio); "
+            f"cameras.bin or cameras.txt in {', '.join(MODEL_FOLDERS)} (COLMAP); "
+            f"{llff.NAME} (LLFF)."
+        )
+    (name, read), *others = found.items()
+    source = read()
+    if others:
+        also = " and ".join(other for other, _ in others)
+        note = f"the folder also holds {also}, which is not used: {name} is read"
+        source = replace(source, notes=(note, *source.notes))
+    return source
+
+
+def _formats(path: Path) -> dict[str, Callable[[], Source]]:
+    """The formats that a folder holds, by the name of their file; the first is to be read."""
+    found: dict[str, Callable[[], Source]] = {}
+    splits = blender_files(path)
+    if splits:
+        found[next(iter(splits.values())).name] = lambda: read_blender(path)
     if (path / "transforms.json").is_file():
-        return read_transforms(path / "transforms.json")
-    raise NerfError(
-        f"{path} has no known format. Looked for: transforms_train.json, transforms_val.json, "
-        "transforms_test.json (Blender); transforms.json (instant-ngp, nerfstudio)."
-    )
+        found["transforms.json"] = lambda: read_transforms(path / "transforms.json")
+    model = colmap_folder(path)
+    if model is not None:
+        found[f"a COLMAP model in {model.relative_to(path)}"] = lambda: read_colmap(path, model)
+    if (path / llff.NAME).is_file():
+        found[llff.NAME] = lambda: llff.read_llff(path)
+    return found

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from nerfcli.boxes import Box
-from nerfcli.scenes.source import Source, read_json
-from nerfcli.scenes.transforms import read_frames, stated_box
+from nerfcli.files import write_json
+from nerfcli.scenes.losses import median_focal
+from nerfcli.scenes.ngp_box import box_keys, stated_box
+from nerfcli.scenes.source import Frame, Source, opengl_matrix, read_json
+from nerfcli.scenes.transforms import read_frames
 
 SPLITS = ("train", "val", "test")
 HALF_SIZE = 1.5  # nerfstudio's box for these scenes
@@ -66,3 +71,29 @@ def read_blender(root: Path, only: Path | None = None) -> Source:
         masked_where="nonzero",
         notes=tuple(notes),
     )
+
+
+def write_blender(
+    frames: Sequence[Frame], names: Sequence[str], folder: Path, box: Box | None
+) -> None:
+    """Write a transforms file for each split.
+
+    Args:
+        box: where it is not the usual one; stated in instant-ngp's keys.
+        frames: of which the format holds poses, splits, and one focal length over the width.
+        names: their images, PNG files relative to `folder`.
+    """
+    angle = 2 * math.atan(0.5 / median_focal(frames))
+    for split in SPLITS:
+        entries = [
+            {
+                "file_path": "./" + name.removesuffix(".png"),
+                "transform_matrix": opengl_matrix(frame.c2w),
+            }
+            for frame, name in zip(frames, names, strict=True)
+            if (frame.split or "train") == split
+        ]
+        if entries:
+            stated = {} if box is None else box_keys(box)
+            table = {"camera_angle_x": angle, **stated, "frames": entries}
+            write_json(folder / f"transforms_{split}.json", table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,9 +11,19 @@ import torch
 from nerfcli.boxes import Box
 from nerfcli.cameras import Cameras
 from nerfcli.errors import NerfError
-from nerfcli.scenes.extent import bounds_from_cameras, box_from_cameras, box_from_points
+from nerfcli.memory import image_budget
+from nerfcli.scenes.extent import (
+    NEAR_OF_NEAREST,
+    bounds_from_cameras,
+    box_from_cameras,
+    box_from_points,
+    nearest_depth,
+    points_in_view,
+)
 from nerfcli.scenes.scene import Scene, Similarity, holdout_split
 from nerfcli.scenes.source import Frame, Source, shortened
+
+MOST_DOWNSCALE = 8  # by itself; what still does not fit takes turns in memory
 
 
 @dataclass(frozen=True)
@@ -20,13 +31,13 @@ class Options:
     """What the user may say about any scene; 0 leaves it to the scene.
 
     Attributes:
-        downscale: read images at 1/downscale of their size.
+        downscale: read images at 1/downscale of their size; as much as memory asks for if 0.
         holdout: every n-th image is a test view where the source has no split; 0: none.
         box: half size of the detail cube, source units. cascades: its doublings, itself included.
         near, far: scene units.
     """
 
-    downscale: int = 1
+    downscale: int = 0
     holdout: int = 8
     box: float = 0.0
     cascades: int = 0
@@ -41,7 +52,10 @@ def scene_from_source(source: Source, options: Options) -> Scene:
         NerfError: impossible options, or images that do not go together.
     """
     _check_options(options)
-    cameras = _cameras(source.frames, options.downscale)
+    downscale, fit_notes = options.downscale, ()
+    if not downscale:
+        downscale, fit_notes = fitting_downscale(source.frames)
+    cameras = _cameras(source.frames, downscale)
     box, box_source = _choose_box(source, cameras, options)
     scene_from = Similarity()
     if not source.keep_frame:
@@ -50,7 +64,7 @@ def scene_from_source(source: Source, options: Options) -> Scene:
     moved = replace(cameras, c2w=scene_from.apply_c2w(cameras.c2w))
     if not source.keep_frame:
         box = Box((0.0, 0.0, 0.0), 1.0, box.n_cascades)
-    near, far = source.bounds or bounds_from_cameras(moved, box)
+    near, far = _bounds(source, cameras, moved, box, scene_from.scale)
     near, far = options.near or near, options.far or far
     if near >= far:
         raise NerfError(f"near ({near:g}) must be smaller than far ({far:g}), in scene units.")
@@ -74,9 +88,9 @@ def scene_from_source(source: Source, options: Options) -> Scene:
         has_alpha=has_alpha,
         scene_from_source=scene_from,
         box_source=box_source,
-        downscale=options.downscale,
-        crop_radius=source.crop_radius / options.downscale,
-        notes=source.notes + split_notes,
+        downscale=downscale,
+        crop_radius=source.crop_radius / downscale,
+        notes=source.notes + split_notes + fit_notes,
     )
 
 
@@ -85,10 +99,28 @@ def _check_options(options: Options) -> None:
         value = getattr(options, name)
         if not (np.isfinite(value) and value >= 0):
             raise NerfError(f"{name} must be a positive number, or 0 for automatic, got {value}.")
-    for name, least in (("downscale", 1), ("holdout", 0), ("cascades", 0)):
+    for name, least in (("downscale", 0), ("holdout", 0), ("cascades", 0)):
         value = getattr(options, name)
         if value < least:
             raise NerfError(f"{name} must be at least {least}, got {value}.")
+
+
+def fitting_downscale(frames: tuple[Frame, ...]) -> tuple[int, tuple[str, ...]]:
+    """The least downscale at which all images fit in memory, and what is to be said about it."""
+    channels = 4 if any(frame.has_alpha for frame in frames) else 3
+    masked = 4 if any(frame.mask is not None for frame in frames) else 0
+    needed = (channels + masked) * sum(frame.size[0] * frame.size[1] for frame in frames)
+    budget = image_budget()
+    if needed <= budget:
+        return 1, ()
+    smallest = min(min(frame.size) for frame in frames)
+    downscale = min(math.ceil(math.sqrt(needed / max(budget, 1))), MOST_DOWNSCALE, smallest)
+    width, height = frames[0].size
+    return downscale, (
+        f"{len(frames)} images of {width}x{height} need {needed / 1e9:.1f} GB, "
+        f"{budget / 1e9:.1f} GB of memory are free for them: they are read at 1/{downscale} of "
+        "their size (with --downscale 1 they keep it and take turns in memory)",
+    )
 
 
 def _cameras(frames: tuple[Frame, ...], downscale: int) -> Cameras:
@@ -109,7 +141,10 @@ def _choose_box(source: Source, cameras: Cameras, options: Options) -> tuple[Box
     if source.box is not None:
         box, words = source.box, source.box_source
     elif source.points is not None:
-        box, words = box_from_points(source.points, cameras)
+        box, words = box_from_points(source.points.xyz, cameras), f"{len(source.points)} points"
+    elif all(frame.bounds for frame in source.frames):
+        seen = points_in_view(cameras, [frame.bounds for frame in source.frames if frame.bounds])
+        box, words = box_from_points(seen, cameras), "what the views see within their depth bounds"
     else:
         box, words = box_from_cameras(cameras)
     if options.box:
@@ -118,6 +153,21 @@ def _choose_box(source: Source, cameras: Cameras, options: Options) -> tuple[Box
         box = replace(box, n_cascades=options.cascades)
         words += ", cascades given"
     return box, words
+
+
+def _bounds(
+    source: Source, cameras: Cameras, moved: Cameras, box: Box, scale: float
+) -> tuple[float, float]:
+    """Near and far in scene units; `cameras` in source units, `moved` and `box` in scene space."""
+    if source.bounds is not None:
+        return source.bounds[0] * scale, source.bounds[1] * scale
+    near, far = bounds_from_cameras(moved, box)
+    if source.points is not None:
+        nearest = nearest_depth(source.points.xyz, cameras) * scale
+    else:
+        nearest = min((f.bounds[0] for f in source.frames if f.bounds), default=0.0) * scale
+    # the box reaches behind the farthest bound, so that there is a place for what lies there
+    return max(near, NEAR_OF_NEAREST * nearest), far
 
 
 def _splits(

@@ -6,9 +6,11 @@ focus: the point that the cameras look at. Everything here is in source units.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from nerfcli.boxes import Box
 from nerfcli.cameras import Cameras, common_focus
@@ -17,19 +19,63 @@ DETAIL_SHARE = 0.5  # half size of the detail cube, as a share of the distance t
 REACH = 4.0  # the outer cube extends at least this many camera distances from the focus
 MAX_CASCADES = 8
 NEAR_SHARE = 0.05  # near, as a share of the distance to the focus
+NEAR_OF_NEAREST = 0.5  # near, as a share of the nearest depth that points or the files state
+STRAY_SHARE = 0.001  # of the points seen: nearer ones are taken for wrong matches
+MAX_POINTS, MAX_VIEWS = 4000, 250  # that are looked at; torch.quantile takes 16 million values
 
 
-def box_from_points(points: np.ndarray, cameras: Cameras) -> tuple[Box, str]:
-    """Detail cube around three quarters of the points, outer cube around nearly all and cameras."""
+def box_from_points(points: np.ndarray, cameras: Cameras) -> Box:
+    """Detail cube around three quarters of the points, outer cube around nearly all and cameras.
+
+    Points lie densest on what has texture, so that their cube may be smaller than what a view
+    shows at the cameras' common focus; it is no smaller than that.
+    """
     center = np.median(points, axis=0)
     spread = np.abs(points - center).max(-1)
     half = max(float(np.quantile(spread, 0.75)), 1e-6)
+    focus = common_focus(cameras)
+    if focus is not None:
+        half = max(half, DETAIL_SHARE * focus[1])
     reach = max(
         float(np.quantile(spread, 0.99)),
         float((cameras.positions - torch.from_numpy(center)).abs().max()),
     )
-    box = Box(tuple(center.tolist()), half, cascades_for(reach, half))
-    return box, f"{len(points)} points"
+    return Box(tuple(center.tolist()), half, cascades_for(reach, half))
+
+
+def nearest_depth(points: np.ndarray, cameras: Cameras) -> float:
+    """Depth of the nearest points that any view sees, strays left out; 0 where none is seen."""
+    chosen = torch.from_numpy(points[:: math.ceil(len(points) / MAX_POINTS)])
+    views = range(0, len(cameras), math.ceil(len(cameras) / MAX_VIEWS))
+    seen = torch.cat([depths_in_view(chosen, cameras, i) for i in views])
+    return float(torch.quantile(seen, STRAY_SHARE)) if len(seen) else 0.0
+
+
+def depths_in_view(points: Tensor, cameras: Cameras, i: int) -> Tensor:
+    """Depths along the axis of the points [n, 3] that lie within the image of camera i, [m]."""
+    xy, depth = cameras.project(i, points)
+    return depth[((xy >= 0) & (xy <= cameras.size[i])).all(-1) & (depth > 0)]
+
+
+def points_in_view(cameras: Cameras, bounds: Sequence[tuple[float, float]]) -> np.ndarray:
+    """Points spread over what the cameras see between their near and far depths, [n, 3].
+
+    Evenly over the image and in the inverse of depth, since that is how parallax and detail are.
+
+    Args:
+        bounds: near and far along the optical axis, of each camera.
+    """
+    points = []
+    share = torch.linspace(0.0, 1.0, 9, dtype=torch.float64)
+    for i, (near, far) in enumerate(bounds):
+        pixels = torch.cartesian_prod(share, share) * cameras.size[i]
+        plane = (pixels - cameras.principal[i]) / cameras.focal[i]
+        directions, valid = cameras.lenses[i].directions(plane)
+        ahead = directions[valid & (directions[:, 2] > 1e-3)]
+        depths = 1.0 / ((1 - share) / near + share / far)
+        local = ahead[:, None] / ahead[:, None, 2:] * depths[:, None]
+        points.append((local @ cameras.c2w[i, :, :3].T + cameras.positions[i]).reshape(-1, 3))
+    return torch.cat(points).numpy()
 
 
 def box_from_cameras(cameras: Cameras) -> tuple[Box, str]:

@@ -24,7 +24,8 @@ OPAQUE = 3  # of 255: what lies below is taken for noise of the matting
 MAX_SIDE = 400  # silhouettes are reduced to this many pixels; conservative, and enough for 128^3
 MAX_VIEWS = 100  # more hardly carve further
 COARSEST = 16  # cells along a side on the first level
-LENS_STRETCH = 1.5  # bound for how much a lens that is no pinhole enlarges a footprint
+LENS_SAMPLES = 33  # along a side of the image, where a lens's stretch is measured
+LENS_MARGIN = 1.2  # for what lies between the samples
 CHUNK = 16384  # cells at a time: they stay in the cache, and torch starts no threads of its own
 
 
@@ -142,9 +143,23 @@ def _silhouette(scene: Scene, views: Views, view: int) -> _Silhouette:
     # |d(x/z)| <= |d| sqrt(1 + (x/z)^2) / z for a shift d of a point
     slope = torch.maximum(principal, size - principal) / focal
     stretch = float((focal * torch.sqrt(1 + slope**2)).max()) / reduction
-    stretch *= 1.0 if camera.lenses[0].is_pinhole else LENS_STRETCH
+    if not camera.lenses[0].is_pinhole:
+        stretch = _lens_stretch(camera) / reduction
     flat = torch.from_numpy(room.reshape(-1))
     return _Silhouette(camera, flat, width, height, reduction, _matrix(camera, reduction), stretch)
+
+
+def _lens_stretch(camera: Cameras) -> float:
+    """Pixels that a point moves by for a shift of one unit, at depth one, at most."""
+    lens, share = camera.lenses[0], torch.linspace(0, 1, LENS_SAMPLES, dtype=torch.float64)
+    pixels = torch.cartesian_prod(share, share) * camera.size[0]
+    directions, valid = lens.directions((pixels - camera.principal[0]) / camera.focal[0])
+    ahead = directions[valid & (directions[:, 2] > 0)]  # nothing else carves
+    step = 1e-5 * torch.eye(3, dtype=torch.float64)
+    plus, minus = (lens.project(ahead[:, None] + s * step) for s in (1, -1))
+    slopes = (plus - minus).nan_to_num() / 2e-5 * camera.focal[0]  # [m, 3, 2]
+    norms = slopes.norm(dim=1).amax(-1) * ahead[:, 2]  # in x or in y: room is a chessboard's
+    return LENS_MARGIN * float(norms.amax()) if len(norms) else math.inf
 
 
 def _matrix(camera: Cameras, reduction: int) -> Tensor:

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from nerfcli.errors import NerfError
-from nerfcli.lenses import Lens
+from nerfcli.lenses import Lens, panorama
+from nerfcli.scenes.folders import size_ratio
 from nerfcli.scenes.source import check_focal, number
 
 PERSPECTIVE = ("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV")
 LENS_KEYS = ("k1", "k2", "k3", "k4", "p1", "p2")
-ASPECT_TOLERANCE = 0.05
 
 
 def stated_size(keys: Mapping[str, Any], where: str) -> tuple[int, int] | None:
@@ -27,7 +27,9 @@ def stated_size(keys: Mapping[str, Any], where: str) -> tuple[int, int] | None:
 
 
 def lens_from_keys(keys: Mapping[str, Any], where: str) -> Lens:
-    """The lens of a frame: fisheye by `camera_model` or `is_fisheye`, else Brown or pinhole.
+    """The lens of a frame that is no panorama.
+
+    Fisheye by `camera_model` or `is_fisheye`, else Brown or pinhole.
 
     Raises:
         NerfError: a camera model that is not supported.
@@ -36,7 +38,7 @@ def lens_from_keys(keys: Mapping[str, Any], where: str) -> Lens:
     if model not in (*PERSPECTIVE, "OPENCV_FISHEYE"):
         raise NerfError(
             f"{where}: camera_model {model!r} is not supported; "
-            f"supported: {', '.join(PERSPECTIVE)}, OPENCV_FISHEYE."
+            f"supported: {', '.join(PERSPECTIVE)}, OPENCV_FISHEYE, EQUIRECTANGULAR."
         )
     listed = keys.get("distortion_params")
     if listed is not None:
@@ -89,11 +91,14 @@ def intrinsics(
         NerfError: no focal length, an absurd one, an unsupported lens, or an image of another
             shape than stated.
     """
+    keys = ChainMap(dict(frame), dict(top))
+    width, height = stated_size(keys, where) or real
+    if keys.get("camera_model") == "EQUIRECTANGULAR":  # its focal lengths say nothing
+        size_ratio(real, (width, height), where)
+        return *panorama(real), Lens("equirectangular")
     # a frame that states any focal length speaks for itself: its fl_x beats the file's x_fov
     own = any(key in frame for axis in "xy" for key in _focal_keys(axis))
-    keys = ChainMap(dict(frame), dict(top))
     focal_keys = frame if own else keys
-    width, height = stated_size(keys, where) or real
     fx = _focal_along(focal_keys, "x", width, where)
     fy = _focal_along(focal_keys, "y", height, where)
     if fx is None and fy is None:
@@ -109,12 +114,7 @@ def intrinsics(
             f"{where}: the principal point ({cx:g}, {cy:g}) is far outside of the "
             f"{width}x{height} image; cx and cy are in pixels."
         )
-    ratio = (real[0] / width, real[1] / height)
-    if abs(ratio[0] / ratio[1] - 1) > ASPECT_TOLERANCE:
-        raise NerfError(
-            f"{where}: the image has {real[0]}x{real[1]} pixels, {width}x{height} are stated; "
-            "the shapes differ (cropped or turned?), so the intrinsics cannot be right."
-        )
+    ratio = size_ratio(real, (width, height), where)
     lens = lens_from_keys(keys, where)
     check_focal((fx, fy), (width, height), lens, where)
     return (fx * ratio[0], fy * ratio[1]), (cx * ratio[0], cy * ratio[1]), lens

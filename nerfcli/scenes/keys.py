@@ -26,7 +26,8 @@ HARMLESS = {
     *("applied_transform", "applied_scale", "orientation_override", "render_aabb", "up"),
     *("importance_sampling", "integer_depth_scale", "enable_depth_loading", "n_frames"),
     *("enable_ray_loading", "sharpness_discard_threshold", "depth_unit_scale_factor", "version"),
-    *("sharpness", "depth_path", "depth_file_path", "colmap_im_id", "rotation", "colmap_id"),
+    *("sharpness", "depth_path", "depth_file_path", "is_euclidean_depth", "rotation"),
+    *("colmap_im_id", "colmap_id"),
     *("driver_parameters", "file_name", "id", "image_id", "name", "timestamp", "camera", "aspect"),
     *("depth_scale", "normal_file_path", "render_aabb_to_local", "shutter_speed", "up_vector"),
 }
@@ -51,6 +52,23 @@ UNSUPPORTED = {
     "transform_matrix_start": "a camera that moves during exposure",
     "transform_matrix_end": "a camera that moves during exposure",
 }
+
+
+# what `check_keys` lets pass and a scene keeps, in whatever form
+KEPT = {
+    *("applied_transform", "applied_scale", "depth_unit_scale_factor", "depth_file_path"),
+    *("depth_path", "integer_depth_scale", "is_euclidean_depth", "rotation", "n_frames", "aspect"),
+    *("version", "enable_depth_loading"),
+}
+
+
+def keys_beyond(
+    top: Mapping[str, Any], frames: Sequence[Mapping[str, Any]]
+) -> tuple[tuple[str, str], ...]:
+    """Keys that say something a scene does not keep."""
+    names = {key for keys in (top, *frames) for key, value in keys.items() if _is_set(value)}
+    other = sorted(names - READ_TOP - READ_FRAME - KEPT)
+    return (("other keys", ", ".join(other)),) if other else ()
 
 
 def check_keys(

@@ -1,4 +1,4 @@
-"""Sparse points of a capture, for the choice of the box."""
+"""Sparse points of a capture as PLY files."""
 
 from __future__ import annotations
 
@@ -6,25 +6,59 @@ from pathlib import Path
 
 import numpy as np
 
+from nerfcli.scenes.source import MOST_DISTANT, Points, is_file
 
-def read_points(path: Path) -> tuple[np.ndarray | None, str]:
+COLORS = ("red", "green", "blue")
+LEAST = 20  # points that say anything about where a scene is
+
+
+def read_points(path: Path) -> tuple[Points | None, str]:
     """Points of a PLY file.
 
     The points only refine the box, so a file that cannot be read costs a note, not the run.
 
     Returns:
-        [n, 3] float64 or None, and a note or "".
+        The finite points with their colours or None, and a note or "".
     """
-    if not path.is_file():
+    if not is_file(path):
         return None, f"the points {path.name} do not exist; the box comes from the cameras"
-    try:
-        import trimesh
+    import trimesh
 
-        loaded = trimesh.load(path)
-        vertices = np.asarray(getattr(loaded, "vertices", ()), dtype=np.float64).reshape(-1, 3)
-    except (ImportError, ValueError, OSError, KeyError, IndexError) as error:
+    try:
+        loaded = trimesh.load(path, process=False)
+        xyz = np.asarray(getattr(loaded, "vertices", ()), dtype=np.float64).reshape(-1, 3)
+        rgb = _colors(loaded, len(xyz))
+    except Exception as error:  # noqa: BLE001 - a library's parser: it raises anything
         return None, f"the points {path.name} cannot be read ({error}); the box is from the cameras"
-    finite = vertices[np.isfinite(vertices).all(-1)]
-    if len(finite) < 20:
-        return None, f"{path.name} holds only {len(finite)} points; the box comes from the cameras"
-    return finite, ""
+    finite = (np.abs(xyz) < MOST_DISTANT).all(-1)  # false for what is not a number
+    if finite.sum() < LEAST:
+        return None, f"{path.name} holds only {finite.sum()} points; the box comes from the cameras"
+    return Points(xyz[finite], None if rgb is None else rgb[finite]), ""
+
+
+def _colors(loaded: object, n: int) -> np.ndarray | None:
+    """[n, 3] uint8 of a cloud's or a mesh's vertices, if the file has them."""
+    visual = getattr(loaded, "visual", None)
+    if visual is not None and getattr(visual, "kind", None) != "vertex":
+        return None
+    colors = getattr(visual, "vertex_colors", None)
+    if colors is None:
+        colors = getattr(loaded, "colors", None)
+    if colors is None or np.shape(colors) not in ((n, 3), (n, 4)):
+        return None
+    return np.asarray(colors)[:, :3].astype(np.uint8)
+
+
+def write_points(points: Points, path: Path) -> None:
+    """Write a binary PLY of positions, in double precision, and of colours if there are any."""
+    kinds = dict.fromkeys("xyz", "<f8")
+    if points.rgb is not None:
+        kinds |= dict.fromkeys(COLORS, "u1")
+    columns = [*points.xyz.T, *(points.rgb.T if points.rgb is not None else ())]
+    table = np.zeros(len(points), list(kinds.items()))
+    for name, column in zip(kinds, columns, strict=True):
+        table[name] = column
+    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(points)}"]
+    words = {"<f8": "double", "u1": "uchar"}
+    header += [f"property {words[kind]} {name}" for name, kind in kinds.items()]
+    path.write_bytes("\n".join([*header, "end_header", ""]).encode() + table.tobytes())

@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,46 @@ from nerfcli.lenses import Lens
 # tried in this order for a path without one (instant-ngp's list, as far as Pillow reads it)
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tga", ".ppm", ".webp", ".tif", ".tiff")
 POSE_TOLERANCE = 0.01  # of R^T R against the identity, before the nearest rotation is taken
+MOST_DISTANT = 1e12  # units; coordinates beyond are damage, and their squares overflow
 FIELD_OF_VIEW = (0.1, 179.0)  # degrees; anything beyond is a mistake for a perspective lens
+
+
+@dataclass(frozen=True)
+class Depth:
+    """A depth image of a view.
+
+    Attributes:
+        path: 16- or 32-bit image or .npy; 0 is unknown.
+        scale: source units per unit of the file.
+        is_euclidean: distance along the ray; else along the optical axis.
+    """
+
+    path: Path
+    scale: float
+    is_euclidean: bool = False
+
+
+@dataclass(frozen=True)
+class Points:
+    """Sparse points of a capture, in the source's frame.
+
+    Attributes:
+        xyz: [n, 3] float64.
+        rgb: [n, 3] uint8, or None.
+        error: [n] float64, mean reprojection error in pixels of the stated camera, or None.
+        point, frame: [m] int64, where point `point[i]` was seen by frame `frame[i]`.
+        xy: [m, 2] float64, at this place, in pixels of the stored image.
+    """
+
+    xyz: np.ndarray
+    rgb: np.ndarray | None = None
+    error: np.ndarray | None = None
+    point: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    frame: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    xy: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
+
+    def __len__(self) -> int:
+        return len(self.xyz)
 
 
 @dataclass(frozen=True)
@@ -37,6 +76,7 @@ class Frame:
         focal, principal: in pixels of the stored image.
         size: width and height of the stored image.
         split: "train", "val" or "test" where the source says so.
+        bounds: near and far depth of the view in source units, where the format has them (LLFF).
     """
 
     name: str
@@ -50,6 +90,8 @@ class Frame:
     alpha: Path | None = None
     has_alpha: bool = False
     split: str | None = None
+    depth: Depth | None = None
+    bounds: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -60,9 +102,12 @@ class Source:
         frames: in the order of the cameras to be.
         box, box_source: if the files state one, in source units, and in words.
         bounds: near and far in source units, if the format has them.
-        points: [n, 3] in the source frame, if there are any.
+        points: sparse points, if there are any.
+        applied_transform, applied_scale: [3, 4] and a factor, as nerfstudio has them: how the frame
+            of an earlier stage was moved to this one, x = applied_scale * applied_transform x_old.
         keep_frame: scene space is the source's own frame (Blender).
         masked_where: mask values that are ignored, "black" or "nonzero".
+        beyond: what the files hold and this does not: what, and how much of it.
         crop_radius: of a fisheye's circle, in pixels of the stored image; 0: none.
     """
 
@@ -73,10 +118,13 @@ class Source:
     box: Box | None = None
     box_source: str = ""
     bounds: tuple[float, float] | None = None
-    points: np.ndarray | None = None
+    points: Points | None = None
+    applied_transform: np.ndarray | None = None
+    applied_scale: float = 1.0
     keep_frame: bool = False
     masked_where: str = "black"
     crop_radius: float = 0.0
+    beyond: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -87,7 +135,7 @@ def read_json(path: Path) -> dict[str, Any]:
         NerfError: unreadable, not JSON (file, line and column named), or not an object.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8-sig"))
+        data = json.loads(path.read_bytes().decode("utf-8-sig"))
     except json.JSONDecodeError as error:
         raise NerfError(
             f"{path}, line {error.lineno}, column {error.colno}: broken JSON ({error.msg})."
@@ -96,6 +144,8 @@ def read_json(path: Path) -> dict[str, Any]:
         raise NerfError(f"{path} is not a text file ({error.reason}).") from error
     except OSError as error:
         raise NerfError(f"{path} cannot be read: {error.strerror}.") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits; too deep
+        raise NerfError(f"{path}: JSON that nobody would write ({error}).") from error
     if not isinstance(data, dict):
         raise NerfError(f"{path} must hold a JSON object, found a {type(data).__name__}.")
     return data
@@ -109,9 +159,12 @@ def natural_key(name: str) -> list[tuple[int, int, str]]:
 
 def number(value: Any, where: str) -> float:
     """A finite float; NerfError naming `where` if it is not one."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise NerfError(f"{where} must be a finite number, got {value!r}.")
-    return float(value)
+    try:
+        if not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value):
+            return float(value)
+    except OverflowError:  # an integer beyond what a float holds
+        pass
+    raise NerfError(f"{where} must be a finite number, got {str(value)[:60]!r}.")
 
 
 def pose_from_opengl(matrix: Any, where: str) -> tuple[np.ndarray, float]:
@@ -131,12 +184,14 @@ def pose_from_opengl(matrix: Any, where: str) -> tuple[np.ndarray, float]:
     """
     try:
         array = np.array(matrix, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise NerfError(f"{where}: transform_matrix is not a 4x4 table of numbers.") from error
     if array.shape not in ((3, 4), (4, 4)):
         raise NerfError(f"{where}: transform_matrix must be 4x4 or 3x4, got {array.shape}.")
     if not np.isfinite(array).all():
         raise NerfError(f"{where}: transform_matrix has values that are not finite.")
+    if np.abs(array).max() > MOST_DISTANT:
+        raise NerfError(f"{where}: transform_matrix has absurd values ({np.abs(array).max():.3g}).")
     block = array[:3, :3]
     scale = float(np.cbrt(abs(np.linalg.det(block))))
     if scale < 1e-9:
@@ -155,15 +210,30 @@ def pose_from_opengl(matrix: Any, where: str) -> tuple[np.ndarray, float]:
     return c2w * np.array([1.0, -1.0, -1.0, 1.0]), scale
 
 
+def opengl_matrix(c2w: np.ndarray) -> list[list[float]]:
+    """The inverse of `pose_from_opengl`: 4x4 nested lists, OpenGL axes."""
+    matrix = np.eye(4)
+    matrix[:3] = c2w * np.array([1.0, -1.0, -1.0, 1.0])
+    return matrix.tolist()
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; a name that no file can have is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def find_file(root: Path, stated: str) -> Path | None:
     """The image of a `file_path`: relative to `root`, its extension optional; None if absent."""
     path = root / stated.replace("\\", "/")
-    if path.is_file():
+    if is_file(path):
         return path
     if path.suffix.lower() in EXTENSIONS:
         return None
-    tried = (path.with_name(path.name + extension) for extension in EXTENSIONS)
-    return next((candidate for candidate in tried if candidate.is_file()), None)
+    tried = (path.parent / (path.name + extension) for extension in EXTENSIONS)
+    return next(filter(is_file, tried), None)
 
 
 def stored_size(path: Path, stated: tuple[int, int] | None) -> tuple[int, int, bool]:
@@ -184,7 +254,7 @@ def check_focal(focal: tuple[float, float], size: tuple[int, int], lens: Lens, w
     """
     for axis, f, length in zip("xy", focal, size, strict=True):
         angle = math.degrees(2 * math.atan2(length / 2, f)) if f > 0 else math.nan
-        widest = FIELD_OF_VIEW[1] if lens.model != "fisheye" else 179.9
+        widest = 179.9 if lens.is_wide else FIELD_OF_VIEW[1]
         if not (math.isfinite(f) and FIELD_OF_VIEW[0] <= angle <= widest):
             seen = f" (a field of view of {angle:.3g} degrees)" if f > 0 else ""
             raise NerfError(

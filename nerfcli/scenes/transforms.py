@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,16 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from nerfcli.boxes import Box
 from nerfcli.errors import NerfError
+from nerfcli.scenes.folders import resized_note
 from nerfcli.scenes.intrinsics import intrinsics, stated_size
-from nerfcli.scenes.keys import check_keys
+from nerfcli.scenes.keys import check_keys, keys_beyond
+from nerfcli.scenes.ngp_box import stated_box
 from nerfcli.scenes.points import read_points
 from nerfcli.scenes.source import (
+    Depth,
     Frame,
     Source,
     duplicates,
     find_file,
+    is_file,
     natural_key,
     number,
     pose_from_opengl,
@@ -30,8 +32,12 @@ from nerfcli.scenes.source import (
 )
 
 SPLIT_KEYS = {"train": "train_filenames", "val": "val_filenames", "test": "test_filenames"}
+# path of a frame, the file's key for the unit, and what the unit is without it
+DEPTH_KEYS = (
+    ("depth_file_path", "depth_unit_scale_factor", 1e-3),
+    ("depth_path", "integer_depth_scale", None),  # without it instant-ngp reads no depth either
+)
 NERFSTUDIO_KEYS = {"camera_model", "applied_transform", "ply_file_path", *SPLIT_KEYS.values()}
-NGP_SCALE, NGP_OFFSET = 0.33, (0.5, 0.5, 0.5)  # instant-ngp's defaults
 
 
 def read_transforms(path: Path) -> Source:
@@ -58,6 +64,9 @@ def read_transforms(path: Path) -> Source:
         box_source=box_source,
         points=points,
         masked_where="black" if any("mask_path" in f for f in data["frames"]) else "nonzero",
+        beyond=keys_beyond(data, data["frames"]),
+        applied_transform=_applied_transform(data, path),
+        applied_scale=number(data.get("applied_scale", 1.0), f"{path}: applied_scale"),
         crop_radius=number(data.get("fisheye_crop_radius") or 0.0, f"{path}: fisheye_crop_radius"),
         notes=tuple(notes),
     )
@@ -110,7 +119,8 @@ class _Reading:
     def __post_init__(self) -> None:
         self.frames: list[Frame] = []
         self.missing: list[str] = []
-        self.resized: list[tuple[str, str]] = []
+        self.missing_depths: list[str] = []
+        self.resized: list[tuple[tuple[int, int], tuple[int, int]]] = []
         self.scales: list[float] = []
 
     def add(self, frame: Mapping[str, Any]) -> None:
@@ -131,8 +141,8 @@ class _Reading:
         focal, principal, lens = intrinsics(frame, self.top, (width, height), where)
         alpha = self._alpha(image, stated)
         self.scales.append(scale)
-        if size not in (None, (width, height)):
-            self.resized.append((f"{width}x{height}", f"{size[0]}x{size[1]}"))
+        if size is not None and size != (width, height):
+            self.resized.append(((width, height), size))
         self.frames.append(
             Frame(
                 name=_name(image, self.path.parent),
@@ -146,6 +156,7 @@ class _Reading:
                 alpha=alpha,
                 has_alpha=has_alpha or alpha is not None,
                 split=self.split,
+                depth=self._depth(frame, where),
             )
         )
 
@@ -163,26 +174,45 @@ class _Reading:
             )
         if self.has_mask_paths:
             mask = self.path.parent / str(frame["mask_path"]).replace("\\", "/")
-            if not mask.is_file():
+            if not is_file(mask):
                 raise NerfError(f"{where}: the mask {mask} does not exist.")
             return mask
         mask = image.with_name(f"dynamic_mask_{image.stem}.png")
         return mask if mask.is_file() else None
 
+    def _depth(self, frame: Mapping[str, Any], where: str) -> Depth | None:
+        """nerfstudio's depth_file_path in units of depth_unit_scale_factor, or instant-ngp's
+        depth_path in units of integer_depth_scale."""
+        for key, unit, default in DEPTH_KEYS:
+            stated = frame.get(key)
+            unit_value = self.top.get(unit, default)
+            if not stated or unit_value is None:
+                continue
+            path = self.path.parent / str(stated).replace("\\", "/")
+            if not is_file(path):
+                self.missing_depths.append(str(stated))
+                return None
+            scale = number(unit_value, f"{self.path}: {unit}")
+            if scale <= 0:
+                raise NerfError(f"{where}: {unit} must be positive, got {scale:g}.")
+            is_euclidean = key == DEPTH_KEYS[0][0] and bool(self.top.get("is_euclidean_depth"))
+            return Depth(path, scale, is_euclidean)
+        return None
+
     def notes(self) -> list[str]:
         notes = []
+        if self.missing_depths:
+            notes.append(
+                f"{len(self.missing_depths)} depth images do not exist: "
+                f"{shortened(self.missing_depths)}"
+            )
         if self.missing:
             total = len(self.missing) + len(self.frames)
             notes.append(
                 f"{len(self.missing)} of {total} frames of {self.path.name} have no image file and "
                 f"are left out: {shortened(self.missing)}"
             )
-        if self.resized:
-            real, stated = self.resized[0]
-            notes.append(
-                f"{len(self.resized)} images have another size than stated "
-                f"({real} instead of {stated}); the intrinsics follow the images"
-            )
+        notes += resized_note(self.resized)
         scaled = [s for s in self.scales if abs(s - 1) > 1e-3]
         if scaled:
             notes.append(
@@ -190,6 +220,20 @@ class _Reading:
                 f"{scaled[0]:.4g}); it is divided out of the rotation, positions are kept"
             )
         return notes
+
+
+def _applied_transform(data: Mapping[str, Any], path: Path) -> np.ndarray | None:
+    """nerfstudio's [3, 4] from the frame of an earlier stage to the poses' own."""
+    stated = data.get("applied_transform")
+    if stated is None:
+        return None
+    try:
+        matrix = np.array(stated, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        matrix = np.zeros(0)
+    if matrix.shape not in ((3, 4), (4, 4)) or not np.isfinite(matrix).all():
+        raise NerfError(f"{path}: applied_transform must be a 3x4 table of numbers.")
+    return matrix[:3]
 
 
 def _name(image: Path, root: Path) -> str:
@@ -216,37 +260,3 @@ def _with_splits(frames: Sequence[Frame], data: Mapping[str, Any], path: Path) -
     if not any(split == "train" for _, split in placed):
         raise NerfError(f"{path}: none of the train_filenames names a frame.")
     return [Frame(**{**vars(f), "split": split}) for f, split in placed if split is not None]
-
-
-def stated_box(data: Mapping[str, Any], where: str) -> tuple[Box | None, str]:
-    """instant-ngp's detail cube in source units, and in words; None if nothing is stated.
-
-    Its frame is p * scale + offset, its detail cube the unit cube, and aabb_scale widens it.
-
-    Raises:
-        NerfError: values that instant-ngp would not take either.
-    """
-    if not {"aabb_scale", "scale", "offset", "aabb"} & data.keys():
-        return None, ""
-    scale = number(data.get("scale", NGP_SCALE), f"{where}: scale")
-    widening = number(data.get("aabb_scale", 1), f"{where}: aabb_scale")
-    if scale <= 0:
-        raise NerfError(f"{where}: scale must be positive, got {scale:g}.")
-    if widening not in [2.0**i for i in range(8)]:
-        raise NerfError(
-            f"{where}: aabb_scale must be a power of two from 1 to 128, got {widening:g}."
-        )
-    cascades = 1 + round(math.log2(widening))
-    if "aabb" in data:
-        corners = np.array(data["aabb"], dtype=np.float64)
-        if corners.shape != (2, 3) or not np.isfinite(corners).all():
-            raise NerfError(f"{where}: aabb must be [[x, y, z], [x, y, z]].")
-        center = tuple(corners.mean(0).tolist())
-        half = float(np.abs(corners[1] - corners[0]).max()) / 2
-        return Box(center, max(half, 1e-6), cascades), f"aabb, aabb_scale {widening:g}"
-    offset = data.get("offset", NGP_OFFSET)
-    if not isinstance(offset, list | tuple) or len(offset) != 3:
-        raise NerfError(f"{where}: offset must be three numbers, got {offset!r}.")
-    x, y, z = ((0.5 - number(o, f"{where}: offset")) / scale for o in offset)
-    words = f"aabb_scale {widening:g}" if "aabb_scale" in data else "scale and offset"
-    return Box((x, y, z), 0.5 / scale, cascades), words

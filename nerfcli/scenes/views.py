@@ -1,7 +1,8 @@
-"""Images of a scene into memory, as uint8."""
+"""Images of a scene into memory, as uint8: all at once, or in parts that take turns."""
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,14 +11,79 @@ import torch
 from torch import Tensor
 
 from nerfcli.errors import NerfError
-from nerfcli.images import Views, read_image, read_mask
+from nerfcli.images import Views, read_mask, read_with_alpha
+from nerfcli.memory import available_memory, image_budget
 from nerfcli.scenes.scene import Scene
+
+EXCHANGE_STEPS = 1000  # of training between two parts of the images
 
 
 def views_bytes(scene: Scene, indices: Sequence[int]) -> int:
-    """Memory that the pixels of these cameras will take."""
+    """Memory that these cameras' pixels will take, and their masks."""
     sizes = scene.cameras.size[torch.tensor(list(indices), dtype=torch.int64)]
-    return int(sizes.prod(-1).sum()) * (4 if scene.has_alpha else 3)
+    masked = scene.crop_radius > 0 or any(scene.mask_paths[i] is not None for i in indices)
+    per_pixel = (4 if scene.has_alpha else 3) + (4 if masked else 0)
+    return int(sizes.prod(-1).sum()) * per_pixel
+
+
+def parts_needed(scene: Scene, indices: Sequence[int]) -> int:
+    """In how many parts, one after the other in memory, images fit; 1: all at once."""
+    needed, budget = views_bytes(scene, indices), image_budget()
+    if needed <= budget or len(indices) < 2:
+        return 1
+    # while parts are exchanged there are two of them
+    return min(math.ceil(2 * needed / max(budget, 1)), len(indices))
+
+
+class Residents:
+    """The views that are in memory at a step.
+
+    With several parts, which one is in memory depends on the step alone, so that runs by steps
+    stay deterministic and can be resumed. Part k of n has every n-th view from the k-th, so that
+    each part covers the whole capture.
+
+    Attributes:
+        n_parts: what memory asks for now; a run that goes on sets what it began with.
+    """
+
+    def __init__(
+        self,
+        scene: Scene,
+        indices: Sequence[int],
+        say: Callable[[str], None] | None = None,
+    ) -> None:
+        self.scene, self.indices, self.say = scene, list(indices), say
+        self.n_parts = parts_needed(scene, self.indices)
+        self._resident = -1
+        self._views: Views | None = None
+
+    def at(self, step: int) -> Views:
+        """The views for a step, read from their files where the part changes.
+
+        Raises:
+            NerfError: as `load_views`.
+        """
+        part = self._part(step)
+        if part != self._resident or self._views is None:
+            chosen = self.indices[part :: self.n_parts]
+            if self._resident < 0 and self.n_parts > 1 and self.say is not None:
+                self.say(
+                    f"{len(self.indices)} images need "
+                    f"{views_bytes(self.scene, self.indices) / 1e9:.2g} GB, "
+                    f"{image_budget() / 1e9:.2g} GB of memory are free for them: {len(chosen)} are "
+                    f"in memory at a time, exchanged every {EXCHANGE_STEPS} steps"
+                )
+            say = self.say if self._resident < 0 else None
+            self._views = load_views(self.scene, chosen, say=say)
+            self._resident = part
+        return self._views
+
+    def exchanged(self, step: int) -> Views | None:
+        """The views for a step where they are others than those last asked for, else None."""
+        return None if self._part(step) == self._resident else self.at(step)
+
+    def _part(self, step: int) -> int:
+        return step // EXCHANGE_STEPS % self.n_parts
 
 
 def load_views(
@@ -36,14 +102,14 @@ def load_views(
 
     Raises:
         NerfError: no image, a corrupt one, one of another size than at load_scene, or more
-            memory needed than the machine has.
+            memory needed than is available.
     """
     indices = list(indices)
-    needed, installed = views_bytes(scene, indices), _installed_memory()
-    if installed and needed > installed:
+    needed, available = views_bytes(scene, indices), available_memory()
+    if needed > available:
         raise NerfError(
-            f"{len(indices)} images need {needed / 1e9:.1f} GB, the machine has "
-            f"{installed / 1e9:.1f} GB; use --downscale."
+            f"{len(indices)} images need {needed / 1e9:.1f} GB, {available / 1e9:.1f} GB of memory "
+            "are available; use --downscale."
         )
     if say is not None:
         say(f"reading {len(indices)} images, {needed / 1e6:.0f} MB")
@@ -72,28 +138,15 @@ def _read(scene: Scene, camera: int) -> Tensor:
             "data set is needed here."
         )
     width, height = scene.cameras.size[camera].tolist()
-    image = read_image(path, scene.downscale, (width, height))
+    image = read_with_alpha(path, scene.alpha_paths[camera], scene.downscale, (width, height))
     if image.shape[:2] != (height, width):
         raise NerfError(
             f"{path} has {image.shape[1]}x{image.shape[0]} pixels after downscaling, expected "
             f"{width}x{height}; it has changed since the scene was read."
         )
-    alpha_path = scene.alpha_paths[camera]
-    if alpha_path is not None:
-        alpha = _srgb_to_linear(read_image(alpha_path, scene.downscale, (width, height))[..., :1])
-        if alpha.shape[:2] != image.shape[:2]:
-            raise NerfError(f"{alpha_path} must have the size of {path.name}.")
-        image = torch.cat([image[..., :3], alpha], dim=-1)
     if scene.has_alpha and image.shape[-1] == 3:
         image = torch.cat([image, torch.full_like(image[..., :1], 255)], dim=-1)
     return image[..., : 4 if scene.has_alpha else 3]
-
-
-def _srgb_to_linear(alpha: Tensor) -> Tensor:
-    """instant-ngp takes the red channel of an alpha image through the sRGB curve."""
-    value = alpha.to(torch.float64) / 255
-    linear = torch.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
-    return (linear * 255).to(torch.uint8)
 
 
 def _usable(scene: Scene, camera: int) -> Tensor | None:
@@ -127,11 +180,3 @@ def _flat(usable: list[Tensor | None], offsets: Tensor) -> Tensor | None:
     if len(flat) == 0:
         raise NerfError("All pixels are masked out; are the masks the other way round?")
     return flat.to(torch.int32) if int(offsets[-1]) < 2**31 else flat
-
-
-def _installed_memory() -> int:
-    """Physical memory in bytes; 0 where the system does not tell."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return 0

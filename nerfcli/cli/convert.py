@@ -1,0 +1,140 @@
+"""nerf convert."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nerfcli.cli.options import Json, ProgressKind, Quiet, progress_kind
+from nerfcli.cli.output import NOT_MET, quantity, show
+from nerfcli.errors import NerfError
+from nerfcli.files import ensure_writable, write_json
+from nerfcli.progress import Progress
+
+if TYPE_CHECKING:
+    from nerfcli.scenes import Source
+
+RECORD = "conversion.json"  # in the new folder: what was made of what
+
+
+def convert(
+    scene: Annotated[
+        Path, typer.Argument(metavar="SCENE", help="A folder of posed photos in any format.")
+    ],
+    to: Annotated[
+        str, typer.Option("--to", metavar="FORMAT", help="blender, llff, colmap or transforms.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder to make.")],
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Write nothing, and exit 3, where anything would be lost."),
+    ] = False,
+    link: Annotated[
+        bool, typer.Option("--link", help="Symbolic links to the images instead of copies.")
+    ] = False,
+    text: Annotated[bool, typer.Option("--text", help="A COLMAP model as text files.")] = False,
+    dataparser: Annotated[
+        bool,
+        typer.Option(
+            "--dataparser",
+            help="Also write dataparser_transforms.json: how training moves the scene.",
+        ),
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what an earlier conversion made.")
+    ] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    progress: ProgressKind = "auto",
+) -> int:
+    """Write a scene in another format: a new folder, images included.
+
+    What the format cannot hold is listed, and kept in conversion.json with the images' new names.
+
+    \b
+    Examples:
+      nerf convert scene/ --to colmap --out scene-colmap/
+      nerf convert capture/ --to transforms --out capture-ns/ --link --json
+    """
+    from nerfcli.scenes import read_source
+    from nerfcli.scenes.convert import Choices, write_scene
+    from nerfcli.scenes.losses import TARGETS, losses
+
+    if to not in TARGETS:
+        raise NerfError(f"--to: unknown format {to!r}; known: {', '.join(TARGETS)}.")
+    if text and to != "colmap":
+        raise NerfError("--text is for --to colmap only.")
+    ensure_free_folder(out, scene, overwrite=overwrite)
+    source = read_source(scene)
+    lost = losses(source, to)
+    value: dict[str, Any] = {
+        **{"scene": str(scene), "from": source.kind, "to": to, "out": str(out)},
+        "n_images": len(source.frames),
+        "lost": [{"what": loss.what, "detail": loss.detail} for loss in lost],
+    }
+    if strict and lost:
+        show(_summary({**value, "written": False}), {**value, "written": False}, as_json)
+        return NOT_MET
+    if not link:
+        _ensure_room(source, out)
+    choices = Choices(to, link, text, dataparser)
+    aside = out.with_name(f".{out.name}.part")
+    with Progress(progress_kind(progress, quiet), len(source.frames), "image", "convert") as told:
+        for note in source.notes:
+            told.note(note)
+        shutil.rmtree(aside, ignore_errors=True)
+        try:
+            aside.mkdir(parents=True)
+            written = write_scene(source, aside, choices, told.update)
+            value |= {"written": True, "notes": list(written.notes), "names": written.names}
+            write_json(aside / RECORD, value)
+            if out.exists():
+                shutil.rmtree(out)
+            aside.rename(out)
+        except OSError as error:
+            raise NerfError(f"cannot write {out}: {error.strerror or error}.") from error
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    show(_summary(value), value, as_json)
+    return 0
+
+
+def ensure_free_folder(out: Path, scene: Path, *, overwrite: bool) -> None:
+    """Raise NerfError unless a folder can be made at `out` that touches nothing of the scene."""
+    mine, theirs = out.resolve(), scene.resolve()
+    if mine == theirs or mine in theirs.parents:
+        raise NerfError(f"--out {out} is or holds the scene itself; choose another folder.")
+    if out.exists() and not out.is_dir():
+        raise NerfError(f"--out {out} is a file; a folder is needed.")
+    if out.is_dir() and any(out.iterdir()):
+        if not (out / RECORD).is_file():
+            raise NerfError(f"--out {out} is not empty; choose another folder.")
+        if not overwrite:
+            raise NerfError(f"{out} exists; replace it by --overwrite, or choose another --out.")
+    ensure_writable(out)
+
+
+def _ensure_room(source: Source, out: Path) -> None:
+    place = out.absolute()
+    while not place.exists():
+        place = place.parent
+    needed = sum(frame.image.stat().st_size for frame in source.frames if frame.image is not None)
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise NerfError(
+            f"the images take {needed / 1e9:.1f} GB, {place} has {free / 1e9:.1f} GB free; "
+            "use --link, or another --out."
+        )
+
+
+def _summary(value: dict[str, Any]) -> str:
+    images = quantity(value["n_images"], "image")
+    head = f"{value['out']}: {images}, {value['from']} to {value['to']}"
+    if not value["written"]:
+        head = f"nothing is written: {value['to']} cannot hold all of {value['scene']}"
+    lines = [head, *value.get("notes", ())]
+    lines += [f"lost: {loss['what']}: {loss['detail']}" for loss in value["lost"]]
+    return "\n".join(lines if value["lost"] else [*lines, "nothing is lost"])

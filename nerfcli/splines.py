@@ -1,0 +1,59 @@
+"""Smooth curves through given positions and rotations, [n, k] and [n, 3, 3]."""
+
+from __future__ import annotations
+
+import numpy as np
+
+Array = np.ndarray
+
+
+def catmull_rom(knots: Array, points: Array, at: Array) -> Array:
+    """Barry and Goldman's pyramid for uneven knots; end points are mirrored.
+
+    knots [n], points [n, k], at [m] -> [m, k].
+    """
+    first, last = 2 * points[:1] - points[1:2], 2 * points[-1:] - points[-2:-1]
+    p = np.concatenate([first, points, last])
+    t = np.concatenate([2 * knots[:1] - knots[1:2], knots, 2 * knots[-1:] - knots[-2:-1]])
+    i = np.clip(np.searchsorted(knots, at, side="right") - 1, 0, len(knots) - 2)
+
+    def blend(a: Array, b: Array, start: Array, end: Array) -> Array:
+        share = ((at - t[start]) / (t[end] - t[start]))[:, None]
+        return (1 - share) * a + share * b
+
+    a1, a2, a3 = (blend(p[i + k], p[i + k + 1], i + k, i + k + 1) for k in range(3))
+    b1, b2 = blend(a1, a2, i, i + 2), blend(a2, a3, i + 1, i + 3)
+    return blend(b1, b2, i + 1, i + 2)
+
+
+def rotation_spline(knots: Array, rotations: Array, at: Array) -> Array:
+    """Rotations [n, 3, 3] as quaternions on a Catmull-Rom spline -> [m, 3, 3]."""
+    from scipy.spatial.transform import Rotation
+
+    quaternions = Rotation.from_matrix(rotations).as_quat()
+    for i in range(1, len(quaternions)):  # q and -q are the same rotation: take the nearer one
+        if quaternions[i] @ quaternions[i - 1] < 0:
+            quaternions[i] *= -1
+    return Rotation.from_quat(catmull_rom(knots, quaternions, at)).as_matrix()
+
+
+def local_directions(rotations: Array, vectors: Array) -> Array:
+    """Unit directions of vectors [n, 3] in the frames of rotations [n, 3, 3]."""
+    local = np.einsum("nji,nj->ni", rotations, vectors)
+    return local / np.linalg.norm(local, axis=-1, keepdims=True)
+
+
+def aimed(rotations: Array, vectors: Array, wanted: Array) -> Array:
+    """Rotations turned by the least angle so that `vectors` have the local directions `wanted`.
+
+    rotations [n, 3, 3], vectors and wanted [n, 3], of any length.
+    """
+    now = local_directions(rotations, vectors)
+    wanted = wanted / np.linalg.norm(wanted, axis=-1, keepdims=True)
+    axis, cosine = np.cross(wanted, now), (wanted * now).sum(-1)
+    zero = np.zeros(len(axis))
+    x, y, z = axis.T
+    cross = np.stack([zero, -z, y, z, zero, -x, -y, x, zero], axis=-1).reshape(-1, 3, 3)
+    # Rodrigues; where the two are opposite every axis is as good, and there is none to take
+    turn = np.eye(3) + cross + cross @ cross / np.maximum(1 + cosine, 1e-6)[:, None, None]
+    return rotations @ turn
