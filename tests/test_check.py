@@ -213,6 +213,8 @@ GATHERED: dict[str, Gathered] = {}
 def test_spoilt_real_scenes_are_caught(name: str, fault: str, tmp_path: Path) -> None:
     if (name, fault) == ("lego", "half-size"):
         pytest.skip("an angle of view holds for images of any size: such a copy is sound")
+    if fault == "text-order" and name != "lego":
+        pytest.skip("names of equal length sort the same as text and as numbers")
     scene = real_scene(name)
     if name not in GATHERED:
         same = read_source(spoil(scene, tmp_path / "same", SOUND["as-is"]))
