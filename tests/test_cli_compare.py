@@ -26,6 +26,8 @@ def shapes(tmp_path: Path) -> Path:
     save_shape(transformed(ball, matrix), tmp_path / "moved.glb")
     save_shape(Mesh(box().vertices, box().faces[2:]), tmp_path / "open.ply")
     save_shape(SdfGrid(np.ones((4, 4, 4)), np.zeros(3), np.ones(3)), tmp_path / "empty.npz")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.toml").touch()
     return tmp_path
 
 
@@ -78,6 +80,7 @@ def test_an_open_shape_is_measured_without_volume_and_refused_with(
     [
         (["ball.ply", "gone.ply"], "cannot read gone.ply"),
         (["ball.ply", "."], "is a folder"),
+        (["ball.ply", "run"], "run is a run; give a shape file, as `nerf export run` writes"),
         (["empty.npz", "ball.ply"], "empty.npz is empty"),
         (["ball.ply", "ball.ply", "--align", "affine"], "known: none, similarity"),
         (["ball.ply", "ball.ply", "--radius", "-1"], "--radius: -1.0"),
