@@ -136,11 +136,6 @@ class GraphTrainer(HashGridTrainer):
         if len(self._marks) > AHEAD:
             self._marks.popleft().synchronize()
 
-    def set_views(self, views: Views) -> None:
-        super().set_views(views)
-        self._graph, self._captured = None, None  # the recorded step reads the old pixels
-        self.first_step = self.step_count  # eager steps again: a first look at views waits
-
     def extra_state(self) -> dict:
         return super().extra_state() | {"samples_per_ray": float(self.rate)}
 
@@ -148,7 +143,16 @@ class GraphTrainer(HashGridTrainer):
         super().load(model, optimizer, extra)
         self.rate.fill_(self.samples_per_ray)
         self.wanted.fill_(min(self.n_rays(), self.max_rays))
+        self._forget_graph()
+
+    def set_views(self, views: Views) -> None:
+        """Go on with other pixels; a graph knows where the old ones lie, so it is made anew."""
+        super().set_views(views)
+        self._forget_graph()
+
+    def _forget_graph(self) -> None:
         self._graph, self._captured = None, None
+        self.first_step = self.step_count
 
 
 def create_trainer(

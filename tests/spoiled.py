@@ -202,7 +202,7 @@ SPOILERS: dict[str, tuple[Change, str, str]] = {
     "swapped": (_swapped, "swapped", "exchanged"),
     "shuffled": (_shuffled, "shuffled", "do not belong together"),
     "text-order": (_sorted_as_text, "order", "alphabetical"),
-    "one-pose": (_one_pose, "pose", "contradict"),
+    "one-pose": (_one_pose, "pose", "at odds"),
 }
 SOUND: dict[str, Change] = {"as-is": lambda folder, table: None, "moved": _poses(_moved)}
 

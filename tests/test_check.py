@@ -12,12 +12,12 @@ from PIL import Image
 from spoiled import SOUND, SPOILERS, scenes_with_masks, spoil, write_textured_scene
 
 from conftest import Nerf
-from nerfcli.check import Checked, check_source, write_corrected
+from nerfcli.check import Checked, check_source, quick_warnings, write_corrected
 from nerfcli.check.gather import Gathered, gather
 from nerfcli.check.scene_check import judge
 from nerfcli.cli import main
 from nerfcli.progress import Progress
-from nerfcli.scenes import read_source
+from nerfcli.scenes import load_scene, read_source
 from nerfcli.scenes.build import Options, scene_from_source
 
 # Features are found to about half a pixel; a tenth of what a wrong pose must exceed.
@@ -142,6 +142,13 @@ def test_a_box_that_holds_nothing(textured: Path, seen: Gathered, tmp_path: Path
     assert "box" in found
 
 
+def test_training_looks_at_a_few_views_first(textured: Path, tmp_path: Path) -> None:
+    flipped = spoil(textured, tmp_path / "flipped", SPOILERS["flipped"][0])
+    assert quick_warnings(load_scene(textured), seconds=60) == []
+    found = quick_warnings(load_scene(flipped), seconds=60)
+    assert [(f.level, f.what) for f in found] == [("warning", "convention")]
+
+
 def test_the_command(textured: Path, tmp_path: Path, nerf: Nerf) -> None:
     flipped = spoil(textured, tmp_path / "flipped", SPOILERS["flipped"][0])
     before = sorted(path.name for path in flipped.rglob("*"))
@@ -213,6 +220,8 @@ GATHERED: dict[str, Gathered] = {}
 def test_spoilt_real_scenes_are_caught(name: str, fault: str, tmp_path: Path) -> None:
     if (name, fault) == ("lego", "half-size"):
         pytest.skip("an angle of view holds for images of any size: such a copy is sound")
+    if fault == "text-order" and name != "lego":
+        pytest.skip("names of equal length sort the same as text and as numbers")
     scene = real_scene(name)
     if name not in GATHERED:
         same = read_source(spoil(scene, tmp_path / "same", SOUND["as-is"]))

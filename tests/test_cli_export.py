@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from conftest import Nerf
+from nerfcli.cli import main
 from nerfcli.errors import NerfError
 from nerfcli.geometry.export import KINDS, POSSIBLE, ExportOptions, converted, kind_of
 from nerfcli.geometry.files import load_shape, save_shape
@@ -56,7 +57,7 @@ def test_the_table_of_conversions_is_true(shapes: dict[str, Shape], kind: str, t
         assert np.abs(np.linalg.norm(points, axis=1) - 1.0).max() < 0.09
         return
     assert isinstance(made, VoxelGrid | SdfGrid)
-    index = np.stack(np.indices(made.values.shape), axis=-1)
+    index = np.moveaxis(np.indices(made.values.shape), 0, -1)
     radius = np.linalg.norm(made.origin + made.spacing * index, axis=-1)
     if isinstance(made, SdfGrid):
         error = made.values - (radius - 1.0)
@@ -88,19 +89,28 @@ def test_a_file_becomes_another_through_the_command(nerf: Nerf, tmp_path: Path) 
     assert value["resolution"] == 16
     assert json.loads((tmp_path / "b.npz.json").read_text())["from"] == "mesh"
     assert isinstance(load_shape(tmp_path / "b.npz"), VoxelGrid)
-    again = nerf("export", "ball.ply", "--to", "voxels", "--out", "b.npz", code=2)
-    assert "--overwrite" in again.stderr
+
+
+def test_bad_usage_is_one_clear_message(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_shape(icosphere(2), tmp_path / "ball.ply")
+    (tmp_path / "there.npz").touch()
     for words, said in [
+        (["--to", "voxels", "--out", "there.npz"], "--overwrite"),
         (["--to", "mpi", "--out", "m"], "mesh, points, voxels, sdf"),
         (["--to", "clouds", "--out", "m"], "known: mesh, points"),
         (["--to", "sdf", "--out", "x.ply"], "choose .npz"),
         (["--to", "sdf"], "--out is missing"),
-        (["--resolution", 1, "--out", "x.ply"], "between 2 and"),
-        (["--threshold", -1, "--out", "x.ply"], "above 0"),
+        (["--resolution", "1", "--out", "x.ply"], "between 2 and"),
+        (["--threshold", "-1", "--out", "x.ply"], "above 0"),
+        (["--texture", "256", "--out", "x.obj"], "name a run"),
     ]:
-        refused = nerf("export", "ball.ply", *words, code=2)
-        assert said in refused.stderr
-        assert "Traceback" not in refused.stderr
+        with pytest.raises(SystemExit) as stopped:
+            main(["export", "ball.ply", *words])
+        assert stopped.value.code == 2
+        assert said in capsys.readouterr().err
 
 
 def test_a_trained_run_leaves_as_everything(nerf: Nerf, ball: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from conftest import Nerf
 from nerfcli import backends, devices, evaluate, render, train
 from nerfcli.config import Config
 from nerfcli.errors import NerfError
-from nerfcli.graph_trainer import EAGER_STEPS, GraphTrainer, create_trainer
+from nerfcli.graph_trainer import create_trainer
 from nerfcli.occupancy import OccupancyGrid
 from nerfcli.progress import Progress, StopSignal
 from nerfcli.resolve import resolve
@@ -80,29 +80,6 @@ def test_a_training_step_names_the_device_of_everything(ball: Path, method: str)
         losses = [float(trainer.step(1e-3).loss) for _ in range(2)]  # the second: all pixels
     assert all(loss == loss and loss > 0 for loss in losses)
     assert {t.device.type for t in trainer.optimizer_state().values()} == {"cpu"}
-
-
-def test_new_views_are_looked_at_before_a_step_is_recorded(
-    ball: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A first look at views waits for the device, which a graph cannot record."""
-    ready, kinds = train.prepare(load_scene(ball), small("hashgrid")), []
-    views, generator = ready.residents.at(0), devices.random_generator("cpu", 0)
-    trainer = GraphTrainer(
-        ready.scene, views, ready.config, backends.select("torch", "cpu").ops, generator
-    )
-    for name in ("_advance", "_capture"):
-        monkeypatch.setattr(trainer, name, lambda name=name: kinds.append(name))
-    monkeypatch.setattr(trainer, "_update_occupancy", lambda wait: None)
-    trainer.captures = True  # as on a GPU
-    eager = ["_advance"] * EAGER_STEPS
-    for _ in range(EAGER_STEPS + 1):
-        trainer.step(1e-3)
-    assert kinds == [*eager, "_capture"]
-    trainer.set_views(replace(views))
-    for _ in range(EAGER_STEPS + 1):
-        trainer.step(1e-3)
-    assert kinds == [*eager, "_capture"] * 2
 
 
 def test_an_occupancy_update_that_waits_for_nothing_agrees_with_one_that_does() -> None:

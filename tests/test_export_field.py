@@ -15,7 +15,8 @@ from nerfcli.geometry import extract, visibility
 from nerfcli.geometry.bake import colored, surface_colors
 from nerfcli.geometry.clean import refined, seen_components
 from nerfcli.geometry.cloud import field_points
-from nerfcli.geometry.extract import Solid, marching_cubes, solid_of
+from nerfcli.geometry.cubes import marching_cubes
+from nerfcli.geometry.extract import Solid, solid_of
 from nerfcli.geometry.field_source import FieldSource
 from nerfcli.geometry.grids import field_voxels
 from nerfcli.geometry.inside import closedness
@@ -185,7 +186,7 @@ def test_voxels_hold_the_density_and_the_filled_inside() -> None:
     _, solid, _ = surface(analytic_model(shell), 24)
     mesh = colored(marching_cubes(solid, QUIET), solid.source)
     grid = field_voxels(solid, mesh, QUIET)
-    index = np.stack(np.indices(grid.values.shape), axis=-1)
+    index = np.moveaxis(np.indices(grid.values.shape), 0, -1)
     radius = np.linalg.norm(grid.origin + grid.spacing * index, axis=-1)
     inside = grid.values >= grid.threshold
     # on the surface itself either answer is right

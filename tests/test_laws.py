@@ -46,7 +46,7 @@ FLOORS = {
         geometry.files geometry.distance geometry.align geometry.inside geometry.volume
         geometry.metrics geometry.compare geometry.losses geometry.remesh geometry.targets
         geometry.fit
-        geometry.field_source geometry.visibility geometry.extract geometry.clean
+        geometry.field_source geometry.visibility geometry.extract geometry.cubes geometry.clean
         geometry.raster geometry.bake geometry.textured_files geometry.simplify
         geometry.grids geometry.cloud geometry.mpi geometry.mpi_page geometry.multiview
         geometry.export geometry.export_run geometry.judge geometry

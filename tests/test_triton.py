@@ -50,7 +50,7 @@ def interpret(*options: str) -> None:
         env=INTERPRETED,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     last = done.stdout.splitlines()[-1]

@@ -54,6 +54,15 @@ class Fit:
         """Share of pairs in which most matches agree."""
         return float((self.pairs < self.tolerance).double().mean()) if len(self.pairs) else 0.0
 
+    @property
+    def single(self) -> float:
+        """Largest residual that a pair of one view may have, pixels.
+
+        Where the scene as a whole fits well, a single view that is several pixels off is wrong,
+        also if an error along its epipolar lines hides most of it.
+        """
+        return min(max(4 * self.typical, self.tolerance / 2), self.tolerance)
+
     def improves(self, stated: Fit, better: float) -> bool:
         """Whether it explains what the stated does not; `better` is a share of its residual."""
         return (

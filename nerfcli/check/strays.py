@@ -15,13 +15,14 @@ from nerfcli.check.poses import MAJORITY, Fit, fit
 STRAY, DOUBTFUL = 0.75, 0.25
 
 
-def contradicted(pairs: Tensor, weights: Tensor, fits: Fit, n_cameras: int) -> Tensor:
+def contradicted(pairs: Tensor, weights: Tensor, fits: Fit, n_cameras: int, limit: float) -> Tensor:
     """Share of each view's matches that lie in pairs which contradict the poses. [n_cameras]
 
     Args:
         pairs: [p, 2] cameras, in the order of fits.pairs. weights: [p] matches of each.
+        limit: residual from which on a pair contradicts, pixels.
     """
-    bad = ~(fits.pairs < fits.tolerance)
+    bad = ~(fits.pairs < limit)
     total = _counted(pairs, weights, n_cameras)
     return _counted(pairs, weights * bad, n_cameras) / total.clamp(min=1)
 
@@ -29,12 +30,12 @@ def contradicted(pairs: Tensor, weights: Tensor, fits: Fit, n_cameras: int) -> T
 def stray_views(pairs: Tensor, weights: Tensor, fits: Fit, n_cameras: int) -> list[int]:
     """Views whose poses contradict nearly all others: taken out worst first, until none is left.
 
-    Args: as of `contradicted`.
+    Args: as of `contradicted`; the limit is `fits.single`.
     """
     alive = weights.double()
     strays: list[int] = []
     while True:
-        share = contradicted(pairs, alive, fits, n_cameras)
+        share = contradicted(pairs, alive, fits, n_cameras, fits.single)
         # of two views that only contradict each other, the one with more matches is named first
         score = share + 1e-9 * _counted(pairs, alive, n_cameras)
         worst = int(score.argmax())

@@ -113,7 +113,7 @@ def _strays(
         for i in single:
             mine = found.pairs[(pairs == i).any(-1)]
             words.append(f"{names[i]} ({pixels_text(float(mine.median()))})")
-        text = f"{counted(len(single), 'pose')} contradict the other views: {shortened(words, 6)}"
+        text = f"{counted(len(single), 'pose')} at odds with the other views: {shortened(words, 6)}"
         findings.append(Finding("fault", "pose", text, tuple(names[i] for i in single)))
     return findings
 
@@ -123,7 +123,7 @@ def _doubtful(
 ) -> list[Finding]:
     """Views that agree with some and contradict others: repetition, or groups joined wrongly."""
     keep = ~torch.isin(pairs, torch.tensor(list(strays), dtype=torch.int64)).any(-1)
-    share = contradicted(pairs, weights * keep, found, len(names))
+    share = contradicted(pairs, weights * keep, found, len(names), found.tolerance)
     bad = keep & ~(found.pairs < found.tolerance)
     several = torch.bincount(pairs[bad].reshape(-1), minlength=len(names)) >= 2
     doubtful = ((share > DOUBTFUL) & several).nonzero()[:, 0]

@@ -50,7 +50,7 @@ def field_points(
     spread = distance[:, 1:].mean(axis=1)
     keep = solid.numpy() & (spread <= SPARSE * np.median(spread))
     note(f"{len(keep) - int(keep.sum())} of {len(keep)} points removed as outliers")
-    normals = _normals(source, places, nearest)
+    normals = _normals(source, places, np.asarray(nearest))
     return PointCloud(places[keep], normals[keep], colors.numpy()[keep])
 
 

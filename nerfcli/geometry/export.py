@@ -147,9 +147,11 @@ def fitted(target: Mesh | PointCloud, progress: Progress, start: Mesh | None = N
     """A mesh of even triangles moved onto the target; from a sphere, unless a start is given."""
     steps = 200
     with progress.another(steps, "step", "fit") as reporter:
-        return fit_mesh(
-            target, start, steps=steps, note=lambda step, terms: reporter.update(step, **terms)
-        )
+
+        def note(step: int, terms: dict[str, float]) -> None:
+            reporter.update(step, chamfer=terms["chamfer"])
+
+        return fit_mesh(target, start, steps=steps, note=note)
 
 
 def described(shape: Shape) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from nerfcli.geometry import multiview
 from nerfcli.geometry.bake import colored, textured
 from nerfcli.geometry.clean import refined, seen_components
 from nerfcli.geometry.cloud import field_points
+from nerfcli.geometry.cubes import marching_cubes
 from nerfcli.geometry.export import (
     FOLDERS,
     MESH_RESOLUTION,
@@ -22,7 +23,7 @@ from nerfcli.geometry.export import (
     fitted,
     sidecar_of,
 )
-from nerfcli.geometry.extract import Solid, marching_cubes, solid_of
+from nerfcli.geometry.extract import Solid, solid_of
 from nerfcli.geometry.field_source import FieldSource
 from nerfcli.geometry.files import load_shape, save_shape
 from nerfcli.geometry.grids import field_voxels, sdf_of

@@ -1,17 +1,18 @@
-"""From the field to a closed mesh: marching cubes over slabs of a grid, seams welded.
+"""The field as a solid on a grid, asked for slab by slab.
 
 The surface is the zero level of max(log(density / threshold), depth behind the last light): a
 point is inside where the field is dense enough, or where no light arrives (visibility.py). The
 logarithm, because density falls by orders of magnitude within a cell: it is what is nearly
 linear there. The grid is worked on in slabs along x; two neighbours share one layer of samples,
-bit for bit, so their vertices on it are equal and are welded by position.
+bit for bit, so that a surface through it has no seam.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,6 @@ from scipy.ndimage import binary_dilation, label, map_coordinates
 
 from nerfcli.errors import NerfError
 from nerfcli.geometry.field_source import FieldSource
-from nerfcli.geometry.shapes import Mesh
 from nerfcli.geometry.visibility import Visibility
 from nerfcli.progress import Progress
 
@@ -52,6 +52,11 @@ class Grid:
         cells = np.maximum(np.ceil((box[1] - box[0]) / spacing - 1e-9), 1).astype(int) + 2
         origin = box.mean(axis=0) - 0.5 * spacing * cells
         return Grid(origin, spacing, (int(cells[0]) + 1, int(cells[1]) + 1, int(cells[2]) + 1))
+
+
+def all_indices(shape: Sequence[int]) -> np.ndarray:
+    """The indices of all samples of a grid [n, k], the last one running fastest."""
+    return np.moveaxis(np.indices(tuple(shape)), 0, -1).reshape(-1, len(shape))
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +122,7 @@ class Solid:
         """Where values can differ from -REACH: bool on every step-th sample, with a margin."""
         step = max(1, -(-max(self.grid.shape) // LATTICE_SIDE))
         size = [-(-n // step) for n in self.grid.shape]
-        points = self.grid.points(np.stack(np.indices(size), axis=-1).reshape(-1, 3) * step)
+        points = self.grid.points(all_indices(size) * step)
         active = np.empty(len(points), dtype=bool)
         for first in range(0, len(points), 1_000_000):
             some = points[first : first + 1_000_000]
@@ -190,59 +195,6 @@ def content_box(source: FieldSource) -> np.ndarray:
     return np.stack([points.min(axis=0), points.max(axis=0)])
 
 
-def marching_cubes(solid: Solid, progress: Progress) -> Mesh:
-    """The zero level of a solid as one mesh, oriented outwards, in the source's frame.
-
-    Raises:
-        NerfError: nothing lies inside, so the threshold is above every density.
-    """
-    from skimage import measure  # slow to import
-
-    parts: list[tuple[np.ndarray, np.ndarray]] = []
-    seam = (np.zeros((0, 3)), np.zeros(0, dtype=np.int64))
-    n_vertices = 0
-    for start, values in solid.slabs(progress):
-        if values.max() < 0:
-            seam = (np.zeros((0, 3)), np.zeros(0, dtype=np.int64))
-            continue
-        local, faces, _, _ = measure.marching_cubes(values, 0.0, allow_degenerate=True)
-        index = local.astype(np.float64) + [start, 0, 0]
-        number, fresh = _welded(index, seam, start, n_vertices)
-        parts.append((index[fresh], number[faces.astype(np.int64)]))
-        n_vertices += int(fresh.sum())
-        on_seam = index[:, 0] == start + len(values) - 1
-        seam = (index[on_seam], number[on_seam])
-    if not parts:
-        raise NerfError(
-            f"nothing is inside at --threshold {solid.threshold:.4g}: the density stays below it "
-            "everywhere. Give a lower --threshold."
-        )
-    vertices = solid.grid.points(np.concatenate([index for index, _ in parts]))
-    # skimage winds faces towards higher values, which are inside here
-    return Mesh(vertices, np.concatenate([faces for _, faces in parts])[:, ::-1])
-
-
-def _welded(
-    index: np.ndarray, seam: tuple[np.ndarray, np.ndarray], start: int, n_vertices: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of a slab's vertices in the whole mesh [v], and which of them are new."""
-    known, numbers = seam
-    fresh = np.ones(len(index), dtype=bool)
-    number = np.empty(len(index), dtype=np.int64)
-    if len(known):
-        mine = np.flatnonzero(index[:, 0] == start)
-        both = np.concatenate([known[:, 1:], index[mine, 1:]])
-        _, inverse = np.unique(both, axis=0, return_inverse=True)
-        inverse = inverse.ravel()
-        place = np.full(int(inverse.max()) + 1, -1, dtype=np.int64)
-        place[inverse[: len(known)]] = numbers
-        old = place[inverse[len(known) :]]
-        fresh[mine[old >= 0]] = False
-        number[mine[old >= 0]] = old[old >= 0]
-    number[fresh] = n_vertices + np.arange(int(fresh.sum()))
-    return number, fresh
-
-
 def _hidden(source: FieldSource, visibility: Visibility, grid: Grid, box: np.ndarray) -> np.ndarray:
     """Depth behind the last light at the samples of a grid, source units, cut to two cells.
 
@@ -250,7 +202,7 @@ def _hidden(source: FieldSource, visibility: Visibility, grid: Grid, box: np.nda
     outside, nothing else is taken to lie.
     """
     rough = Grid.over(box, max(1, round((max(grid.shape) - 3) / 2)))
-    index = np.stack(np.indices(rough.shape), axis=-1).reshape(-1, 3)
+    index = all_indices(rough.shape)
     reach = 2.0 * rough.spacing
 
     def depth(points: np.ndarray) -> np.ndarray:
@@ -258,7 +210,7 @@ def _hidden(source: FieldSource, visibility: Visibility, grid: Grid, box: np.nda
         return found.numpy() / np.float32(source.scale)
 
     first = depth(rough.points(index)).reshape(rough.shape)
-    points = grid.points(np.stack(np.indices(grid.shape), axis=-1).reshape(-1, 3))
+    points = grid.points(all_indices(grid.shape))
     between = (points - rough.origin) / rough.spacing
     out = map_coordinates(first, between.T, order=1, mode="nearest")
     near = np.flatnonzero(np.abs(out) < 0.99 * reach)
@@ -274,7 +226,8 @@ def _enclosed(hidden: np.ndarray, rim: np.ndarray, reach: float) -> np.ndarray:
 
     they are unknown space (behind a wall, in fog that no photo shows), not the inside of anything.
     """
-    labels, n = label(hidden > 0)
+    found: Any = label(hidden > 0)
+    labels, n = found
     open_ = np.zeros(n + 1, dtype=bool)
     open_[np.unique(labels[rim])] = True
     open_[0] = False

@@ -7,7 +7,7 @@ from scipy.spatial import KDTree
 
 from nerfcli.errors import NerfError
 from nerfcli.geometry.distance import Surface
-from nerfcli.geometry.extract import REACH, Grid, Solid
+from nerfcli.geometry.extract import REACH, Grid, Solid, all_indices
 from nerfcli.geometry.inside import closedness, inside_blocks, inside_grid
 from nerfcli.geometry.shapes import Mesh, PointCloud, SdfGrid, Shape, VoxelGrid, bounds
 from nerfcli.geometry.surface import surface_of
@@ -73,7 +73,7 @@ def sdf_of(name: str, shape: Shape, resolution: int, progress: Progress) -> SdfG
     margin = (PADDING - 1) * spacing  # Grid.over adds another cell
     grid = Grid.over(np.stack([box[0] - margin, box[1] + margin]), max(1, resolution - 2))
     surface, values = Surface(mesh), np.empty(grid.shape, dtype=np.float32)
-    plane = np.stack(np.indices(grid.shape[1:]), axis=-1).reshape(-1, 2)
+    plane = all_indices(grid.shape[1:])
     rows = max(1, 500_000 // len(plane))
     for start in range(0, grid.shape[0], rows):
         n = min(rows, grid.shape[0] - start)

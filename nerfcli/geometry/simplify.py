@@ -30,7 +30,7 @@ def simplified(mesh: Mesh, n_faces: int) -> Mesh:
     center = mesh.vertices.mean(axis=0)  # the library works in float32
     target = n_faces
     for _ in range(_ROUNDS):
-        points, faces = fast_simplification.simplify(
+        points, faces, *_ = fast_simplification.simplify(
             (mesh.vertices - center).astype(np.float32),
             mesh.faces.astype(np.int32),
             target_count=target,

@@ -54,11 +54,13 @@ def _save_obj(mesh: Mesh, texture: Texture, path: Path) -> list[Path]:
 def _save_glb(mesh: Mesh, texture: Texture, path: Path) -> Path:
     import trimesh
     from PIL import Image
+    from trimesh.visual import TextureVisuals
+    from trimesh.visual.material import PBRMaterial
 
-    material = trimesh.visual.material.PBRMaterial(
+    material = PBRMaterial(
         baseColorTexture=Image.fromarray(texture.image), metallicFactor=0.0, roughnessFactor=1.0
     )
-    visual = trimesh.visual.TextureVisuals(uv=texture.uv, material=material)
+    visual = TextureVisuals(uv=texture.uv, material=material)
     whole = trimesh.Trimesh(mesh.vertices, mesh.faces, visual=visual, process=False)
     with replacing(path) as aside:
         whole.export(aside, file_type="glb")

@@ -22,7 +22,7 @@ from nerfcli.progress import Progress, StopSignal
 from nerfcli.render import load_model
 from nerfcli.runs import Run
 from nerfcli.scenes import load_scene
-from nerfcli.trainers import HashGridTrainer
+from nerfcli.trainers import HashGridTrainer, StepResult
 
 N_CURVE = 40  # steps
 READING = ("item", "tolist", "__int__", "__float__", "__bool__", "__index__", "nonzero")
@@ -137,6 +137,20 @@ def test_the_ray_count_adapts_as_on_a_cpu(prepared: train.Prepared) -> None:
         assert float(mine.rate) == pytest.approx(right.samples_per_ray, rel=1e-12)
         assert int(mine.wanted) == min(right.n_rays(), mine.max_rays)
     assert mine.extra_state()["samples_per_ray"] == float(mine.rate)
+
+
+def test_other_pixels_and_another_state_need_another_graph(prepared: train.Prepared) -> None:
+    trainer = trainer_with(ops_triton.load(), prepared)
+    assert isinstance(trainer, GraphTrainer)
+    trainer.step_count = 70
+    trainer._captured = StepResult(torch.zeros(()), torch.zeros(()), 1, 1)
+    views = replace(prepared.residents.at(0))
+    trainer.set_views(views)
+    assert trainer.views is views and trainer._captured is None
+    assert trainer.first_step == 70  # eager again, for the caches of the new views
+    trainer._captured = StepResult(torch.zeros(()), torch.zeros(()), 1, 1)
+    trainer.load(trainer.model_state(), trainer.optimizer_state(), trainer.extra_state())
+    assert trainer._captured is None
 
 
 def test_a_step_with_too_little_room_takes_fewer_rays(prepared: train.Prepared) -> None:
