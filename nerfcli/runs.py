@@ -232,7 +232,7 @@ def newest_run(root: Path = Path("runs")) -> Path:
     Raises:
         NerfError: there is none.
     """
-    states = [path for path in root.glob("*/state.json") if path.is_file()]
+    states = [path for path in root.glob("*/state.json") if (path.parent / "config.toml").is_file()]
     if not states:
         raise NerfError(
             f"no run with a checkpoint under {root}/: name one, or make one: nerf train SCENE."

@@ -34,10 +34,14 @@ def open_writer(out: Path, layer: str, save: tuple[str, ...], fps: int) -> Write
     """A writer for one layer; the first layer asked for gets the plain name.
 
     Raises:
-        NerfError: the folder of `out` cannot be written.
+        NerfError: an unknown suffix, or the folder of `out` cannot be written.
     """
     suffix = out.suffix.lower()
     video = suffix in (".mp4", ".gif")
+    if suffix and not video and not out.is_dir():
+        raise NerfError(
+            f"--out {out}: unknown suffix {suffix!r}; use .mp4, .gif, or a folder for PNGs."
+        )
     folder = out.parent if video else out
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -48,10 +52,6 @@ def open_writer(out: Path, layer: str, save: tuple[str, ...], fps: int) -> Write
             f"cannot write to {folder}: {error.strerror}; choose another --out."
         ) from error
     if not video:
-        if suffix:
-            raise NerfError(
-                f"--out {out}: unknown suffix {suffix!r}; use .mp4, .gif, or a folder for PNGs."
-            )
         return FrameWriter(out, layer)
     path = out if layer == save[0] else out.with_name(f"{out.stem}_{layer}{out.suffix}")
     return Mp4Writer(path, fps) if suffix == ".mp4" else GifWriter(path, fps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +21,7 @@ from nerfcli.cli.options import (
 )
 from nerfcli.cli.output import NOT_MET, quantity, show, stop_code
 from nerfcli.cli.sources import recorded_path, scene_of_run
+from nerfcli.errors import NerfError
 from nerfcli.progress import Progress, StopSignal
 
 
@@ -60,6 +62,8 @@ def eval(
       nerf eval --geometry truth.ply
     """
     kind = progress_kind(progress, quiet)
+    if target_psnr is not None and not math.isfinite(target_psnr):
+        raise NerfError(f"--target-psnr must be a finite number of decibels, got {target_psnr}.")
     ensure_device(device)
     opened = open_run(run, quiet=quiet).using(backend=backend, device=device)
     loaded = scene_of_run(opened, scene or recorded_path(opened))

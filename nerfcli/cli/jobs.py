@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 from collections.abc import Callable, Mapping
@@ -205,6 +206,8 @@ def more_time(command: str) -> str:
 
 def _ensure_held_out(scene: Scene, target_psnr: float | None) -> None:
     """Raise NerfError, before hours of training, where a target could never be judged."""
+    if target_psnr is not None and not math.isfinite(target_psnr):
+        raise NerfError(f"--target-psnr must be a finite number of decibels, got {target_psnr}.")
     if target_psnr is not None and not scene.splits.get("test"):
         raise NerfError(f"--target-psnr: scene {scene.name} has no held-out views; see --holdout.")
 

@@ -23,7 +23,7 @@ struct NerfBricks {
 
 enum { SLOT_HOST = 32 };
 
-// So many growing steps reach 6 million times as far as the first one, at a cone of 1/256.
+// So many growing steps reach 8.6 million times as far as the first one, at a cone of 1/256.
 constexpr int N_GROWTH = 4096;
 
 // (1 + cone)^k, made anew where the cone is another one; one call at a time comes here.
