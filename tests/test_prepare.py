@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sqlite3
 import sys
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from spoiled import look_at, write_textured_scene
 from conftest import Nerf
 from nerfcli.cli import main
 from nerfcli.errors import NerfError
-from nerfcli.prepare import Stopped, Wish, prepare_scene
+from nerfcli.prepare import Stopped, Wish, motion, prepare_scene
 from nerfcli.prepare.frames import sharpness, take_frames
 from nerfcli.prepare.photos import find_photos, take_photos
 from nerfcli.prepare.place import DISTANCE, placed, upright
@@ -124,6 +125,17 @@ def test_a_stopped_run_goes_on(scene: Path, tmp_path: Path) -> None:
         prepare_scene(photos, out, Wish(lens="opencv"), QUIET, lambda: False)
     verdict = prepare_scene(photos, out, Wish(), QUIET, lambda: False)
     assert verdict["registered"] == 5
+
+
+def test_watching_takes_no_lock(tmp_path: Path) -> None:
+    """pycolmap ends the process when it meets a lock, so progress must be read without one."""
+    link = sqlite3.connect(tmp_path / "d?b.db", isolation_level=None)
+    link.execute("CREATE TABLE keypoints (image_id INTEGER)")
+    link.execute("INSERT INTO keypoints VALUES (1)")
+    link.execute("BEGIN EXCLUSIVE")  # any reader that asks for a lock is refused now
+    assert motion._glimpse(tmp_path / "d?b.db", "keypoints") == 1
+    assert motion._glimpse(tmp_path / "none.db", "keypoints") == 0
+    link.close()
 
 
 def test_without_pycolmap_it_says_how_to_install_it(
