@@ -20,7 +20,7 @@ from nerfcli.cli import main
 from nerfcli.errors import NerfError
 from nerfcli.prepare import Stopped, Wish, motion, prepare_scene
 from nerfcli.prepare.frames import sharpness, take_frames
-from nerfcli.prepare.photos import find_photos, take_photos
+from nerfcli.prepare.photos import find_photos, new_names, take_photos
 from nerfcli.prepare.place import DISTANCE, placed, upright
 from nerfcli.progress import Progress
 from nerfcli.scenes import load_scene, read_source
@@ -172,6 +172,20 @@ def test_photos_are_copied_upright_and_the_bad_ones_named(tmp_path: Path) -> Non
         turned = np.array(image, dtype=float)
     assert turned[:, 10:].mean() < 0.5 * turned[:, :10].mean()  # the dark rows are right now
     assert (tmp_path / "out" / "p10.jpg").read_bytes() == (photos / "p10.jpg").read_bytes()
+
+
+def test_names_that_pycolmap_cannot_work_with_are_changed(tmp_path: Path) -> None:
+    names = ["a 1.jpg", "a_1.jpg", "a\t1.jpg", "#b.png", "two words/c.jpg", "d.webp", "d.png"]
+    new = new_names(names)
+    assert list(map(new.get, names)) == [
+        *("a_1_2.jpg", "a_1.jpg", "a_1_3.jpg", "_b.png", "two_words/c.jpg", "d_2.png", "d.png")
+    ]
+    pixels = np.random.default_rng(2).integers(0, 255, (6, 8, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "e f.webp", lossless=True)
+    taken, failed = take_photos(tmp_path, ["e f.webp"], tmp_path / "out")
+    assert ([photo.name for photo in taken], failed) == (["e_f.png"], {})
+    with Image.open(tmp_path / "out" / "e_f.png") as image:
+        np.testing.assert_array_equal(np.array(image), pixels)
 
 
 def write_video(path: Path, frames: list[np.ndarray]) -> None:

@@ -154,6 +154,8 @@ def reconstruct(motion: Motion, n_images: int, progress: Progress) -> list[Any]:
     pycolmap = load_pycolmap()
     models: dict[int, Any] = {}
     features = sorted(found for found, _ in matched_counts(motion.database).values())
+    if not features:
+        raise NerfError("pycolmap can read none of the images; save them as JPEG or PNG.")
     few = features[len(features) // 2] < FEW_FEATURES
     for relaxed in (True,) if few else (False, True):
         options = pycolmap.IncrementalPipelineOptions()
