@@ -8,13 +8,16 @@ from pathlib import Path
 IMAGE_SHARE = (
     0.5  # of the available memory; the rest is for the field, its optimiser and the system
 )
-CGROUPS = (  # limit and use of a container, in both versions of the interface
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+CGROUPS = (  # limit and use of a container and its details, in both versions of the interface
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"),
     (
         "/sys/fs/cgroup/memory/memory.limit_in_bytes",
         "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+        "/sys/fs/cgroup/memory/memory.stat",
     ),
 )
+# pages of files that were read: the use counts them, the kernel gives them back on demand
+CACHED = ("active_file", "inactive_file"), ("total_active_file", "total_inactive_file")
 
 
 def image_budget() -> int:
@@ -25,11 +28,21 @@ def image_budget() -> int:
 def available_memory() -> int:
     """Bytes that can be had without swapping, container limits included."""
     free = _meminfo() or _installed()
-    for limit, used in CGROUPS:
+    for (limit, used, details), names in zip(CGROUPS, CACHED, strict=True):
         bounds = _number(limit), _number(used)
         if bounds[0] is not None and bounds[1] is not None:
-            free = min(free, max(bounds[0] - bounds[1], 0))
+            held = max(bounds[1] - _cached(details, names), 0)
+            free = min(free, max(bounds[0] - held, 0))
     return free
+
+
+def _cached(path: str, names: tuple[str, ...]) -> int:
+    """The sum of some lines of a memory.stat; 0 where there is none."""
+    try:
+        rows = dict(line.split() for line in Path(path).read_text().splitlines())
+        return sum(int(rows.get(name, 0)) for name in names)
+    except (OSError, ValueError):
+        return 0
 
 
 def _meminfo() -> int:

@@ -168,6 +168,33 @@ def test_the_command(textured: Path, tmp_path: Path, nerf: Nerf) -> None:
     assert faults(check(tmp_path / "fixed")) == {}
 
 
+def test_what_has_no_cure_is_reported_all_the_same(
+    textured: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "fixed"
+    words = ["check", str(textured), "--views", "3", "--fix", "--out", str(out), "--json"]
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code == 3
+    value = json.loads(capsys.readouterr().out)
+    assert (value["sound"], value["fixed"]) == (True, None)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("spoilt", [b"", b"no array", None])
+def test_depth_that_cannot_be_read(tmp_path: Path, seen: Gathered, spoilt: bytes | None) -> None:
+    scene = write_textured_scene(tmp_path / "scene", depth=True)
+    table = json.loads((scene / "transforms.json").read_text())
+    path = scene / "d.npy"
+    if spoilt is None:
+        np.save(path, np.ones(5))
+    else:
+        path.write_bytes(spoilt)
+    table["frames"][0]["depth_file_path"] = "d.npy"
+    (scene / "transforms.json").write_text(json.dumps(table))
+    assert "d.npy cannot be read" in faults(judged(scene, seen))["unreadable"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -177,6 +204,8 @@ def test_the_command(textured: Path, tmp_path: Path, nerf: Nerf) -> None:
         (["scene", "--picture", "a.jpg"], "PNG"),
         (["scene", "--views", "1"], "--views"),
         (["scene", "--fix", "--out", "scene"], "--out"),
+        (["scene", "--fix", "--out", "."], "no name of its own"),
+        (["scene", "--picture", "scene/images/v_0.png"], "is an image of the scene"),
     ],
 )
 def test_bad_use_gives_one_message(

@@ -307,6 +307,7 @@ def test_the_command_and_its_record(nerf: Nerf, tmp_path: Path) -> None:
         (("--to", "colmap", "--out", "full"), "full is not empty; choose another"),
         (("--to", "colmap", "--out", "file"), "is a file"),
         (("--to", "colmap", "--out", "old"), "old exists; replace it by --overwrite"),
+        (("--to", "colmap", "--out", "mixed", "--overwrite"), "mixed also holds mine.txt"),
         (("--to", "llff", "--text", "--out", "x"), "--text is for --to colmap"),
     ],
 )
@@ -318,8 +319,10 @@ def test_bad_usage(
     message: str,
 ) -> None:
     write_blender_scene(tmp_path / "ball", 2, 1)
-    for name, file in (("full", "mine.txt"), ("old", "conversion.json")):
-        (tmp_path / name).mkdir()
+    files = [("full", "mine.txt"), ("old", "conversion.json")]
+    files += [("mixed", "conversion.json"), ("mixed", "mine.txt")]
+    for name, file in files:
+        (tmp_path / name).mkdir(exist_ok=True)
         (tmp_path / name / file).write_text("{}")
     (tmp_path / "file").write_text("")
     before = sorted(tmp_path.rglob("*"))

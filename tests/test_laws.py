@@ -53,7 +53,8 @@ FLOORS = {
         check.features check.witness check.epipolar check.alternatives check.report check.poses
         check.strays check.gather check.verdict check.photos check.space check.scene_check
         check.picture check.correct check.quick check
-        prepare.photos prepare.frames prepare.motion prepare.place prepare.capture prepare""",
+        prepare.photos prepare.frames prepare.motion prepare.place prepare.wish prepare.capture
+        prepare""",
     "doors": """
         bench.clock bench.parity bench.kernels bench.training bench.gpu_report bench.gpu_measures
         bench.gpu_peers bench.gpu bench

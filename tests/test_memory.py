@@ -45,12 +45,15 @@ def test_the_budget_is_a_share_of_what_is_available(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    limit, used = tmp_path / "max", tmp_path / "current"
-    monkeypatch.setattr(memory, "CGROUPS", ((str(limit), str(used)),))
+    limit, used, details = (tmp_path / name for name in ("max", "current", "stat"))
+    nowhere = ("", "", "")
+    monkeypatch.setattr(memory, "CGROUPS", ((str(limit), str(used), str(details)), nowhere))
     unlimited = memory.available_memory()
     limit.write_text("5000\n")
     used.write_text("3000\n")
     assert memory.available_memory() == 2000
+    details.write_text("anon 1000\nfile 2000\ninactive_file 900\nactive_file 600\n")
+    assert memory.available_memory() == 3500  # the cache of files is given back
     limit.write_text("max\n")
     # other programs take and give back memory meanwhile
     assert memory.available_memory() == pytest.approx(unlimited, rel=0.2)

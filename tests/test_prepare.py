@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sqlite3
 import sys
 from pathlib import Path
 
@@ -17,9 +18,9 @@ from spoiled import look_at, write_textured_scene
 from conftest import Nerf
 from nerfcli.cli import main
 from nerfcli.errors import NerfError
-from nerfcli.prepare import Stopped, Wish, prepare_scene
+from nerfcli.prepare import Stopped, Wish, capture, clear, motion, prepare_scene
 from nerfcli.prepare.frames import sharpness, take_frames
-from nerfcli.prepare.photos import find_photos, take_photos
+from nerfcli.prepare.photos import find_photos, new_names, take_photos
 from nerfcli.prepare.place import DISTANCE, placed, upright
 from nerfcli.progress import Progress
 from nerfcli.scenes import load_scene, read_source
@@ -94,14 +95,63 @@ def test_what_is_written(scene: Path, prepared: tuple[Path, dict]) -> None:
 
 
 def test_a_finished_scene_is_not_made_again(
-    scene: Path, prepared: tuple[Path, dict], capsys: pytest.CaptureFixture[str]
+    scene: Path, prepared: tuple[Path, dict], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (prepared[0] / "transforms.json").stat().st_mtime_ns
     with pytest.raises(SystemExit) as ended:
-        main(["prepare", str(scene / "images"), "--out", str(prepared[0]), "--json"])
+        words = ["prepare", str(scene / "images"), "--out", str(prepared[0]), "--pyramid", "1"]
+        main([*words, "--json"])
     assert ended.value.code == 0
     assert json.loads(capsys.readouterr().out)["registered"] == N_VIEWS
     assert (prepared[0] / "transforms.json").stat().st_mtime_ns == before
+    # a scene of other photos must not pass for theirs
+    others = shutil.copytree(scene / "images", tmp_path / "others")
+    with pytest.raises(SystemExit) as ended:
+        main(["prepare", str(others), "--out", str(prepared[0])])
+    assert ended.value.code == 2
+    assert "begun with another from, pyramid" in capsys.readouterr().err
+
+
+def test_starting_again_removes_only_what_was_made(
+    scene: Path, prepared: tuple[Path, dict], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = shutil.copytree(prepared[0], tmp_path / "out")
+    (out / "run").mkdir()  # a user's own
+    before = sorted(out.rglob("*"))
+    (tmp_path / "none").mkdir()
+    with pytest.raises(SystemExit) as ended:  # nothing to begin with: the scene stays
+        main(["prepare", str(tmp_path / "none"), "--out", str(out), "--overwrite"])
+    assert ended.value.code == 2
+    assert "holds 0 images" in capsys.readouterr().err
+    assert sorted(out.rglob("*")) == before
+    clear(scene / "images", out)
+    assert [path.name for path in out.iterdir()] == ["run"]
+
+
+def test_undistorted_images_keep_their_size_and_are_undistorted_once(
+    scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small images are matched enlarged; a run that broke off after replacing them goes on."""
+    pytest.importorskip("pycolmap")
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for i in range(5):
+        shutil.copy(scene / "images" / f"v_{i}.png", photos)
+    out, wish = tmp_path / "out", Wish(undistort=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(capture, "write_transforms", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            prepare_scene(photos, out, wish, QUIET, lambda: False)
+    first = {path.name: path.read_bytes() for path in (out / "images").iterdir()}
+    assert prepare_scene(photos, out, wish, QUIET, lambda: False)["registered"] == 5
+    assert {path.name: path.read_bytes() for path in (out / "images").iterdir()} == first
+    frame = read_source(out).frames[0]
+    assert frame.lens.is_pinhole
+    assert frame.size == pytest.approx((240, 180), rel=0.02)
+    for path in photos.iterdir():
+        Image.open(path).convert("RGBA").save(path)
+    with pytest.raises(NerfError, match="transparency"):
+        prepare_scene(photos, tmp_path / "clear", wish, QUIET, lambda: False)
 
 
 def test_a_stopped_run_goes_on(scene: Path, tmp_path: Path) -> None:
@@ -124,6 +174,17 @@ def test_a_stopped_run_goes_on(scene: Path, tmp_path: Path) -> None:
         prepare_scene(photos, out, Wish(lens="opencv"), QUIET, lambda: False)
     verdict = prepare_scene(photos, out, Wish(), QUIET, lambda: False)
     assert verdict["registered"] == 5
+
+
+def test_watching_takes_no_lock(tmp_path: Path) -> None:
+    """pycolmap ends the process when it meets a lock, so progress must be read without one."""
+    link = sqlite3.connect(tmp_path / "d?b.db", isolation_level=None)
+    link.execute("CREATE TABLE keypoints (image_id INTEGER)")
+    link.execute("INSERT INTO keypoints VALUES (1)")
+    link.execute("BEGIN EXCLUSIVE")  # any reader that asks for a lock is refused now
+    assert motion._glimpse(tmp_path / "d?b.db", "keypoints") == 1
+    assert motion._glimpse(tmp_path / "none.db", "keypoints") == 0
+    link.close()
 
 
 def test_without_pycolmap_it_says_how_to_install_it(
@@ -160,6 +221,20 @@ def test_photos_are_copied_upright_and_the_bad_ones_named(tmp_path: Path) -> Non
         turned = np.array(image, dtype=float)
     assert turned[:, 10:].mean() < 0.5 * turned[:, :10].mean()  # the dark rows are right now
     assert (tmp_path / "out" / "p10.jpg").read_bytes() == (photos / "p10.jpg").read_bytes()
+
+
+def test_names_that_pycolmap_cannot_work_with_are_changed(tmp_path: Path) -> None:
+    names = ["a 1.jpg", "a_1.jpg", "a\t1.jpg", "#b.png", "two words/c.jpg", "d.webp", "d.png"]
+    new = new_names(names)
+    assert list(map(new.get, names)) == [
+        *("a_1_2.jpg", "a_1.jpg", "a_1_3.jpg", "_b.png", "two_words/c.jpg", "d_2.png", "d.png")
+    ]
+    pixels = np.random.default_rng(2).integers(0, 255, (6, 8, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "e f.webp", lossless=True)
+    taken, failed = take_photos(tmp_path, ["e f.webp"], tmp_path / "out")
+    assert ([photo.name for photo in taken], failed) == (["e_f.png"], {})
+    with Image.open(tmp_path / "out" / "e_f.png") as image:
+        np.testing.assert_array_equal(np.array(image), pixels)
 
 
 def write_video(path: Path, frames: list[np.ndarray]) -> None:

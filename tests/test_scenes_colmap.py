@@ -262,6 +262,8 @@ def test_masks_and_split_lists(tmp_path: Path) -> None:
     for i in (0, 1):
         views = load_views(scene, [i])
         assert views.n_pixels == 6 * HEIGHT
+    (tmp_path / "images").rename(tmp_path / "input")  # the masks do not follow that name
+    assert load_views(load_scene(tmp_path), [0]).n_pixels == 6 * HEIGHT
     (tmp_path / "test_list.txt").write_text(NAMES[2])
     with pytest.raises(NerfError, match="2.png is listed for training and for test"):
         load_scene(tmp_path)

@@ -136,9 +136,10 @@ def test_intrinsics_follow_images_of_another_size(tmp_path: Path) -> None:
     table = capture(
         tmp_path, top={**TOP, "w": 24.0, "h": 16.0, "fl_x": 20.0, "cx": 13.0, "cy": 7.0}
     )
-    scene = load_scene(write(tmp_path, table))
+    scene = load_scene(write(tmp_path, {**table, "fisheye_crop_radius": 8}))
     assert scene.cameras.size[0].tolist() == [WIDTH, HEIGHT]
     assert scene.cameras.focal[0].tolist() == [10.0, 5.5]
+    assert scene.crop_radius == 4.0
     assert scene.cameras.principal[0].tolist() == [6.5, 3.5]
     assert any("another size than stated (12x8 instead of 24x16)" in n for n in scene.notes)
     write(tmp_path, {**table, "w": 8, "h": 12})
@@ -204,6 +205,11 @@ def test_mask_paths_ignore_black_and_must_be_complete(tmp_path: Path) -> None:
     assert (scene.kind, scene.masked_where) == ("nerfstudio", "black")
     views = load_views(scene, [0])
     assert int(views.locate(views.draw(torch.zeros(1).double()))[0, 1]) == WIDTH // 2
+    alone = tmp_path / "transforms_test.json"  # a name by which Blender's files go
+    alone.write_text(json.dumps(table))
+    assert load_views(load_scene(alone), [0]).n_pixels == WIDTH * HEIGHT // 2
+    assert load_scene(alone).masked_where == "black"
+    alone.unlink()
     del table["frames"][5]["mask_path"]
     with pytest.raises(NerfError, match=r"5\.png: either all frames or none have a mask_path"):
         load_scene(write(tmp_path, table))
@@ -349,6 +355,8 @@ def bad_pose(**changes: Any) -> list[list[float]]:
         ({"ftheta_p0": 0.1}, {}, "ftheta_p0 means an f-theta lens"),
         ({}, {"transform_matrix_start": [[1]]}, r"images/0\.png: transform_matrix_start"),
         ({"aabb_scale": 3}, {}, "power of two from 1 to 128, got 3"),
+        ({"aabb": "x"}, {}, "aabb must be"),
+        ({"aabb": [[0, 0, 0], [1, 1]]}, {}, "aabb must be"),
         ({"frames": []}, {}, "has no frames"),
         ({"distortion_params": [1, 2]}, {}, "distortion_params must list"),
     ],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nerfcli.check.correct import write_corrected
+from nerfcli.check.correct import NothingToCorrect, write_corrected
 from nerfcli.check.picture import draw
 from nerfcli.check.quick import quick_warnings
 from nerfcli.check.report import Finding, Report
@@ -11,6 +11,7 @@ from nerfcli.check.scene_check import Checked, check_source
 __all__ = [
     "Checked",
     "Finding",
+    "NothingToCorrect",
     "Report",
     "check_source",
     "draw",

@@ -13,6 +13,10 @@ from nerfcli.scenes.convert import Choices, write_scene
 from nerfcli.scenes.source import Frame, Source, shortened
 
 
+class NothingToCorrect(NerfError):
+    """No fault with a known cure was found."""
+
+
 def corrected(checked: Checked) -> tuple[Source, tuple[str, ...]]:
     """The scene as it should have been stated, and what was changed.
 
@@ -20,7 +24,7 @@ def corrected(checked: Checked) -> tuple[Source, tuple[str, ...]]:
     and views whose poses contradict the others are left out.
 
     Raises:
-        NerfError: there is nothing that can be corrected.
+        NothingToCorrect: no fault with a known cure.
     """
     source, guess = checked.source, checked.hypothesis
     done = [guess.words] if guess.what else []
@@ -31,7 +35,7 @@ def corrected(checked: Checked) -> tuple[Source, tuple[str, ...]]:
     if lost:
         done.append(f"left out: {shortened([source.frames[i].name for i in lost])}")
     if not done:
-        raise NerfError(
+        raise NothingToCorrect(
             f"nothing to correct in {checked.report.scene}: no fault with a known cure was found."
         )
     # inverting poses that were read with OpenGL axes leaves their flip in front of the world

@@ -128,7 +128,7 @@ def judge_depth(
             continue
         try:
             depth = _read_depth(frame.depth.path) * frame.depth.scale
-        except (NerfError, OSError, ValueError) as error:
+        except (NerfError, OSError, SyntaxError, ValueError, EOFError) as error:
             text = f"{frame.depth.path} cannot be read ({error})"
             return [Finding("fault", "unreadable", text, (frame.name,))], None
         for side in (0, 1):
@@ -163,7 +163,11 @@ def judge_depth(
 def _read_depth(path) -> np.ndarray:
     """[height, width] float64, as stored."""
     if path.suffix.lower() == ".npy":
-        return np.load(path, allow_pickle=False).astype(np.float64).squeeze()
+        values = np.load(path, allow_pickle=False).astype(np.float64)
+        values = values[..., 0] if values.shape[2:] == (1,) else values
+        if values.ndim != 2 or 0 in values.shape:
+            raise ValueError(f"an array of shape {values.shape} is no image")
+        return values
     from PIL import Image
 
     with Image.open(path) as image:

@@ -17,6 +17,7 @@ from nerfcli.progress import Progress
 
 if TYPE_CHECKING:
     from nerfcli.check import Checked
+    from nerfcli.scenes import Source
 
 
 def check(
@@ -52,7 +53,7 @@ def check(
       nerf check scene/ --picture check.png --json
       nerf check scene/ --fix --out scene-fixed/
     """
-    from nerfcli.check import check_source, draw
+    from nerfcli.check import NothingToCorrect, check_source, draw
     from nerfcli.scenes import read_source
 
     if fix and out is None:
@@ -68,6 +69,8 @@ def check(
             raise NerfError(f"--picture {picture}: the picture is a PNG; name it so.")
         ensure_writable(picture)
     source = read_source(scene)
+    if picture is not None:
+        _ensure_not_of(source, picture)
     with Progress(progress_kind(progress, quiet), None, "image", "check") as told:
         checked = check_source(source, told, max_views=views)
     value: dict[str, Any] = checked.report.to_json()
@@ -76,11 +79,26 @@ def check(
         draw(checked, picture)
         value["picture"] = str(picture)
         text += f"\npicture: {picture}"
+    met = not checked.report.faults
     if out is not None:
-        value["fixed"] = {"out": str(out), "changes": _fix(checked, out)}
-        text += f"\ncorrected: {out} ({'; '.join(value['fixed']['changes'])})"
+        try:
+            value["fixed"] = {"out": str(out), "changes": _fix(checked, out)}
+            text += f"\ncorrected: {out} ({'; '.join(value['fixed']['changes'])})"
+        except NothingToCorrect as error:  # no reason to withhold the report
+            value["fixed"], met = None, False
+            text += f"\n{error}"
     show(text, value, as_json)
-    return NOT_MET if checked.report.faults else 0
+    return 0 if met else NOT_MET
+
+
+def _ensure_not_of(source: Source, picture: Path) -> None:
+    """Raise NerfError if the picture would replace an image of the scene."""
+    mine = picture.resolve()
+    for frame in source.frames:
+        depth = frame.depth.path if frame.depth is not None else None
+        for path in (frame.image, frame.mask, frame.alpha, depth):
+            if path is not None and path.resolve() == mine:
+                raise NerfError(f"--picture {picture} is an image of the scene; choose another.")
 
 
 def _fix(checked: Checked, out: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from nerfcli.scenes import Source
 
 RECORD = "conversion.json"  # in the new folder: what was made of what
+MADE = re.compile(  # what conversions write into it
+    r"conversion\.json|images|masks|depths|sparse|train|val|test|(train|validation|test)_list\.txt|"
+    r"(dataparser_)?transforms(_train|_val|_test)?\.json|sparse_pc\.ply|poses_bounds\.npy"
+)
 
 
 def convert(
@@ -107,6 +112,8 @@ def ensure_free_folder(out: Path, scene: Path, *, overwrite: bool) -> None:
     mine, theirs = out.resolve(), scene.resolve()
     if mine == theirs or mine in theirs.parents:
         raise NerfError(f"--out {out} is or holds the scene itself; choose another folder.")
+    if out.name in ("", ".."):
+        raise NerfError(f"--out {out} has no name of its own; name the folder to make.")
     if out.exists() and not out.is_dir():
         raise NerfError(f"--out {out} is a file; a folder is needed.")
     if out.is_dir() and any(out.iterdir()):
@@ -114,6 +121,12 @@ def ensure_free_folder(out: Path, scene: Path, *, overwrite: bool) -> None:
             raise NerfError(f"--out {out} is not empty; choose another folder.")
         if not overwrite:
             raise NerfError(f"{out} exists; replace it by --overwrite, or choose another --out.")
+        others = sorted(path.name for path in out.iterdir() if not MADE.fullmatch(path.name))
+        if others:
+            raise NerfError(
+                f"{out} also holds {others[0]}, which no conversion made; move it away, or choose "
+                "another --out."
+            )
     ensure_writable(out)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -55,7 +54,7 @@ def prepare(
       nerf prepare photos/ --out scene/ && nerf check scene/ && nerf train scene/
       nerf prepare walk.mp4 --out scene/ --frames 200
     """
-    from nerfcli.prepare import LENSES, RECORD, Stopped, Wish, prepare_scene
+    from nerfcli.prepare import LENSES, RECORD, Stopped, Wish, ensure_same, prepare_scene
 
     if lens not in LENSES:
         raise NerfError(f"--lens: unknown lens {lens!r}; known: {', '.join(LENSES)}.")
@@ -64,12 +63,14 @@ def prepare(
     if not 0 <= pyramid <= 5:
         raise NerfError(f"--pyramid must be 0 to 5, got {pyramid}.")
     ensure_place(thing, out, overwrite=overwrite)
+    wish = Wish(frames, lens, undistort, pyramid)
     if (out / RECORD).is_file() and (out / "transforms.json").is_file():
         verdict = read_json(out / RECORD)
+        if "asked" in verdict:
+            ensure_same(out, verdict["asked"], thing, wish)
         note = f"{out} is finished; --overwrite starts again\n"
         show(note + summary(verdict), verdict, as_json)
         return 0 if verdict.get("enough") else NOT_MET
-    wish = Wish(frames, lens, undistort, pyramid)
     with (
         StopSignal() as stop,
         Progress(progress_kind(progress, quiet), None, "image", "prepare") as told,
@@ -85,7 +86,7 @@ def prepare(
 
 def ensure_place(thing: Path, out: Path, *, overwrite: bool) -> None:
     """Raise NerfError unless there is something to read, and a place that is ours to write."""
-    from nerfcli.prepare import RECORD, WORK
+    from nerfcli.prepare import RECORD, WORK, clear
 
     if not thing.exists():
         raise NerfError(f"{thing} does not exist; give a folder of photos or a video file.")
@@ -98,7 +99,7 @@ def ensure_place(thing: Path, out: Path, *, overwrite: bool) -> None:
         if not any((out / name).exists() for name in (RECORD, WORK)):
             raise NerfError(f"--out {out} is not empty; choose another folder.")
         if overwrite:
-            shutil.rmtree(out)
+            clear(thing, out)
     ensure_writable(out)
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from nerfcli.errors import NerfError
 from nerfcli.files import read_json, write_json
@@ -17,38 +18,17 @@ from nerfcli.prepare import frames, motion, photos
 from nerfcli.prepare.motion import Motion, Stopped
 from nerfcli.prepare.photos import Photo
 from nerfcli.prepare.place import placed
+from nerfcli.prepare.wish import LENSES, RECORD, WORK, Wish, asked_for, ensure_same
 from nerfcli.progress import Progress
 from nerfcli.scenes.colmap import read_colmap
 from nerfcli.scenes.source import Source
 from nerfcli.scenes.transforms_export import write_transforms
 
-WORK, RECORD = ".prepare", "prepare.json"  # in the new scene: the stages' files, the verdict
+UNDISTORTED = "undistorted"  # in WORK, from when the scene's images begin to be replaced
 SMALL = 600  # pixels of the longer side below which images are enlarged for matching
 EXHAUSTIVE = 60  # photos up to which every pair is matched
 ALIKE, OVERLAP = 20, 10  # otherwise: most similar images of each, and neighbours in order
-LENSES = {
-    "simple": "SIMPLE_RADIAL",
-    "radial": "RADIAL",
-    "opencv": "OPENCV",
-    "fisheye": "OPENCV_FISHEYE",
-}
 ENOUGH = 0.5  # of the images: with fewer registered, the scene is not what was photographed
-
-
-@dataclass(frozen=True)
-class Wish:
-    """What the user asked for.
-
-    Attributes:
-        frames: how many to take from a video.
-        lens: a key of LENSES. undistort: pinhole images instead of a lens.
-        pyramid: how often the images are also halved, into images_2, images_4, ...
-    """
-
-    frames: int = 150
-    lens: str = "simple"
-    undistort: bool = False
-    pyramid: int = 0
 
 
 @dataclass(frozen=True)
@@ -71,19 +51,14 @@ class _Folder:
 
     def begin(self) -> None:
         """Remember what the folder is made of, or see that it is the same as then."""
-        stated = {"from": str(self.thing.resolve()), **asdict(self.wish)}
         record = self.work / "wish.json"
         if record.is_file():
-            before = read_json(record)
-            if before != stated:
-                differ = [key for key in stated if before.get(key) != stated[key]]
-                raise NerfError(
-                    f"{self.out} was begun with another {', '.join(differ)}; repeat that command "
-                    "to go on, or start again with --overwrite."
-                )
+            ensure_same(self.out, read_json(record), self.thing, self.wish)
+            if (self.work / UNDISTORTED).exists():  # stopped while the images were replaced
+                shutil.rmtree(self.images, ignore_errors=True)
             return
         self.work.mkdir(parents=True, exist_ok=True)
-        write_json(record, stated)
+        write_json(record, asked_for(self.thing, self.wish))
 
 
 def prepare_scene(
@@ -102,6 +77,10 @@ def prepare_scene(
     taken, failed, in_order = _images(folder)
     if len(taken) < 3:
         raise NerfError(f"only {len(taken)} images can be read: {_first(failed)}")
+    if wish.undistort and any(photo.has_alpha for photo in taken):
+        raise NerfError(
+            "--undistort would lose the images' transparency; leave it out, the lens is kept."
+        )
     place = _flattened(folder, taken)
     names = [photo.name for photo in taken]
     # one camera for all if nothing speaks against it: shared intrinsics are better determined
@@ -114,6 +93,7 @@ def prepare_scene(
     best = models[0]
     source = _written(folder, place, best)
     verdict = _verdict(folder, names, failed, models, source, place)
+    verdict["asked"] = asked_for(thing, wish)
     verdict["seconds"] = round(time.monotonic() - start, 1)
     write_json(out / RECORD, verdict)
     shutil.rmtree(folder.work, ignore_errors=True)
@@ -156,15 +136,19 @@ def _video_frames(folder: _Folder, place: Path) -> Path:
 def _flattened(folder: _Folder, taken: Sequence[Photo]) -> Motion:
     """Where structure from motion reads: the images, or opaque or enlarged copies of them."""
     has_alpha = any(photo.has_alpha for photo in taken)
-    largest = max(max(photo.size) for photo in taken)
-    # SIFT's smallest features span several pixels: a small image shows hardly any of them
-    zoom = -(-SMALL // largest) if largest < SMALL else 1
+    zoom = _zoom([photo.size for photo in taken])
     if zoom == 1 and not has_alpha:
         return Motion(folder.images, None, folder.work, folder.stopped)
     flat, masks = folder.work / "flat", folder.work / "masks" if has_alpha else None
     for photo in taken:
         photos.flatten(folder.images, photo, flat, masks, zoom)
     return Motion(flat, masks, folder.work, folder.stopped)
+
+
+def _zoom(sizes: Sequence[tuple[int, int]]) -> int:
+    """SIFT's smallest features span several pixels: a small image shows hardly any of them."""
+    largest = max(map(max, sizes))
+    return -(-SMALL // largest) if largest < SMALL else 1
 
 
 def _match(folder: _Folder, place: Motion, names: Sequence[str], in_order: bool) -> None:
@@ -212,9 +196,17 @@ def _written(folder: _Folder, place: Motion, best: Any) -> Source:
 
 def _undistorted(folder: _Folder, place: Motion, model: Path) -> Path:
     """Replace images/ by pinhole images of the registered views; returns their model."""
-    target = folder.work / "undistorted"
+    target, pycolmap = folder.work / UNDISTORTED, motion.load_pycolmap()
     shutil.rmtree(target, ignore_errors=True)
-    motion.load_pycolmap().undistort_images(target, model, place.images)
+    if place.images != folder.images:  # its cameras are of enlarged copies
+        found = pycolmap.Reconstruction(str(model))
+        for image in found.images.values():
+            with Image.open(folder.images / image.name) as stored:
+                image.camera.rescale(*stored.size)
+        model = folder.work / "model_stored"
+        model.mkdir(exist_ok=True)
+        found.write_binary(str(model))
+    pycolmap.undistort_images(target, model, folder.images)
     shutil.rmtree(folder.images)
     (target / "images").rename(folder.images)
     return target / "sparse"

@@ -154,6 +154,8 @@ def reconstruct(motion: Motion, n_images: int, progress: Progress) -> list[Any]:
     pycolmap = load_pycolmap()
     models: dict[int, Any] = {}
     features = sorted(found for found, _ in matched_counts(motion.database).values())
+    if not features:
+        raise NerfError("pycolmap can read none of the images; save them as JPEG or PNG.")
     few = features[len(features) // 2] < FEW_FEATURES
     for relaxed in (True,) if few else (False, True):
         options = pycolmap.IncrementalPipelineOptions()
@@ -215,7 +217,7 @@ def _watched(
     while thread.is_alive():
         thread.join(POLL_SECONDS)
         if table is not None:
-            progress.update(_count(motion.database, table))
+            progress.update(_glimpse(motion.database, table))
         if motion.stopped():
             token.cancel()
     if motion.stopped():
@@ -226,19 +228,28 @@ def _watched(
         raise NerfError(f"pycolmap failed: {failures[0]}") from failures[0]
 
 
-def _count(database: Path, table: str) -> int:
+def _glimpse(database: Path, table: str) -> int:
+    """Rows of a table while pycolmap works on it: possibly not the latest, but without a lock.
+
+    A reader's lock, however short, can meet the moment at which pycolmap needs the file for itself;
+    pycolmap then ends the whole process ("database is locked").
+    """
+    return _count(database, table, "immutable=1")
+
+
+def _count(database: Path, table: str, mode: str = "mode=ro") -> int:
     if not database.is_file():
         return 0
     try:
-        with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=1)) as link:
+        with closing(sqlite3.connect(f"{database.absolute().as_uri()}?{mode}", uri=True)) as link:
             return int(link.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0])
-    except sqlite3.Error:  # locked, or not yet there
+    except sqlite3.Error:  # half written, or not yet there
         return 0
 
 
 def matched_counts(database: Path) -> dict[str, tuple[int, int]]:
     """Per image: its features, and how many images it is matched with."""
-    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as link:
+    with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as link:
         names = dict(link.execute("SELECT image_id, name FROM images").fetchall())
         features = dict(link.execute("SELECT image_id, rows FROM keypoints").fetchall())
         found = dict.fromkeys(names, 0)

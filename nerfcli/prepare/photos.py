@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from PIL import Image, ImageOps
 
@@ -66,10 +67,11 @@ def take_photos(
     Returns:
         The photos in the order of `names`, and for files that cannot be used the reason.
     """
+    new = new_names(names)
 
     def one(name: str) -> Photo | str:
         try:
-            return _take(folder / name, out / name, name)
+            return _take(folder / name, out / new[name], new[name])
         except (OSError, ValueError, SyntaxError, EOFError, NerfError) as error:
             return f"cannot be read ({error})"
 
@@ -84,6 +86,27 @@ def take_photos(
     return photos, failed
 
 
+def new_names(names: Sequence[str]) -> dict[str, str]:
+    """Names that pycolmap can work with, and each only once.
+
+    Its lists of pairs end a name at white space and skip lines that begin with #; it reads no WebP.
+    """
+    new: dict[str, str] = {name: name for name in names if name == _workable(name)}
+    for name in names:
+        wanted = PurePosixPath(_workable(name))
+        n, place = 1, wanted
+        while name not in new and str(place) in new.values():
+            n += 1
+            place = wanted.with_stem(f"{wanted.stem}_{n}")
+        new.setdefault(name, str(place))
+    return new
+
+
+def _workable(name: str) -> str:
+    name = re.sub(r"\s+|#", "_", name)
+    return name[:-5] + ".png" if name.lower().endswith(".webp") else name
+
+
 def _take(source: Path, target: Path, name: str) -> Photo:
     image_header(source)  # one clear message for what is no image
     with Image.open(source) as image:
@@ -96,7 +119,7 @@ def _take(source: Path, target: Path, name: str) -> Photo:
         size = ImageOps.exif_transpose(image).size if turned else image.size
         if not target.exists():
             with replacing(target) as aside:
-                if turned:
+                if turned or target.suffix.lower() != source.suffix.lower():
                     _save_upright(image, aside)
                 else:
                     shutil.copyfile(source, aside)
@@ -110,7 +133,7 @@ def _save_upright(image: Image.Image, path: Path) -> None:
     keep = {"exif": exif.tobytes(), "quality": QUALITY}
     if image.format == "JPEG":
         keep["subsampling"] = 0
-    upright.save(path, format=image.format, **keep)
+    upright.save(path, format="PNG" if image.format == "WEBP" else image.format, **keep)
 
 
 def flatten(images: Path, photo: Photo, flat: Path, masks: Path | None, zoom: int = 1) -> None:

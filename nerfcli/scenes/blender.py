@@ -38,7 +38,7 @@ def read_blender(root: Path, only: Path | None = None) -> Source:
         NerfError: whatever is wrong, with file, frame and key.
     """
     files = blender_files(root) if only is None else {None: only}
-    frames, notes = [], []
+    frames, notes, masked_where = [], [], "nonzero"
     box, box_source = None, ""
     for split, path in files.items():
         data = read_json(path)
@@ -47,6 +47,8 @@ def read_blender(root: Path, only: Path | None = None) -> Source:
         read, more, _ = read_frames(path, data, stated)
         frames += read
         notes += more
+        if any("mask_path" in frame for frame in data["frames"]):
+            masked_where = "black"
         if box is None:
             box, box_source = stated_box(data, str(path))
     bounds = None
@@ -68,7 +70,7 @@ def read_blender(root: Path, only: Path | None = None) -> Source:
         box_source=box_source,
         bounds=bounds,
         keep_frame=bounds is not None,
-        masked_where="nonzero",
+        masked_where=masked_where,
         notes=tuple(notes),
     )
 

@@ -273,8 +273,9 @@ def _splits(root: Path, names: list[str]) -> tuple[dict[str, str], list[str]]:
 
 
 def _mask_folder(root: Path, images: Path) -> Path | None:
-    """masks beside images, masks_2 beside images_2."""
-    folder = root / images.name.replace("images", "masks")
+    """masks beside images, masks_2 beside images_2, masks for a folder of another name."""
+    named = images != root and images.name.startswith("images")
+    folder = root / (images.name.replace("images", "masks") if named else "masks")
     return folder if folder.is_dir() and folder != images else None
 
 

@@ -138,7 +138,8 @@ def _crop(source: Source) -> str:
 
 
 def _applied(source: Source) -> str:
-    return "the relation to the frame before" if source.applied_transform is not None else ""
+    moved = source.applied_transform is not None or source.applied_scale != 1.0
+    return "the relation to the frame before" if moved else ""
 
 
 def _depth_units(source: Source) -> str:

@@ -36,7 +36,10 @@ def stated_box(data: Mapping[str, Any], where: str) -> tuple[Box | None, str]:
         )
     cascades = 1 + round(math.log2(widening))
     if "aabb" in data:
-        corners = np.array(data["aabb"], dtype=np.float64)
+        try:
+            corners = np.array(data["aabb"], dtype=np.float64)
+        except (TypeError, ValueError, OverflowError):
+            corners = np.zeros(0)
         if corners.shape != (2, 3) or not np.isfinite(corners).all():
             raise NerfError(f"{where}: aabb must be [[x, y, z], [x, y, z]].")
         center = tuple(corners.mean(0).tolist())

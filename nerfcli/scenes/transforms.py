@@ -67,7 +67,7 @@ def read_transforms(path: Path) -> Source:
         beyond=keys_beyond(data, data["frames"]),
         applied_transform=_applied_transform(data, path),
         applied_scale=number(data.get("applied_scale", 1.0), f"{path}: applied_scale"),
-        crop_radius=number(data.get("fisheye_crop_radius") or 0.0, f"{path}: fisheye_crop_radius"),
+        crop_radius=_crop_radius(data, frames[0], path),
         notes=tuple(notes),
     )
 
@@ -234,6 +234,13 @@ def _applied_transform(data: Mapping[str, Any], path: Path) -> np.ndarray | None
     if matrix.shape not in ((3, 4), (4, 4)) or not np.isfinite(matrix).all():
         raise NerfError(f"{path}: applied_transform must be a 3x4 table of numbers.")
     return matrix[:3]
+
+
+def _crop_radius(data: Mapping[str, Any], frame: Frame, path: Path) -> float:
+    """Of the fisheye circle, in pixels of the stored images, 0 if there is none."""
+    radius = number(data.get("fisheye_crop_radius") or 0.0, f"{path}: fisheye_crop_radius")
+    stated = stated_size(data, str(path))
+    return radius if stated is None else radius * frame.size[0] / stated[0]
 
 
 def _name(image: Path, root: Path) -> str:

@@ -38,8 +38,8 @@ def write_transforms(
         top |= box_keys(source.box)
     if source.applied_transform is not None:
         top["applied_transform"] = source.applied_transform.tolist()
-        if source.applied_scale != 1.0:
-            top["applied_scale"] = source.applied_scale
+    if source.applied_scale != 1.0:
+        top["applied_scale"] = source.applied_scale
     if source.crop_radius:
         top["fisheye_crop_radius"] = source.crop_radius
     kinds = [frame.depth for frame in frames if frame.depth is not None]
