@@ -75,7 +75,7 @@ def ensure_writable(path: Path) -> None:
     while not place.exists() and place != place.parent:
         place = place.parent
     if place != path and not place.is_dir():
-        raise NerfError(f"cannot write {path}: {place} is not a folder. Choose another --out.")
+        raise NerfError(f"cannot write {path}: {place} is not a folder. Choose another place.")
     try:
         if place.is_dir():  # asking for permission is not enough: the root user always has it
             with tempfile.TemporaryFile(dir=place):
@@ -84,7 +84,7 @@ def ensure_writable(path: Path) -> None:
             place.open("ab").close()
     except OSError as error:
         raise NerfError(
-            f"cannot write {path}: {place} says {error.strerror}. Choose another --out."
+            f"cannot write {path}: {place} says {error.strerror}. Choose another place."
         ) from error
 
 

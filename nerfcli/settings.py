@@ -141,7 +141,7 @@ def _preset_path(name: str) -> Path:
     if name not in preset_names():
         raise NerfError(
             f"unknown preset {name!r}; {nearest(name, preset_names())} "
-            f"Presets: {', '.join(preset_names())}. A file of yours goes to --config."
+            "A file of yours goes to --config."
         )
     return PRESETS / f"{name}.toml"
 

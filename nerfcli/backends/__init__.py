@@ -31,7 +31,8 @@ def unavailable(name: str, device: str) -> str | None:
     if name not in names():
         raise NerfError(f"unknown backend {name!r}; known: {', '.join(names())}.")
     if name not in ORDER[device]:
-        return f"it does not run on {device}"
+        places = [place for place, order in ORDER.items() if name in order]
+        return f"it runs on {' and '.join(places)} only"
     return importlib.import_module(f"nerfcli.backends.ops_{name}").unavailable(device)
 
 

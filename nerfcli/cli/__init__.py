@@ -105,7 +105,10 @@ def _usage_message(error: Any) -> str:
     """typer's own words, with the nearest flag if there is one, and where help is."""
     path = error.ctx.command_path if error.ctx else "nerf"
     near = difflib.get_close_matches(
-        getattr(error, "option_name", ""), getattr(error, "possibilities", None) or [], n=1
+        getattr(error, "option_name", ""),
+        getattr(error, "possibilities", None) or [],
+        n=1,
+        cutoff=0.7,  # the dashes alone make words alike
     )
     message = error.message.rstrip(".") if near else error.format_message().rstrip(".")
     hint = f". Did you mean {near[0]}?" if near else "." if message[-1] != "?" else ""

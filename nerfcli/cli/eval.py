@@ -51,7 +51,9 @@ def eval(
     quiet: Quiet = False,
     progress: ProgressKind = "auto",
 ) -> int:
-    """Measure PSNR and SSIM on views that were held out, and the shape if a true one is given.
+    """Measure PSNR and SSIM on held-out views, and the shape.
+
+    The shape is measured where a true one is given (--geometry).
 
     Writes eval.json with the protocol into the run, and pairs of images into its renders/.
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from nerfcli.cli.options import Json
+from nerfcli.cli.options import Json, Quiet
 from nerfcli.cli.output import duration, show
 from nerfcli.cli.sources import Source
 from nerfcli.runs import Run
@@ -20,6 +20,7 @@ def info(
         Path | None, typer.Argument(metavar="RUN", help="A run folder; else this machine.")
     ] = None,
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> int:
     """Show what this machine can run, or what a run holds.
 

@@ -45,7 +45,7 @@ def prepare(
 ) -> int:
     """Make a scene of photos or a video: find where each was taken.
 
-    Structure from motion by pycolmap (pip install 'nerfcli[prepare]'). The originals are copied,
+    Structure from motion by pycolmap (pip install pycolmap). The originals are copied,
     never touched. A stopped run goes on with the same command. Exit code 3 if fewer than half of
     the images find their place.
 

@@ -95,6 +95,8 @@ def render(
         )
     seconds = duration(result["seconds"])
     text = f"{quantity(result['n_frames'], 'frame')} in {seconds}: " + _places(result["files"])
+    if result["stopped"] is not None:
+        text += f"\nstopped early: {len(cameras)} frames were asked for"
     show(text, {"run": str(opened.path), "path": path, **result}, as_json)
     return stop_code(result["stopped"]) or 0
 

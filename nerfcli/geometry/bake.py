@@ -73,9 +73,7 @@ def textured(mesh: Mesh, source: FieldSource, size: int) -> tuple[Mesh, Texture]
     try:
         import xatlas  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise NerfError(
-            "--texture needs the package xatlas: pip install 'nerfcli[mesh]'."
-        ) from error
+        raise NerfError("--texture needs the package xatlas: pip install xatlas.") from error
     if len(mesh.faces) > MAX_FACES:
         raise NerfError(
             f"--texture: {len(mesh.faces):,} faces are too many for an atlas; thin the mesh by "

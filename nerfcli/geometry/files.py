@@ -40,6 +40,8 @@ def load_shape(path: Path, note: Note | None = None) -> Shape:
         raise NerfError(f"{path} is a folder; give a shape file: {_known()}.")
     suffix = path.suffix.lower()
     if suffix not in SHAPE_SUFFIXES:
+        if not path.exists():
+            raise NerfError(f"{path}: no such file.")
         raise NerfError(f"{path}: not a shape file that is known here: {_known()}.")
     try:
         n_bytes = path.stat().st_size

@@ -24,7 +24,7 @@ def simplified(mesh: Mesh, n_faces: int) -> Mesh:
         import fast_simplification  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise NerfError(
-            "--faces needs the package fast-simplification: pip install 'nerfcli[mesh]'."
+            "--faces needs the package fast-simplification: pip install fast-simplification."
         ) from error
     closed = closedness(mesh).closed
     center = mesh.vertices.mean(axis=0)  # the library works in float32

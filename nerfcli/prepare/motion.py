@@ -61,7 +61,7 @@ def load_pycolmap() -> Any:
     except ImportError as error:
         raise NerfError(
             "nerf prepare finds the cameras with pycolmap, which is not installed: "
-            "pip install 'nerfcli[prepare]'"
+            "pip install pycolmap"
         ) from error
     pycolmap.logging.minloglevel = int(pycolmap.logging.FATAL.value)
     return pycolmap
