@@ -289,3 +289,18 @@ def test_the_surface_of_a_grid_is_closed_and_in_its_place() -> None:
         surface_of("e.npz", SdfGrid(np.abs(distance), origin, spacing))
     with pytest.raises(NerfError, match="degenerate"):
         surface_of("flat", Mesh(np.zeros((3, 3)), np.array([[0, 1, 2]])))
+
+
+def test_voxels_as_binvox_are_where_they_were(tmp_path: Path) -> None:
+    full = np.zeros((3, 5, 4), dtype=np.float32)
+    full[1, 2:, 1], full[0, 0, 3] = 1.0, 0.7
+    grid = VoxelGrid(full, np.array([1.0, -2.0, 0.5]), np.full(3, 0.25), threshold=0.6)
+    save_shape(grid, tmp_path / "v.binvox")
+    got = np.asarray(trimesh.load(tmp_path / "v.binvox", force="voxel").points)  # pyright: ignore
+    want = grid.origin + grid.spacing * np.argwhere(full >= 0.6)
+    got, want = (points[np.lexsort(points.round(3).T)] for points in (got, want))
+    assert np.allclose(got, want, atol=1e-6)  # the header's numbers are text
+    uneven = VoxelGrid(full, grid.origin, np.array([0.25, 0.25, 0.3]))
+    with pytest.raises(NerfError, match="one spacing for all axes"):
+        save_shape(uneven, tmp_path / "u.binvox")
+    assert not (tmp_path / "u.binvox").exists()

@@ -40,8 +40,8 @@ def export(
         Path | None,
         typer.Option(
             metavar="FILE|DIR",
-            help="Meshes .ply .obj .glb .stl, points .ply, voxels and sdf .npz; a folder for "
-            "mpi, views and cameras. [default: <run>/exports/<kind>]",
+            help="Meshes .ply .obj .glb .stl, points .ply, voxels .npz .binvox, sdf .npz; a folder "
+            "for mpi, views and cameras. [default: <run>/exports/<kind>]",
         ),
     ] = None,
     resolution: Annotated[

@@ -26,7 +26,7 @@ FOLDERS = ("mpi", "views", "cameras")
 SUFFIXES = {
     "mesh": (".ply", ".obj", ".glb", ".stl"),
     "points": (".ply",),
-    "voxels": (".npz",),
+    "voxels": (".npz", ".binvox"),
     "sdf": (".npz",),
 }
 # from what to what; a run gives everything

@@ -15,7 +15,7 @@ import numpy as np
 
 from nerfcli.errors import NerfError
 from nerfcli.files import replacing
-from nerfcli.geometry.grid_files import MAX_BYTES, load_grid, save_grid
+from nerfcli.geometry.grid_files import MAX_BYTES, binvox_bytes, load_grid, save_grid
 from nerfcli.geometry.shapes import Mesh, PointCloud, SdfGrid, Shape, VoxelGrid, merged_vertices
 
 MESH_SUFFIXES = (".ply", ".obj", ".glb", ".stl")
@@ -67,12 +67,16 @@ def save_shape(shape: Shape, path: Path) -> None:
         NerfError: the suffix cannot hold this kind of shape, or the path cannot be written.
     """
     suffix = path.suffix.lower()
-    wanted = {Mesh: MESH_SUFFIXES, PointCloud: (".ply",)}.get(type(shape), (".npz",))
+    wanted = {Mesh: MESH_SUFFIXES, PointCloud: (".ply",), VoxelGrid: (".npz", ".binvox")}.get(
+        type(shape), (".npz",)
+    )
     if suffix not in wanted:
         raise NerfError(f"{path}: {_kind(shape)} cannot be written as {suffix or 'this'!r}; "
                         f"choose {' or '.join(wanted)}.")  # fmt: skip
     with replacing(path) as aside:
-        if isinstance(shape, VoxelGrid | SdfGrid):
+        if suffix == ".binvox" and isinstance(shape, VoxelGrid):
+            aside.write_bytes(binvox_bytes(shape))
+        elif isinstance(shape, VoxelGrid | SdfGrid):
             save_grid(shape, aside)
         elif suffix == ".ply":
             aside.write_bytes(_ply_bytes(shape))

@@ -32,6 +32,29 @@ def save_grid(grid: VoxelGrid | SdfGrid, path: Path) -> None:
     np.savez_compressed(path, **arrays)
 
 
+def binvox_bytes(grid: VoxelGrid) -> bytes:
+    """Which cells are full, in the exchange format binvox, written by trimesh; no colours.
+
+    The format holds cubes: the grid is filled up with empty cells beyond its far sides. As trimesh
+    reads it, the first sample lies at `translate`, the last of an axis `scale` away.
+
+    Raises:
+        NerfError: the spacing differs between the axes.
+    """
+    import trimesh  # slow to import, and only needed here
+
+    if not np.allclose(grid.spacing, grid.spacing[0]):
+        raise NerfError(
+            f"binvox holds one spacing for all axes, the grid has {grid.spacing.tolist()}; "
+            "use .npz."
+        )
+    full = grid.values >= grid.threshold
+    full = np.pad(full, [(0, max(full.shape) - n) for n in full.shape])
+    transform = np.diag([*grid.spacing, 1.0])
+    transform[:3, 3] = grid.origin
+    return trimesh.voxel.VoxelGrid(full, transform).export(file_type="binvox")
+
+
 def load_grid(path: Path) -> VoxelGrid | SdfGrid:
     """Read a grid; origin and spacing may be one number for all axes.
 
