@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -155,3 +156,14 @@ def test_the_bundled_scene_reaches_its_shape(nerf: Nerf) -> None:
     assert geometry["f_score"] >= 0.90
     assert geometry["iou"] >= 0.90
     assert geometry["chamfer_percent"] <= 0.6
+
+
+@pytest.mark.slow
+def test_memory_stays_bounded_at_1024(nerf: Nerf, ball: Path, tmp_path: Path) -> None:
+    nerf("train", ball, "--out", "run", "--steps", 150, "--quiet")
+    nerf("export", "run", "--resolution", 1024, "--out", "big.ply", "--quiet", timeout=900)
+    mesh = load_shape(tmp_path / "big.ply")
+    assert isinstance(mesh, Mesh)
+    assert closedness(mesh).closed
+    peak = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    assert peak < 4.0e9  # the samples alone, 1024**3 float32, would take 4.3e9 bytes
