@@ -59,7 +59,7 @@ def bench(
             metavar="NAME", help="One of `nerf info`; repeatable. [default: all that run here]"
         ),
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="One size and few repeats.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="One size, few repeats: a minute instead of two.")] = False,
     gpu: GpuScene = None,
     out: GpuOut = Path("bench"),
     as_json: Json = False,
