@@ -59,7 +59,9 @@ def bench(
             metavar="NAME", help="One of `nerf info`; repeatable. [default: all that run here]"
         ),
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="One size, few repeats: a minute instead of two.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One size, few repeats: a minute instead of two.")
+    ] = False,
     gpu: GpuScene = None,
     out: GpuOut = Path("bench"),
     as_json: Json = False,
