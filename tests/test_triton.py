@@ -150,7 +150,7 @@ def test_on_a_cpu_only_the_interpreter_runs(a_gpu: pytest.MonkeyPatch) -> None:
     assert "TRITON_INTERPRET=1" in str(ops_triton.unavailable("cpu"))
     a_gpu.setenv("TRITON_INTERPRET", "1")
     assert ops_triton.unavailable("cpu") is None
-    assert "does not run on cpu" in str(backends.unavailable("triton", "cpu"))
+    assert "runs on cuda only" in str(backends.unavailable("triton", "cpu"))
 
 
 def test_a_folder_in_the_way_is_not_an_installed_package(
