@@ -74,7 +74,9 @@ def test_what_half_precision_does_not_hold_is_its_largest_number() -> None:
     x, d_y = torch.full((40, 16), 100.0).half(), torch.full((40, 16), 1e4).half()
     y = triton_mlp.forward(triton_mlp.Rows.plain(x), weights, widths, n_live, torch.float16)
     assert (y == 65504).all()
-    d_x, d_weights = triton_mlp.backward(triton_mlp.Rows.plain(x), weights, widths, d_y, n_live)
+    d_weights = torch.zeros_like(weights)
+    rows, one = triton_mlp.Rows.plain(x), torch.ones(1)
+    d_x = triton_mlp.backward(rows, weights, widths, d_y, n_live, d_weights, one)
     assert (d_x == 65504).all()
     assert d_weights.isfinite().all() and d_weights.min() > 0
 
@@ -96,7 +98,8 @@ def test_rows_beyond_the_live_count_are_left_alone() -> None:
     y = triton_mlp.forward(rows, weights, widths, n_live, F32)
     assert_near(y[:150], mlp.mlp(x[:150], weights, widths), OUTPUTS[F32])
     assert y[150:].isnan().all()
-    d_x, d_weights = triton_mlp.backward(rows, weights, widths, d_y, n_live)
+    d_weights = torch.zeros_like(weights)
+    d_x = triton_mlp.backward(rows, weights, widths, d_y, n_live, d_weights, torch.ones(1))
     leaves = x[:150].requires_grad_(), weights.requires_grad_()
     want = torch.autograd.grad(mlp.mlp(*leaves, widths), leaves, d_y[:150, :16])
     assert_near(d_x[:150], want[0], GRADIENTS[F32])

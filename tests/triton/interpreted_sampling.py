@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from cases import BOX, STEPS, assert_near, march_arguments, normal, uniform
@@ -63,11 +65,11 @@ def test_marching_goes_on_where_it_stopped() -> None:
     arguments = march_arguments(20)
     walk = triton_sampling.new_walk(*arguments)
     whole = sampling.march(*arguments)
-    counts, steps = walk.count(3)
-    first = walk.write(triton_sampling.offsets_from_counts(counts), int(counts.sum()))
-    rest = triton_sampling.Walk(**{**walk.__dict__, "first_steps": steps})
+    offsets, steps = walk.count(3)
+    first = walk.write(offsets, int(offsets[-1]))
+    rest = replace(walk, ids=torch.arange(20), first_steps=steps)
     more, _ = rest.count(triton_sampling.NO_LIMIT)
-    then = rest.write(triton_sampling.offsets_from_counts(more), int(more.sum()))
+    then = rest.write(more, int(more[-1]))
     for i in range(20):
         parts = [s.t_starts[slice(*s.ray_offsets[i : i + 2])] for s in (first, then, whole)]
         assert len(parts[0]) <= 3

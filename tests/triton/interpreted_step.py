@@ -157,7 +157,7 @@ def test_rendering_in_rounds(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
     rounds = []
     shade = triton_render._shade
     monkeypatch.setattr(
-        triton_render, "_shade", lambda *a: rounds.append(len(a[1].ids)) or shade(*a)
+        triton_render, "_shade", lambda *a: rounds.append(len(a[1])) or shade(*a)
     )
     got = triton_render.render_rays(*arguments, min_transmittance=0.3, dtype=dtype)
     assert len(rounds) > 2 and rounds[0] == n and rounds[-1] < n / 4

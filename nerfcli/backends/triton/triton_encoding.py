@@ -28,9 +28,9 @@ PRIME_Z = tl.constexpr(PRIMES[2])
 
 
 @triton.jit
-def _axis(positions, rows, live, scale, AXIS: tl.constexpr):
+def _axis(positions, places, live, scale, AXIS: tl.constexpr):
     """Lower corner and fraction along one axis."""
-    scaled = tl.load(positions + rows * 3 + AXIS, mask=live, other=0.0) * scale + 0.5
+    scaled = tl.load(positions + places * 3 + AXIS, mask=live, other=0.0) * scale + 0.5
     low = tl.floor(scaled)
     return low.to(tl.int32).to(tl.uint32), scaled - low
 
@@ -93,9 +93,10 @@ def _encode(
 
 @triton.jit(do_not_specialize=["n_rows"])
 def _scatter(
-    positions, d_features, grads, scales, levels, factor, n_rows, n_live,
-    N_FEATURES: tl.constexpr, BLOCK: tl.constexpr,
+    positions, sources, d_features, grads, scales, levels, factor, n_rows, n_live,
+    MOVED: tl.constexpr, N_FEATURES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
+    """MOVED: the position of a row lies at its source."""
     first = tl.program_id(0) * BLOCK
     n = tl.load(n_live)
     if first >= n:
@@ -103,10 +104,11 @@ def _scatter(
     level = tl.program_id(1).to(tl.int64)
     rows = first + tl.arange(0, BLOCK).to(tl.int64)
     live = rows < n
+    places = tl.load(sources + rows, live, 0) if MOVED else rows
     scale = tl.load(scales + level)
-    x, fx = _axis(positions, rows, live, scale, 0)
-    y, fy = _axis(positions, rows, live, scale, 1)
-    z, fz = _axis(positions, rows, live, scale, 2)
+    x, fx = _axis(positions, places, live, scale, 0)
+    y, fy = _axis(positions, places, live, scale, 1)
+    z, fz = _axis(positions, places, live, scale, 2)
     columns = tl.arange(0, N_FEATURES)[None, :]
     d_out = d_features + (level * n_rows + rows)[:, None] * N_FEATURES + columns
     d_value = tl.load(d_out, live[:, None], 0.0).to(tl.float32) * tl.load(factor)
@@ -171,13 +173,20 @@ def scatter(
     spec: GridSpec,
     n_live: Tensor,
     factor: Tensor,
+    sources: Tensor | None = None,
 ) -> None:
-    """grads [n_params] float32 += factor [1] * d features / d table; the way back of `encode`."""
-    n = positions.shape[0]
+    """grads [n_params] float32 += factor [1] * d features / d table; the way back of `encode`.
+
+    Args:
+        sources: [n] int64, the rows of `positions` that those of d_features belong to; None: the
+            same.
+    """
+    n, moved = positions.shape[0], sources is not None
     scales, levels = _level_tables(spec, positions.device)
     _scatter[(blocks(n, BLOCK), spec.n_levels)](
-        positions, d_features, grads, scales, levels, factor, n, n_live, spec.n_features, BLOCK
-    )
+        positions, sources if moved else levels, d_features, grads, scales, levels, factor, n,
+        n_live, moved, spec.n_features, BLOCK,
+    )  # fmt: skip
 
 
 class _HashGrid(torch.autograd.Function):

@@ -2,7 +2,7 @@
 
 One or two hidden layers of one width. A program walks over tiles of rows with the weights at
 hand and the hidden values in registers; the way back computes these again rather than read them
-from memory, and sums the gradients of the weights over its tiles before writing them once.
+from memory, and sums the gradients of the weights over its tiles before adding them once.
 """
 
 # Kernels are Python to read, not to type-check: constants become constexpr at the launch.
@@ -93,11 +93,12 @@ def _forward(
 
 @triton.jit(do_not_specialize=["n_rows"])
 def _backward(
-    x, weights, d_y, d_x, partials, n_live, n_rows, d_y_stride,
-    GROUP: tl.constexpr, N_IN: tl.constexpr, WIDTH: tl.constexpr, N_OUT: tl.constexpr,
-    N_HIDDEN: tl.constexpr, IN: tl.constexpr, HIDDEN: tl.constexpr, OUT: tl.constexpr,
-    BLOCK: tl.constexpr,
+    x, weights, d_y, d_first_y, sources, d_x, grads, factor, n_live, n_rows, d_y_stride,
+    MOVED: tl.constexpr, GROUP: tl.constexpr, N_IN: tl.constexpr, WIDTH: tl.constexpr,
+    N_OUT: tl.constexpr, N_HIDDEN: tl.constexpr, IN: tl.constexpr, HIDDEN: tl.constexpr,
+    OUT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
+    """MOVED: rows of x lie at `sources`, and the first output has a gradient more."""
     n = tl.load(n_live)
     ins, hidden, outs = tl.arange(0, IN), tl.arange(0, HIDDEN), tl.arange(0, OUT)
     dtype = x.dtype.element_ty
@@ -113,11 +114,14 @@ def _backward(
         rows = tile * BLOCK + tl.arange(0, BLOCK)
         inside = (rows < n)[:, None]
         filled = inside & (ins < N_IN)[None, :]
-        cells = _cells(x, rows, ins, n_rows, GROUP)
-        value = tl.load(cells, filled, 0.0)
+        places = tl.load(sources + rows, rows < n, 0) if MOVED else rows
+        value = tl.load(_cells(x, places, ins, n_rows, GROUP), filled, 0.0)
         first = _narrow(_relu(_dot(value, w_first)), dtype)
         d_cells = d_y + rows[:, None] * d_y_stride + outs[None, :]
         d_out = tl.load(d_cells, inside & (outs < N_OUT)[None, :], 0.0).to(dtype)
+        if MOVED:
+            more = tl.load(d_first_y + rows, rows < n, 0.0)[:, None].to(tl.float32)
+            d_out = _narrow(d_out.to(tl.float32) + tl.where(outs[None, :] == 0, more, 0.0), dtype)
         if N_HIDDEN == 2:
             second = _narrow(_relu(_dot(first, w_mid)), dtype)
             d_last += _dot(tl.trans(second), d_out)
@@ -132,18 +136,18 @@ def _backward(
         d_first += _dot(tl.trans(value), d_hidden)
         d_value = _narrow(_dot(d_hidden, tl.trans(w_first)), d_x.dtype.element_ty)
         tl.store(_cells(d_x, rows, ins, n_rows, GROUP), d_value, filled)
-    partials += tl.program_id(0) * (last + N_OUT * WIDTH)
-    _store(partials, d_first, ins, hidden, N_IN, WIDTH)
-    _store(partials + last, d_last, hidden, outs, WIDTH, N_OUT)
+    scale = tl.load(factor)
+    _add(grads, d_first * scale, ins, hidden, N_IN, WIDTH)
+    _add(grads + last, d_last * scale, hidden, outs, WIDTH, N_OUT)
     if N_HIDDEN == 2:
-        _store(partials + WIDTH * N_IN, d_mid, hidden, hidden, WIDTH, WIDTH)
+        _add(grads + WIDTH * N_IN, d_mid * scale, hidden, hidden, WIDTH, WIDTH)
 
 
 @triton.jit
-def _store(pointer, tile, ins, outs, N_IN: tl.constexpr, N_OUT: tl.constexpr):
-    """Write a tile [in, out] into a row-major [out, in] matrix."""
+def _add(pointer, tile, ins, outs, N_IN: tl.constexpr, N_OUT: tl.constexpr):
+    """Add a tile [in, out] to a row-major [out, in] matrix that other programs add to."""
     inside = (ins[:, None] < N_IN) & (outs[None, :] < N_OUT)
-    tl.store(pointer + outs[None, :] * N_IN + ins[:, None], tile, inside)
+    tl.atomic_add(pointer + outs[None, :] * N_IN + ins[:, None], tile, inside, sem="relaxed")
 
 
 @dataclass(frozen=True)
@@ -192,21 +196,25 @@ def forward(
 
 
 def backward(
-    x: Rows, weights: Tensor, widths: tuple[int, ...], d_y: Tensor, n_live: Tensor
-) -> tuple[Tensor, Tensor]:
-    """d x, laid out and rounded like x.values, and d weights [n_params] float32.
+    x: Rows, weights: Tensor, widths: tuple[int, ...], d_y: Tensor, n_live: Tensor, grads: Tensor,
+    factor: Tensor, sources: Tensor | None = None, d_first: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """d x, laid out and rounded like x.values; grads [n_params] float32 += factor [1] * d weights.
 
-    d_y: [n, at least widths[-1]], rows may be longer.
+    Args:
+        d_y: [n, at least widths[-1]], rows may be longer.
+        sources, d_first: both or none. [n] int64, the rows of x that those of d_y and d x belong
+            to; and [n], added to the first column of d_y.
     """
-    device = weights.device
+    device, moved = weights.device, sources is not None
     d_x = torch.empty(x.values.shape, dtype=x.values.dtype, device=device)
     programs = min(persistent_programs(device, BACKWARD_RESIDENT), blocks(x.n, BLOCK))
-    partials = torch.empty(programs, weights.shape[0], device=device)
     _backward[(programs,)](
-        x.values, weights, d_y, d_x, partials, n_live, x.n, d_y.stride(0), x.group,
-        *_shape(widths), BLOCK, num_warps=8,
+        x.values, weights, d_y, d_first if moved else d_y, sources if moved else n_live, d_x,
+        grads, factor, n_live, x.n, d_y.stride(0), moved, x.group, *_shape(widths), BLOCK,
+        num_warps=8,
     )  # fmt: skip
-    return d_x, partials.sum(0)
+    return d_x
 
 
 class _Mlp(torch.autograd.Function):
@@ -223,9 +231,9 @@ class _Mlp(torch.autograd.Function):
         rows, weights = ctx.saved_tensors
         scale = _unit_scale(d_y)  # so that half precision neither over- nor underflows
         d_rows = (d_y / scale).to(rows.dtype)
-        n_live = count(rows.shape[0], rows.device)
-        d_x, d_weights = backward(Rows.plain(rows), weights, ctx.widths, d_rows, n_live)
-        return d_x.float() * scale, d_weights * scale, None, None
+        n_live, d_weights = count(rows.shape[0], rows.device), torch.zeros_like(weights)
+        d_x = backward(Rows.plain(rows), weights, ctx.widths, d_rows, n_live, d_weights, scale)
+        return d_x.float() * scale, d_weights, None, None
 
 
 def mlp(x: Tensor, weights: Tensor, widths: tuple[int, ...], *, dtype: torch.dtype) -> Tensor:

@@ -51,13 +51,12 @@ class _Geometry(torch.autograd.Function):
         net, n_live = ctx.net, count(positions.shape[0], positions.device)
         scale = unit_scale(d_out)
         d_rows = (d_out / scale).to(features.dtype)
-        rows = Rows.of_levels(features)
-        d_features, d_weights = triton_mlp.backward(
-            rows, weights, net.density_widths, d_rows, n_live
+        grads, d_weights = positions.new_zeros(ctx.n_params), torch.zeros_like(weights)
+        d_features = triton_mlp.backward(
+            Rows.of_levels(features), weights, net.density_widths, d_rows, n_live, d_weights, scale
         )
-        grads = torch.zeros(ctx.n_params, device=positions.device)
         triton_encoding.scatter(positions, d_features, grads, net.grid, n_live, scale)
-        return grads, d_weights * scale, None, None, None
+        return grads, d_weights, None, None, None
 
 
 class _Exp(torch.autograd.Function):

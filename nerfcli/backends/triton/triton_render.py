@@ -10,12 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from nerfcli.backends.triton import triton_encoding, triton_mlp
 from nerfcli.backends.triton.triton_mlp import Rows
 from nerfcli.backends.triton.triton_radiance import ensure_fits
-from nerfcli.backends.triton.triton_sampling import Walk, new_walk, offsets_from_counts
+from nerfcli.backends.triton.triton_sampling import new_walk
 from nerfcli.backends.triton.triton_step import Kept, depth_limit, keep_visible, look
 from nerfcli.backends.triton.triton_volume import composite
 from nerfcli.radiance import MAX_LOG_DENSITY, NetParams, NetSpec
@@ -59,39 +60,37 @@ def render_rays(
         walk = new_walk(rays.origins, rays.directions, t_min, t_max, jitter, occupied, box, steps)
         harmonics = triton_encoding.spherical_harmonics(rays.directions, dtype)
         max_depth = depth_limit(min_transmittance)
+        ids = torch.arange(n_rays, device=t_min.device)
         depths = torch.zeros(n_rays, device=t_min.device)
         totals = torch.zeros(n_rays, dtype=torch.int64, device=t_min.device)
         pieces, room = [], int(ROUND_SAMPLES * n_rays)
-        while len(walk.ids):
-            limit = max(LEAST_SAMPLES, room // len(walk.ids))
-            found, next_steps = walk.count(limit)
-            offsets = offsets_from_counts(found)
+        while len(ids):
+            limit = max(LEAST_SAMPLES, room // len(ids))
+            offsets, next_steps = walk.count(limit)
             samples = walk.write(offsets, int(offsets[-1]))  # sync
-            shaded = look(rays, walk.ids, samples, box, params, net, dtype)
-            kept = keep_visible(
-                shaded, samples, harmonics, walk.ids, depths, box, min_transmittance
-            )
-            pieces.append(_shade(kept, walk, totals, params, net, box, dtype))
-            totals[walk.ids] += kept.counts
-            goes_on = (found == limit) & (depths <= max_depth)
-            depths = depths[goes_on]  # sync
-            walk = replace(walk, ids=walk.ids[goes_on], first_steps=next_steps[goes_on])
+            shaded = look(rays, ids, samples, box, params, net, dtype)
+            kept = keep_visible(shaded, samples, harmonics, ids, box, min_transmittance, depths)
+            pieces.append(_shade(kept, ids, totals, params, net, box, dtype))
+            totals[ids] += kept.samples.ray_offsets.diff()
+            goes_on = (offsets.diff() == limit) & (depths <= max_depth)
+            depths, ids = depths[goes_on], ids[goes_on]  # sync
+            walk = replace(walk, ids=ids, first_steps=next_steps[goes_on])
         return composite(*_joined(pieces, totals), background)
 
 
 def _shade(
-    kept: Kept, walk: Walk, totals: Tensor, params: NetParams, net: NetSpec, box: Box,
+    kept: Kept, ids: Tensor, totals: Tensor, params: NetParams, net: NetSpec, box: Box,
     dtype: torch.dtype,
 ) -> Piece:  # fmt: skip
     rows = Rows.plain(kept.inputs)
     raw = triton_mlp.forward(rows, params.color, net.color_widths, kept.n_live, torch.float32)
     sigmas = torch.exp(kept.inputs[:, 0].float().clamp(max=MAX_LOG_DENSITY)) / box.side
-    return Piece(walk.ids, totals[walk.ids], kept.samples, sigmas, torch.sigmoid(raw))
+    return Piece(ids, totals[ids], kept.samples, sigmas, torch.sigmoid(raw))
 
 
 def _joined(pieces: list[Piece], totals: Tensor) -> tuple[Tensor, Tensor, Samples]:
     """sigmas, rgbs and samples of all pieces, packed ray after ray."""
-    offsets = offsets_from_counts(totals)
+    offsets = F.pad(totals.cumsum(0), (1, 0))
     n, device = int(offsets[-1]), totals.device  # sync
     sigmas, t_starts, t_ends = torch.empty(3, n + 1, device=device)  # the last takes the padding
     rgbs = torch.empty(n + 1, 3, device=device)

@@ -1,8 +1,9 @@
 """Marching through the occupancy grid in Triton: the twin of sampling.py.
 
-A lane walks a ray. The rays are walked twice: once to count, so that samples can lie packed and
-in order, once to write. Empty cells are crossed in one stride: the steps that are left out are
-those that the reference drops, so both give the same samples.
+A program walks a few rays and looks at a few steps of each at a time. The rays are walked twice:
+once to count, so that samples can lie packed and in order, once to write. Empty cells are crossed
+in one stride: the steps that are left out are those that the reference drops, so both give the
+same samples.
 """
 
 # Kernels are Python to read, not to type-check: constants become constexpr at the launch.
@@ -20,11 +21,13 @@ import triton.language as tl
 from torch import Tensor
 
 from nerfcli.backends.triton.launch import blocks
-from nerfcli.rays import Samples
+from nerfcli.rays import Rays, Samples
 from nerfcli.sampling import Box, Steps
 
-RAY_BLOCK = 32  # one warp: lanes wait for the slowest of their program only
+RAYS = 16  # of a program, which is one warp: they wait for the slowest of them
+AHEAD = 8  # steps of each ray that are looked at together
 POINT_BLOCK = 256
+OFFSET_BLOCK = 1024
 NO_LIMIT = 2**30
 # A stride stops this part of a step before the cell's end, since its length is rounded.
 STRIDE_MARGIN = tl.constexpr(0.05)
@@ -66,17 +69,40 @@ def _way_out(cell, half, origin, direction, R: tl.constexpr):
     return tl.where(still, float("inf"), t)
 
 
+@triton.jit
+def _step(
+    k, s_start, start, ox, oy, oz, dx, dy, dz, half_size, size, cone, growth,
+    CONE: tl.constexpr, N_CASCADES: tl.constexpr, R: tl.constexpr,
+):  # fmt: skip
+    """Step k of a ray: its ends and middle, its cell, the half size of the cell's cascade."""
+    s = s_start + k
+    t_a = tl.maximum(_t_from_s(tl.maximum(s, 0.0), size, cone, growth, CONE), start)
+    t_b = tl.maximum(_t_from_s(tl.maximum(s + 1.0, 0.0), size, cone, growth, CONE), start)
+    middle = 0.5 * (t_a + t_b)
+    px, py, pz = ox + middle * dx, oy + middle * dy, oz + middle * dz
+    reach = tl.maximum(tl.maximum(tl.abs(px), tl.abs(py)), tl.abs(pz)) / half_size
+    cascade = (reach * 0.0).to(tl.int32)
+    half = reach * 0.0 + half_size
+    for c in tl.static_range(N_CASCADES - 1):
+        cascade += (reach > 2**c).to(tl.int32)
+        half = tl.where(reach > 2**c, half_size * 2 ** (c + 1), half)
+    in_box = reach <= 2 ** (N_CASCADES - 1)
+    x, y, z = _cell(px, half, R), _cell(py, half, R), _cell(pz, half, R)
+    return t_a, t_b, middle, x, y, z, cascade, half, in_box
+
+
 @triton.jit(do_not_specialize=["n_rays", "limit"])
 def _march(
     origins, directions, t_min, t_max, jitter, ids, first_steps, occupied,
     offsets, counts, next_steps, t_starts, t_ends,
     n_rays, limit, center_x, center_y, center_z, half_size, size, cone, growth,
-    WRITE: tl.constexpr, CONE: tl.constexpr, STRIDE: tl.constexpr, N_CASCADES: tl.constexpr,
-    R: tl.constexpr, BLOCK: tl.constexpr,
+    FRESH: tl.constexpr, WRITE: tl.constexpr, CONE: tl.constexpr, STRIDE: tl.constexpr,
+    N_CASCADES: tl.constexpr, R: tl.constexpr, RAYS: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
-    slots = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    """FRESH: all rays from their first step. Names of one letter or two are of rays, [RAYS]."""
+    slots = tl.program_id(0) * RAYS + tl.arange(0, RAYS)
     inside = slots < n_rays
-    rays = tl.load(ids + slots, inside, 0)
+    rays = slots if FRESH else tl.load(ids + slots, inside, 0)
     ox = tl.load(origins + rays * 3, inside, 0.0) - center_x
     oy = tl.load(origins + rays * 3 + 1, inside, 0.0) - center_y
     oz = tl.load(origins + rays * 3 + 2, inside, 0.0) - center_z
@@ -88,46 +114,50 @@ def _march(
     active = inside & (end > start)
     start = tl.where(active, start, 0.0)
     s_start = _s_from_t(start, size, cone, growth, CONE) + tl.load(jitter + rays, inside, 0.0) - 0.5
-    k = tl.load(first_steps + slots, inside, 0.0)
-    n_found = tl.zeros((BLOCK,), tl.int32)
+    k = start * 0.0 if FRESH else tl.load(first_steps + slots, inside, 0.0)
+    n_found = tl.zeros((RAYS,), tl.int32)
     if WRITE:
         base = tl.load(offsets + slots, inside, 0)
         most = (tl.load(offsets + slots + 1, inside, 0) - base).to(tl.int32)
     else:
-        base = tl.zeros((BLOCK,), tl.int64)
-        most = tl.zeros((BLOCK,), tl.int32) + limit
+        base = tl.zeros((RAYS,), tl.int64)
+        most = n_found + limit
     active = active & (most > 0)
+    ahead = tl.arange(0, AHEAD)[None, :].to(tl.float32)
     while tl.max(active.to(tl.int32)) > 0:
-        s = s_start + k
-        t_a = tl.maximum(_t_from_s(tl.maximum(s, 0.0), size, cone, growth, CONE), start)
-        t_b = tl.maximum(_t_from_s(tl.maximum(s + 1.0, 0.0), size, cone, growth, CONE), start)
-        middle = 0.5 * (t_a + t_b)
-        active = active & (middle < end)
-        px, py, pz = ox + middle * dx, oy + middle * dy, oz + middle * dz
-        reach = tl.maximum(tl.maximum(tl.abs(px), tl.abs(py)), tl.abs(pz)) / half_size
-        cascade = tl.zeros((BLOCK,), tl.int32)
-        half = tl.zeros((BLOCK,), tl.float32) + half_size
-        for c in tl.static_range(N_CASCADES - 1):
-            cascade += (reach > 2**c).to(tl.int32)
-            half = tl.where(reach > 2**c, half_size * 2 ** (c + 1), half)
-        in_box = reach <= 2 ** (N_CASCADES - 1)
-        x, y, z = _cell(px, half, R), _cell(py, half, R), _cell(pz, half, R)
+        t_a, t_b, middle, x, y, z, cascade, _half, in_box = _step(
+            k[:, None] + ahead, s_start[:, None], start[:, None], ox[:, None], oy[:, None],
+            oz[:, None], dx[:, None], dy[:, None], dz[:, None], half_size, size, cone, growth,
+            CONE, N_CASCADES, R,
+        )  # fmt: skip
+        on = active[:, None] & (middle < end[:, None])
         index = ((cascade * R + z) * R + y) * R + x
-        full = tl.load(occupied + index, active & in_box, 0) != 0
-        found = active & full & (t_b > t_a)
+        full = tl.load(occupied + index, on & in_box, 0) != 0
+        found = on & full & (t_b > t_a)
+        place = n_found[:, None] + tl.cumsum(found.to(tl.int32), 1) - found.to(tl.int32)
+        found = found & (place < most[:, None])
         if WRITE:
-            tl.store(t_starts + base + n_found, t_a, found)
-            tl.store(t_ends + base + n_found, t_b, found)
-        n_found += found.to(tl.int32)
-        following = k + 1.0
-        if STRIDE:
+            cells = base[:, None] + place
+            tl.store(t_starts + cells, t_a, found)
+            tl.store(t_ends + cells, t_b, found)
+        n_found += tl.sum(found.to(tl.int32), 1)
+        following = k + AHEAD
+        if STRIDE:  # out of the last step's cell, if that is empty
+            _a, _b, middle, x, y, z, _cascade, half, there = _step(
+                following - 1.0, s_start, start, ox, oy, oz, dx, dy, dz, half_size, size, cone,
+                growth, CONE, N_CASCADES, R,
+            )  # fmt: skip
+            empty = tl.max(tl.where(ahead == AHEAD - 1, full, False).to(tl.int32), 1) == 0
             way = tl.minimum(_way_out(x, half, ox, dx, R), _way_out(y, half, oy, dy, R))
             way = tl.minimum(way, _way_out(z, half, oz, dz, R))
             s_out = _s_from_t(tl.maximum(way, middle), size, cone, growth, CONE)
             stride = tl.ceil(s_out - s_start - (0.5 + STRIDE_MARGIN))
-            following = tl.where(full | (in_box == 0), following, tl.maximum(following, stride))
+            following = tl.where(empty & there, tl.maximum(following, stride), following)
+        if not WRITE:  # the one after the last that there was room for
+            last = k + 1.0 + tl.max(tl.where(found, ahead, -1.0), 1)
+            following = tl.where(n_found < most, following, last)
         k = tl.where(active, following, k)
-        active = active & (n_found < most)
+        active = active & (n_found < most) & (tl.min(on.to(tl.int32), 1) > 0)
     if WRITE:
         # were the two walks rounded apart, a place would hold what lay in memory: length zero
         short = inside & (n_found < most)
@@ -137,13 +167,15 @@ def _march(
             n_found += short.to(tl.int32)
             short = inside & (n_found < most)
     else:
-        tl.store(counts + slots, n_found, inside)
+        if tl.program_id(0) == 0:
+            tl.store(counts, 0)
+        tl.store(counts + 1 + slots, n_found.to(tl.int64), inside)
         tl.store(next_steps + slots, k, inside)
 
 
 @dataclass(frozen=True)
 class Walk:
-    """Rays on their way through the grid; `ids` are those that are still under way."""
+    """Rays on their way through the grid."""
 
     origins: Tensor  # [n_rays, 3], like all below of the rays that ids point into
     directions: Tensor
@@ -153,36 +185,42 @@ class Walk:
     occupied: Tensor
     box: Box
     steps: Steps
-    ids: Tensor  # [n] int64
-    first_steps: Tensor  # [n] float32, the step at which each goes on
+    ids: Tensor | None = None  # [n] int64, those that are still under way; None: all
+    first_steps: Tensor | None = None  # [n] float32, the step at which each goes on; None: the 0th
+
+    def __len__(self) -> int:
+        return len(self.origins if self.ids is None else self.ids)
 
     def count(self, limit: int) -> tuple[Tensor, Tensor]:
-        """Samples of each ray until `limit` are found, [n] int32, and the steps after them."""
-        counts = torch.empty(len(self.ids), dtype=torch.int32, device=self.ids.device)
-        next_steps = torch.empty(len(self.ids), device=self.ids.device)
-        nothing = self.first_steps
-        self._launch(False, limit, (self.ids, counts, next_steps, nothing, nothing))
-        return counts, next_steps
+        """Offsets [n + 1] int64 of the samples of each ray until `limit` are found, and the steps
+        after them, [n]."""
+        n, device = len(self), self.origins.device
+        counts = torch.empty(n + 1, dtype=torch.int64, device=device)  # a zero in front
+        next_steps = torch.empty(n, device=device)
+        nothing = self.t_min
+        self._launch(False, limit, (counts, counts, next_steps, nothing, nothing))
+        return counts.cumsum(0), next_steps
 
     def write(self, offsets: Tensor, capacity: int) -> Samples:
         """The samples that `offsets` [n + 1] leaves room for."""
-        device = self.ids.device
-        t_starts = torch.empty(capacity, device=device)
-        t_ends = torch.empty(capacity, device=device)
-        nothing = self.first_steps
-        self._launch(True, NO_LIMIT, (offsets, nothing, nothing, t_starts, t_ends))
+        t_starts = torch.empty(capacity, device=offsets.device)
+        t_ends = torch.empty(capacity, device=offsets.device)
+        nothing = self.t_min
+        self._launch(True, NO_LIMIT, (offsets, offsets, nothing, t_starts, t_ends))
         return Samples(t_starts, t_ends, offsets)
 
     def _launch(self, write: bool, limit: int, outputs: tuple[Tensor, ...]) -> None:
-        box, n, cone = self.box, len(self.ids), self.steps.cone
+        box, n, cone = self.box, len(self), self.steps.cone
         resolution = self.occupied.shape[1]
         # a coarse cell lies either inside or outside of the finer cube only if R/4 is whole
         stride = resolution % 4 == 0 or box.n_cascades == 1
-        _march[(blocks(n, RAY_BLOCK),)](
-            self.origins, self.directions, self.t_min, self.t_max, self.jitter, self.ids,
-            self.first_steps, self.occupied.view(torch.uint8), *outputs, n, limit, *box.center,
-            box.half_size, self.steps.size, cone, math.log1p(cone), write, cone > 0, stride,
-            box.n_cascades, resolution, RAY_BLOCK, num_warps=1,
+        fresh = self.ids is None
+        going = (outputs[0], self.t_min) if fresh else (self.ids, self.first_steps)
+        _march[(blocks(n, RAYS),)](
+            self.origins, self.directions, self.t_min, self.t_max, self.jitter, *going,
+            self.occupied.view(torch.uint8), *outputs, n, limit, *box.center, box.half_size,
+            self.steps.size, cone, math.log1p(cone), fresh, write, cone > 0, stride,
+            box.n_cascades, resolution, RAYS, AHEAD, num_warps=1,
             enable_fp_fusion=False,  # so that both walks round alike
         )  # fmt: skip
 
@@ -199,13 +237,7 @@ def new_walk(
 ) -> Walk:
     """All rays at their first step."""
     tensors = (t.contiguous() for t in (origins, directions, t_min, t_max, jitter, occupied))
-    ids = torch.arange(origins.shape[0], device=origins.device)
-    return Walk(*tensors, box, steps, ids, torch.zeros_like(t_min))
-
-
-def offsets_from_counts(counts: Tensor) -> Tensor:
-    """[n] -> [n + 1] int64."""
-    return torch.cat([counts.new_zeros(1, dtype=torch.int64), counts.cumsum(0)])
+    return Walk(*tensors, box, steps)
 
 
 def march(
@@ -220,7 +252,7 @@ def march(
 ) -> Samples:
     """sampling.march; waits for the number of samples."""
     walk = new_walk(origins, directions, t_min, t_max, jitter, occupied, box, steps)
-    offsets = offsets_from_counts(walk.count(NO_LIMIT)[0])
+    offsets, _ = walk.count(NO_LIMIT)
     return walk.write(offsets, int(offsets[-1]))  # sync
 
 
@@ -242,10 +274,25 @@ def march_within(
         scalar; the others are empty.
     """
     walk = new_walk(origins, directions, t_min, t_max, jitter, occupied, box, steps)
-    offsets = offsets_from_counts(walk.count(NO_LIMIT)[0])
-    n_fit = (offsets[1:] <= capacity).sum()
-    last = torch.where(offsets <= capacity, offsets, 0).amax()
-    return walk.write(torch.minimum(offsets, last), capacity), n_fit
+    offsets, _ = walk.count(NO_LIMIT)
+    fitting, n_fit = torch.empty_like(offsets), torch.empty_like(offsets[0])
+    n = len(offsets)
+    _fit[(blocks(n, OFFSET_BLOCK),)](
+        offsets, fitting, n_fit, n, halvings(n), capacity, OFFSET_BLOCK
+    )
+    return walk.write(fitting, capacity), n_fit
+
+
+@triton.jit(do_not_specialize=["n_offsets", "n_halvings", "capacity"])
+def _fit(offsets, fitting, n_fit, n_offsets, n_halvings, capacity, BLOCK: tl.constexpr):
+    """Offsets of which those that pass the capacity are the last that does not."""
+    slots = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = slots < n_offsets
+    last = find_ray(offsets, n_offsets, n_halvings, slots * 0 + capacity)
+    own = tl.load(offsets + slots, inside, 0)
+    tl.store(fitting + slots, tl.minimum(own, tl.load(offsets + last)), inside)
+    if tl.program_id(0) == 0:
+        tl.store(n_fit, tl.max(last))
 
 
 def halvings(n_rays: int) -> int:
@@ -269,7 +316,7 @@ def find_ray(offsets, n_rays, n_halvings, index):
 @triton.jit(do_not_specialize=["n_rays", "n_halvings"])
 def _points(
     origins, directions, ids, t_starts, t_ends, offsets, positions,
-    n_rays, n_halvings, low_x, low_y, low_z, side, BLOCK: tl.constexpr,
+    n_rays, n_halvings, low_x, low_y, low_z, side, FRESH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     n = tl.load(offsets + n_rays)
     first = tl.program_id(0).to(tl.int64) * BLOCK
@@ -277,7 +324,9 @@ def _points(
         return
     rows = first + tl.arange(0, BLOCK)
     live = rows < n
-    ray = tl.load(ids + find_ray(offsets, n_rays, n_halvings, rows))
+    ray = find_ray(offsets, n_rays, n_halvings, rows)
+    if not FRESH:
+        ray = tl.load(ids + ray)
     middle = 0.5 * (tl.load(t_starts + rows, live, 0.0) + tl.load(t_ends + rows, live, 0.0))
     for axis in tl.static_range(3):
         low = low_x if axis == 0 else (low_y if axis == 1 else low_z)
@@ -286,13 +335,14 @@ def _points(
         tl.store(positions + rows * 3 + axis, x, live)
 
 
-def points(origins: Tensor, directions: Tensor, ids: Tensor, samples: Samples, box: Box) -> Tensor:
-    """Middles of packed samples in the unit cube, [capacity, 3]; ids [n_rays] point at rays."""
-    positions = torch.empty(samples.capacity, 3, device=origins.device)
+def points(rays: Rays, ids: Tensor | None, samples: Samples, box: Box) -> Tensor:
+    """Middles of packed samples in the unit cube, [capacity, 3]; ids as those of a Walk."""
+    positions = torch.empty(samples.capacity, 3, device=rays.origins.device)
     low = (c - box.outer_half_size for c in box.center)
+    n, offsets = samples.n_rays, samples.ray_offsets
     _points[(blocks(samples.capacity, POINT_BLOCK),)](
-        origins.contiguous(), directions.contiguous(), ids, samples.t_starts, samples.t_ends,
-        samples.ray_offsets, positions, samples.n_rays, halvings(samples.n_rays), *low, box.side,
-        POINT_BLOCK,
+        rays.origins.contiguous(), rays.directions.contiguous(), offsets if ids is None else ids,
+        samples.t_starts, samples.t_ends, offsets, positions, n, halvings(n), *low, box.side,
+        ids is None, POINT_BLOCK,
     )  # fmt: skip
     return positions

@@ -1,7 +1,9 @@
 """Volume rendering in Triton: the twin of volume.py, and the loss on top of it.
 
-A lane walks the samples of a ray. tau: optical depth of a sample, sigma * delta.
-light: transmittance in front of a sample. Going back, from the last sample to the first:
+A program walks a few rays, a few samples of each at a time: loads are contiguous along a ray, and
+prefix sums stand for the walk from sample to sample.
+tau: optical depth of a sample, sigma * delta. light: transmittance in front of a sample.
+Going back, from the last sample to the first:
     dL/dw_i = q_i,  dL/dtau_i = q_i T_{i+1} - sum_{j>i} q_j w_j.
 The kernels read either densities and colours, or (RAW) what the networks gave: the logarithm of
 the density and the colour before its sigmoid; gradients are with respect to what was read.
@@ -23,8 +25,12 @@ from nerfcli.backends.triton.launch import blocks
 from nerfcli.radiance import MAX_LOG_DENSITY
 from nerfcli.rays import Pixels, Samples
 
-RAY_BLOCK = 32  # one warp: lanes wait for the longest ray of their program only
+RAYS = 16  # of a program, which is one warp: they wait for the longest of them
+AHEAD = 8  # samples of each ray that are looked at together
 MAX_TAU = tl.constexpr(volume.MAX_OPTICAL_DEPTH)
+# of a sample in a prefix sum, from which its own share is taken again: a larger one would cost
+# the others their digits, and behind this one there is no light in float32 anyway
+OPAQUE = tl.constexpr(25.0)
 MAX_LOG = tl.constexpr(MAX_LOG_DENSITY)
 
 
@@ -57,72 +63,85 @@ def delta_of(t_starts, t_ends, i, live):
 
 
 @triton.jit
+def in_front(tau):
+    """Optical depth in front of each sample of a row, of those of the row. tau [rays, samples]."""
+    return tl.cumsum(tau, 1) - tau
+
+
+@triton.jit
 def walk_forward(
     sigmas, rgbs, t_starts, t_ends, light_out, first, last, stride, inverse_side,
-    RAW: tl.constexpr, KEEP: tl.constexpr,
+    RAW: tl.constexpr, KEEP: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
     """Sums over each ray: red, green, blue, weights, weights times t. KEEP: note the light."""
     depth = tl.zeros_like(first).to(tl.float32)
     red, green, blue, opacity, expected = depth, depth, depth, depth, depth
-    i = first
-    while tl.max(last - i) > 0:
-        live = i < last
-        delta = delta_of(t_starts, t_ends, i, live)
-        tau = tl.minimum(sigma_of(sigmas, i, live, stride, inverse_side, RAW) * delta, MAX_TAU)
-        light = tl.exp(-depth)
+    i = first[:, None] + tl.arange(0, AHEAD)[None, :]
+    left = tl.max(last - first)
+    while left > 0:
+        live = i < last[:, None]
+        start = tl.load(t_starts + i, live, 0.0)
+        delta = tl.load(t_ends + i, live, 0.0) - start
+        sigma = sigma_of(sigmas, i, live, stride, inverse_side, RAW)
+        tau = tl.minimum(sigma * delta, OPAQUE)
+        light = tl.exp(-(depth[:, None] + in_front(tau)))
         weight = light * _alpha(tau)
-        red += weight * _color(rgbs, i, live, 0, RAW)
-        green += weight * _color(rgbs, i, live, 1, RAW)
-        blue += weight * _color(rgbs, i, live, 2, RAW)
-        opacity += weight
-        expected += weight * (tl.load(t_starts + i, live, 0.0) + 0.5 * delta)
+        red += tl.sum(weight * _color(rgbs, i, live, 0, RAW), 1)
+        green += tl.sum(weight * _color(rgbs, i, live, 1, RAW), 1)
+        blue += tl.sum(weight * _color(rgbs, i, live, 2, RAW), 1)
+        opacity += tl.sum(weight, 1)
+        expected += tl.sum(weight * (start + 0.5 * delta), 1)
         if KEEP:
             tl.store(light_out + i, light, live)
-        depth += tau
-        i += 1
+        depth += tl.sum(tau, 1)
+        i += AHEAD
+        left -= AHEAD
     return red, green, blue, opacity, expected
 
 
 @triton.jit
 def walk_back(
     sigmas, rgbs, t_starts, t_ends, light_in, d_sigmas, d_rgbs, first, last, stride, inverse_side,
-    d_red, d_green, d_blue, d_opacity, d_expected, RAW: tl.constexpr,
+    d_red, d_green, d_blue, d_opacity, d_expected, RAW: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
     """Gradients of the samples of each ray from those of its five sums."""
-    behind = tl.zeros_like(d_red)  # sum of q_j w_j behind the sample
-    i = last - 1
-    while tl.max(i - first) >= 0:
-        live = i >= first
-        delta = delta_of(t_starts, t_ends, i, live)
+    behind = tl.zeros_like(d_red)  # sum of q_j w_j behind the samples
+    i = last[:, None] - 1 - tl.arange(0, AHEAD)[None, :]  # from the last sample to the first
+    left = tl.max(last - first)
+    while left > 0:
+        live = i >= first[:, None]
+        start = tl.load(t_starts + i, live, 0.0)
+        delta = tl.load(t_ends + i, live, 0.0) - start
         sigma = sigma_of(sigmas, i, live, stride, inverse_side, RAW)
-        tau = tl.minimum(sigma * delta, MAX_TAU)
+        tau = tl.minimum(sigma * delta, OPAQUE)
         light = tl.load(light_in + i, live, 0.0)
-        weight = light * _alpha(tau)
         red = _color(rgbs, i, live, 0, RAW)
         green = _color(rgbs, i, live, 1, RAW)
         blue = _color(rgbs, i, live, 2, RAW)
-        middle = tl.load(t_starts + i, live, 0.0) + 0.5 * delta
-        q = d_red * red + d_green * green + d_blue * blue + d_opacity + d_expected * middle
-        d_tau = q * light * tl.exp(-tau) - behind
-        behind += q * weight
+        q = d_red[:, None] * red + d_green[:, None] * green + d_blue[:, None] * blue
+        q += d_opacity[:, None] + d_expected[:, None] * (start + 0.5 * delta)
+        weight = light * _alpha(tau)
+        share = q * weight
+        d_tau = q * light * tl.exp(-tau) - behind[:, None] - in_front(share)
+        behind += tl.sum(share, 1)
         d_sigma = tl.where(sigma * delta <= MAX_TAU, d_tau * delta, 0.0)
         if RAW:
             d_sigma *= sigma
-            tl.store(d_rgbs + i * 3, weight * d_red * red * (1.0 - red), live)
-            tl.store(d_rgbs + i * 3 + 1, weight * d_green * green * (1.0 - green), live)
-            tl.store(d_rgbs + i * 3 + 2, weight * d_blue * blue * (1.0 - blue), live)
+            red, green, blue = red * (1.0 - red), green * (1.0 - green), blue * (1.0 - blue)
         else:
-            tl.store(d_rgbs + i * 3, weight * d_red, live)
-            tl.store(d_rgbs + i * 3 + 1, weight * d_green, live)
-            tl.store(d_rgbs + i * 3 + 2, weight * d_blue, live)
+            red, green, blue = 1.0, 1.0, 1.0
+        tl.store(d_rgbs + i * 3, weight * d_red[:, None] * red, live)
+        tl.store(d_rgbs + i * 3 + 1, weight * d_green[:, None] * green, live)
+        tl.store(d_rgbs + i * 3 + 2, weight * d_blue[:, None] * blue, live)
         tl.store(d_sigmas + i, d_sigma, live)
-        i -= 1
+        i -= AHEAD
+        left -= AHEAD
 
 
 @triton.jit
-def ray_block(offsets, n_rays, BLOCK: tl.constexpr):
+def ray_block(offsets, n_rays, RAYS: tl.constexpr):
     """Rays of this program, which of them exist, and where their samples begin and end."""
-    rays = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    rays = tl.program_id(0) * RAYS + tl.arange(0, RAYS)
     inside = rays < n_rays
     first, last = tl.load(offsets + rays, inside, 0), tl.load(offsets + rays + 1, inside, 0)
     return rays, inside, first, last
@@ -131,11 +150,11 @@ def ray_block(offsets, n_rays, BLOCK: tl.constexpr):
 @triton.jit(do_not_specialize=["n_rays"])
 def _composite(
     sigmas, rgbs, t_starts, t_ends, offsets, background, rgb, opacity, depth, median, n_rays,
-    BLOCK: tl.constexpr,
+    RAYS: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
-    rays, inside, first, last = ray_block(offsets, n_rays, BLOCK)
+    rays, inside, first, last = ray_block(offsets, n_rays, RAYS)
     red, green, blue, total, expected = walk_forward(
-        sigmas, rgbs, t_starts, t_ends, sigmas, first, last, 1, 1.0, False, False
+        sigmas, rgbs, t_starts, t_ends, sigmas, first, last, 1, 1.0, False, False, AHEAD
     )
     shine = 1.0 - total
     tl.store(rgb + rays * 3, red + shine * tl.load(background + rays * 3, inside, 0.0), inside)
@@ -147,26 +166,31 @@ def _composite(
     tl.store(opacity + rays, total, inside)
     tl.store(depth + rays, tl.where(hit, expected / tl.maximum(total, 1e-10), 0.0), inside)
     tau_sum, reached, found = total * 0.0, total * 0.0, total * 0.0
-    i = first
-    while tl.max(((i < last) & (reached < 0.5 * total)).to(tl.int32)) > 0:
-        live = (i < last) & (reached < 0.5 * total)
-        delta = delta_of(t_starts, t_ends, i, live)
-        tau = tl.minimum(tl.load(sigmas + i, live, 0.0) * delta, MAX_TAU)
-        reached += tl.exp(-tau_sum) * _alpha(tau)
-        found = tl.where(live, tl.load(t_starts + i, live, 0.0) + 0.5 * delta, found)
-        tau_sum += tau
-        i += 1
+    i = first[:, None] + tl.arange(0, AHEAD)[None, :]
+    while tl.max(((first < last) & (reached < 0.5 * total)).to(tl.int32)) > 0:
+        live = i < last[:, None]
+        start = tl.load(t_starts + i, live, 0.0)
+        delta = tl.load(t_ends + i, live, 0.0) - start
+        tau = tl.minimum(tl.load(sigmas + i, live, 0.0) * delta, OPAQUE)
+        weight = tl.exp(-(tau_sum[:, None] + in_front(tau))) * _alpha(tau)
+        so_far = reached[:, None] + in_front(weight)
+        middle = tl.where(live & (so_far < 0.5 * total[:, None]), start + 0.5 * delta, 0.0)
+        found = tl.maximum(found, tl.max(middle, 1))  # t rises along a ray
+        reached += tl.sum(weight, 1)
+        tau_sum += tl.sum(tau, 1)
+        i += AHEAD
+        first += AHEAD
     tl.store(median + rays, tl.where(hit, found, 0.0), inside)
 
 
 @triton.jit(do_not_specialize=["n_rays"])
 def _composite_backward(
     sigmas, rgbs, t_starts, t_ends, offsets, background, d_rgb, d_opacity, d_depth,
-    light, d_sigmas, d_rgbs, n_rays, BLOCK: tl.constexpr,
+    light, d_sigmas, d_rgbs, n_rays, RAYS: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
-    rays, inside, first, last = ray_block(offsets, n_rays, BLOCK)
+    rays, inside, first, last = ray_block(offsets, n_rays, RAYS)
     red, green, blue, total, expected = walk_forward(
-        sigmas, rgbs, t_starts, t_ends, light, first, last, 1, 1.0, False, True
+        sigmas, rgbs, t_starts, t_ends, light, first, last, 1, 1.0, False, True, AHEAD
     )
     tl.debug_barrier()  # the light is read by other threads than wrote it
     d_red = tl.load(d_rgb + rays * 3, inside, 0.0)
@@ -181,7 +205,7 @@ def _composite_backward(
     d_total -= d_expected * (expected / safe)
     walk_back(
         sigmas, rgbs, t_starts, t_ends, light, d_sigmas, d_rgbs, first, last, 1, 1.0,
-        d_red, d_green, d_blue, d_total, d_expected, False,
+        d_red, d_green, d_blue, d_total, d_expected, False, AHEAD,
     )  # fmt: skip
 
 
@@ -193,8 +217,8 @@ class _Composite(torch.autograd.Function):
         ctx.save_for_backward(*packed)
         rgb = torch.empty(n_rays, 3, device=device)
         opacity, depth, median = (torch.empty(n_rays, device=device) for _ in range(3))
-        _composite[(blocks(n_rays, RAY_BLOCK),)](
-            *packed, rgb, opacity, depth, median, n_rays, RAY_BLOCK, num_warps=1
+        _composite[(blocks(n_rays, RAYS),)](
+            *packed, rgb, opacity, depth, median, n_rays, RAYS, AHEAD, num_warps=1
         )
         ctx.mark_non_differentiable(median)
         return rgb, opacity, depth, median
@@ -207,8 +231,8 @@ class _Composite(torch.autograd.Function):
         d_sigmas, d_rgbs = torch.zeros_like(sigmas), torch.zeros_like(rgbs)  # padding too
         light = torch.empty(sigmas.shape, device=sigmas.device)
         cotangents = (d.contiguous() for d in (d_rgb, d_opacity, d_depth))
-        _composite_backward[(blocks(n_rays, RAY_BLOCK),)](
-            *packed, *cotangents, light, d_sigmas, d_rgbs, n_rays, RAY_BLOCK, num_warps=1
+        _composite_backward[(blocks(n_rays, RAYS),)](
+            *packed, *cotangents, light, d_sigmas, d_rgbs, n_rays, RAYS, AHEAD, num_warps=1
         )
         return d_sigmas, d_rgbs, None, None
 
