@@ -77,7 +77,7 @@ class Cameras:
             Rays on the device of `pixels`. Where a lens has no solution for a pixel the ray is
             the nearest that it has; `valid_pixels` tells which.
         """
-        tables = self._tables(pixels.device)
+        tables = self.ray_tables(pixels.device)
         camera, x, y = (column.contiguous() for column in pixels.unbind(-1))
         local = tables.directions(camera, x, y)
         axes = tables.axes.index_select(0, camera)  # twice as fast as a batched matmul on a CPU
@@ -88,7 +88,7 @@ class Cameras:
     def image_rays(self, camera: int, device: str = "cpu") -> Rays:
         """Rays of all pixels of one camera, row after row, [height * width], on `device`."""
         grid = self._grid(camera, device)
-        tables = self._tables(grid[0].device)
+        tables = self.ray_tables(grid[0].device)
         local = tables.directions(*grid)
         directions = local @ tables.axes[camera]
         origins = tables.positions[camera].expand(local.shape[0], 3).contiguous()
@@ -96,7 +96,7 @@ class Cameras:
 
     def rays_by_lookup(self, device: torch.device) -> bool:
         """Whether `rays` only gathers and multiplies there, and inverts no lens on the way."""
-        tables = self._tables(device)
+        tables = self.ray_tables(device)
         return tables.is_pinhole or tables.table is not None
 
     def valid_pixels(self, camera: int) -> Tensor:
@@ -138,12 +138,13 @@ class Cameras:
         return torch.full_like(x, camera), x, y
 
     @cached_property
-    def _by_device(self) -> dict[torch.device, _RayTables]:
+    def _by_device(self) -> dict[torch.device, RayTables]:
         return {}
 
-    def _tables(self, device: torch.device) -> _RayTables:
+    def ray_tables(self, device: torch.device) -> RayTables:
+        """What `rays` gathers from, on `device`."""
         if device not in self._by_device:
-            self._by_device[device] = _RayTables(self, device)
+            self._by_device[device] = RayTables(self, device)
         return self._by_device[device]
 
 
@@ -174,7 +175,7 @@ def common_focus(cameras: Cameras) -> tuple[Tensor, float] | None:
     return focus, float(depths[depths > 0].median())
 
 
-class _RayTables:
+class RayTables:
     """What the hot loop gathers from: float32 poses, and directions per kind of camera.
 
     Cameras with the same lens, intrinsics and size are of one kind. Per kind, either nothing is
@@ -199,8 +200,12 @@ class _RayTables:
         self.axes = axes.to(device, torch.float32).contiguous()
         self.positions = cameras.positions.to(device, torch.float32).contiguous()
         self.kind = torch.tensor([kinds[key] for key in keys], device=device)
-        self.focal = cameras.focal[firsts].to(device)
-        self.principal = cameras.principal[firsts].to(device)
+        focal, principal = cameras.focal[firsts], cameras.principal[firsts]
+        self.focal, self.principal = focal.to(device), principal.to(device)
+        # what x and y of a pixel are multiplied by and start from, of a pinhole; float32 is exact
+        # enough here: at most 1e-4 pixels for a 4000-pixel image
+        plane = torch.cat([1.0 / focal, (0.5 - principal) / focal], dim=1)
+        self.plane = plane.to(device, torch.float32)
         self.widths = cameras.size[firsts, 0].to(device)
         self.is_pinhole = all(lens.is_pinhole for lens in cameras.lenses)
         self.table: Tensor | None = None
@@ -221,14 +226,12 @@ class _RayTables:
         kind = self.kind.index_select(0, camera) if len(self.widths) > 1 else self.kind[:1]
         if self.table is not None:
             return self.table.index_select(0, self.starts[kind] + y * self.widths[kind] + x)
-        focal, principal = self.focal[kind], self.principal[kind]
         if not self.is_pinhole:
             pixels = torch.stack([x, y], dim=-1) + 0.5
-            plane = (pixels - principal) / focal
+            plane = (pixels - self.principal[kind]) / self.focal[kind]
             return self.bank.directions(plane, kind.expand(len(x)))[0].to(torch.float32)
-        # float32 is exact enough here: at most 1e-4 pixels for a 4000-pixel image
-        slope, start = (1.0 / focal).to(torch.float32), ((0.5 - principal) / focal).float()
-        u = torch.addcmul(start[:, 0], x.to(torch.float32), slope[:, 0])
-        v = torch.addcmul(start[:, 1], y.to(torch.float32), slope[:, 1])
+        plane = self.plane[kind]
+        u = torch.addcmul(plane[:, 2], x.to(torch.float32), plane[:, 0])
+        v = torch.addcmul(plane[:, 3], y.to(torch.float32), plane[:, 1])
         z = torch.rsqrt(torch.addcmul(torch.addcmul(v.new_ones(1), u, u), v, v))
         return torch.stack([u * z, v * z, z], dim=-1)

@@ -15,6 +15,7 @@ from torch import Tensor
 from nerfcli.backends.ops import Ops
 from nerfcli.config import Config
 from nerfcli.images import Views
+from nerfcli.rays import Rays
 from nerfcli.scenes import Scene
 from nerfcli.trainers import (
     MARCHED_COST,
@@ -45,10 +46,12 @@ class GraphTrainer(HashGridTrainer):
         self.capacity = MARCHED * n_samples
         first = min(self.n_rays(), self.max_rays)
         self.wanted = torch.full((), first, dtype=torch.int64, device=self.device)
-        self.rate = torch.zeros((), dtype=torch.float64, device=self.device)
+        self.rate = torch.zeros((), device=self.device)
         self.rates = torch.zeros(3, device=self.device)
+        self.backdrop = self.background.expand(self.max_rays, 3).contiguous()
         # to invert a lens, the host looks at tensors: such steps are launched one by one
-        self.captures = self.device.type == "cuda" and scene.cameras.rays_by_lookup(self.device)
+        self.by_lookup = scene.cameras.rays_by_lookup(self.device)
+        self.captures = self.device.type == "cuda" and self.by_lookup
         self._graph: torch.cuda.CUDAGraph | None = None
         self._captured: StepResult | None = None
         self._marks: deque[torch.cuda.Event] = deque()
@@ -71,24 +74,22 @@ class GraphTrainer(HashGridTrainer):
 
     def _advance(self) -> StepResult:
         """One step: batch, march, gradients, the next ray count, Adam. Reads nothing back."""
-        field, n = self.field, self.max_rays
-        rays, target, background = self._batch(n)
-        t_min, t_max = field.bounds(rays)
-        counts = torch.arange(n, device=self.device) < self.wanted
-        assert self.ops.march_within is not None
-        samples, n_fit = self.ops.march_within(
+        field, ops = self.field, self.ops
+        rays, target, background, t_min, t_max = self._drawn(self.max_rays)
+        assert ops.march_within is not None
+        samples, n_fit = ops.march_within(
             rays.origins,
             rays.directions,
             t_min,
-            torch.where(counts, t_max, t_min),  # the others miss the box
-            self._uniform(n),
+            t_max,
+            self._uniform(self.max_rays),
             field.occupancy.occupied,
             field.box,
             field.steps,
             self.capacity,
         )
         n_live = torch.minimum(self.wanted, n_fit)
-        terms = self.ops.photometric_gradients(
+        terms = ops.photometric_gradients(
             field.params,
             self.grads,
             field.net,
@@ -105,15 +106,37 @@ class GraphTrainer(HashGridTrainer):
         self._optimise(rates=self.rates)
         return StepResult(terms.loss, terms.mse, n_live, terms.n_kept)
 
+    def _drawn(self, n: int) -> tuple[Rays, Tensor, Tensor, Tensor, Tensor]:
+        """n rays, target, background, and bounds; those beyond the wanted ones miss the box."""
+        field, ops = self.field, self.ops
+        if not self.by_lookup:
+            rays, target, background = self._batch(n)
+            t_min, t_max = field.bounds(rays)
+            counts = torch.arange(n, device=self.device) < self.wanted
+            return rays, target, background, t_min, torch.where(counts, t_max, t_min)
+        assert ops.draw is not None
+        u, background = self._uniform(n, dtype=torch.float64), self.backdrop
+        if self.config.train.random_background:
+            background = self._uniform(n, 3)
+        cameras, bounds = self.scene.cameras, (field.box, field.near, field.far)
+        drawn = ops.draw(self.views, cameras, u, background, *bounds, self.wanted)
+        rays, target, t_min, t_max = drawn
+        return rays, target, background, t_min, t_max
+
     def _adapt_there(self, n_rays: Tensor, n_marched: Tensor, n_kept: Tensor) -> None:
         """`_adapt` and `n_rays`, in tensors on the device, written in place."""
-        now = (n_kept + MARCHED_COST * (n_marched - n_kept)) / n_rays.clamp(min=1).double()
-        now = now.clamp(min=1e-3)
-        before = torch.where(self.rate == 0.0, now, self.rate)
-        mean = RATE_MEMORY * before + (1 - RATE_MEMORY) * now
-        self.rate.copy_(torch.maximum(mean, 0.5 * now))
-        wanted = self.config.train.n_samples / self.rate
-        self.wanted.copy_(wanted.clamp(MIN_RAYS, self.max_rays))
+        assert self.ops.adapt is not None
+        self.ops.adapt(
+            self.rate,
+            self.wanted,
+            n_rays,
+            n_marched,
+            n_kept,
+            n_samples=self.config.train.n_samples,
+            marched_cost=MARCHED_COST,
+            memory=RATE_MEMORY,
+            limits=(MIN_RAYS, self.max_rays),
+        )
 
     def _capture(self) -> StepResult:
         """Record a step and take it; from here on a step is one launch."""

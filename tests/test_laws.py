@@ -37,7 +37,7 @@ FLOORS = {
         backends.triton.triton_mlp backends.triton.triton_radiance
         backends.triton.triton_sampling backends.triton.triton_volume
         backends.triton.triton_losses backends.triton.triton_step
-        backends.triton.triton_render backends.triton
+        backends.triton.triton_render backends.triton.triton_batch backends.triton
         backends.ops_triton backends.ops_tcnn backends.selfcheck backends""",
     "what is learned": "occupancy classic field checkpoints runs",
     "what is done with it": """

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from nerfcli import adam, encoding, mlp, radiance, sampling, step, volume
-from nerfcli.rays import Pixels, Samples
+from nerfcli.rays import Pixels, Rays, Samples
 from nerfcli.step import StepTerms
 
 
@@ -16,9 +16,10 @@ from nerfcli.step import StepTerms
 class Ops:
     """What a backend does. Signatures and contracts are those of the reference functions.
 
-    A backend with `march_within` can take a training step without ever waiting for the device:
-    its photometric_gradients also takes n_live (how many rays count, a scalar tensor), and its
-    adam_step rates ([3]: lr and both bias corrections) in place of lr and step.
+    A backend with `march_within`, `draw` and `adapt` can take a training step without ever
+    waiting for the device: its photometric_gradients also takes n_live (how many rays count, a
+    scalar tensor), and its adam_step rates ([3]: lr and both bias corrections) in place of lr and
+    step.
     """
 
     name: str
@@ -33,6 +34,8 @@ class Ops:
     render_rays: Callable[..., Pixels]
     adam_step: Callable[..., None]
     march_within: Callable[..., tuple[Samples, Tensor]] | None = None  # into a fixed capacity
+    draw: Callable[..., tuple[Rays, Tensor, Tensor, Tensor]] | None = None  # rays of a step
+    adapt: Callable[..., None] | None = None  # how many rays the next step takes
     rays_per_chunk: int = 2**13  # rays that render_rays is given at once
 
 

@@ -56,6 +56,7 @@ def build(dtype: torch.dtype) -> Ops:
     """The backend with table copy and network values in `dtype` (float32, float16, bfloat16)."""
     from nerfcli.backends.triton import (
         triton_adam,
+        triton_batch,
         triton_encoding,
         triton_mlp,
         triton_radiance,
@@ -75,6 +76,8 @@ def build(dtype: torch.dtype) -> Ops:
         radiance=partial(triton_radiance.radiance, dtype=dtype),
         march=triton_sampling.march,
         march_within=triton_sampling.march_within,
+        draw=triton_batch.draw,
+        adapt=triton_batch.adapt,
         composite=triton_volume.composite,
         photometric_gradients=partial(triton_step.photometric_gradients, dtype=dtype),
         render_rays=partial(triton_render.render_rays, dtype=dtype),
