@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,20 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 from nerfcli.backends import ops_triton
-from nerfcli.backends.triton import triton_render
+from nerfcli.backends.ops import Ops
+from nerfcli.backends.triton import triton_render, triton_sampling
 from nerfcli.boxes import Box
+from nerfcli.cameras import Cameras
 from nerfcli.encoding import GridSpec
+from nerfcli.images import Views
+from nerfcli.lenses import Lens
 from nerfcli.mlp import mlp_n_params
 from nerfcli.radiance import NetParams, NetSpec
 from nerfcli.rays import Rays, Samples
 from nerfcli.sampling import Steps
 
 POINTERS = {
+    torch.float64: "*fp64",
     torch.float32: "*fp32",
     torch.float16: "*fp16",
     torch.bfloat16: "*bf16",
@@ -75,8 +81,14 @@ def launch_everything(dtype: torch.dtype, net: NetSpec) -> None:
     rays, zero = Rays(torch.zeros(N_RAYS, 3), torch.zeros(N_RAYS, 3)), torch.zeros(N_RAYS)
     occupied, colors = torch.zeros(2, 16, 16, 16, dtype=torch.bool), torch.zeros(N_RAYS, 3)
     march = (zero, zero, zero, occupied)
-    assert ops.march_within is not None
+    assert ops.march_within is not None and ops.draw is not None and ops.adapt is not None
     ops.march_within(rays.origins, rays.directions, *march, box, steps, 64)
+    draw_and_adapt(ops, box, colors)
+    walk = triton_sampling.new_walk(rays.origins, rays.directions, *march, box, steps)
+    ids = torch.zeros(N_RAYS, dtype=torch.int64)
+    walk = replace(walk, ids=ids, first_steps=zero)
+    walk.count(8)
+    walk.write(torch.zeros(N_RAYS + 1, dtype=torch.int64), 64)
     offsets = torch.zeros(N_RAYS + 1, dtype=torch.int64)
     samples = Samples(torch.zeros(64), torch.zeros(64), offsets)
     ops.photometric_gradients(params, grads, net, box, rays, samples, colors, colors)
@@ -86,6 +98,24 @@ def launch_everything(dtype: torch.dtype, net: NetSpec) -> None:
     ops.composite(sigmas, torch.zeros(64, 3), samples, colors).rgb.sum().backward()
     table, ema = params.table, params.table.clone()
     ops.adam_step(table, grads.table, table, table, step=1, lr=0.1, ema=ema, ema_decay=0.9)
+
+
+def draw_and_adapt(ops: Ops, box: Box, colors: torch.Tensor) -> None:
+    """Of views with and without alpha, masks and lenses."""
+    assert ops.draw is not None and ops.adapt is not None
+    c2w, plane = torch.eye(3, 4).double()[None], torch.full((1, 2), 4.0).double()
+    index, u = torch.zeros(1, dtype=torch.int64), torch.zeros(N_RAYS).double()
+    offsets = torch.tensor([0, 64])
+    for lens, channels, usable in (
+        (Lens(), 4, None),
+        (Lens("fisheye", (0.1, 0.0, 0.0, 0.0)), 3, torch.zeros(4, dtype=torch.int32)),
+    ):
+        cameras = Cameras(c2w, plane, plane, torch.full((1, 2), 8), (lens,))
+        pixels = torch.zeros(64, channels, dtype=torch.uint8)
+        views = Views(pixels, offsets, index, index + 8, usable)
+        ops.draw(views, cameras, u, colors, box, 0.1, 9.0, index[0])
+    limits = {"n_samples": 64, "marched_cost": 0.25, "memory": 0.8, "limits": (1, 9)}
+    ops.adapt(torch.zeros(()), index[0], index[0], index[0], index[0], **limits)
 
 
 if __name__ == "__main__":
