@@ -59,7 +59,7 @@ def compile_only(self: JITFunction, *args: Any, grid: Any, warmup: bool, **optio
         signature[param.name] = "constexpr" if param.is_constexpr else type_of(value)
         if param.is_constexpr:
             constants[(i,)] = value
-        elif isinstance(value, torch.Tensor):
+        elif isinstance(value, torch.Tensor) and not param.do_not_specialize:
             aligned[(i,)] = [["tt.divisibility", 16]]
     key = str((signature, constants))
     known = compiled.setdefault(self.__name__, {})

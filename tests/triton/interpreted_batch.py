@@ -63,8 +63,8 @@ def test_rays_of_a_step(lenses: tuple[Lens, ...], channels: int, masked: bool) -
     assert_near(target, over_background(views.colors(flat), background), 1e-6)
     want_min, want_max = intersect_box(right.origins, right.directions, BOX, 0.1, 3.5)
     hit = want_max > want_min
-    assert 20 < int(hit.sum()) and (want_max[hit] == 3.5).any()
-    near = dict(rtol=1e-5, atol=1e-5)  # of a ray that is nearly parallel to a face
+    assert hit.sum() > 20 and (want_max[hit] == 3.5).any()
+    near = {"rtol": 1e-5, "atol": 1e-5}  # of a ray that is nearly parallel to a face
     torch.testing.assert_close(t_min, want_min, **near)
     torch.testing.assert_close(t_max[:150], want_max[:150], **near)
     assert torch.equal(t_max[150:], t_min[150:])

@@ -57,7 +57,8 @@ def test_rows_beyond_the_live_count_are_left_alone() -> None:
     x, table = positions_of(40), params_of(PAIRS).table
     x[21:] = torch.nan
     n_live, half = torch.tensor([21]), torch.tensor([0.5])
-    features = triton_encoding.encode(x, table, PAIRS.grid, n_live, F32)
+    features = triton_encoding.new_features(len(x), PAIRS.grid, F32, x.device)
+    triton_encoding.encode(x, table, PAIRS.grid, n_live, features)
     want = encoding.hash_grid(x[:21], table, PAIRS.grid).view(21, 3, 2).permute(1, 0, 2)
     assert_near(features[:, :21], want, OUTPUTS[F32])
     assert features[:, 21:].isnan().all()

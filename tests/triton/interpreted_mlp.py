@@ -72,7 +72,8 @@ def test_what_half_precision_does_not_hold_is_its_largest_number() -> None:
     widths, n_live = (16, 16, 16, 16), torch.tensor([40])
     weights = torch.full((3 * 256,), 40.0)
     x, d_y = torch.full((40, 16), 100.0).half(), torch.full((40, 16), 1e4).half()
-    y = triton_mlp.forward(triton_mlp.Rows.plain(x), weights, widths, n_live, torch.float16)
+    y = torch.empty(40, 16, dtype=torch.float16)
+    triton_mlp.forward(triton_mlp.Rows.plain(x), weights, widths, n_live, y)
     assert (y == 65504).all()
     d_weights = torch.zeros_like(weights)
     rows, one = triton_mlp.Rows.plain(x), torch.ones(1)
@@ -95,7 +96,7 @@ def test_rows_beyond_the_live_count_are_left_alone() -> None:
     x, weights, d_y = normal(1, 400, 32), weights_of(widths), normal(2, 400, 20)
     x[150:], d_y[150:] = torch.nan, torch.nan
     rows = triton_mlp.Rows.plain(x)
-    y = triton_mlp.forward(rows, weights, widths, n_live, F32)
+    y = triton_mlp.forward(rows, weights, widths, n_live, torch.empty(400, 16))
     assert_near(y[:150], mlp.mlp(x[:150], weights, widths), OUTPUTS[F32])
     assert y[150:].isnan().all()
     d_weights = torch.zeros_like(weights)

@@ -24,7 +24,7 @@ from cases import (
     zeros_like,
 )
 
-from nerfcli import adam, sampling, step
+from nerfcli import adam, radiance, sampling, step, volume
 from nerfcli.backends.triton import (
     triton_adam,
     triton_render,
@@ -32,6 +32,7 @@ from nerfcli.backends.triton import (
     triton_step,
 )
 from nerfcli.rays import Samples
+from nerfcli.sampling import Steps
 
 # float32: the last bit of a position makes 1e-5 of a density. float16: a log density of 4 is held
 # within 0.002.
@@ -68,6 +69,42 @@ def test_gradients_of_a_step(loss: str, dtype: torch.dtype) -> None:
     samples = sampling.march(*march_arguments(n))
     kept = compare(opaque(params_of(PAIRS)), samples, n, dtype, loss=loss, min_transmittance=0.3)
     assert 0 < kept < 0.8 * samples.capacity  # rays really end early
+
+
+@pytest.mark.parametrize("first_round", [8, 0])
+def test_what_lies_behind_a_surface_is_not_looked_at(
+    first_round: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n, params, limit = 40, opaque(params_of(PAIRS)), 0.3
+    samples = sampling.march(*march_arguments(n, steps=Steps(0.06, 0.02)))
+    arguments: Any = (rays_of(n), None, samples, BOX, params, PAIRS, limit, first_round, F32)
+    shaded = triton_step.look(*arguments)
+    seen = ~shaded.geometry.isnan().any(1)  # the rest is as poisoned as it was
+    indices = samples.ray_indices()
+    directions = rays_of(n).directions[indices]
+    x = BOX.to_unit(rays_of(n).origins[indices] + samples.t_mids[:, None] * directions)
+    sigmas = radiance.density(x, params, PAIRS)
+    assert_near(shaded.geometry[seen, 0].exp(), sigmas[seen], 1e-4)
+    assert_near(shaded.positions[seen], x[seen], 1e-6)
+    assert not shaded.features[:, seen].isnan().any()
+    lit = volume.visible(sigmas / BOX.side, samples, limit)
+    rank = torch.arange(samples.capacity) - samples.ray_offsets[indices]
+    behind = lit.new_zeros(n).scatter(0, indices[lit & (rank == 8)], True)  # light passes eight
+    want = (rank < 8) | behind[indices] if first_round else torch.ones_like(lit)
+    assert torch.equal(seen, want) and seen[lit].all()
+    assert seen.float().mean() < 0.9 if first_round else seen.all()
+    monkeypatch.setattr(triton_step, "FIRST_ROUND", first_round)
+    mine, right = (
+        photometric(run, params, samples, n, min_transmittance=limit, **kind)
+        for run, kind in (
+            (triton_step.photometric_gradients, {"dtype": F32}),
+            (step.photometric_gradients, {}),
+        )
+    )
+    assert_near(mine[0].loss, right[0].loss, STEP_LOSS[F32])
+    assert int(mine[0].n_kept) == int(right[0].n_kept)
+    for a, b in zip(mine[1].tensors(), right[1].tensors(), strict=True):
+        assert_near(a, b, STEP_GRADIENTS[F32])
 
 
 @pytest.mark.parametrize("n", [1, 63])
@@ -156,9 +193,7 @@ def test_rendering_in_rounds(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
     want = step.render_rays(*arguments, min_transmittance=0.3)
     rounds = []
     shade = triton_render._shade
-    monkeypatch.setattr(
-        triton_render, "_shade", lambda *a: rounds.append(len(a[1])) or shade(*a)
-    )
+    monkeypatch.setattr(triton_render, "_shade", lambda *a: rounds.append(len(a[1])) or shade(*a))
     got = triton_render.render_rays(*arguments, min_transmittance=0.3, dtype=dtype)
     assert len(rounds) > 2 and rounds[0] == n and rounds[-1] < n / 4
     for field in ("rgb", "opacity", "depth"):

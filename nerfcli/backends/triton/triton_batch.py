@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from nerfcli.backends.triton.launch import blocks
-from nerfcli.backends.triton.triton_sampling import find_ray, halvings
+from nerfcli.backends.triton.triton_packed import find_ray, halvings
 from nerfcli.boxes import Box
 from nerfcli.cameras import Cameras
 from nerfcli.images import Views

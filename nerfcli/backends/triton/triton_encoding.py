@@ -23,6 +23,7 @@ from nerfcli.backends.triton.triton_adam import table_as
 from nerfcli.encoding import PRIMES, GridSpec
 
 BLOCK = 256
+PROGRAMS = 1024  # of a level at most: each takes one block of rows after another
 PRIME_Y = tl.constexpr(PRIMES[1])
 PRIME_Z = tl.constexpr(PRIMES[2])
 
@@ -48,12 +49,19 @@ def _entry(x, y, z, resolution, n_entries, hashed):
 
 
 @triton.jit
-def _corner(x, y, z, fx, fy, fz, level, levels, CORNER: tl.constexpr):
-    """Entry in the whole table (int64) and trilinear weight of one of the eight corners."""
+def _level(levels, level):
+    """Resolution, offset, number of entries, and whether hashed."""
     resolution = tl.load(levels + level * 4).to(tl.uint32)
-    offset = tl.load(levels + level * 4 + 1)
     n_entries = tl.load(levels + level * 4 + 2).to(tl.uint32)
     hashed = tl.load(levels + level * 4 + 3) != 0
+    return resolution, tl.load(levels + level * 4 + 1), n_entries, hashed
+
+
+@triton.jit
+def _corner(
+    x, y, z, fx, fy, fz, resolution, offset, n_entries, hashed, CORNER: tl.constexpr
+):  # fmt: skip
+    """Entry in the whole table (int64) and trilinear weight of one of the eight corners."""
     entry = _entry(
         x + (CORNER & 1), y + (CORNER >> 1 & 1), z + (CORNER >> 2), resolution, n_entries, hashed
     )
@@ -65,57 +73,65 @@ def _corner(x, y, z, fx, fy, fz, level, levels, CORNER: tl.constexpr):
     return offset + entry.to(tl.int64), weight
 
 
-@triton.jit(do_not_specialize=["n_rows"])
+@triton.jit(do_not_specialize=["n_rows", "places"])
 def _encode(
-    positions, table, scales, levels, features, n_rows, n_live,
-    N_FEATURES: tl.constexpr, BLOCK: tl.constexpr,
+    positions, places, table, scales, levels, features, n_rows, n_live,
+    SOME: tl.constexpr, N_FEATURES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    first = tl.program_id(0) * BLOCK
+    """SOME: only of the rows at `places`.
+
+    Were these known to be aligned, a thread would read two of them at once, and every corner would
+    go through shared memory from that layout to the one of the features; so in `_scatter`.
+    """
     n = tl.load(n_live)
-    if first >= n:
-        return
     level = tl.program_id(1).to(tl.int64)
-    rows = first + tl.arange(0, BLOCK).to(tl.int64)
-    live = rows < n
     scale = tl.load(scales + level)
-    x, fx = _axis(positions, rows, live, scale, 0)
-    y, fy = _axis(positions, rows, live, scale, 1)
-    z, fz = _axis(positions, rows, live, scale, 2)
+    resolution, offset, n_entries, hashed = _level(levels, level)
     columns = tl.arange(0, N_FEATURES)[None, :]
-    total = tl.zeros((BLOCK, N_FEATURES), tl.float32)
-    for corner in tl.static_range(8):
-        entry, weight = _corner(x, y, z, fx, fy, fz, level, levels, corner)
-        values = tl.load(table + entry[:, None] * N_FEATURES + columns, live[:, None], 0.0)
-        total += weight[:, None] * values.to(tl.float32)
-    out = features + (level * n_rows + rows)[:, None] * N_FEATURES + columns
-    tl.store(out, total.to(features.dtype.element_ty), live[:, None])
+    for tile in range(tl.program_id(0), tl.cdiv(n, BLOCK), tl.num_programs(0)):
+        rows = tile * BLOCK + tl.arange(0, BLOCK).to(tl.int64)
+        live = rows < n
+        place = tl.load(places + rows, live, 0) if SOME else rows
+        x, fx = _axis(positions, place, live, scale, 0)
+        y, fy = _axis(positions, place, live, scale, 1)
+        z, fz = _axis(positions, place, live, scale, 2)
+        total = tl.zeros((BLOCK, N_FEATURES), tl.float32)
+        for corner in tl.static_range(8):
+            entry, weight = _corner(
+                x, y, z, fx, fy, fz, resolution, offset, n_entries, hashed, corner
+            )
+            values = tl.load(table + entry[:, None] * N_FEATURES + columns, live[:, None], 0.0)
+            total += weight[:, None] * values.to(tl.float32)
+        out = features + (level * n_rows + place)[:, None] * N_FEATURES + columns
+        tl.store(out, total.to(features.dtype.element_ty), live[:, None])
 
 
-@triton.jit(do_not_specialize=["n_rows"])
+@triton.jit(do_not_specialize=["n_rows", "sources"])
 def _scatter(
     positions, sources, d_features, grads, scales, levels, factor, n_rows, n_live,
     MOVED: tl.constexpr, N_FEATURES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """MOVED: the position of a row lies at its source."""
-    first = tl.program_id(0) * BLOCK
-    n = tl.load(n_live)
-    if first >= n:
-        return
+    n, scale_by = tl.load(n_live), tl.load(factor)
     level = tl.program_id(1).to(tl.int64)
-    rows = first + tl.arange(0, BLOCK).to(tl.int64)
-    live = rows < n
-    places = tl.load(sources + rows, live, 0) if MOVED else rows
     scale = tl.load(scales + level)
-    x, fx = _axis(positions, places, live, scale, 0)
-    y, fy = _axis(positions, places, live, scale, 1)
-    z, fz = _axis(positions, places, live, scale, 2)
+    resolution, offset, n_entries, hashed = _level(levels, level)
     columns = tl.arange(0, N_FEATURES)[None, :]
-    d_out = d_features + (level * n_rows + rows)[:, None] * N_FEATURES + columns
-    d_value = tl.load(d_out, live[:, None], 0.0).to(tl.float32) * tl.load(factor)
-    for corner in tl.static_range(8):
-        entry, weight = _corner(x, y, z, fx, fy, fz, level, levels, corner)
-        target = grads + entry[:, None] * N_FEATURES + columns
-        tl.atomic_add(target, weight[:, None] * d_value, live[:, None], sem="relaxed")
+    for tile in range(tl.program_id(0), tl.cdiv(n, BLOCK), tl.num_programs(0)):
+        rows = tile * BLOCK + tl.arange(0, BLOCK).to(tl.int64)
+        live = rows < n
+        place = tl.load(sources + rows, live, 0) if MOVED else rows
+        x, fx = _axis(positions, place, live, scale, 0)
+        y, fy = _axis(positions, place, live, scale, 1)
+        z, fz = _axis(positions, place, live, scale, 2)
+        d_out = d_features + (level * n_rows + rows)[:, None] * N_FEATURES + columns
+        d_value = tl.load(d_out, live[:, None], 0.0).to(tl.float32) * scale_by
+        for corner in tl.static_range(8):
+            entry, weight = _corner(
+                x, y, z, fx, fy, fz, resolution, offset, n_entries, hashed, corner
+            )
+            target = grads + entry[:, None] * N_FEATURES + columns
+            tl.atomic_add(target, weight[:, None] * d_value, live[:, None], sem="relaxed")
 
 
 @triton.jit(do_not_specialize=["n"])
@@ -153,17 +169,31 @@ def _level_tables(spec: GridSpec, device: torch.device) -> tuple[Tensor, Tensor]
     return torch.tensor(scales, device=device), torch.tensor(levels, device=device)
 
 
+def _grid(n: int, spec: GridSpec) -> tuple[int, int]:
+    """Programs: of a level, levels. Those of one level run side by side."""
+    return min(blocks(n, BLOCK), PROGRAMS), spec.n_levels
+
+
+def new_features(n: int, spec: GridSpec, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[n_levels, n, n_features], not written yet."""
+    return torch.empty(spec.n_levels, n, spec.n_features, dtype=dtype, device=device)
+
+
 def encode(
-    positions: Tensor, table: Tensor, spec: GridSpec, n_live: Tensor, dtype: torch.dtype
-) -> Tensor:
-    """positions [n, 3], table of any precision -> features [n_levels, n, n_features] of `dtype`."""
-    n = positions.shape[0]
-    features = torch.empty(spec.n_levels, n, spec.n_features, dtype=dtype, device=positions.device)
+    positions: Tensor, table: Tensor, spec: GridSpec, n_live: Tensor, features: Tensor,
+    places: Tensor | None = None,
+) -> None:  # fmt: skip
+    """positions [n, 3], table of any precision -> features [n_levels, n, n_features], any too.
+
+    Args:
+        places: [n] int64, the n_live rows that are wanted; None: the first n_live.
+    """
+    n, some = positions.shape[0], places is not None
     scales, levels = _level_tables(spec, positions.device)
-    _encode[(blocks(n, BLOCK), spec.n_levels)](
-        positions, table, scales, levels, features, n, n_live, spec.n_features, BLOCK
-    )
-    return features
+    _encode[_grid(n, spec)](
+        positions, places if some else levels, table, scales, levels, features, n, n_live, some,
+        spec.n_features, BLOCK,
+    )  # fmt: skip
 
 
 def scatter(
@@ -183,7 +213,7 @@ def scatter(
     """
     n, moved = positions.shape[0], sources is not None
     scales, levels = _level_tables(spec, positions.device)
-    _scatter[(blocks(n, BLOCK), spec.n_levels)](
+    _scatter[_grid(n, spec)](
         positions, sources if moved else levels, d_features, grads, scales, levels, factor, n,
         n_live, moved, spec.n_features, BLOCK,
     )  # fmt: skip
@@ -196,7 +226,8 @@ class _HashGrid(torch.autograd.Function):
         ctx.save_for_backward(positions)
         ctx.spec, ctx.n_params = spec, table.shape[0]
         n_live = count(n, positions.device)
-        features = encode(positions, copy, spec, n_live, torch.float32)
+        features = new_features(n, spec, torch.float32, positions.device)
+        encode(positions, copy, spec, n_live, features)
         return features.permute(1, 0, 2).reshape(n, spec.n_outputs)
 
     @staticmethod

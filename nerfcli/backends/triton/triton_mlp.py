@@ -66,11 +66,12 @@ def _dot(a, b):
 
 @triton.jit(do_not_specialize=["n_rows"])
 def _forward(
-    x, weights, y, n_live, n_rows,
+    x, weights, y, places, n_live, n_rows, SOME: tl.constexpr,
     GROUP: tl.constexpr, N_IN: tl.constexpr, WIDTH: tl.constexpr, N_OUT: tl.constexpr,
     N_HIDDEN: tl.constexpr, IN: tl.constexpr, HIDDEN: tl.constexpr, OUT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
+    """SOME: only of the rows at `places`."""
     n = tl.load(n_live)
     ins, hidden, outs = tl.arange(0, IN), tl.arange(0, HIDDEN), tl.arange(0, OUT)
     dtype = x.dtype.element_ty
@@ -82,6 +83,8 @@ def _forward(
     for tile in range(tl.program_id(0), tl.cdiv(n, BLOCK), tl.num_programs(0)):
         rows = tile * BLOCK + tl.arange(0, BLOCK)
         inside = (rows < n)[:, None]
+        if SOME:
+            rows = tl.load(places + rows, rows < n, 0)
         cells = _cells(x, rows, ins, n_rows, GROUP)
         h = tl.load(cells, inside & (ins < N_IN)[None, :], 0.0)
         h = _narrow(_relu(_dot(h, w_first)), dtype)
@@ -183,14 +186,19 @@ def _shape(widths: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def forward(
-    x: Rows, weights: Tensor, widths: tuple[int, ...], n_live: Tensor, dtype: torch.dtype
-) -> Tensor:
-    """y [n, widths[-1]] of `dtype`; the products are taken in the precision of x.values."""
-    device = weights.device
-    y = torch.empty(x.n, widths[-1], dtype=dtype, device=device)
-    programs = min(persistent_programs(device, FORWARD_RESIDENT), blocks(x.n, BLOCK))
+    x: Rows, weights: Tensor, widths: tuple[int, ...], n_live: Tensor, y: Tensor,
+    places: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """y [n, widths[-1]], written and returned; the products are taken in the precision of x.
+
+    Args:
+        places: [n] int64, the n_live rows that are wanted; None: the first n_live.
+    """
+    some = places is not None
+    programs = min(persistent_programs(y.device, FORWARD_RESIDENT), blocks(x.n, BLOCK))
     _forward[(programs,)](
-        x.values, weights, y, n_live, x.n, x.group, *_shape(widths), BLOCK, num_warps=4
+        x.values, weights, y, places if some else n_live, n_live, x.n, some, x.group,
+        *_shape(widths), BLOCK, num_warps=4,
     )  # fmt: skip
     return y
 
@@ -224,7 +232,8 @@ class _Mlp(torch.autograd.Function):
         ctx.save_for_backward(rows, weights)
         ctx.widths = widths
         n_live = count(x.shape[0], x.device)
-        return forward(Rows.plain(rows), weights, widths, n_live, torch.float32)
+        y = torch.empty(x.shape[0], widths[-1], device=x.device)
+        return forward(Rows.plain(rows), weights, widths, n_live, y)
 
     @staticmethod
     def backward(ctx, d_y: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -38,12 +38,15 @@ class _Geometry(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, table: Tensor, weights: Tensor, copy: Tensor, positions: Tensor, net: NetSpec):
-        n_live = count(positions.shape[0], positions.device)
-        features = triton_encoding.encode(positions, copy, net.grid, n_live, copy.dtype)
+        n, device = positions.shape[0], positions.device
+        n_live = count(n, device)
+        features = triton_encoding.new_features(n, net.grid, copy.dtype, device)
+        triton_encoding.encode(positions, copy, net.grid, n_live, features)
         ctx.save_for_backward(positions, features, weights)
         ctx.net, ctx.n_params = net, table.shape[0]
         rows = Rows.of_levels(features)
-        return triton_mlp.forward(rows, weights, net.density_widths, n_live, torch.float32)
+        out = torch.empty(n, net.n_geometry, device=device)
+        return triton_mlp.forward(rows, weights, net.density_widths, n_live, out)
 
     @staticmethod
     def backward(ctx, d_out: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]

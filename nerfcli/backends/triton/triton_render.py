@@ -68,9 +68,9 @@ def render_rays(
             limit = max(LEAST_SAMPLES, room // len(ids))
             offsets, next_steps = walk.count(limit)
             samples = walk.write(offsets, int(offsets[-1]))  # sync
-            shaded = look(rays, ids, samples, box, params, net, dtype)
+            shaded = look(rays, ids, samples, box, params, net, min_transmittance, 0, dtype)
             kept = keep_visible(shaded, samples, harmonics, ids, box, min_transmittance, depths)
-            pieces.append(_shade(kept, ids, totals, params, net, box, dtype))
+            pieces.append(_shade(kept, ids, totals, params, net, box))
             totals[ids] += kept.samples.ray_offsets.diff()
             goes_on = (offsets.diff() == limit) & (depths <= max_depth)
             depths, ids = depths[goes_on], ids[goes_on]  # sync
@@ -79,11 +79,11 @@ def render_rays(
 
 
 def _shade(
-    kept: Kept, ids: Tensor, totals: Tensor, params: NetParams, net: NetSpec, box: Box,
-    dtype: torch.dtype,
+    kept: Kept, ids: Tensor, totals: Tensor, params: NetParams, net: NetSpec, box: Box
 ) -> Piece:  # fmt: skip
     rows = Rows.plain(kept.inputs)
-    raw = triton_mlp.forward(rows, params.color, net.color_widths, kept.n_live, torch.float32)
+    raw = torch.empty(rows.n, 3, device=ids.device)
+    triton_mlp.forward(rows, params.color, net.color_widths, kept.n_live, raw)
     sigmas = torch.exp(kept.inputs[:, 0].float().clamp(max=MAX_LOG_DENSITY)) / box.side
     return Piece(ids, totals[ids], kept.samples, sigmas, torch.sigmoid(raw))
 

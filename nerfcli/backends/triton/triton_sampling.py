@@ -21,13 +21,12 @@ import triton.language as tl
 from torch import Tensor
 
 from nerfcli.backends.triton.launch import blocks
-from nerfcli.rays import Rays, Samples
+from nerfcli.backends.triton.triton_packed import cut
+from nerfcli.rays import Samples
 from nerfcli.sampling import Box, Steps
 
 RAYS = 16  # of a program, which is one warp: they wait for the slowest of them
 AHEAD = 8  # steps of each ray that are looked at together
-POINT_BLOCK = 256
-OFFSET_BLOCK = 1024
 NO_LIMIT = 2**30
 # A stride stops this part of a step before the cell's end, since its length is rounded.
 STRIDE_MARGIN = tl.constexpr(0.05)
@@ -275,74 +274,5 @@ def march_within(
     """
     walk = new_walk(origins, directions, t_min, t_max, jitter, occupied, box, steps)
     offsets, _ = walk.count(NO_LIMIT)
-    fitting, n_fit = torch.empty_like(offsets), torch.empty_like(offsets[0])
-    n = len(offsets)
-    _fit[(blocks(n, OFFSET_BLOCK),)](
-        offsets, fitting, n_fit, n, halvings(n), capacity, OFFSET_BLOCK
-    )
-    return walk.write(fitting, capacity), n_fit
-
-
-@triton.jit(do_not_specialize=["n_offsets", "n_halvings", "capacity"])
-def _fit(offsets, fitting, n_fit, n_offsets, n_halvings, capacity, BLOCK: tl.constexpr):
-    """Offsets of which those that pass the capacity are the last that does not."""
-    slots = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = slots < n_offsets
-    last = find_ray(offsets, n_offsets, n_halvings, slots * 0 + capacity)
-    own = tl.load(offsets + slots, inside, 0)
-    tl.store(fitting + slots, tl.minimum(own, tl.load(offsets + last)), inside)
-    if tl.program_id(0) == 0:
-        tl.store(n_fit, tl.max(last))
-
-
-def halvings(n_rays: int) -> int:
-    """Steps of a bisection that end at one of n_rays."""
-    return max(n_rays - 1, 0).bit_length()
-
-
-@triton.jit
-def find_ray(offsets, n_rays, n_halvings, index):
-    """The ray that owns sample `index`: the last one that starts at it or before."""
-    low = tl.zeros_like(index)
-    high = low + n_rays
-    for _ in range(n_halvings):
-        middle = (low + high) // 2
-        right = tl.load(offsets + middle) <= index
-        low = tl.where(right, middle, low)
-        high = tl.where(right, high, middle)
-    return low
-
-
-@triton.jit(do_not_specialize=["n_rays", "n_halvings"])
-def _points(
-    origins, directions, ids, t_starts, t_ends, offsets, positions,
-    n_rays, n_halvings, low_x, low_y, low_z, side, FRESH: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    n = tl.load(offsets + n_rays)
-    first = tl.program_id(0).to(tl.int64) * BLOCK
-    if first >= n:
-        return
-    rows = first + tl.arange(0, BLOCK)
-    live = rows < n
-    ray = find_ray(offsets, n_rays, n_halvings, rows)
-    if not FRESH:
-        ray = tl.load(ids + ray)
-    middle = 0.5 * (tl.load(t_starts + rows, live, 0.0) + tl.load(t_ends + rows, live, 0.0))
-    for axis in tl.static_range(3):
-        low = low_x if axis == 0 else (low_y if axis == 1 else low_z)
-        x = tl.load(origins + ray * 3 + axis) + middle * tl.load(directions + ray * 3 + axis)
-        x = tl.minimum(tl.maximum((x - low) / side, 0.0), 1.0)
-        tl.store(positions + rows * 3 + axis, x, live)
-
-
-def points(rays: Rays, ids: Tensor | None, samples: Samples, box: Box) -> Tensor:
-    """Middles of packed samples in the unit cube, [capacity, 3]; ids as those of a Walk."""
-    positions = torch.empty(samples.capacity, 3, device=rays.origins.device)
-    low = (c - box.outer_half_size for c in box.center)
-    n, offsets = samples.n_rays, samples.ray_offsets
-    _points[(blocks(samples.capacity, POINT_BLOCK),)](
-        rays.origins.contiguous(), rays.directions.contiguous(), offsets if ids is None else ids,
-        samples.t_starts, samples.t_ends, offsets, positions, n, halvings(n), *low, box.side,
-        ids is None, POINT_BLOCK,
-    )  # fmt: skip
-    return positions
+    offsets, n_fit = cut(offsets, capacity)
+    return walk.write(offsets, capacity), n_fit

@@ -27,8 +27,8 @@ from nerfcli.backends.triton.launch import blocks, count, power_of_two
 from nerfcli.backends.triton.triton_adam import table_as
 from nerfcli.backends.triton.triton_losses import photometric
 from nerfcli.backends.triton.triton_mlp import Rows
+from nerfcli.backends.triton.triton_packed import find_ray, halvings, points
 from nerfcli.backends.triton.triton_radiance import ensure_fits
-from nerfcli.backends.triton.triton_sampling import find_ray, halvings, points
 from nerfcli.backends.triton.triton_volume import (
     AHEAD,
     OPAQUE,
@@ -44,6 +44,31 @@ from nerfcli.sampling import Box
 from nerfcli.step import StepTerms
 
 GATHER_BLOCK = 128
+# Samples of each ray that are looked at before those of the rays that light passes: of lego's and
+# the biplane's, trained, half of the rest lies behind a surface. A multiple of AHEAD.
+FIRST_ROUND = 16
+
+
+@triton.jit(do_not_specialize=["n_rays", "skip", "most"])
+def _onward(
+    logs, t_starts, t_ends, offsets, counts, n_rays, stride, inverse_side, max_depth, skip, most,
+    RAYS: tl.constexpr, AHEAD: tl.constexpr,
+):  # fmt: skip
+    """Count the samples of each ray behind its first `skip`, up to `most`, if light gets there."""
+    rays, inside, first, last = ray_block(offsets, n_rays, RAYS)
+    depth = tl.zeros((RAYS,), tl.float32)
+    i = first[:, None] + tl.arange(0, AHEAD)[None, :]
+    left = tl.minimum(last - first, skip)
+    while tl.max(left) > 0:
+        live = (i < last[:, None]) & (left > 0)[:, None]
+        sigma = sigma_of(logs, i, live, stride, inverse_side, True)
+        depth += tl.sum(tl.minimum(sigma * delta_of(t_starts, t_ends, i, live), OPAQUE), 1)
+        i += AHEAD
+        left = tl.where(depth <= max_depth, left - AHEAD, 0)
+    more = tl.minimum(tl.maximum(last - first - skip, 0), most)
+    if tl.program_id(0) == 0:
+        tl.store(counts, 0)
+    tl.store(counts + 1 + rays, tl.where(depth <= max_depth, more, 0), inside)
 
 
 @triton.jit(do_not_specialize=["n_rays"])
@@ -59,7 +84,7 @@ def _visible(
     i = first[:, None] + tl.arange(0, AHEAD)[None, :]
     left = last - first
     while tl.max(left) > 0:
-        live = i < last[:, None]
+        live = (i < last[:, None]) & (left > 0)[:, None]
         sigma = sigma_of(logs, i, live, stride, inverse_side, True)
         tau = tl.minimum(sigma * delta_of(t_starts, t_ends, i, live), OPAQUE)
         lit = live & (depth[:, None] + in_front(tau) <= max_depth)
@@ -133,16 +158,43 @@ def depth_limit(min_transmittance: float) -> float:
 
 def look(
     rays: Rays, ids: Tensor | None, samples: Samples, box: Box, params: NetParams, net: NetSpec,
-    dtype: torch.dtype,
+    min_transmittance: float, first_round: int, dtype: torch.dtype,
 ) -> Shaded:  # fmt: skip
-    """Grid and density network at the middles of packed samples; ids as those of a Walk."""
-    n_live = samples.ray_offsets[-1:]
-    positions = points(rays, ids, samples, box)
-    table = table_as(params.table, dtype)
-    features = triton_encoding.encode(positions, table, net.grid, n_live, dtype)
-    rows = Rows.of_levels(features)
-    geometry = triton_mlp.forward(rows, params.density, net.density_widths, n_live, dtype)
-    return Shaded(positions, features, geometry)
+    """Grid and density network at the middles of packed samples; ids as those of a Walk.
+
+    Args:
+        first_round: samples of each ray that are looked at before the rest of the rays that light
+            passes; the rest of the others is not written. 0: all at once.
+    """
+    n, device, table = samples.capacity, samples.t_starts.device, table_as(params.table, dtype)
+    positions = torch.empty(n, 3, device=device)
+    features = triton_encoding.new_features(n, net.grid, dtype, device)
+    geometry = torch.empty(n, net.n_geometry, dtype=dtype, device=device)
+    shaded = Shaded(positions, features, geometry)
+    for skip, most in ((0, first_round), (first_round, n)) if first_round else ((0, 0),):
+        wanted = samples.ray_offsets
+        if first_round:
+            wanted = _wanted(shaded, samples, box, depth_limit(min_transmittance), skip, most)
+        some = wanted if first_round else None
+        places, n_live = points(rays, ids, samples, box, positions, some, skip), wanted[-1:]
+        triton_encoding.encode(positions, table, net.grid, n_live, features, places)
+        triton_mlp.forward(
+            Rows.of_levels(features), params.density, net.density_widths, n_live, geometry, places
+        )
+    return shaded
+
+
+def _wanted(
+    shaded: Shaded, samples: Samples, box: Box, max_depth: float, skip: int, most: int
+) -> Tensor:
+    """Offsets [n_rays + 1] of the samples of the next round."""
+    n, geometry = samples.n_rays, shaded.geometry
+    counts = torch.empty_like(samples.ray_offsets)  # a zero in front
+    _onward[(blocks(n, RAYS),)](
+        geometry, samples.t_starts, samples.t_ends, samples.ray_offsets, counts, n,
+        geometry.shape[1], 1.0 / box.side, max_depth, skip, most, RAYS, AHEAD, num_warps=1,
+    )  # fmt: skip
+    return counts.cumsum(0)
 
 
 def keep_visible(
@@ -202,11 +254,12 @@ def photometric_gradients(
     ensure_fits(net)
     if n_live is None:
         n_live = count(len(rays), target.device)
-    shaded = look(rays, None, samples, box, params, net, dtype)
+    shaded = look(rays, None, samples, box, params, net, min_transmittance, FIRST_ROUND, dtype)
     harmonics = triton_encoding.spherical_harmonics(rays.directions, dtype)
     kept = keep_visible(shaded, samples, harmonics, None, box, min_transmittance)
     color_rows, widths = Rows.plain(kept.inputs), net.color_widths
-    colors = triton_mlp.forward(color_rows, params.color, widths, kept.n_live, dtype)
+    colors = torch.empty(samples.capacity, 3, dtype=dtype, device=target.device)
+    triton_mlp.forward(color_rows, params.color, widths, kept.n_live, colors)
     d_logs, d_colors, terms = photometric(
         kept.inputs, colors, kept.samples, target, background, n_live, box, loss
     )
