@@ -78,7 +78,7 @@ def check_compilation(capability: str, layout: str, dots: str, adds: str, cache:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     kernels = json.loads(done.stdout.splitlines()[-1])
-    assert len(kernels) == 17
+    assert len(kernels) == 18
     assert all(adds in ptx for ptx, _ in kernels["_scatter"])
     for name in ("_forward", "_backward"):
         assert len(kernels[name]) >= 2

@@ -5,26 +5,34 @@ left, the farther each goes in a round. What light reaches is shaded and kept; a
 pieces of every ray are laid side by side and composited once.
 """
 
+# Kernels are Python to read, not to type-check: constants become constexpr at the launch.
+# pyright: reportArgumentType=false, reportCallIssue=false
+
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
+import triton
+import triton.language as tl
 from torch import Tensor
 
 from nerfcli.backends.triton import triton_encoding, triton_mlp
+from nerfcli.backends.triton.launch import blocks
 from nerfcli.backends.triton.triton_mlp import Rows
+from nerfcli.backends.triton.triton_packed import find_ray, halvings
 from nerfcli.backends.triton.triton_radiance import ensure_fits
 from nerfcli.backends.triton.triton_sampling import new_walk
 from nerfcli.backends.triton.triton_step import Kept, depth_limit, keep_visible, look
-from nerfcli.backends.triton.triton_volume import composite
-from nerfcli.radiance import MAX_LOG_DENSITY, NetParams, NetSpec
+from nerfcli.backends.triton.triton_volume import composite, sigma_of
+from nerfcli.radiance import NetParams, NetSpec
 from nerfcli.rays import Pixels, Rays, Samples
 from nerfcli.sampling import Box, Steps
 
 ROUND_SAMPLES = 8  # of a round, per ray at the start: 1 GiB for 800 x 800 rays
 LEAST_SAMPLES = 4  # of a ray in a round
+BLOCK = 256
 
 
 @dataclass(frozen=True)
@@ -34,8 +42,8 @@ class Piece:
     ids: Tensor  # rays of the round
     before: Tensor  # samples that each had before
     samples: Samples
-    sigmas: Tensor
-    rgbs: Tensor
+    logs: Tensor  # [capacity], of the densities
+    colors: Tensor  # [capacity, 3], before the sigmoid
 
 
 def render_rays(
@@ -70,41 +78,55 @@ def render_rays(
             samples = walk.write(offsets, int(offsets[-1]))  # sync
             shaded = look(rays, ids, samples, box, params, net, min_transmittance, 0, dtype)
             kept = keep_visible(shaded, samples, harmonics, ids, box, min_transmittance, depths)
-            pieces.append(_shade(kept, ids, totals, params, net, box))
+            pieces.append(_shade(kept, ids, totals[ids], params, net))
             totals[ids] += kept.samples.ray_offsets.diff()
             goes_on = (offsets.diff() == limit) & (depths <= max_depth)
             depths, ids = depths[goes_on], ids[goes_on]  # sync
             walk = replace(walk, ids=ids, first_steps=next_steps[goes_on])
-        return composite(*_joined(pieces, totals), background)
+        return composite(*_joined(pieces, totals, box), background)
 
 
-def _shade(
-    kept: Kept, ids: Tensor, totals: Tensor, params: NetParams, net: NetSpec, box: Box
-) -> Piece:  # fmt: skip
+def _shade(kept: Kept, ids: Tensor, before: Tensor, params: NetParams, net: NetSpec) -> Piece:
     rows = Rows.plain(kept.inputs)
-    raw = torch.empty(rows.n, 3, device=ids.device)
-    triton_mlp.forward(rows, params.color, net.color_widths, kept.n_live, raw)
-    sigmas = torch.exp(kept.inputs[:, 0].float().clamp(max=MAX_LOG_DENSITY)) / box.side
-    return Piece(ids, totals[ids], kept.samples, sigmas, torch.sigmoid(raw))
+    colors = torch.empty(rows.n, 3, device=ids.device)
+    triton_mlp.forward(rows, params.color, net.color_widths, kept.n_live, colors)
+    return Piece(ids, before, kept.samples, kept.inputs[:, 0].contiguous(), colors)
 
 
-def _joined(pieces: list[Piece], totals: Tensor) -> tuple[Tensor, Tensor, Samples]:
+@triton.jit(do_not_specialize=["n_rays", "n_halvings"])
+def _lay(
+    logs, colors, t_starts, t_ends, offsets, ids, before, whole_offsets,
+    sigmas, rgbs, whole_starts, whole_ends, n_rays, n_halvings, inverse_side, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Move a piece's samples to where they lie among those of all pieces."""
+    first = tl.program_id(0).to(tl.int64) * BLOCK
+    n = tl.load(offsets + n_rays)
+    if first >= n:
+        return
+    rows = first + tl.arange(0, BLOCK)
+    live = rows < n
+    slot = find_ray(offsets, n_rays, n_halvings, rows)
+    place = tl.load(whole_offsets + tl.load(ids + slot)) + tl.load(before + slot)
+    place += rows - tl.load(offsets + slot)
+    tl.store(sigmas + place, sigma_of(logs, rows, live, 1, inverse_side, True), live)
+    tl.store(whole_starts + place, tl.load(t_starts + rows, live, 0.0), live)
+    tl.store(whole_ends + place, tl.load(t_ends + rows, live, 0.0), live)
+    for channel in tl.static_range(3):
+        color = tl.load(colors + rows * 3 + channel, live, 0.0)
+        tl.store(rgbs + place * 3 + channel, 1.0 / (1.0 + tl.exp(-color)), live)
+
+
+def _joined(pieces: list[Piece], totals: Tensor, box: Box) -> tuple[Tensor, Tensor, Samples]:
     """sigmas, rgbs and samples of all pieces, packed ray after ray."""
     offsets = F.pad(totals.cumsum(0), (1, 0))
     n, device = int(offsets[-1]), totals.device  # sync
-    sigmas, t_starts, t_ends = torch.empty(3, n + 1, device=device)  # the last takes the padding
-    rgbs = torch.empty(n + 1, 3, device=device)
+    sigmas, t_starts, t_ends = (torch.empty(n, device=device) for _ in range(3))
+    rgbs = torch.empty(n, 3, device=device)
     for piece in pieces:
-        samples = piece.samples
-        shift = offsets[piece.ids] + piece.before - samples.ray_offsets[:-1]
-        places = torch.arange(samples.capacity, device=device)
-        targets = places + shift[samples.ray_indices()]
-        targets = torch.where(places < samples.ray_offsets[-1], targets, n)
-        for whole, part in (
-            (sigmas, piece.sigmas),
-            (rgbs, piece.rgbs),
-            (t_starts, samples.t_starts),
-            (t_ends, samples.t_ends),
-        ):
-            whole[targets] = part
-    return sigmas[:n], rgbs[:n], Samples(t_starts[:n], t_ends[:n], offsets)
+        samples, n_rays = piece.samples, piece.samples.n_rays
+        _lay[(blocks(samples.capacity, BLOCK),)](
+            piece.logs, piece.colors, samples.t_starts, samples.t_ends, samples.ray_offsets,
+            piece.ids, piece.before, offsets, sigmas, rgbs, t_starts, t_ends, n_rays,
+            halvings(n_rays), 1.0 / box.side, BLOCK,
+        )  # fmt: skip
+    return sigmas, rgbs, Samples(t_starts, t_ends, offsets)
