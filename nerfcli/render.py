@@ -129,18 +129,30 @@ def depth_colors(depth: np.ndarray, opacity: np.ndarray, limits: tuple[float, fl
 
 
 def frames(
-    model: Model, cameras: Cameras, progress: Progress, stop: StopSignal | None = None
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """(rgb [h, w, 3], depth [h, w] in source units, opacity [h, w]) of each camera."""
+    model: Model,
+    cameras: Cameras,
+    save: tuple[str, ...],
+    progress: Progress,
+    stop: StopSignal | None = None,
+) -> Iterator[dict[str, np.ndarray]]:
+    """What each camera sees, no more of it than `save` needs: a GPU's copies take their time.
+
+    Yields:
+        rgb [h, w, 3] uint8; depth [h, w] in source units; opacity [h, w].
+    """
     units = model.scene.scene_from_source.scale
     for i in range(len(cameras)):
         if stop is not None and stop.received:
             return
-        pixels = render_image(model, cameras, i)
-        rgb, depth, opacity = (
-            as_image(v, cameras, i) for v in (pixels.rgb, pixels.depth / units, pixels.opacity)
-        )
-        yield rgb, depth, opacity
+        pixels, view = render_image(model, cameras, i), {}
+        if "rgb" in save:
+            rgb = (pixels.rgb.clamp(0.0, 1.0) * 255.0).round().to(torch.uint8)
+            view["rgb"] = as_image(rgb, cameras, i)
+        if "depth" in save:
+            view["depth"] = as_image(pixels.depth / units, cameras, i)
+        if save != ("rgb",):
+            view["opacity"] = as_image(pixels.opacity, cameras, i)
+        yield view
         progress.update(i + 1)
 
 
@@ -191,7 +203,7 @@ def render_path(
     start = time.perf_counter()
     writers: dict[str, Writer] = {layer: open_writer(out, layer, save, fps) for layer in save}
     try:
-        n_frames = _encode_all(frames(model, cameras, progress, stop), writers, limits)
+        n_frames = _encode_all(frames(model, cameras, save, progress, stop), writers, limits)
         files = [str(path) for writer in writers.values() for path in writer.close()]
     except BaseException as error:
         for writer in writers.values():
@@ -210,26 +222,26 @@ def render_path(
 
 
 def _encode_all(
-    views: Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]],
+    views: Iterator[dict[str, np.ndarray]],
     writers: dict[str, Writer],
     limits: tuple[float, float],
 ) -> int:
     """Write frames in a thread of its own while the next are rendered; how many there were."""
 
-    def encode(rgb: np.ndarray, depth: np.ndarray, opacity: np.ndarray) -> None:
+    def encode(view: dict[str, np.ndarray]) -> None:
         for layer, writer in writers.items():
             if layer == "rgb":
-                picture = rgb
+                picture = view["rgb"]
             elif layer == "depth":
-                picture = depth_colors(depth, opacity, limits)
+                picture = to_uint8(depth_colors(view["depth"], view["opacity"], limits))
             else:
-                picture = np.repeat(opacity[..., None], 3, axis=-1)
-            writer.add(to_uint8(picture), depth if layer == "depth" else None)
+                picture = np.repeat(to_uint8(view["opacity"])[..., None], 3, axis=-1)
+            writer.add(picture, view["depth"] if layer == "depth" else None)
 
     n_frames, waiting = 0, deque[Future[None]]()
     with ThreadPoolExecutor(1) as pool:
         for view in views:
-            waiting.append(pool.submit(encode, *view))
+            waiting.append(pool.submit(encode, view))
             n_frames += 1
             if len(waiting) > ENCODING:
                 waiting.popleft().result()
