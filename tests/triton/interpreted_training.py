@@ -10,6 +10,8 @@ import pytest
 import torch
 import triton.language as tl
 from cases import DTYPES, F16, F32, GRADIENTS, OUTPUTS, PAIRS, assert_near
+from torch.utils._python_dispatch import TorchDispatchMode
+from triton.runtime.interpreter import GridExecutor
 
 from conftest import write_blender_scene
 from nerfcli import backends, train
@@ -125,6 +127,46 @@ def test_a_step_reads_nothing_back_and_names_every_device(
         trainer._update_occupancy(wait=False)
     monkeypatch.undo()
     assert float(result.loss) > 0 and int(result.n_samples) > 0
+
+
+class Launches(TorchDispatchMode):
+    """Counts what would be launched on a device: torch's operations outside of our kernels."""
+
+    SILENT = ("empty", "view", "select", "slice", "unbind", "detach", "unsqueeze", "fill_")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+        self.inside_a_kernel = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = str(func).split(".")[1]
+        # filling is the poison of tests/triton/cases.py
+        if not self.inside_a_kernel and not any(silent in name for silent in self.SILENT):
+            self.names.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_is_few_launches(prepared: train.Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A launch costs the device time, however little it does."""
+    trainer = trainer_with(ops_triton.load(), prepared)
+    assert isinstance(trainer, GraphTrainer)
+    for _ in range(2):
+        trainer.step(1e-2)
+    launches, run = Launches(), GridExecutor.__call__
+
+    def counted(executor: Any, *args: Any, **options: Any) -> None:
+        launches.names.append(executor.fn.__name__)
+        launches.inside_a_kernel = True
+        run(executor, *args, **options)
+        launches.inside_a_kernel = False
+
+    monkeypatch.setattr(GridExecutor, "__call__", counted)
+    with launches:
+        trainer._advance()
+    ours = [name for name in launches.names if name.startswith("_")]
+    assert len(ours) == 24
+    assert len(launches.names) - len(ours) <= 10, launches.names
 
 
 def test_the_ray_count_adapts_as_on_a_cpu(prepared: train.Prepared) -> None:
