@@ -13,7 +13,7 @@ import torch
 
 from nerfcli import backends, train
 from nerfcli.backends import ops_triton, selfcheck
-from nerfcli.backends.ops import Ops
+from nerfcli.backends.ops import Ops, reference
 from nerfcli.config import Config
 from nerfcli.devices import random_generator
 from nerfcli.errors import NerfError
@@ -25,6 +25,7 @@ from nerfcli.rays import Samples
 from nerfcli.render import load_model, render_image
 from nerfcli.runs import Run
 from nerfcli.scenes import load_scene
+from nerfcli.trainers import HashGridTrainer
 
 pytestmark = pytest.mark.gpu
 
@@ -105,15 +106,40 @@ def prepared(ball: Path, method: str = "hashgrid", steps: int = 40) -> train.Pre
     return train.prepare(load_scene(ball), config)
 
 
-def graph_trainer(ready: train.Prepared) -> GraphTrainer:
+def trainer_with(ready: train.Prepared, ops: Ops) -> HashGridTrainer:
     generator = random_generator("cuda", 0)
-    ops = ops_triton.load()
     made = create_trainer(
         ready.scene, ready.residents.at(0).to("cuda"), ready.config, ops, generator
     )
-    assert isinstance(made, GraphTrainer)
+    assert isinstance(made, HashGridTrainer)
     train.prepare_occupancy(made, ready.scene, ready.residents.at(0))
     return made
+
+
+def graph_trainer(ready: train.Prepared) -> GraphTrainer:
+    made = trainer_with(ready, ops_triton.load())
+    assert isinstance(made, GraphTrainer)
+    return made
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_the_first_steps_lead_where_the_reference_goes(
+    ball: Path, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same rays, jitter and cells, drawn and marched by the kernels and by torch."""
+    ready = prepared(ball)
+    mine, right = (trainer_with(ready, ops) for ops in (ops_triton.build(dtype), reference()))
+    assert isinstance(mine, GraphTrainer) and type(right) is HashGridTrainer
+    monkeypatch.setattr(mine, "_adapt_there", lambda *_counts: None)
+    monkeypatch.setattr(right, "n_rays", lambda: mine.max_rays)
+    mine.wanted.fill_(mine.max_rays)
+    mine.capacity *= 4  # nobody is left out
+    for _ in range(EAGER_STEPS + 2):  # the last are a graph
+        a, b = mine.step(1e-3), right.step(1e-3)
+        assert float(a.loss) == pytest.approx(float(b.loss), rel=LIMITS[dtype] / 5)
+        assert int(a.n_rays) == int(b.n_rays)
+        assert int(a.n_samples) == pytest.approx(int(b.n_samples), rel=1e-3)
+    assert mine._graph is not None
 
 
 def test_a_graph_takes_the_steps_that_eager_ones_are(ball: Path) -> None:

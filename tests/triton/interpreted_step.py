@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import half_precision
 import pytest
 import torch
 from cases import (
@@ -69,6 +70,19 @@ def test_gradients_of_a_step(loss: str, dtype: torch.dtype) -> None:
     samples = sampling.march(*march_arguments(n))
     kept = compare(opaque(params_of(PAIRS)), samples, n, dtype, loss=loss, min_transmittance=0.3)
     assert 0 < kept < 0.8 * samples.capacity  # rays really end early
+
+
+def test_half_precision_is_what_its_roundings_say() -> None:
+    """tests/half_precision.py, which learns a whole scene on a CPU, stands for these kernels."""
+    n, params = 40, params_of(PAIRS)
+    samples = sampling.march(*march_arguments(n))
+    got, mine = photometric(triton_step.photometric_gradients, params, samples, n, dtype=F16)
+    want, right = photometric(half_precision.photometric_gradients, params, samples, n)
+    exact, _ = photometric(step.photometric_gradients, params, samples, n)
+    assert_near(got.loss, want.loss, 1e-4)  # a last bit of a sum may round to the other side
+    assert abs(want.loss - exact.loss) > 1e-5 * exact.loss
+    for a, b in zip(mine.tensors(), right.tensors(), strict=True):
+        assert_near(a, b, 2e-3)
 
 
 @pytest.mark.parametrize("first_round", [8, 0])

@@ -7,6 +7,7 @@ pieces of every ray are laid side by side and composited once.
 
 # Kernels are Python to read, not to type-check: constants become constexpr at the launch.
 # pyright: reportArgumentType=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
 
 from __future__ import annotations
 
