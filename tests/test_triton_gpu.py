@@ -133,7 +133,7 @@ def test_the_first_steps_lead_where_the_reference_goes(
     monkeypatch.setattr(mine, "_adapt_there", lambda *_counts: None)
     monkeypatch.setattr(right, "n_rays", lambda: mine.max_rays)
     mine.wanted.fill_(mine.max_rays)
-    mine.capacity *= 4  # nobody is left out
+    mine.capacity *= 64  # nobody is left out
     for i in range(EAGER_STEPS + 2):  # the last are a graph
         a, b = mine.step(1e-3), right.step(1e-3)
         # Adam's first steps have the size lr whatever the gradient: where tiny ones differ in
