@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nerfcli.boxes import Box
 from nerfcli.config import Config
+from nerfcli.devices import float32_products
 from nerfcli.encoding import frequency_encoding
 from nerfcli.losses import mse
 from nerfcli.mlp import classic_layer_widths, classic_mlp, init_classic
@@ -32,6 +33,7 @@ class ClassicField:
     far: float
     config: Config
     params: dict[str, Tensor]  # "coarse.<layer>.weight", ...
+    precision: str = "float32"  # of the networks' products in training: float32 | tf32 | bfloat16
 
     @staticmethod
     def create(
@@ -65,7 +67,8 @@ class ClassicField:
         params = {k.removeprefix(prefix): v for k, v in self.params.items() if k[0] == name[0]}
         x = frequency_encoding(positions, model.position_frequencies)
         d = frequency_encoding(directions, model.direction_frequencies)
-        raw, rgbs = classic_mlp(x, d, params, model.depth)
+        dtype = torch.bfloat16 if self.precision == "bfloat16" else None
+        raw, rgbs = classic_mlp(x, d, params, model.depth, dtype)
         return torch.relu(raw if noise is None else raw + noise), rgbs
 
     def density(self, positions: Tensor) -> Tensor:
@@ -161,9 +164,11 @@ def gradients(
     for start in range(0, len(rays), chunk):
         part = slice(start, start + chunk)
         share = len(target[part]) / len(rays)
-        pixels = field.render_coarse_fine(rays[part], background, generator)
-        coarse, fine = (mse(p.rgb, target[part]) * share for p in pixels)
-        for total, g in zip(grads, torch.autograd.grad(coarse + fine, params), strict=True):
+        with float32_products(field.precision):
+            pixels = field.render_coarse_fine(rays[part], background, generator)
+            coarse, fine = (mse(p.rgb, target[part]) * share for p in pixels)
+            found = torch.autograd.grad(coarse + fine, params)
+        for total, g in zip(grads, found, strict=True):
             total += g
         loss += (coarse + fine).detach()
         fine_loss += fine.detach()

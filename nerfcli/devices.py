@@ -17,6 +17,19 @@ if TYPE_CHECKING:
 NAMES = ("auto", "cpu", "cuda")
 
 
+@contextmanager
+def float32_products(precision: str) -> Iterator[None]:
+    """Matrix products of float32 numbers on a GPU with their 10 leading bits ("tf32"), or all."""
+    import torch
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def cuda_missing() -> str | None:
     """Why torch has no CUDA device, in words; None if it has one."""
     import torch

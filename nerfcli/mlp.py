@@ -79,7 +79,11 @@ def init_classic(
 
 
 def classic_mlp(
-    x: Tensor, d: Tensor, params: Mapping[str, Tensor], depth: int = 8
+    x: Tensor,
+    d: Tensor,
+    params: Mapping[str, Tensor],
+    depth: int = 8,
+    dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The 2020 network: gamma(x), gamma(d) -> raw density and colour.
 
@@ -90,19 +94,26 @@ def classic_mlp(
     Args:
         x: [n, n_position] encoded positions. d: [n, n_direction] encoded directions.
         params: "<layer>.weight" [out, in] and "<layer>.bias" [out], see classic_layer_widths.
+        dtype: of the products of all layers but the two that give density and colour; None: that
+            of the parameters.
 
     Returns:
         raw density [n] (before ReLU) and rgb [n, 3] in [0, 1].
     """
 
-    def linear(name: str, value: Tensor) -> Tensor:
-        return F.linear(value, params[f"{name}.weight"], params[f"{name}.bias"])
+    full = params["sigma.weight"].dtype
+    low = dtype or full
 
+    def linear(name: str, value: Tensor, dtype: torch.dtype = low) -> Tensor:
+        weight, bias = params[f"{name}.weight"], params[f"{name}.bias"]
+        return F.linear(value.to(dtype), weight.to(dtype), bias.to(dtype))
+
+    x, d = x.to(low), d.to(low)
     h = x
     for i in range(depth):
         if i == classic_skip(depth):
             h = torch.cat([x, h], dim=-1)
         h = torch.relu(linear(f"trunk.{i}", h))
-    raw_sigma = linear("sigma", h).squeeze(-1)
+    raw_sigma = linear("sigma", h, full).squeeze(-1)
     h = torch.relu(linear("color.0", torch.cat([linear("feature", h), d], dim=-1)))
-    return raw_sigma, torch.sigmoid(linear("color.1", h))
+    return raw_sigma, torch.sigmoid(linear("color.1", h, full))

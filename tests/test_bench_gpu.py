@@ -29,10 +29,12 @@ def test_the_command_from_end_to_end(nerf: Nerf, ball: Path, tmp_path: Path) -> 
     command = ("bench", "--gpu", ball, "--quick", "--out", "b", "--backend", backend)
     value = json.loads(nerf(*command, "--json").stdout)
     kinds = {name.partition(" ")[0] for name in value["sections"]}
-    assert kinds == {"limits", "parity", "kernels", "step", "quality", "frames"}
+    assert kinds == {"limits", "parity", "kernels", "step", "classic", "quality", "frames"}
     assert value["left"] == value["failed"] == [] and value["facts"]["quick"]
     for outcome in value["sections"].values():
         assert outcome["rows"] and "error" not in outcome
+    exact, rough = value["sections"]["classic"]["rows"]
+    assert exact["gradients off by"] == 0 < rough["gradients off by"] < 0.25
     (row,) = value["sections"][f"quality {backend} 1 s"]["rows"]
     assert row["seconds"] == pytest.approx(1.0, abs=0.3) and row["PSNR"] > 5 and row["steps"] > 1
     report = (tmp_path / "b" / "gpu.md").read_text()

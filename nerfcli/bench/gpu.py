@@ -21,6 +21,7 @@ import torch
 from nerfcli import __version__, backends
 from nerfcli.backends import selfcheck
 from nerfcli.bench import gpu_measures as measures
+from nerfcli.bench.gpu_classic import classic_rows
 from nerfcli.bench.gpu_measures import FULL, QUICK, Bench, Row, Sizes
 from nerfcli.bench.gpu_peers import nerfacc_missing, nerfacc_rows
 from nerfcli.bench.gpu_report import markdown
@@ -112,6 +113,7 @@ def plan(
         ]
     if nerfacc_missing(device) is None:
         sections.append(Section("kernels nerfacc", 30, lambda: nerfacc_rows(device, sizes)))
+    sections.append(Section("classic", 20, lambda: classic_rows(bench, sizes.classic_rays)))
     *short, longest = sizes.quality
     for seconds in short:
         sections.append(_quality(bench, first, seconds))

@@ -46,6 +46,7 @@ class Sizes:
         quality: seconds of the runs whose held-out views are scored.
         peer_seconds: the same for the backends beside the fastest.
         every: each n-th of the test views is scored and rendered.
+        classic_rays: of a step of method classic; 0: as many as a run takes.
         values: settings, where they are not the automatic ones.
     """
 
@@ -55,6 +56,7 @@ class Sizes:
     peer_seconds: float = 15
     every: int = 8
     copy_bytes: int = COPY_BYTES
+    classic_rays: int = 0
     values: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -66,6 +68,7 @@ QUICK = Sizes(
     peer_seconds=0.5,
     every=100,
     copy_bytes=2**20,
+    classic_rays=16,
     values={"train.n_samples": 256, "model.log2_table_size": 10, "occupancy.resolution": 16},
 )
 

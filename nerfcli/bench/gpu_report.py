@@ -10,11 +10,13 @@ TITLES = {
     "parity": "Agreement with the reference",
     "kernels": "Operations",
     "step": "Training steps",
+    "classic": "Method classic",
     "quality": "Time to quality",
     "frames": "Rendering",
 }
 REMARKS = {
     "step": "The limit is the time of the step's bytes and arithmetic at the rates above.",
+    "classic": "Loss and gradients of one batch; how far the gradients are from those in float32.",
     "quality": "Training wall-clock, kernels compiled and images in memory; set-up beside it. "
     "Trained on the training views alone.",
 }

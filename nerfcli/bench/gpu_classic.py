@@ -1,0 +1,70 @@
+"""Steps of method classic in each precision: how long they take, and how far off they are."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import replace
+
+import torch
+
+from nerfcli.bench.clock import measure
+from nerfcli.bench.gpu_measures import Bench, Row
+from nerfcli.classic import ClassicField, gradients
+from nerfcli.config import Config
+from nerfcli.devices import random_generator
+from nerfcli.resolve import resolve
+from nerfcli.trainers import fixed_background, over_background
+
+PRECISIONS = ("float32", "tf32", "bfloat16")
+
+
+def classic_rows(bench: Bench, n_rays: int = 0) -> list[Row]:
+    """Loss and gradients of one batch of the scene with the paper's network, fresh.
+
+    Args:
+        n_rays: of the batch; 0: those of a step.
+    """
+    ready, _ = bench.prepared
+    model = replace(ready.config.model, method="classic", width=0)
+    train = replace(ready.config.train, n_rays=n_rays)
+    config = resolve(replace(ready.config, model=model, train=train), ready.scene)
+    rows: list[Row] = []
+    exact: torch.Tensor | None = None
+    for precision in PRECISIONS if bench.device == "cuda" else ("float32", "bfloat16"):
+        found, seconds = _steps(bench, config, precision)
+        exact = found if exact is None else exact
+        rows.append(
+            {
+                "method": "classic",
+                "precision": precision,
+                "rays": config.train.n_rays,
+                "ms a step": float(f"{1e3 * seconds:.4g}"),
+                "gradients off by": float(f"{(found - exact).norm() / exact.norm():.2g}"),
+            }
+        )
+    return rows
+
+
+def _steps(bench: Bench, config: Config, precision: str) -> tuple[torch.Tensor, float]:
+    """All gradients in a row, and the median time of taking them."""
+    ready, _ = bench.prepared
+    scene, device = ready.scene, torch.device(bench.device)
+    weights, pixels = (torch.Generator().manual_seed(seed) for seed in (0, 1))
+    field = ClassicField.create(config, scene.box, scene.near, scene.far, weights)
+    field = replace(field.to(bench.device), precision=precision)
+    for p in field.params.values():
+        p.requires_grad_()
+    views, background = ready.residents.at(0).to(bench.device), fixed_background(config, device)
+    u = torch.rand(config.train.n_rays, dtype=torch.float64, generator=pixels)
+    flat = views.draw(u.to(device))
+    rays = scene.cameras.rays(views.locate(flat))
+    target = over_background(views.colors(flat), background)
+
+    def step() -> torch.Tensor:
+        generator = random_generator(bench.device, 2)
+        _, _, grads = gradients(field, rays, target, background, generator)
+        return torch.cat([g.reshape(-1) for g in grads])
+
+    effort = bench.sizes.effort
+    times = measure(step, bench.device, effort.repeats, effort.seconds)
+    return step(), statistics.median(times)
