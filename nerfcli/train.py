@@ -109,11 +109,11 @@ def train(
     progress.note(choice.line)
     progress.note(describe(prepared.scene, prepared.config))
     with memory_errors("training", MEMORY_ADVICE):
-        return _loop(prepared, run, choice.ops, device, progress, resume).go(stop)
+        return start(prepared, run, choice.ops, device, progress, resume).go(stop)
 
 
-def _loop(
-    prepared: Prepared, run: Run, ops: Ops, device: str, progress: Progress, resume: bool
+def start(
+    prepared: Prepared, run: Run, ops: Ops, device: str, progress: Progress, resume: bool = False
 ) -> Loop:
     """Everything at its place: pixels and field on the device, the last checkpoint or a start."""
     clock = Clock(prepared.seconds, time.perf_counter())

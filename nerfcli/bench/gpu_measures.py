@@ -28,7 +28,7 @@ from nerfcli.resolve import resolve
 from nerfcli.runs import Run
 from nerfcli.scenes import Scene, load_scene
 from nerfcli.settings import config_from_values
-from nerfcli.train import Prepared, prepare, prepare_occupancy, train
+from nerfcli.train import Clock, Prepared, prepare, prepare_occupancy, start
 from nerfcli.trainers import HashGridTrainer
 
 Row = dict[str, Any]
@@ -202,16 +202,21 @@ class Bench:
         ready, setup = self.prepared
         self._warm_up(name)
         config = resolve(self.config(name, seconds), ready.scene)
-        ready = replace(ready, config=config, seconds=0.0)
+        begin = time.perf_counter()
+        ready = replace(ready, config=config)
         run = self._run(name, seconds, ready)
-        summary = train(ready, run, progress=_quiet(), stop=StopSignal())
+        loop = start(ready, run, backends.select(name, self.device).ops, self.device, _quiet())
+        wait(self.device)
+        setup += time.perf_counter() - begin
+        loop.clock = Clock(0.0, time.perf_counter())
+        summary = loop.go(StopSignal())
         scores = evaluate(
             run, self.scene, save_images=False, backend=name, progress=_quiet(), stop=None
         )
         return [
             {
                 "backend": name,
-                "seconds": summary["seconds"],
+                "seconds": _digits(summary["steps"] / summary["steps_per_second"]),
                 "set-up s": _digits(setup),
                 "steps": summary["steps"],
                 "PSNR": scores["psnr"],

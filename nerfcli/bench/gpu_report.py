@@ -17,7 +17,8 @@ TITLES = {
 REMARKS = {
     "step": "The limit is the time of the step's bytes and arithmetic at the rates above.",
     "classic": "Loss and gradients of one batch; how far the gradients are from those in float32.",
-    "quality": "Training wall-clock, kernels compiled and images in memory; set-up beside it. "
+    "quality": "Wall-clock of the steps, kernels compiled and images on the device. Set-up: reading the "
+    "images, their box and hull, the field. "
     "Trained on the training views alone.",
 }
 
