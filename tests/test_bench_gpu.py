@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -20,6 +21,7 @@ from nerfcli.bench.gpu_report import markdown
 from nerfcli.cli.bench_gpu import bench_gpu
 from nerfcli.devices import cuda_missing
 from nerfcli.errors import NerfError
+from nerfcli.scenes import load_scene
 
 
 def test_the_command_from_end_to_end(nerf: Nerf, ball: Path, tmp_path: Path) -> None:
@@ -161,6 +163,18 @@ def test_the_limit_counts_bytes_and_arithmetic(ball: Path) -> None:
     flop, moved = 56.448e3 * 2**18, 6 * 8 * 32 * 2**18 + 4 * 12_196_240
     want = flop / 700e12 + moved / 4e12
     assert bench._limit(NetSpec(), 2**18) == pytest.approx(want)
+
+
+@pytest.mark.parametrize(("there", "taken"), [(200, 25), (25, 25), (40, 40), (3, 3)])
+def test_scores_are_of_enough_views(there: int, taken: int, ball: Path) -> None:
+    """Also where somebody has already thinned them out."""
+    scene = load_scene(ball)
+    full = replace(scene, splits={"train": (0,), "test": tuple(range(there))})
+    bench = Bench(ball, ball, "cpu", FULL)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nerfcli.bench.gpu_measures.load_scene", lambda path: full)
+        views = bench.scene.splits["test"]
+    assert len(views) == taken and views[0] == 0 and views[-1] >= there - 8
 
 
 def test_nerfacc_gets_the_same_work(monkeypatch: pytest.MonkeyPatch) -> None:
