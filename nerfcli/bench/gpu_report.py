@@ -16,10 +16,9 @@ TITLES = {
 }
 REMARKS = {
     "step": "The limit is the time of the step's bytes and arithmetic at the rates above.",
-    "classic": "Loss and gradients of one batch; how far the gradients are from those in float32.",
-    "quality": "Wall-clock of the steps, kernels compiled and images on the device. Set-up: reading the "
-    "images, their box and hull, the field. "
-    "Trained on the training views alone.",
+    "classic": "Loss and gradients of one batch; the gradients are compared with those in float32.",
+    "quality": "Wall-clock of the steps, kernels compiled and images on the device. Set-up: "
+    "reading the images, their box and hull, the field. Trained on the training views alone.",
 }
 
 
