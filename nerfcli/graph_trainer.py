@@ -18,7 +18,6 @@ from nerfcli.images import Views
 from nerfcli.rays import Rays
 from nerfcli.scenes import Scene
 from nerfcli.trainers import (
-    MARCHED_COST,
     MAX_RAYS,
     MIN_RAYS,
     RATE_MEMORY,
@@ -28,8 +27,9 @@ from nerfcli.trainers import (
     Trainer,
 )
 
-MARCHED = 4  # room for marched samples, as a multiple of the samples of a step: at MARCHED_COST
-# each, so many fill the budget even if light reaches none of them
+# Room for marched samples, as a multiple of the kept samples of a step: a trained lego at 800 x 800
+# needs 4.2; where more are marched, fewer rays take part.
+MARCHED = 6
 EAGER_STEPS = 3  # before the capture: they compile the kernels and fill the caches
 AHEAD = 4  # steps that the host may be in front of the device
 
@@ -102,7 +102,7 @@ class GraphTrainer(HashGridTrainer):
             min_transmittance=self.config.sampling.min_transmittance,
             n_live=n_live,
         )
-        self._adapt_there(n_live, samples.ray_offsets[-1], terms.n_kept)
+        self._adapt_there(n_live, terms.n_kept)
         self._optimise(rates=self.rates)
         return StepResult(terms.loss, terms.mse, n_live, terms.n_kept)
 
@@ -123,17 +123,16 @@ class GraphTrainer(HashGridTrainer):
         rays, target, t_min, t_max = drawn
         return rays, target, background, t_min, t_max
 
-    def _adapt_there(self, n_rays: Tensor, n_marched: Tensor, n_kept: Tensor) -> None:
-        """`_adapt` and `n_rays`, in tensors on the device, written in place."""
+    def _adapt_there(self, n_rays: Tensor, n_kept: Tensor) -> None:
+        """`_adapt` and `n_rays`, in tensors on the device, written in place. The budget is of kept
+        samples alone: what is marched behind a surface is hardly looked at."""
         assert self.ops.adapt is not None
         self.ops.adapt(
             self.rate,
             self.wanted,
             n_rays,
-            n_marched,
             n_kept,
             n_samples=self.config.train.n_samples,
-            marched_cost=MARCHED_COST,
             memory=RATE_MEMORY,
             limits=(MIN_RAYS, self.max_rays),
         )

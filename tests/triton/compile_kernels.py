@@ -114,8 +114,8 @@ def draw_and_adapt(ops: Ops, box: Box, colors: torch.Tensor) -> None:
         pixels = torch.zeros(64, channels, dtype=torch.uint8)
         views = Views(pixels, offsets, index, index + 8, usable)
         ops.draw(views, cameras, u, colors, box, 0.1, 9.0, index[0])
-    limits = {"n_samples": 64, "marched_cost": 0.25, "memory": 0.8, "limits": (1, 9)}
-    ops.adapt(torch.zeros(()), index[0], index[0], index[0], index[0], **limits)
+    limits = {"n_samples": 64, "memory": 0.8, "limits": (1, 9)}
+    ops.adapt(torch.zeros(()), index[0], index[0], index[0], **limits)
 
 
 if __name__ == "__main__":

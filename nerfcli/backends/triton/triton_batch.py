@@ -137,11 +137,10 @@ def draw(
 
 @triton.jit
 def _adapt(
-    rate, wanted, n_rays, n_marched, n_kept, n_samples, marched_cost, memory, n_least, n_most
+    rate, wanted, n_rays, n_kept, n_samples, memory, n_least, n_most
 ):  # fmt: skip
-    kept, marched = tl.load(n_kept).to(tl.float32), tl.load(n_marched).to(tl.float32)
     rays = tl.maximum(tl.load(n_rays), 1).to(tl.float32)
-    now = tl.maximum((kept + marched_cost * (marched - kept)) / rays, 1e-3)
+    now = tl.maximum(tl.load(n_kept).to(tl.float32) / rays, 1e-3)
     known = tl.load(rate)
     before = tl.where(known == 0.0, now, known)
     mean = tl.maximum(memory * before + (1.0 - memory) * now, 0.5 * now)
@@ -154,25 +153,23 @@ def adapt(
     rate: Tensor,
     wanted: Tensor,
     n_rays: Tensor,
-    n_marched: Tensor,
     n_kept: Tensor,
     *,
     n_samples: int,
-    marched_cost: float,
     memory: float,
     limits: tuple[int, int],
 ) -> None:
     """Set how many rays should fill the budget of a step, from what the last one took.
 
     Args:
-        rate: float32 scalar, running mean of samples per ray (0: none yet); written in place.
+        rate: float32 scalar, running mean of kept samples per ray (0: none yet); written in place.
         wanted: int64 scalar, how many rays are next; written in place.
-        n_rays, n_marched, n_kept: int64 scalars, what the step had.
-        n_samples: the budget. marched_cost: of a sample that was marched and not kept.
-        memory: of the running mean. limits: least and largest number of rays.
+        n_rays, n_kept: int64 scalars, what the step had.
+        n_samples: the budget. memory: of the running mean.
+        limits: least and largest number of rays.
     """
     least, most = limits
     _adapt[(1,)](
-        rate, wanted, n_rays, n_marched, n_kept, float(n_samples), marched_cost, memory,
-        float(least), float(most), num_warps=1,
+        rate, wanted, n_rays, n_kept, float(n_samples), memory, float(least), float(most),
+        num_warps=1,
     )  # fmt: skip
