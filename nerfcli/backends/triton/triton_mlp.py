@@ -22,10 +22,12 @@ from nerfcli import mlp as reference
 from nerfcli.backends.triton.launch import blocks, count, persistent_programs, power_of_two
 from nerfcli.backends.triton.launch import unit_scale as _unit_scale
 
-BLOCK = 128
-# programs that a multiprocessor of 65536 registers holds at once: by what ptxas reports, a forward
-# thread takes up to 136 (times 128 threads), a backward thread 251 (times 256)
-FORWARD_RESIDENT, BACKWARD_RESIDENT = 3, 1
+BLOCK = 128  # rows of a tile on the way forward, 4 warps
+BACKWARD_BLOCK = 64  # and back, 4 warps again
+# Programs that a multiprocessor of 65536 registers holds at once: by what ptxas reports for 9.0, a
+# thread takes up to 136 forwards and 238 backwards. Two small programs rather than a large one: one
+# works while the other waits at a barrier.
+FORWARD_RESIDENT, BACKWARD_RESIDENT = 3, 2
 MAX_WIDTH = 128  # wider layers do not fit the registers and shared memory of a program
 
 
@@ -216,11 +218,11 @@ def backward(
     """
     device, moved = weights.device, sources is not None
     d_x = torch.empty(x.values.shape, dtype=x.values.dtype, device=device)
-    programs = min(persistent_programs(device, BACKWARD_RESIDENT), blocks(x.n, BLOCK))
+    programs = min(persistent_programs(device, BACKWARD_RESIDENT), blocks(x.n, BACKWARD_BLOCK))
     _backward[(programs,)](
         x.values, weights, d_y, d_first if moved else d_y, sources if moved else n_live, d_x,
-        grads, factor, n_live, x.n, d_y.stride(0), moved, x.group, *_shape(widths), BLOCK,
-        num_warps=8,
+        grads, factor, n_live, x.n, d_y.stride(0), moved, x.group, *_shape(widths),
+        BACKWARD_BLOCK, num_warps=4,
     )  # fmt: skip
     return d_x
 
