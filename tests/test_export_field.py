@@ -121,6 +121,34 @@ def test_a_hollow_interior_is_filled_unless_it_should_not_be() -> None:
     assert hollow.volume == pytest.approx(BALL - inner, rel=0.03)  # cells of 0.03 blur the inner
 
 
+@pytest.mark.parametrize("angle", [90.0, 50.0])
+def test_an_open_hollow_is_filled_only_where_fewer_than_two_views_look(angle: float) -> None:
+    """A hollow ball with a hole, `angle` wide from its axis: a bowl, and a pot with a neck."""
+
+    def vessel(points: torch.Tensor) -> torch.Tensor:
+        wall = (points.norm(dim=-1) - 0.62).abs() - 0.06
+        polar = torch.atan2(points[:, :2].norm(dim=-1), points[:, 2])
+        return torch.maximum(wall, 0.6 * (math.radians(angle) - polar))
+
+    _, solid, seen = surface(analytic_model(lambda points: density_of(vessel(points))), 40)
+    points = torch.from_numpy(np.random.default_rng(0).uniform(-0.5, 0.5, (2000, 3)))
+    points = points[points.norm(dim=-1) < 0.48]
+    eyes = solid.source.model.scene.cameras.positions
+    ways = [eye - points for eye in eyes]
+    ways += [-view.view.axes[2].double().expand_as(points) for view in seen.outside]
+    # by brute force: how near to the wall the straight line to each view comes
+    units = [way / way.norm(dim=-1, keepdim=True) for way in ways]
+    steps = np.arange(0.0, 1.3, 0.01)
+    room = [torch.stack([vessel(points + s * unit) for s in steps]).amin(0) for unit in units]
+    second = torch.stack(room).sort(dim=0, descending=True).values[1].numpy()
+    filled = solid.behind(points.numpy()) > 0
+    # a view's pixel is 0.06 wide here, and tells one thing of all that it covers
+    assert (second > 0.05).mean() > 0.2
+    assert not filled[second > 0.05].any()
+    assert filled[second < -0.05].all()
+    assert (second < -0.05).any() == (angle < 90.0)
+
+
 def test_space_behind_a_wall_that_reaches_the_border_is_not_filled() -> None:
     """Seen from one side, a wall hides what is behind it; nothing says that it is solid."""
 
