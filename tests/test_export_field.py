@@ -13,7 +13,7 @@ from analytic_field import LEVEL, STEP, analytic_model, ball, density_of, sphere
 from nerfcli.errors import NerfError
 from nerfcli.geometry import extract, visibility
 from nerfcli.geometry.bake import colored, surface_colors
-from nerfcli.geometry.clean import refined, seen_components
+from nerfcli.geometry.clean import parts_of, refined, seen_components
 from nerfcli.geometry.cloud import field_points
 from nerfcli.geometry.cubes import marching_cubes
 from nerfcli.geometry.extract import Solid, solid_of
@@ -22,7 +22,7 @@ from nerfcli.geometry.grids import field_voxels
 from nerfcli.geometry.inside import closedness
 from nerfcli.geometry.mpi import plane_images
 from nerfcli.geometry.shapes import Mesh
-from nerfcli.geometry.visibility import Visibility, look
+from nerfcli.geometry.visibility import ParallelView, Visibility, look
 from nerfcli.progress import Progress
 from nerfcli.render import Model, as_image, render_image
 from nerfcli.scenes.scene import Similarity
@@ -135,7 +135,8 @@ def test_an_open_hollow_is_filled_only_where_fewer_than_two_views_look(angle: fl
     points = points[points.norm(dim=-1) < 0.48]
     eyes = solid.source.model.scene.cameras.positions
     ways = [eye - points for eye in eyes]
-    ways += [-view.view.axes[2].double().expand_as(points) for view in seen.outside]
+    outside = [found.view for found in seen.outside if isinstance(found.view, ParallelView)]
+    ways += [-view.axes[2].double().expand_as(points) for view in outside]
     # by brute force: how near to the wall the straight line to each view comes
     units = [way / way.norm(dim=-1, keepdim=True) for way in ways]
     steps = np.arange(0.0, 1.3, 0.01)
@@ -177,6 +178,25 @@ def test_only_components_that_a_training_camera_sees_stay() -> None:
     assert everywhere.vertices[:, 2].max() == pytest.approx(0.72, abs=0.01)
     assert hidden.vertices[:, 2].max() == pytest.approx(0.5, abs=0.01)
     assert closedness(hidden).closed
+
+
+def test_crumbs_that_the_grid_cannot_resolve_go() -> None:
+    """Five balls, all seen: a large one, and four smaller or larger than two cells."""
+
+    def shapes(points: torch.Tensor, small: float) -> torch.Tensor:
+        distance = ball(points)
+        for x, y in ((1, 1), (1, -1), (-1, 1), (-1, -1)):
+            place = torch.tensor([0.5 * x, 0.5 * y, 0.1])
+            distance = torch.minimum(distance, ball(points - place, small))
+        return density_of(distance)
+
+    for small, expected in ((0.025, 1), (0.06, 5)):
+        model = analytic_model(lambda points, small=small: shapes(points, small))
+        mesh, solid, _ = surface(model, 32)
+        raw = refined(marching_cubes(solid, QUIET), solid)
+        assert parts_of(raw)[0] == 5
+        assert parts_of(mesh)[0] == expected
+        assert (2.0 * small < 2.0 * solid.grid.spacing) == (expected == 1)
 
 
 def test_slabs_meet_without_a_seam(whole, monkeypatch: pytest.MonkeyPatch) -> None:
