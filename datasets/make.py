@@ -4,6 +4,7 @@
     python datasets/make.py --out DIR        # write it elsewhere
     python datasets/make.py --check          # make all views again and compare, write nothing
     python datasets/make.py --check --views 6
+    python datasets/make.py --shape cup --out DIR   # another scene with exact geometry
 
 Exit status: 0 done or equal, 2 bad usage, 3 `--check` found a difference.
 """
@@ -14,6 +15,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterable
@@ -27,6 +29,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from scene_mesh import ground_truth_mesh, write_ply  # noqa: E402
+from scene_parts import SHAPE, SHAPES  # noqa: E402
 from scene_sdf import signed_distance, union_distance  # noqa: E402
 from scene_trace import View, depth_and_normals, render  # noqa: E402
 
@@ -207,10 +210,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--views", type=int, help="with --check: how many views, spread evenly (default all)"
     )
+    parser.add_argument("--shape", choices=list(SHAPES), default=SHAPE, help="what is made")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     options = parser.parse_args(arguments)
     if options.jobs < 1 or (options.views is not None and (options.views < 1 or not options.check)):
         parser.error("--jobs and --views want a positive number, --views goes with --check")
+    if options.shape != "biplane" and options.out == HOME:
+        parser.error(f"--shape {options.shape} wants --out: {HOME} holds the biplane")
+    if options.shape != SHAPE:  # the parts are constants of the modules: another process
+        words = [sys.executable, __file__, *(sys.argv[1:] if arguments is None else arguments)]
+        return subprocess.call(words, env=os.environ | {"SCENE_SHAPE": options.shape})
     if not options.check:
         make(options.out, options.jobs)
         return 0

@@ -1,4 +1,4 @@
-"""What the toy biplane is painted with: linear albedo from position, and gloss per paint."""
+"""What toy biplane and cup are painted with: linear albedo from position, gloss per paint."""
 
 from __future__ import annotations
 
@@ -210,6 +210,32 @@ def fur(x: Array, y: Array, z: Array) -> Array:
     return BROWN * (0.70 + 0.6 * noise(x, y, z, 38.0))[:, None]
 
 
+def cup(x: Array, y: Array, z: Array) -> Array:
+    """Teal with checks and stripes outside, cream with rings and spokes inside, a yellow rim."""
+    rgb = solid(TEAL, x.size)
+    angle, r = np.arctan2(y, x) / (2 * np.pi), np.hypot(x, y)
+    squares = (np.floor((z + 1.0) / 0.09) + np.floor(angle * 40)) % 2 == 0
+    put(rgb, np.abs(z) < 0.18, CREAM)
+    put(rgb, (np.abs(z) < 0.18) & squares, RED)
+    put(rgb, np.abs(np.abs(z) - 0.26) < 0.02, YELLOW)
+    inner = r < 0.595
+    put(rgb, inner, CREAM)
+    put(rgb, inner & (np.floor((z + r) / 0.07) % 3 == 0), TEAL)
+    put(rgb, inner & (np.floor(angle * 30) % 5 == 0), NAVY)
+    put(rgb, z > 0.425, YELLOW)
+    return rgb
+
+
+def saucer(x: Array, y: Array, z: Array) -> Array:
+    """Rings of red, cream and navy, in twelve sectors that alternate."""
+    ring = np.floor(np.hypot(x, y) / 0.08 + np.floor(np.arctan2(y, x) / (2 * np.pi) * 12) % 2)
+    rgb = solid(CREAM, x.size)
+    put(rgb, ring % 3 == 0, RED)
+    put(rgb, ring % 3 == 1, NAVY)
+    put(rgb, (z < 0) & (ring % 3 == 1), YELLOW)
+    return rgb
+
+
 def plain(colour: Array) -> Painter:
     """A painter of one colour."""
     return lambda x, y, z: solid(colour, x.size)
@@ -254,6 +280,8 @@ PAINTS: dict[str, Paint] = {
     "snout": Paint(plain(SKIN), 0.02, 0.90),
     "jacket": Paint(plain(NAVY), 0.04, 0.50),
     "leather": Paint(plain(LEATHER), 0.04, 0.40),
+    "cup": Paint(cup, 0.05, 0.16, True),
+    "saucer": Paint(saucer, 0.04, 0.38),
 }
 
 REFLECTANCE = np.array([PAINTS[part.paint].reflectance for part in PARTS])

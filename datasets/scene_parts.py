@@ -1,10 +1,12 @@
 """The toy biplane: its parts, each an exact solid in its own frame with a name and a paint.
 
 World frame: x towards the nose, y towards the plane's left wing, z up. About 2 units wide and long.
+Another shape of such parts, a cup, is made where SCENE_SHAPE says so: `make.py --shape cup`.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -257,4 +259,37 @@ def pilot() -> list[Part]:
     return parts
 
 
-PARTS: tuple[Part, ...] = tuple(body() + wings() + pilot())
+def cup() -> list[Part]:
+    """An open thin-walled cup with a handle and a spoon on a saucer, a ball beside it.
+
+    Walls are 0.04 thick. The foot ring seals the space between cup and saucer: no light gets in.
+    """
+    flat = {"half_length": 0.0, "half_height": 0.0}
+    wall = partial(sdf.tube, ring=0.60, half_length=0.42, radius=0.02)
+    foot = partial(sdf.tube, ring=0.34, half_length=0.05, radius=0.02)
+    parts = [
+        Part("wall", "cup", wall, (0.0, 0.0, 0.08)),
+        Part(
+            "bottom", "cup", partial(sdf.plate, radius=0.60, rounding=0.02, **flat), (0, 0, -0.34)
+        ),
+        Part("foot", "cup", foot, (0.0, 0.0, -0.40)),
+        Part(
+            "saucer",
+            "saucer",
+            partial(sdf.plate, radius=0.95, rounding=0.018, **flat),
+            (0, 0, -0.46),
+        ),
+        ball("ball", "fur", (-0.42, 0.66, -0.322), 0.12),
+        rod("spoon", "steel", (0.30, 0.20, -0.27), (-0.72, -0.40, 0.72), 0.024),
+        ball("spoon bowl", "gold", (0.30, 0.20, -0.24), 0.08),
+    ]
+    turns = np.linspace(-np.pi / 2, np.pi / 2, 9)
+    arc = [(float(0.60 + 0.26 * np.cos(a)), 0.0, float(0.08 + 0.26 * np.sin(a))) for a in turns]
+    for k, ends in enumerate(zip(arc[:-1], arc[1:], strict=True)):
+        parts.append(rod(f"handle{k}", "scarf", *ends, 0.036))
+    return parts
+
+
+SHAPES = {"biplane": lambda: body() + wings() + pilot(), "cup": cup}
+SHAPE = os.environ.get("SCENE_SHAPE", "biplane")
+PARTS: tuple[Part, ...] = tuple(SHAPES[SHAPE]())

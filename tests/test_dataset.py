@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -280,3 +283,36 @@ def test_every_surface_point_is_seen(own: SimpleNamespace, mesh: trimesh.Trimesh
     seen = np.bincount(row[~blocked], minlength=len(points))
     assert seen.min() >= 1
     assert (seen >= 3).mean() > 0.995
+
+
+def run_make(*words: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(DATASETS / "make.py"), *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_another_shape_is_made_on_request(tmp_path: Path) -> None:
+    """`--shape cup` reaches the processes that paint: the views differ from the biplane's."""
+    (tmp_path / "train").mkdir()
+    shutil.copy(SCENE / "train" / "r_0.png", tmp_path / "train")
+    for split in ("train", "val", "test"):
+        shutil.copy(SCENE / f"transforms_{split}.json", tmp_path)
+    found = run_make("--shape", "cup", "--check", "--views", 1, "--out", tmp_path, "--jobs", 1)
+    assert found.returncode == 3, found.stderr
+    assert "train/r_0.png: off by up to 2" in found.stdout  # 255, or little less
+    refused = run_make("--shape", "cup")
+    assert refused.returncode == 2 and "wants --out" in refused.stderr
+
+
+def test_the_cup_is_open_thin_and_sealed_under_its_foot() -> None:
+    """Distances by hand: in the wall, on it, in the open middle, in the space under the foot."""
+    program = (
+        "from scene_sdf import signed_distance as d; import numpy as np; "
+        "points = [[0, 0.6, 0.1], [0, 0.62, 0.1], [0, 0.2, 0.5], [0, 0, -0.4]]; "
+        "print(*d(np.array(points)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=DATASETS, env=os.environ | {"SCENE_SHAPE": "cup"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    expected = [-0.02, 0.0, 0.38, 0.04]
+    assert [float(word) for word in done.stdout.split()] == pytest.approx(expected, abs=1e-9)

@@ -13,7 +13,7 @@ from analytic_field import LEVEL, STEP, analytic_model, ball, density_of, sphere
 from nerfcli.errors import NerfError
 from nerfcli.geometry import extract, visibility
 from nerfcli.geometry.bake import colored, surface_colors
-from nerfcli.geometry.clean import refined, seen_components
+from nerfcli.geometry.clean import parts_of, refined, seen_components
 from nerfcli.geometry.cloud import field_points
 from nerfcli.geometry.cubes import marching_cubes
 from nerfcli.geometry.extract import Solid, solid_of
@@ -22,7 +22,7 @@ from nerfcli.geometry.grids import field_voxels
 from nerfcli.geometry.inside import closedness
 from nerfcli.geometry.mpi import plane_images
 from nerfcli.geometry.shapes import Mesh
-from nerfcli.geometry.visibility import Visibility, look
+from nerfcli.geometry.visibility import ParallelView, Visibility, look
 from nerfcli.progress import Progress
 from nerfcli.render import Model, as_image, render_image
 from nerfcli.scenes.scene import Similarity
@@ -121,6 +121,35 @@ def test_a_hollow_interior_is_filled_unless_it_should_not_be() -> None:
     assert hollow.volume == pytest.approx(BALL - inner, rel=0.03)  # cells of 0.03 blur the inner
 
 
+@pytest.mark.parametrize("angle", [90.0, 50.0])
+def test_an_open_hollow_is_filled_only_where_fewer_than_two_views_look(angle: float) -> None:
+    """A hollow ball with a hole, `angle` wide from its axis: a bowl, and a pot with a neck."""
+
+    def vessel(points: torch.Tensor) -> torch.Tensor:
+        wall = (points.norm(dim=-1) - 0.62).abs() - 0.06
+        polar = torch.atan2(points[:, :2].norm(dim=-1), points[:, 2])
+        return torch.maximum(wall, 0.6 * (math.radians(angle) - polar))
+
+    _, solid, seen = surface(analytic_model(lambda points: density_of(vessel(points))), 40)
+    points = torch.from_numpy(np.random.default_rng(0).uniform(-0.5, 0.5, (2000, 3)))
+    points = points[points.norm(dim=-1) < 0.48]
+    eyes = solid.source.model.scene.cameras.positions
+    ways = [eye - points for eye in eyes]
+    outside = [found.view for found in seen.outside if isinstance(found.view, ParallelView)]
+    ways += [-view.axes[2].double().expand_as(points) for view in outside]
+    # by brute force: how near to the wall the straight line to each view comes
+    units = [way / way.norm(dim=-1, keepdim=True) for way in ways]
+    steps = np.arange(0.0, 1.3, 0.01)
+    room = [torch.stack([vessel(points + s * unit) for s in steps]).amin(0) for unit in units]
+    second = torch.stack(room).sort(dim=0, descending=True).values[1].numpy()
+    filled = solid.behind(points.numpy()) > 0
+    # a view's pixel is 0.06 wide here, and tells one thing of all that it covers
+    assert (second > 0.05).mean() > 0.2
+    assert not filled[second > 0.05].any()
+    assert filled[second < -0.05].all()
+    assert (second < -0.05).any() == (angle < 90.0)
+
+
 def test_space_behind_a_wall_that_reaches_the_border_is_not_filled() -> None:
     """Seen from one side, a wall hides what is behind it; nothing says that it is solid."""
 
@@ -149,6 +178,25 @@ def test_only_components_that_a_training_camera_sees_stay() -> None:
     assert everywhere.vertices[:, 2].max() == pytest.approx(0.72, abs=0.01)
     assert hidden.vertices[:, 2].max() == pytest.approx(0.5, abs=0.01)
     assert closedness(hidden).closed
+
+
+def test_crumbs_that_the_grid_cannot_resolve_go() -> None:
+    """Five balls, all seen: a large one, and four smaller or larger than two cells."""
+
+    def shapes(points: torch.Tensor, small: float) -> torch.Tensor:
+        distance = ball(points)
+        for x, y in ((1, 1), (1, -1), (-1, 1), (-1, -1)):
+            place = torch.tensor([0.5 * x, 0.5 * y, 0.1])
+            distance = torch.minimum(distance, ball(points - place, small))
+        return density_of(distance)
+
+    for small, expected in ((0.025, 1), (0.06, 5)):
+        model = analytic_model(lambda points, small=small: shapes(points, small))
+        mesh, solid, _ = surface(model, 32)
+        raw = refined(marching_cubes(solid, QUIET), solid)
+        assert parts_of(raw)[0] == 5
+        assert parts_of(mesh)[0] == expected
+        assert (2.0 * small < 2.0 * solid.grid.spacing) == (expected == 1)
 
 
 def test_slabs_meet_without_a_seam(whole, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from nerfcli.geometry.visibility import Visibility
 SEARCH = 0.75  # cells to each side of a vertex: the level is there, or it is left alone
 HALVINGS = 6  # of that interval: to a hundredth of a cell
 PROBES = 2000  # vertices of a component that are looked for in the training views
+CRUMB_CELLS = 2.0  # across: the grid resolves nothing that is smaller
 SHOWN_CELLS = 1.5  # a pixel shows a vertex if its light stops within this many cells of it
 
 
@@ -42,8 +43,9 @@ def refined(mesh: Mesh, solid: Solid) -> Mesh:
 def seen_components(mesh: Mesh, solid: Solid, visibility: Visibility) -> tuple[Mesh, int]:
     """The mesh without loose parts that no pixel of a training view shows; how many went.
 
-    Whole components, so that the surface stays closed. A cavity (a component that encloses
-    outside) also goes, unless a training camera stands in its box: it would be a hollow interior.
+    Whole components, so that the surface stays closed. Crumbs beside the largest component also
+    go: a rough surface leaves them around single samples. So does a cavity (a component that
+    encloses outside), unless a training camera stands in its box: it would be a hollow interior.
 
     Raises:
         NerfError: no component is left.
@@ -54,11 +56,14 @@ def seen_components(mesh: Mesh, solid: Solid, visibility: Visibility) -> tuple[M
     tolerance = max(SHOWN_CELLS * solid.grid.spacing * source.scale, source.step)
     shown = visibility.shown(source.to_scene(mesh.vertices[probes]), tolerance).numpy()
     keep = np.bincount(labels[probes], weights=shown, minlength=n_parts) > 0
+    low, high = _boxes(mesh, labels, n_parts)
+    crumb = (high - low).max(axis=1) < CRUMB_CELLS * solid.grid.spacing
+    crumb[np.bincount(labels).argmax()] = False
+    keep &= ~crumb
     scene = source.model.scene
     cameras = source.to_source(scene.cameras[list(scene.splits["train"])].positions)
     for part in np.flatnonzero(keep & (_volumes(mesh, labels, n_parts) < 0)):
-        corners = mesh.vertices[labels == part]
-        inside = (cameras > corners.min(axis=0)) & (cameras < corners.max(axis=0))
+        inside = (cameras > low[part]) & (cameras < high[part])
         keep[part] = bool(inside.all(axis=1).any())
     if not keep.any():
         raise NerfError(
@@ -91,6 +96,14 @@ def _probes(labels: np.ndarray, n_parts: int) -> np.ndarray:
     rank = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
     stride = -(-counts // PROBES)
     return order[rank % np.repeat(stride, counts) == 0]
+
+
+def _boxes(mesh: Mesh, labels: np.ndarray, n_parts: int) -> tuple[np.ndarray, np.ndarray]:
+    """Lower and upper corners [n_parts, 3] of the components' boxes."""
+    order = np.argsort(labels, kind="stable")
+    starts = np.searchsorted(labels[order], np.arange(n_parts))
+    points = mesh.vertices[order]
+    return np.minimum.reduceat(points, starts), np.maximum.reduceat(points, starts)
 
 
 def _volumes(mesh: Mesh, labels: np.ndarray, n_parts: int) -> np.ndarray:

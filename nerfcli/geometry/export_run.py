@@ -99,7 +99,7 @@ def extract(source: FieldSource, options: ExportOptions, progress: Progress) -> 
     mesh = refined(mesh, solid)
     mesh, n_dropped = seen_components(mesh, solid, visibility)
     if n_dropped:
-        progress.note(f"{n_dropped} components that no training camera sees were removed")
+        progress.note(f"{n_dropped} crumbs and parts that no training camera sees were removed")
     return Extracted(mesh, solid, visibility, n_dropped)
 
 
