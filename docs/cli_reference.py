@@ -36,7 +36,9 @@ JSON lines with `--progress json`, nothing with `--quiet`.
 With `--json` an error is also an object on stdout, `{"error": "..."}`.
 
 `nerf train SCENE --out RUN --resume` begins the run if there is none and goes on with it if there
-is, so that a script may repeat it until its exit code is 0.
+is, so that a script may repeat it until its exit code is 0. Another length than the run's is taken
+for its new one; where that is reached, there is nothing to do. Another backend, device or time
+between checkpoints is taken as well; any other setting than the run's is refused.
 """
 SETTINGS_HEAD = """\
 ## Settings

@@ -16,8 +16,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nerfcli.checkpoints import read_tensors, write_tensors
-from nerfcli.config import Config
+from nerfcli.checkpoints import ensure_whole, read_tensors, write_tensors
+from nerfcli.config import Config, TrainConfig
 from nerfcli.errors import NerfError
 from nerfcli.files import ensure_writable, json_text, read_json, replacing, write_json
 from nerfcli.settings import config_from_toml, write_config
@@ -96,7 +96,7 @@ class Run:
                 f"run {path} has no checkpoint (state.json): it was stopped before the first "
                 "one, or is still on its way to it. Train it again with --overwrite."
             )
-        run._state()
+        _ = run.state  # what is wrong with it is told now
         return run
 
     def using(self, *, backend: str | None = None, device: str | None = None) -> Run:
@@ -108,6 +108,16 @@ class Run:
         )
         return Run(self.path, config, self.scene_json)
 
+    def set_length(self, train: TrainConfig) -> None:
+        """Let config.toml state the length of `train`, where the run is given another."""
+        length = {"steps": train.steps, "minutes": train.minutes}
+        config = dataclasses.replace(
+            self.config, train=dataclasses.replace(self.config.train, **length)
+        )
+        if config != self.config:
+            write_config(config, self.path / "config.toml")
+            self.config = config
+
     @property
     def renders(self) -> Path:
         return self.path / "renders"
@@ -115,7 +125,7 @@ class Run:
     @property
     def step(self) -> int:
         """Of the last checkpoint."""
-        return self._state()["step"]
+        return self.state["step"]
 
     @property
     def has_checkpoint(self) -> bool:
@@ -133,7 +143,7 @@ class Run:
             NerfError: the disk refuses, or gives back something else than was written.
         """
         step = int(state["step"])
-        live = self._state()["files"] if self.has_checkpoint else {}
+        live = self.state["files"] if self.has_checkpoint else {}
         tag = str(step)
         if any(name.endswith(f"-{tag}.safetensors") for name in live.values()):
             tag += "b"  # the same step once more: never write over the files in use
@@ -159,8 +169,14 @@ class Run:
 
     def load_model(self, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Model tensors and state; the optimiser's file may be missing. Errors as above."""
-        state = {k: v for k, v in self._state().items() if k not in ("format", "files")}
+        state = {k: v for k, v in self.state.items() if k not in ("format", "files")}
         return self._tensors("model", device), state
+
+    def ensure_whole(self) -> None:
+        """Raise NerfError where the checkpoint's files are gone or cut; quick, needs no torch."""
+        state = self.state
+        for name in state["files"].values():
+            ensure_whole(self.path / name, state["step"])
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Add a line to metrics.jsonl. The first one cuts what lies beyond the checkpoint:
@@ -180,12 +196,14 @@ class Run:
         path = self.path / "metrics.jsonl"
         if not path.exists():
             return
-        last = self._state()["step"] if self.has_checkpoint else -1
+        last = self.state["step"] if self.has_checkpoint else -1
         kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _kept(line, last)]
         with replacing(path) as aside:
             aside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
-    def _state(self) -> dict[str, Any]:
+    @property
+    def state(self) -> dict[str, Any]:
+        """state.json: of the last checkpoint, checked."""
         path = self.path / "state.json"
         if not path.is_file():
             raise NerfError(f"run {self.path} has no checkpoint (state.json). Train it first.")
@@ -207,7 +225,7 @@ class Run:
         return state
 
     def _tensors(self, part: str, device: str) -> dict[str, Tensor]:
-        state = self._state()
+        state = self.state
         return read_tensors(self.path / state["files"][part], state["step"], device)
 
 

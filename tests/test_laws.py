@@ -58,7 +58,7 @@ FLOORS = {
     "doors": """
         bench.clock bench.parity bench.kernels bench.training bench.gpu_report bench.gpu_measures
         bench.gpu_peers bench.gpu bench
-        cli.output cli.options cli.sources cli.jobs cli.train cli.render cli.eval
+        cli.output cli.options cli.sources cli.jobs cli.work cli.train cli.render cli.eval
         cli.export cli.compare cli.convert cli.check cli.prepare cli.info cli.bench_gpu
         cli.bench cli
         __main__""",
