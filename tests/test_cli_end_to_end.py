@@ -540,6 +540,22 @@ def test_train_bad_scene(inside: Inside, ball: Path, tmp_path: Path, name: str) 
     assert os.listdir() == ["bad"]
 
 
+def test_train_bad_held_out_view(copy: Path, inside: Inside, ball: Path, tmp_path: Path) -> None:
+    """Before training: eval, or --target-psnr, would fail after it. So does a run that goes on."""
+    scene = Path(shutil.copytree(ball, tmp_path / "bad"))
+    file = scene / "test" / "r_9.png"
+    file.write_bytes(file.read_bytes()[:-40])
+    assert_refused(inside("train", scene, "--out", "r"), "r_9.png is corrupt", "held-out view")
+    assert not Path("r").exists()
+    again = inside("train", scene, "--out", copy, "--resume", "--steps", 999)
+    assert_refused(again, "r_9.png is corrupt", "held-out view")
+    assert config_length(copy) == (150, 0.0)
+    Image.open(ball / "test" / "r_9.png").resize((16, 8)).save(file)
+    remarked = inside("train", scene, "--out", "r", "--steps", 2, *SMALL)
+    assert remarked.code == 0, remarked.err
+    assert "warning: held-out images of another shape" in remarked.err
+
+
 def cut_model(run: Path) -> None:
     file = run / "model-150.safetensors"
     file.write_bytes(file.read_bytes()[:-100])

@@ -81,6 +81,7 @@ def fresh_job(
     """A new run: everything that can be wrong is found before its folder is made."""
     from nerfcli import backends
     from nerfcli.check import quick_warnings
+    from nerfcli.scenes.held_out import odd_shapes
     from nerfcli.train import prepare
 
     if path is None:
@@ -96,6 +97,8 @@ def fresh_job(
     for line in scene.notes:
         note(line)
     _ensure_held_out(scene, target_psnr)
+    if odd := odd_shapes(scene):
+        note(f"warning: {odd}")
     for finding in quick_warnings(scene):
         note(f"warning: {finding.text}. Look closer: nerf check {path}")
     prepared = prepare(scene, config, note)
@@ -188,11 +191,14 @@ def same_settings(run: Run, given: Mapping[str, object]) -> Config:
 
 
 def _ensure_held_out(scene: Scene, target_psnr: float | None) -> None:
-    """Raise NerfError, before hours of training, where a target could never be judged."""
+    """Raise NerfError, before hours of training, where the run could not be judged after them."""
+    from nerfcli.scenes.held_out import ensure_held_out
+
     if target_psnr is not None and not math.isfinite(target_psnr):
         raise NerfError(f"--target-psnr must be a finite number of decibels, got {target_psnr}.")
     if target_psnr is not None and not scene.splits.get("test"):
         raise NerfError(f"--target-psnr: scene {scene.name} has no held-out views; see --holdout.")
+    ensure_held_out(scene)
 
 
 def _newest_run_of(scene: Path) -> Path | None:
