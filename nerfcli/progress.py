@@ -8,6 +8,9 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import current_thread, main_thread
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -152,10 +155,41 @@ class Progress:
         print(line, file=sys.stderr, flush=True)
 
 
+class Interrupted(BaseException):
+    """A signal ends the command; what it was writing aside is removed on the way out."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Within the block, SIGINT and SIGTERM raise Interrupted, so that every `finally` runs.
+
+    A signal that is ignored stays so, as nohup and background jobs want it. The handlers of
+    before come back at the end.
+    """
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        for each in before:  # a second signal must not end the tidying up
+            signal.signal(each, signal.SIG_IGN)
+        raise Interrupted(number)
+
+    asked = (signal.SIGINT, signal.SIGTERM) if current_thread() is main_thread() else ()
+    before = {n: signal.getsignal(n) for n in asked if signal.getsignal(n) != signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 class StopSignal:
     """Within the block, the first SIGINT or SIGTERM only sets `received`: the loop saves and ends.
 
-    A second SIGINT raises KeyboardInterrupt. The handlers of before come back at the end.
+    A second SIGINT raises Interrupted. The handlers of before come back at the end.
     """
 
     def __init__(self) -> None:
@@ -179,7 +213,7 @@ class StopSignal:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
+            raise Interrupted(number)
         if self.received is None:
             self.received = number
 
