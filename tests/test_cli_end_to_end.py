@@ -21,15 +21,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from conftest import ROOT, Nerf, nerf_environment
+from conftest import ROOT, SMALL, Nerf, nerf_environment
 from nerfcli import resolve, train, trainers
 from nerfcli.cli import main, work
-
-SMALL = [  # a hash grid whose steps take milliseconds
-    *("--set", "model.n_levels=4", "--set", "model.log2_table_size=10"),
-    *("--set", "model.max_resolution=32", "--set", "train.n_samples=1024"),
-    *("--set", "occupancy.resolution=16", "--set", "sampling.steps_per_box=32"),
-]
 
 
 class Outcome(NamedTuple):

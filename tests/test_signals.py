@@ -15,16 +15,16 @@ from typing import Any
 
 import pytest
 import trimesh
-from test_cli_end_to_end import SMALL
 
-from conftest import nerf_environment
-from nerfcli import evaluate, render
+from conftest import SMALL, nerf_environment
+from nerfcli import evaluate, progress, render
 from nerfcli.check import witness
 from nerfcli.cli import main
+from nerfcli.cli.output import stop_code
 from nerfcli.errors import NerfError
 from nerfcli.files import filling
 from nerfcli.geometry import multiview
-from nerfcli.progress import Interrupted, interruptible
+from nerfcli.progress import Interrupted, StopSignal, interruptible
 from nerfcli.scenes import convert
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 75}
@@ -42,6 +42,22 @@ def run(ball: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def everything(folder: Path) -> set[Path]:
     return set(folder.rglob("*"))
+
+
+@pytest.mark.skipif(progress.HANGUP is None, reason="there is no SIGHUP here")
+def test_a_lost_terminal_stops_politely_unless_it_is_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        for block, received in ((signal.SIG_DFL, signal.SIGHUP), (signal.SIG_IGN, None)):
+            signal.signal(signal.SIGHUP, block)
+            with StopSignal() as stop:
+                os.kill(os.getpid(), signal.SIGHUP)
+                time.sleep(0.01)
+                assert stop.received == received
+            assert signal.getsignal(signal.SIGHUP) == block
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert stop_code(signal.SIGHUP) == 75
 
 
 @pytest.mark.parametrize("number", list(CODES))

@@ -11,7 +11,7 @@ import difflib
 import os
 import sys
 from collections.abc import Sequence
-from signal import SIG_IGN, SIGINT, SIGTERM, signal
+from signal import SIG_IGN, SIGINT, Signals, signal
 from typing import Annotated, Any
 
 import typer
@@ -28,9 +28,9 @@ from nerfcli.cli import (
     render,
     train,
 )
-from nerfcli.cli.output import fail, stop_code
+from nerfcli.cli.output import ensure_streams, fail, stop_code
 from nerfcli.errors import NerfError
-from nerfcli.progress import Interrupted, interruptible
+from nerfcli.progress import STOPS, Interrupted, interruptible
 
 # its home differs between versions of typer
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -86,6 +86,7 @@ for command in COMMANDS:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run one command and exit with its code."""
+    ensure_streams()
     words = list(sys.argv[1:] if args is None else args)
     as_json = "--json" in words
     try:
@@ -100,14 +101,14 @@ def main(args: Sequence[str] | None = None) -> None:
         else:
             code = fail(_usage_message(error), as_json)
     except Interrupted as stop:
-        name = "Ctrl-C" if stop.number == SIGINT else "SIGTERM"
+        name = "Ctrl-C" if stop.number == SIGINT else Signals(stop.number).name
         fail(f"stopped by {name}; nothing half-written is left.", as_json)
         code = stop_code(stop.number)
         if args is None:  # threads of a library may still work on what would now be taken down
             os._exit(code or 1)
     if args is None:  # the work is done, and the code says how; a signal may not replace it now
-        signal(SIGINT, SIG_IGN)
-        signal(SIGTERM, SIG_IGN)
+        for number in STOPS:
+            signal(number, SIG_IGN)
     sys.exit(code or 0)
 
 
