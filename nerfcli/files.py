@@ -58,6 +58,30 @@ def filling(folder: Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+@contextmanager
+def locked(folder: Path, busy: str) -> Iterator[None]:
+    """Keep out of a folder every other process that asks; the system ends it with the process.
+
+    Raises:
+        NerfError: `busy`: another process has it. Where the system has no such locks, never.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network disks cannot
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise NerfError(busy) from error
+        yield
+    finally:
+        os.close(handle)
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace `path` by `text`, on the disk before its name points there."""
     with replacing(path) as aside, aside.open("w", encoding="utf-8") as file:

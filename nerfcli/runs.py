@@ -13,13 +13,14 @@ import dataclasses
 import json
 import re
 import shutil
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nerfcli.checkpoints import ensure_whole, read_tensors, write_tensors
 from nerfcli.config import Config, TrainConfig
 from nerfcli.errors import NerfError
-from nerfcli.files import ensure_writable, json_text, read_json, replacing, write_json
+from nerfcli.files import ensure_writable, json_text, locked, read_json, replacing, write_json
 from nerfcli.settings import config_from_toml, write_config
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1  # of the folder; raised when an older version could not read it
 PARTS = ("model", "optimizer")
-TENSOR_FILES = ("model-*.safetensors", "optimizer-*.safetensors", ".*.safetensors")
+TENSOR_FILES = ("model-*.safetensors", "optimizer-*.safetensors")
+ASIDE = (".*.safetensors", ".state.*.json", ".metrics.*.jsonl", ".config.*.toml")  # of a crash
 OURS = ("config.toml", "scene.json", "state.json", "metrics.jsonl", "eval*.json", "report.html")
 
 
@@ -110,13 +112,11 @@ class Run:
 
     def set_length(self, train: TrainConfig) -> None:
         """Let config.toml state the length of `train`, where the run is given another."""
-        length = {"steps": train.steps, "minutes": train.minutes}
-        config = dataclasses.replace(
-            self.config, train=dataclasses.replace(self.config.train, **length)
-        )
-        if config != self.config:
-            write_config(config, self.path / "config.toml")
-            self.config = config
+        before = self.config.train
+        after = dataclasses.replace(before, steps=train.steps, minutes=train.minutes)
+        if after != before:
+            self.config = dataclasses.replace(self.config, train=after)
+            write_config(self.config, self.path / "config.toml")
 
     @property
     def renders(self) -> Path:
@@ -151,7 +151,7 @@ class Run:
         for part, tensors in zip(PARTS, (model, optimizer), strict=True):
             write_tensors(self.path / files[part], tensors, step)
         write_json(self.path / "state.json", {"format": FORMAT, "files": files, **state})
-        for pattern in TENSOR_FILES:
+        for pattern in TENSOR_FILES + ASIDE:
             for path in self.path.glob(pattern):
                 if path.name not in files.values():
                     path.unlink()
@@ -241,7 +241,15 @@ def ensure_free(path: Path, *, overwrite: bool = False) -> None:
                 f"run {path} exists: go on with it by --resume, replace it by --overwrite, "
                 "or choose another --out."
             )
+        with in_training(path):  # and not of another process
+            pass
     ensure_writable(path)
+
+
+def in_training(path: Path) -> AbstractContextManager[None]:
+    """Within the block, no other process trains the run at `path`; NerfError if one does."""
+    busy = f"run {path} is being trained by another process: wait for it, or choose another --out."
+    return locked(path, busy)
 
 
 def newest_run(root: Path = Path("runs")) -> Path:
@@ -271,7 +279,7 @@ def next_run_path(scene_name: str, root: Path = Path("runs")) -> Path:
 
 def _clear(path: Path) -> None:
     """Remove the files of a run and nothing else; the switch first, so it is never half a run."""
-    for pattern in ("state.json", *OURS, *TENSOR_FILES):
+    for pattern in ("state.json", *OURS, *TENSOR_FILES, *ASIDE):
         for file in path.glob(pattern):
             file.unlink()
     for folder in ("renders", "exports"):

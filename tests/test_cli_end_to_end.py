@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 from conftest import ROOT, SMALL, Nerf, nerf_environment
 from nerfcli import resolve, train, trainers
 from nerfcli.cli import main, work
+from nerfcli.runs import in_training
 
 
 class Outcome(NamedTuple):
@@ -303,6 +304,18 @@ def test_a_run_is_lengthened_as_exactly_as_it_is_resumed(
     for part in ("model", "optimizer"):
         ours, theirs = (load_file(Path(run) / f"{part}-80.safetensors") for run in "ab")
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(copy: Path, inside: Inside, ball: Path) -> None:
+    """A second one would take away the files of the first."""
+    before = {path: path.stat().st_mtime_ns for path in copy.iterdir()}
+    with in_training(copy):
+        for words in (["--resume", "--steps", 160], ["--overwrite", "--steps", 3]):
+            refused = inside("train", ball, "--out", copy, *words)
+            assert_refused(refused, "is being trained by another process")
+        assert inside("train", "--resume", copy).code == 0  # nothing to do, as before
+    assert {path: path.stat().st_mtime_ns for path in copy.iterdir()} == before
+    assert inside("train", "--resume", copy, "--steps", 160).code == 0
 
 
 def test_held_out_views_of_a_finished_run_are_judged_again(copy: Path, inside: Inside) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from nerfcli.cli.jobs import Job
 from nerfcli.cli.output import NOT_MET, duration, quantity, show, stop_code
 from nerfcli.progress import Progress, StopSignal
-from nerfcli.runs import Run
+from nerfcli.runs import Run, in_training
 
 LONGER_MINUTES = 10  # of the command that is named where the user gave no length
 LEGO_DB = ((1, 30.17), (3, 32.49))  # minutes, dB; a test holds docs/benchmarks.md to it
@@ -22,7 +22,8 @@ def work(job: Job, progress: Progress, stop: StopSignal, *, as_json: bool) -> in
     else:
         from nerfcli.train import train
 
-        summary = train(job.prepared, job.run, progress=progress, stop=stop, resume=job.resume)
+        with in_training(job.run.path):
+            summary = train(job.prepared, job.run, progress=progress, stop=stop, resume=job.resume)
     progress.close()
     code = stop_code(summary["stopped"])
     name = job.run.scene_json.get("name")
