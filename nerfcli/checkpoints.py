@@ -37,8 +37,8 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], step: int) -> None:
                         raise NerfError(f"{path}: {name} came back changed: is the disk healthy?")
         except SafetensorError as error:
             raise NerfError(
-                f"cannot write {path}: {error}. The checkpoint before it is intact; make room "
-                "and go on with --resume."
+                f"cannot write {path}: {error}. What was saved before is intact; make room and go "
+                "on with --resume."
             ) from error
 
 

@@ -188,6 +188,7 @@ def test_eval_scores_the_held_out_views(copy: Path, inside: Inside) -> None:
     assert result["protocol"]["background"] == "white"
     saved = json.loads((copy / "eval.json").read_text())
     assert saved["psnr"] == result["psnr"]
+    assert saved["step"] == 150  # a run that goes on keeps the scores of before
     assert len(list((copy / "renders" / "test").glob("*.png"))) == 2
 
 
