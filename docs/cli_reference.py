@@ -30,13 +30,15 @@ JSON lines with `--progress json`, nothing with `--quiet`.
 | 1 | a bug of ours, with a traceback |
 | 2 | bad usage or bad input: one message says what, where, and what to do |
 | 3 | finished, but not met: a target, a strict conversion, a sound scene, enough placed photos |
-| 75 | stopped by SIGTERM, everything saved: the same command with `--resume` goes on |
+| 75 | stopped by SIGTERM: nothing half-written; `train --resume` and `prepare` go on from there |
 | 130 | stopped by Ctrl-C, likewise |
 
 With `--json` an error is also an object on stdout, `{"error": "..."}`.
 
 `nerf train SCENE --out RUN --resume` begins the run if there is none and goes on with it if there
-is, so that a script may repeat it until its exit code is 0.
+is, so that a script may repeat it until its exit code is 0. Another length than the run's is taken
+for its new one; where that is reached, there is nothing to do. Another backend, device or time
+between checkpoints is taken as well; any other setting than the run's is refused.
 """
 SETTINGS_HEAD = """\
 ## Settings

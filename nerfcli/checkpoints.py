@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nerfcli.errors import NerfError
 from nerfcli.files import replacing
@@ -36,8 +37,8 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], step: int) -> None:
                         raise NerfError(f"{path}: {name} came back changed: is the disk healthy?")
         except SafetensorError as error:
             raise NerfError(
-                f"cannot write {path}: {error}. The checkpoint before it is intact; make room "
-                "and go on with --resume."
+                f"cannot write {path}: {error}. What was saved before is intact; make room and go "
+                "on with --resume."
             ) from error
 
 
@@ -47,14 +48,23 @@ def read_tensors(path: Path, step: int, device: str = "cpu") -> dict[str, Tensor
     Raises:
         NerfError: missing, truncated or damaged, or not of `step`.
     """
+    return _read(path, step, lambda file: file.keys(), framework="pt", device=device)
+
+
+def ensure_whole(path: Path, step: int) -> None:
+    """Raise NerfError as `read_tensors` does, from the file's head and length alone."""
+    _read(path, step, lambda file: (), framework="np")
+
+
+def _read(path: Path, step: int, wanted: Callable[[Any], Iterable[str]], **how: str) -> dict:
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
         raise NerfError(f"{path} is missing, though state.json names it. Take an intact copy.")
     try:
-        with safe_open(path, framework="pt", device=device) as file:
+        with safe_open(path, **how) as file:
             got = (file.metadata() or {}).get("step")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in wanted(file)}
     except SafetensorError as error:
         raise NerfError(
             f"{path} is truncated or damaged ({error}). Copy the run again, or train it again."

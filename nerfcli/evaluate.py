@@ -53,6 +53,7 @@ def evaluate(
         rows.append(score_view(model, scene, index, folder))
         progress.update(done, psnr=rows[-1]["psnr"])
     result = {
+        "step": run.step,
         "psnr": _mean([row["psnr"] for row in rows]),
         "ssim": _mean([row["ssim"] for row in rows]),
         "n_views": len(rows),

@@ -8,6 +8,9 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import current_thread, main_thread
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -17,6 +20,8 @@ from nerfcli.files import json_text
 KINDS = ("auto", "lines", "json", "quiet")
 LINE_SECONDS = 10.0  # between plain lines: a log of an hour stays readable
 JSON_SECONDS = 1.0  # between JSON lines: a program reads them
+HANGUP: int | None = getattr(signal, "SIGHUP", None)  # the terminal is gone; Windows has none
+STOPS = tuple(n for n in (signal.SIGINT, signal.SIGTERM, HANGUP) if n is not None)
 
 
 class Progress:
@@ -69,7 +74,8 @@ class Progress:
             self._first = (done, time.monotonic())
         self._last = (done, values)
         if self.kind == "bar":
-            self._draw(done, values)
+            with self._readers_may_go():
+                self._draw(done, values)
             return
         wait = {"lines": LINE_SECONDS, "json": JSON_SECONDS}.get(self.kind, float("inf"))
         if self.kind != "quiet" and (self._since_shown() >= wait or done == self.total):
@@ -80,14 +86,16 @@ class Progress:
         if self.kind == "json":
             self._write(json_text({"event": "note", "text": text}))
         elif self.kind == "bar" and self._bar is not None:
-            self._bar.write(text, file=sys.stderr)
+            with self._readers_may_go():
+                self._bar.write(text, file=sys.stderr)
         elif self.kind != "quiet":
             self._write(text)
 
     def close(self) -> None:
         """Show the last state if it was not shown yet; may be called twice."""
         if self._bar is not None:
-            self._bar.close()
+            with self._readers_may_go():
+                self._bar.close()
             self._bar = None
         elif self.kind in ("lines", "json") and self._last is not None:
             self._emit()
@@ -149,13 +157,55 @@ class Progress:
         return (self.total - done) * (time.monotonic() - start) / max(done - first, 1)
 
     def _write(self, line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+        with self._readers_may_go():
+            print(line, file=sys.stderr, flush=True)
+
+    @contextmanager
+    def _readers_may_go(self) -> Iterator[None]:
+        """Where stderr cannot be written any more, the work goes on in silence."""
+        try:
+            yield
+        except OSError:
+            self.kind = self._asked = "quiet"
+            self._bar = None
+
+
+class Interrupted(BaseException):
+    """A signal ends the command; what it was writing aside is removed on the way out."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Within the block, SIGINT, SIGTERM and SIGHUP raise Interrupted, so that every `finally` runs.
+
+    A signal that is ignored stays so, as nohup and background jobs want it. The handlers of
+    before come back at the end.
+    """
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        for each in before:  # a second signal must not end the tidying up
+            signal.signal(each, signal.SIG_IGN)
+        raise Interrupted(number)
+
+    asked = STOPS if current_thread() is main_thread() else ()
+    before = {n: signal.getsignal(n) for n in asked if signal.getsignal(n) != signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class StopSignal:
-    """Within the block, the first SIGINT or SIGTERM only sets `received`: the loop saves and ends.
+    """Within the block, the first SIGINT, SIGTERM or SIGHUP only sets `received`: the loop saves.
 
-    A second SIGINT raises KeyboardInterrupt. The handlers of before come back at the end.
+    A second SIGINT raises Interrupted. SIGHUP stays ignored where it is (nohup). The handlers of
+    before come back at the end.
     """
 
     def __init__(self) -> None:
@@ -163,7 +213,9 @@ class StopSignal:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignal:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in STOPS:
+            if number == HANGUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue
             self._before[number] = signal.signal(number, self._handle)
         return self
 
@@ -179,7 +231,7 @@ class StopSignal:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
+            raise Interrupted(number)
         if self.received is None:
             self.received = number
 

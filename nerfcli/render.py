@@ -184,7 +184,8 @@ def render_path(
     float32 NPY in source units with a sidecar JSON.
 
     Returns:
-        files, n_frames, seconds, seconds_per_frame, and the signal that stopped it, if any.
+        files, n_frames, seconds, seconds_per_frame, and the signal that stopped it, if any: then
+        nothing is written, and what was there stays.
 
     Raises:
         NerfError: an unknown layer, a video of views of several sizes, a path that cannot be
@@ -204,7 +205,13 @@ def render_path(
     writers: dict[str, Writer] = {layer: open_writer(out, layer, save, fps) for layer in save}
     try:
         n_frames = _encode_all(frames(model, cameras, save, progress, stop), writers, limits)
-        files = [str(path) for writer in writers.values() for path in writer.close()]
+        stopped = stop.received if stop is not None and n_frames < len(cameras) else None
+        files = []
+        for writer in writers.values():  # a part of the path is not what was asked for
+            if stopped is not None:
+                writer.abort()
+            else:
+                files += [str(path) for path in writer.close()]
     except BaseException as error:
         for writer in writers.values():
             writer.abort()
@@ -217,7 +224,7 @@ def render_path(
         "n_frames": n_frames,
         "seconds": round(seconds, 3),
         "seconds_per_frame": round(seconds / max(n_frames, 1), 4),
-        "stopped": stop.received if stop is not None else None,
+        "stopped": stopped,
     }
 
 

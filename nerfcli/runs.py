@@ -13,13 +13,14 @@ import dataclasses
 import json
 import re
 import shutil
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nerfcli.checkpoints import read_tensors, write_tensors
-from nerfcli.config import Config
+from nerfcli.checkpoints import ensure_whole, read_tensors, write_tensors
+from nerfcli.config import Config, TrainConfig
 from nerfcli.errors import NerfError
-from nerfcli.files import ensure_writable, json_text, read_json, replacing, write_json
+from nerfcli.files import ensure_writable, json_text, locked, read_json, replacing, write_json
 from nerfcli.settings import config_from_toml, write_config
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1  # of the folder; raised when an older version could not read it
 PARTS = ("model", "optimizer")
-TENSOR_FILES = ("model-*.safetensors", "optimizer-*.safetensors", ".*.safetensors")
+TENSOR_FILES = ("model-*.safetensors", "optimizer-*.safetensors")
+ASIDE = (".*.safetensors", ".state.*.json", ".metrics.*.jsonl", ".config.*.toml")  # of a crash
 OURS = ("config.toml", "scene.json", "state.json", "metrics.jsonl", "eval*.json", "report.html")
 
 
@@ -96,7 +98,7 @@ class Run:
                 f"run {path} has no checkpoint (state.json): it was stopped before the first "
                 "one, or is still on its way to it. Train it again with --overwrite."
             )
-        run._state()
+        _ = run.state  # what is wrong with it is told now
         return run
 
     def using(self, *, backend: str | None = None, device: str | None = None) -> Run:
@@ -108,6 +110,14 @@ class Run:
         )
         return Run(self.path, config, self.scene_json)
 
+    def set_length(self, train: TrainConfig) -> None:
+        """Let config.toml state the length of `train`, where the run is given another."""
+        before = self.config.train
+        after = dataclasses.replace(before, steps=train.steps, minutes=train.minutes)
+        if after != before:
+            self.config = dataclasses.replace(self.config, train=after)
+            write_config(self.config, self.path / "config.toml")
+
     @property
     def renders(self) -> Path:
         return self.path / "renders"
@@ -115,7 +125,7 @@ class Run:
     @property
     def step(self) -> int:
         """Of the last checkpoint."""
-        return self._state()["step"]
+        return self.state["step"]
 
     @property
     def has_checkpoint(self) -> bool:
@@ -133,7 +143,7 @@ class Run:
             NerfError: the disk refuses, or gives back something else than was written.
         """
         step = int(state["step"])
-        live = self._state()["files"] if self.has_checkpoint else {}
+        live = self.state["files"] if self.has_checkpoint else {}
         tag = str(step)
         if any(name.endswith(f"-{tag}.safetensors") for name in live.values()):
             tag += "b"  # the same step once more: never write over the files in use
@@ -141,7 +151,7 @@ class Run:
         for part, tensors in zip(PARTS, (model, optimizer), strict=True):
             write_tensors(self.path / files[part], tensors, step)
         write_json(self.path / "state.json", {"format": FORMAT, "files": files, **state})
-        for pattern in TENSOR_FILES:
+        for pattern in TENSOR_FILES + ASIDE:
             for path in self.path.glob(pattern):
                 if path.name not in files.values():
                     path.unlink()
@@ -159,8 +169,14 @@ class Run:
 
     def load_model(self, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Model tensors and state; the optimiser's file may be missing. Errors as above."""
-        state = {k: v for k, v in self._state().items() if k not in ("format", "files")}
+        state = {k: v for k, v in self.state.items() if k not in ("format", "files")}
         return self._tensors("model", device), state
+
+    def ensure_whole(self) -> None:
+        """Raise NerfError where the checkpoint's files are gone or cut; quick, needs no torch."""
+        state = self.state
+        for name in state["files"].values():
+            ensure_whole(self.path / name, state["step"])
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Add a line to metrics.jsonl. The first one cuts what lies beyond the checkpoint:
@@ -180,12 +196,14 @@ class Run:
         path = self.path / "metrics.jsonl"
         if not path.exists():
             return
-        last = self._state()["step"] if self.has_checkpoint else -1
+        last = self.state["step"] if self.has_checkpoint else -1
         kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _kept(line, last)]
         with replacing(path) as aside:
             aside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
-    def _state(self) -> dict[str, Any]:
+    @property
+    def state(self) -> dict[str, Any]:
+        """state.json: of the last checkpoint, checked."""
         path = self.path / "state.json"
         if not path.is_file():
             raise NerfError(f"run {self.path} has no checkpoint (state.json). Train it first.")
@@ -207,7 +225,7 @@ class Run:
         return state
 
     def _tensors(self, part: str, device: str) -> dict[str, Tensor]:
-        state = self._state()
+        state = self.state
         return read_tensors(self.path / state["files"][part], state["step"], device)
 
 
@@ -223,7 +241,15 @@ def ensure_free(path: Path, *, overwrite: bool = False) -> None:
                 f"run {path} exists: go on with it by --resume, replace it by --overwrite, "
                 "or choose another --out."
             )
+        with in_training(path):  # and not of another process
+            pass
     ensure_writable(path)
+
+
+def in_training(path: Path) -> AbstractContextManager[None]:
+    """Within the block, no other process trains the run at `path`; NerfError if one does."""
+    busy = f"run {path} is being trained by another process: wait for it, or choose another --out."
+    return locked(path, busy)
 
 
 def newest_run(root: Path = Path("runs")) -> Path:
@@ -253,7 +279,7 @@ def next_run_path(scene_name: str, root: Path = Path("runs")) -> Path:
 
 def _clear(path: Path) -> None:
     """Remove the files of a run and nothing else; the switch first, so it is never half a run."""
-    for pattern in ("state.json", *OURS, *TENSOR_FILES):
+    for pattern in ("state.json", *OURS, *TENSOR_FILES, *ASIDE):
         for file in path.glob(pattern):
             file.unlink()
     for folder in ("renders", "exports"):

@@ -32,7 +32,8 @@ class Budget:
     tenth, a quarter and half of the time, and anew whenever half of the rest has gone, by the
     rate of the last stretch, so that the run ends within about a second of its time. A run that
     was stopped in its second half goes on with the number of steps that it was saved with, so
-    that resuming it is exact.
+    that resuming it is exact. One that is given another length keeps its steps and its time: the
+    share that is done is then what they are of the new length, and the learning rate follows it.
 
     Attributes:
         total_steps: 0 until it is known.
@@ -47,10 +48,29 @@ class Budget:
     _mark_step: int = 0
     _mark_time: float = 0.0
 
-    def resumed(self, state: dict) -> Budget:
-        """This budget as `state` left it."""
-        fixed = state["n_plans"] >= len(PLAN_AT)
-        return Budget(state["total_steps"], self.seconds, state["n_plans"], fixed)
+    @staticmethod
+    def of(train: TrainConfig) -> Budget:
+        """The length that the settings state; steps count before minutes."""
+        return Budget(train.steps, 0.0 if train.steps else 60 * train.minutes)
+
+    def resumed(self, state: dict, step: int, elapsed: float) -> Budget:
+        """This budget where `state` was saved, after `step` steps and `elapsed` seconds.
+
+        state: what `state()` gave, of a run of this length or of another.
+        """
+        if not self.seconds:
+            return Budget(self.total_steps)
+        if state["seconds"] == self.seconds:
+            fixed = state["n_plans"] >= len(PLAN_AT)
+            return Budget(state["total_steps"], self.seconds, state["n_plans"], fixed)
+        left = self.seconds - elapsed
+        if left <= min(LAST_STRETCH, 0.1 * self.seconds):  # runs by time end within a second of it
+            return Budget(step, self.seconds)
+        # at the rate so far, until it is measured again when the next plan is due
+        budget = Budget(step + round(step * left / max(elapsed, 1e-6)), self.seconds)
+        while elapsed >= budget._next_plan():
+            budget.n_plans += 1
+        return budget
 
     def start(self, step: int, elapsed: float) -> None:
         """The loop begins here; what came before does not count for the rate."""
@@ -87,4 +107,14 @@ class Budget:
         return bool(self.total_steps) and step >= self.total_steps
 
     def state(self) -> dict:
-        return {"total_steps": self.total_steps, "n_plans": self.n_plans}
+        return {
+            "total_steps": self.total_steps,
+            "n_plans": self.n_plans,
+            "seconds": self.seconds,
+        }
+
+
+def budget_at(train: TrainConfig, before: TrainConfig, checkpoint: dict) -> Budget:
+    """The budget of `train` at a run's checkpoint, which was written under `before`."""
+    kept = {"seconds": Budget.of(before).seconds, **checkpoint["budget"]}  # old ones lack it
+    return Budget.of(train).resumed(kept, checkpoint["step"], checkpoint["seconds"])

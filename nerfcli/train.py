@@ -28,7 +28,7 @@ from nerfcli.resolve import resolve
 from nerfcli.runs import Run
 from nerfcli.scenes import Residents, Scene
 from nerfcli.scenes.hull import silhouette_box, visual_hull
-from nerfcli.schedule import Budget, learning_rate
+from nerfcli.schedule import Budget, budget_at, learning_rate
 from nerfcli.trainers import HashGridTrainer, StepResult, Trainer
 
 HOLD = {"hashgrid": 0.3, "classic": 0.0}  # share of the run at the peak learning rate
@@ -96,7 +96,7 @@ def train(
     """Train until the budget is spent or a signal asks to stop; the state is saved either way.
 
     Args:
-        resume: go on from the run's checkpoint.
+        resume: go on from the run's checkpoint; the run takes the length that `prepared` states.
 
     Returns:
         A summary: steps, seconds, psnr (running mean over training rays), rates, stopped.
@@ -126,10 +126,11 @@ def start(
     ensure_room(pixels, device, f"the pixels of {len(views)} images", MEMORY_ADVICE)
     generator = random_generator(device, config.train.seed)
     trainer = create_trainer(scene, views.to(device), config, ops, generator)
-    budget = Budget(config.train.steps, 0.0 if config.train.steps else 60 * config.train.minutes)
+    budget = Budget.of(config.train)
     loop = Loop(trainer, residents, config, run, budget, clock, progress, generator)
     if checkpoint is not None:
         loop.resume(*checkpoint)
+        run.set_length(config.train)
     elif isinstance(trainer, HashGridTrainer):
         prepare_occupancy(trainer, scene, views)
     return loop
@@ -182,8 +183,9 @@ class Loop:
             self.progress.note(
                 f"the run was on another kind of device: new random numbers on {device}"
             )
-        self.budget = self.budget.resumed(state["budget"])
+        self.budget = budget_at(self.config.train, self.run.config.train, state)
         self.clock.before = state["seconds"]
+        self.psnr = state.get("psnr", 0.0)
 
     def go(self, stop: StopSignal) -> dict:
         """Step until the budget is spent or `stop` has received a signal, save, and sum up."""
@@ -283,6 +285,7 @@ class Loop:
             "generator": self.generator.get_state().tolist(),
             "budget": self.budget.state(),
             "parts": self.residents.n_parts,
+            "psnr": round(self._psnr(), 3),
             "finished": self.budget.done(self.trainer.step_count),
         }
         self.run.save_checkpoint(model, self.trainer.optimizer_state(), state)

@@ -18,6 +18,11 @@ ROOT = Path(__file__).parents[1]
 SIZE = 16  # pixels a side
 ANGLE_X = 0.7  # horizontal field of view, radians
 RADIUS = 4.0  # of the cameras' sphere; the scene is a unit ball, coloured by its normal
+SMALL = [  # a hash grid whose steps take milliseconds
+    *("--set", "model.n_levels=4", "--set", "model.log2_table_size=10"),
+    *("--set", "model.max_resolution=32", "--set", "train.n_samples=1024"),
+    *("--set", "occupancy.resolution=16", "--set", "sampling.steps_per_box=32"),
+]
 
 
 def sphere_c2w(index: int, n: int) -> np.ndarray:

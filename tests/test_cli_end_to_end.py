@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,15 +21,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from conftest import ROOT, Nerf, nerf_environment
+from conftest import ROOT, SMALL, Nerf, nerf_environment
 from nerfcli import resolve, train, trainers
-from nerfcli.cli import jobs, main
-
-SMALL = [  # a hash grid whose steps take milliseconds
-    *("--set", "model.n_levels=4", "--set", "model.log2_table_size=10"),
-    *("--set", "model.max_resolution=32", "--set", "train.n_samples=1024"),
-    *("--set", "occupancy.resolution=16", "--set", "sampling.steps_per_box=32"),
-]
+from nerfcli.cli import main, work
+from nerfcli.runs import in_training
 
 
 class Outcome(NamedTuple):
@@ -192,6 +188,7 @@ def test_eval_scores_the_held_out_views(copy: Path, inside: Inside) -> None:
     assert result["protocol"]["background"] == "white"
     saved = json.loads((copy / "eval.json").read_text())
     assert saved["psnr"] == result["psnr"]
+    assert saved["step"] == 150  # a run that goes on keeps the scores of before
     assert len(list((copy / "renders" / "test").glob("*.png"))) == 2
 
 
@@ -234,10 +231,98 @@ def test_info_of_a_run_and_of_the_machine(copy: Path, inside: Inside) -> None:
     assert "backend torch on cpu: available" in inside("info").out
 
 
-def test_finished_run_resumes_to_nothing(copy: Path, inside: Inside) -> None:
-    done = inside("train", "--resume", copy, "--json")
-    assert done.code == 0, done.err
-    assert json.loads(done.out)["steps"] == 150
+def test_finished_run_resumes_to_nothing(
+    copy: Path, trained: Trained, inside: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Quick, without the photos, and not a byte is written: a script may repeat its command."""
+    monkeypatch.setattr(train, "train", lambda *a, **k: pytest.fail("it trains"))
+    record = copy / "scene.json"
+    record.write_text(record.read_text().replace(str(trained.result["scene"]), "gone"))
+    before = {path: path.stat().st_mtime_ns for path in copy.rglob("*")}
+    for words in ([], ["--steps", 150], ["--steps", 20], ["--minutes", 1e-6]):
+        done = inside("train", "--resume", copy, *words, "--json")
+        assert done.code == 0, done.err
+        result = json.loads(done.out)
+        assert result.keys() == trained.result.keys()
+        assert (result["steps"], result["stopped"]) == (150, None)
+        assert (result["psnr"], result["steps_per_second"]) == (trained.result["psnr"], 0.0)
+    assert "nothing to do" in inside("train", "--resume", copy).out
+    assert {path: path.stat().st_mtime_ns for path in copy.rglob("*")} == before
+
+
+def config_length(run: Path) -> tuple[int, float]:
+    settings = tomllib.loads((run / "config.toml").read_text())["train"]
+    return settings["steps"], settings["minutes"]
+
+
+def test_finished_run_goes_on_to_more_steps_then_to_more_minutes(
+    copy: Path, inside: Inside
+) -> None:
+    longer = inside("train", "--resume", copy, "--steps", 250, "--json")
+    assert longer.code == 0, longer.err
+    assert "from step 150 to step 250" in longer.err
+    spent = json.loads(longer.out)["seconds"]
+    assert json.loads(longer.out)["steps"] == 250
+    assert config_length(copy) == (250, 0.0)
+    rows = [json.loads(row) for row in (copy / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [50, 100, 150, 200, 250]
+    rates = [row["lr"] for row in rows]
+    assert rates[3] > 2 * rates[2] > 2 * rates[4]  # 0.6 and 0.8 of the run, then its end
+
+    minutes = (spent + 2.0) / 60
+    clocked = inside("train", "--resume", copy, "--minutes", minutes, "--json")
+    assert clocked.code == 0, clocked.err
+    result = json.loads(clocked.out)
+    assert result["steps"] > 250
+    assert result["seconds"] == pytest.approx(spent + 2.0, abs=1.5)
+    assert config_length(copy) == (0, minutes)
+    again = inside("train", "--resume", copy, "--minutes", minutes)
+    assert "nothing to do" in again.out
+    back = inside("train", "--resume", copy, "--steps", result["steps"] + 3, "--json")
+    assert json.loads(back.out)["steps"] == result["steps"] + 3
+    assert config_length(copy) == (result["steps"] + 3, 0.0)
+
+
+def test_a_run_is_lengthened_as_exactly_as_it_is_resumed(
+    inside: Inside, ball: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped on the way to its new length and gone on with, or not stopped: the same bytes."""
+    words = ("--steps", 40, "--backend", "torch", *SMALL)
+    for name in "ab":
+        assert inside("train", ball, "--out", name, *words).code == 0
+    assert inside("train", "--resume", "a", "--steps", 80).code == 0
+    step = trainers.HashGridTrainer.step
+
+    def interrupted(self: trainers.HashGridTrainer, lr: float) -> trainers.StepResult:
+        if self.step_count == 60:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, lr)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(trainers.HashGridTrainer, "step", interrupted)
+        assert inside("train", "--resume", "b", "--steps", 80).code == 75
+    assert inside("train", "--resume", "b").code == 0
+    for part in ("model", "optimizer"):
+        ours, theirs = (load_file(Path(run) / f"{part}-80.safetensors") for run in "ab")
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(copy: Path, inside: Inside, ball: Path) -> None:
+    """A second one would take away the files of the first."""
+    before = {path: path.stat().st_mtime_ns for path in copy.iterdir()}
+    with in_training(copy):
+        for words in (["--resume", "--steps", 160], ["--overwrite", "--steps", 3]):
+            refused = inside("train", ball, "--out", copy, *words)
+            assert_refused(refused, "is being trained by another process")
+        assert inside("train", "--resume", copy).code == 0  # nothing to do, as before
+    assert {path: path.stat().st_mtime_ns for path in copy.iterdir()} == before
+    assert inside("train", "--resume", copy, "--steps", 160).code == 0
+
+
+def test_held_out_views_of_a_finished_run_are_judged_again(copy: Path, inside: Inside) -> None:
+    missed = inside("train", "--resume", copy, "--target-psnr", 80, "--json")
+    assert missed.code == 3, missed.err
+    assert json.loads(missed.out)["target_met"] is False
 
 
 def test_existing_run_is_not_trained_over(copy: Path, inside: Inside, ball: Path) -> None:
@@ -249,8 +334,10 @@ def test_existing_run_is_not_trained_over(copy: Path, inside: Inside, ball: Path
 def test_resumed_run_keeps_its_settings(copy: Path, inside: Inside, ball: Path) -> None:
     same = inside("train", ball, "--out", copy, "--resume", "--steps", 150, *SMALL)
     assert same.code == 0, same.err
-    other = inside("train", ball, "--out", copy, "--resume", "--steps", 300)
-    assert_refused(other, "train.steps = 150", "300")
+    words = ("--steps", 300, "--seed", 3)  # another length does not open the door to others
+    other = inside("train", ball, "--out", copy, "--resume", *words)
+    assert_refused(other, "train.seed = 0", "3")
+    assert config_length(copy) == (150, 0.0)
 
 
 def test_resume_without_a_run_begins_one(inside: Inside, ball: Path) -> None:
@@ -259,7 +346,7 @@ def test_resume_without_a_run_begins_one(inside: Inside, ball: Path) -> None:
     first, second = inside(*words), inside(*words)
     assert (first.code, second.code) == (0, 0), first.err + second.err
     assert "going on" not in first.err
-    assert "going on with run r" in second.err
+    assert json.loads(second.out)["steps_per_second"] == 0.0
     assert_refused(inside("train", "--resume", "--out", "none"), "none holds no checkpoint")
 
 
@@ -461,6 +548,22 @@ def test_train_bad_scene(inside: Inside, ball: Path, tmp_path: Path, name: str) 
     assert os.listdir() == ["bad"]
 
 
+def test_train_bad_held_out_view(copy: Path, inside: Inside, ball: Path, tmp_path: Path) -> None:
+    """Before training: eval, or --target-psnr, would fail after it. So does a run that goes on."""
+    scene = Path(shutil.copytree(ball, tmp_path / "bad"))
+    file = scene / "test" / "r_9.png"
+    file.write_bytes(file.read_bytes()[:-40])
+    assert_refused(inside("train", scene, "--out", "r"), "r_9.png is corrupt", "held-out view")
+    assert not Path("r").exists()
+    again = inside("train", scene, "--out", copy, "--resume", "--steps", 999)
+    assert_refused(again, "r_9.png is corrupt", "held-out view")
+    assert config_length(copy) == (150, 0.0)
+    Image.open(ball / "test" / "r_9.png").resize((16, 8)).save(file)
+    remarked = inside("train", scene, "--out", "r", "--steps", 2, *SMALL)
+    assert remarked.code == 0, remarked.err
+    assert "warning: held-out images of another shape" in remarked.err
+
+
 def cut_model(run: Path) -> None:
     file = run / "model-150.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
@@ -585,11 +688,11 @@ def test_the_default_length_says_what_more_time_gives(
     monkeypatch.setattr(resolve, "DEFAULT_MINUTES", 0.01)
     done = inside("train", ball, "--out", "r", *SMALL)
     assert done.code == 0, done.err
-    assert f"train anew: nerf train {ball} --minutes 10" in done.out
+    assert "nerf train --resume r --minutes 10" in done.out
     asked = inside("train", ball, "--out", "q", "--steps", 2, *SMALL)
     assert "more time" not in asked.out
     table = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
-    for _, decibels in jobs.LEGO_DB:
+    for _, decibels in work.LEGO_DB:
         assert f"{decibels} dB" in table
 
 
@@ -605,7 +708,7 @@ def test_a_checkpoint_of_another_shape_is_told(copy: Path, inside: Inside) -> No
     config = copy / "config.toml"
     text = config.read_text()
     config.write_text(text.replace("n_levels = 4", "n_levels = 2"))
-    for command in (["render"], ["train", "--resume"]):
+    for command in (["render"], ["train", "--steps", 151, "--resume"]):
         assert_refused(inside(*command, copy), "does not fit its config.toml", "grid.table")
     config.write_text(text.replace('method = "hashgrid"', 'method = "classic"'))
     assert_refused(inside("render", copy), "does not fit its config.toml", "is missing")

@@ -23,7 +23,7 @@ FLOORS = {
     "things": """
         devices rays lens_models lens_inverse lenses boxes cameras images
         scenes.scene scenes.keys scenes.source scenes.folders scenes.intrinsics scenes.ngp_box
-        scenes.points scenes.extent scenes.build scenes.views
+        scenes.points scenes.extent scenes.build scenes.views scenes.held_out
         scenes.colmap_cameras scenes.colmap_model scenes.colmap_binary scenes.colmap_text
         scenes.losses scenes.transforms scenes.blender scenes.colmap scenes.llff scenes
         scenes.transforms_export scenes.colmap_export scenes.convert scenes.hull
@@ -58,7 +58,7 @@ FLOORS = {
     "doors": """
         bench.clock bench.parity bench.kernels bench.training bench.gpu_report bench.gpu_measures
         bench.gpu_classic bench.gpu_peers bench.gpu bench
-        cli.output cli.options cli.sources cli.jobs cli.train cli.render cli.eval
+        cli.output cli.options cli.sources cli.jobs cli.work cli.train cli.render cli.eval
         cli.export cli.compare cli.convert cli.check cli.prepare cli.info cli.bench_gpu
         cli.bench cli
         __main__""",

@@ -10,7 +10,7 @@ import pytest
 
 from nerfcli import progress as module
 from nerfcli.errors import NerfError
-from nerfcli.progress import Progress, StopSignal
+from nerfcli.progress import Interrupted, Progress, StopSignal
 
 
 class Clock:
@@ -133,7 +133,7 @@ def test_first_signal_is_only_noted(handlers: None) -> None:
 
 
 def test_second_ctrl_c_interrupts(handlers: None) -> None:
-    with pytest.raises(KeyboardInterrupt), StopSignal() as stop:
+    with pytest.raises(Interrupted), StopSignal() as stop:
         send(signal.SIGINT)
         assert stop.received == signal.SIGINT
         send(signal.SIGINT)

@@ -82,12 +82,14 @@ def test_odd_tensors_come_back_bit_for_bit(run: Run) -> None:
 
 
 def test_only_the_last_checkpoint_is_kept(run: Run) -> None:
-    (run.path / ".model-3.77.safetensors").write_bytes(b"left by a killed process")
+    for name in (".model-3.77.safetensors", ".state.77.json", ".metrics.77.jsonl"):
+        (run.path / name).write_bytes(b"left by a killed process")
     for step in (5, 10, 10, 10, 15):
         save(run, step)
         assert_holds(run.path, step)
     names = sorted(path.name for path in run.path.rglob("*.safetensors"))
     assert names == ["model-15.safetensors", "optimizer-15.safetensors"]
+    assert not list(run.path.glob(".*"))
 
 
 class Crash(BaseException):

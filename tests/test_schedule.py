@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nerfcli.config import TrainConfig
-from nerfcli.schedule import Budget, learning_rate
+from nerfcli.schedule import Budget, budget_at, learning_rate
 
 
 def test_exponential_decay_over_the_whole_run_without_hold():
@@ -87,7 +87,7 @@ def interrupted(until: float) -> Budget:
     budget = Budget(seconds=10.0)
     for step in range(1, round(10 * until) + 1):
         budget.tick(step, step * 0.1)
-    return Budget(seconds=10.0).resumed(budget.state())
+    return Budget(seconds=10.0).resumed(budget.state(), round(10 * until), until)
 
 
 def test_stopped_in_its_second_half_a_run_keeps_its_length():
@@ -117,9 +117,80 @@ def test_a_run_by_steps_does_not_look_at_the_clock():
     for step in range(1, 21):
         assert not budget.done(step - 1)
         budget.tick(step, 100.0 * step)
-    assert budget.done(20) and budget.state() == {"total_steps": 20, "n_plans": 0}
+    assert budget.done(20) and budget.state() == {"total_steps": 20, "n_plans": 0, "seconds": 0.0}
 
 
 def test_the_first_plan_leaves_the_warm_up_out():
     _, _, totals = run_by_time(Budget(seconds=60.0), lambda s: 1.0 if s < 2 else 0.05)
     assert totals[1] == pytest.approx(1162, abs=2)  # 2 slow steps, 58 s of 20 a second
+
+
+def lengthened(step: int, elapsed: float, before: TrainConfig, after: TrainConfig) -> Budget:
+    """A finished run of length `before` that is given the length `after`."""
+    total = before.steps or step
+    plans = 0 if before.steps else 3
+    kept = {"total_steps": total, "n_plans": plans, "seconds": Budget.of(before).seconds}
+    return budget_at(after, before, {"step": step, "seconds": elapsed, "budget": kept})
+
+
+def by_time(seconds: float) -> TrainConfig:
+    return TrainConfig(minutes=seconds / 60)
+
+
+def test_more_steps_are_a_smaller_share_and_a_higher_rate():
+    train = TrainConfig(steps=600, lr=1e-2, lr_final=0.02)
+    longer = lengthened(600, 30.0, train, TrainConfig(steps=1200))
+    assert (longer.done(600), longer.progress(600, 30.0)) == (False, 0.5)
+    rates = [learning_rate(600, share, train, hold=0.3) for share in (1.0, 0.5)]
+    assert rates == pytest.approx([2e-4, 1e-2 * 0.02 ** (0.2 / 0.7)])
+
+
+@pytest.mark.parametrize("length", [TrainConfig(steps=600), TrainConfig(steps=20), by_time(20)])
+def test_a_length_behind_the_run_is_reached(length: TrainConfig):
+    assert lengthened(600, 30.0, TrainConfig(steps=600), length).done(600)
+
+
+@pytest.mark.parametrize("before", [TrainConfig(steps=600), by_time(30)])
+@pytest.mark.parametrize("seconds", [31.5, 33.0, 40.0, 60.0, 600.0])
+def test_more_time_ends_on_time_on_another_machine_too(before: TrainConfig, seconds: float):
+    budget = lengthened(600, 30.0, before, by_time(seconds))
+    assert budget.progress(600, 30.0) == pytest.approx(30 / seconds, rel=2e-3)
+    budget.start(600, 30.0)
+    step, elapsed = 600, 30.0
+    while not budget.done(step):
+        step, elapsed = step + 1, elapsed + 0.1  # half the speed of before
+        budget.tick(step, elapsed)
+    # in the last stretch there is no new plan: 1.5 s are then 3 s
+    assert elapsed == pytest.approx(seconds, abs=1.6)
+
+
+def test_the_end_of_a_run_by_time_is_within_a_second_of_it():
+    """So that a script's earlier command, given again, has nothing to do."""
+    assert lengthened(600, 59.4, by_time(300), by_time(60)).done(600)
+    assert not lengthened(600, 58.0, by_time(300), by_time(60)).done(600)
+    assert not lengthened(6, 0.5, TrainConfig(steps=6), by_time(0.6)).done(6)
+
+
+def test_a_run_by_time_takes_a_number_of_steps():
+    budget = lengthened(600, 30.0, by_time(30), TrainConfig(steps=1000))
+    assert (budget.total_steps, budget.seconds) == (1000, 0.0)
+
+
+def test_stopped_before_its_first_step_a_run_takes_any_length():
+    kept = {"total_steps": 0, "n_plans": 0, "seconds": 60.0}
+    state = {"step": 0, "seconds": 0.3, "budget": kept}
+    step, elapsed, _ = run_by_time(budget_at(by_time(20), by_time(60), state), lambda s: 0.05)
+    assert elapsed == pytest.approx(20.0, abs=0.1)
+
+
+def test_checkpoints_that_do_not_state_their_length_have_that_of_the_run():
+    state = {"step": 600, "seconds": 30.0, "budget": {"total_steps": 600, "n_plans": 4}}
+    assert budget_at(by_time(30), by_time(30), state).done(600)
+    assert not budget_at(by_time(60), by_time(30), state).done(600)
+
+
+def test_a_slow_first_step_does_not_count_for_the_rate():
+    budget = lengthened(600, 30.0, by_time(30), by_time(100))
+    budget.start(600, 30.0)
+    budget.tick(601, 32.0)
+    assert budget.progress(601, 32.0) == pytest.approx(601 / 2000)

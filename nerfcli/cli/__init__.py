@@ -1,15 +1,17 @@
 """The command line: one module per verb, and what they share.
 
 A command returns its exit code. 0 done; 1 a bug of ours, with a traceback; 2 bad usage or bad
-input; 3 finished, but what was asked for was not met; 75 stopped by SIGTERM, everything saved;
-130 stopped by Ctrl-C, likewise.
+input; 3 finished, but what was asked for was not met; 75 stopped by SIGTERM, training saved and
+nothing half-written; 130 stopped by Ctrl-C, likewise.
 """
 
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 from collections.abc import Sequence
+from signal import SIG_IGN, SIGINT, Signals, signal
 from typing import Annotated, Any
 
 import typer
@@ -26,8 +28,9 @@ from nerfcli.cli import (
     render,
     train,
 )
-from nerfcli.cli.output import fail
+from nerfcli.cli.output import ensure_streams, fail, stop_code
 from nerfcli.errors import NerfError
+from nerfcli.progress import STOPS, Interrupted, interruptible
 
 # its home differs between versions of typer
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -83,10 +86,12 @@ for command in COMMANDS:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run one command and exit with its code."""
+    ensure_streams()
     words = list(sys.argv[1:] if args is None else args)
     as_json = "--json" in words
     try:
-        code = app(words, prog_name="nerf", standalone_mode=False)
+        with interruptible():
+            code = app(words, prog_name="nerf", standalone_mode=False)
     except NerfError as error:
         code = fail(str(error), as_json)
     except UsageError as error:
@@ -95,9 +100,15 @@ def main(args: Sequence[str] | None = None) -> None:
             code = 2
         else:
             code = fail(_usage_message(error), as_json)
-    except (KeyboardInterrupt, typer.Abort):
-        print("stopped.", file=sys.stderr)
-        code = 130
+    except Interrupted as stop:
+        name = "Ctrl-C" if stop.number == SIGINT else Signals(stop.number).name
+        fail(f"stopped by {name}; nothing half-written is left.", as_json)
+        code = stop_code(stop.number)
+        if args is None:  # threads of a library may still work on what would now be taken down
+            os._exit(code or 1)
+    if args is None:  # the work is done, and the code says how; a signal may not replace it now
+        for number in STOPS:
+            signal(number, SIG_IGN)
     sys.exit(code or 0)
 
 

@@ -95,11 +95,15 @@ def eval(
         opened.write_json("eval.json", result)
     value: dict[str, Any] = {"run": str(opened.path), **result}
     code = stop_code(stop.received if result["n_views"] < total else None)
+    text = _summary(value)
+    if code is not None:
+        text += f"\nstopped after {result['n_views']} of {total} views; eval.json is not written"
     if target_psnr is not None and code is None:
         met = result["psnr"] is None or result["psnr"] >= target_psnr  # None: every view exact
         value |= {"target_psnr": target_psnr, "target_met": met}
         code = 0 if met else NOT_MET
-    show(_summary(value), value, as_json)
+        text = _summary(value)
+    show(text, value, as_json)
     return code or 0
 
 

@@ -1,33 +1,29 @@
-"""What `nerf train` was asked to do: make a run, or go on with one; and doing it."""
+"""What `nerf train` was asked to do: make a run, or go on with one."""
 
 from __future__ import annotations
 
 import math
-import shlex
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from nerfcli.cli.output import NOT_MET, duration, quantity, show, stop_code
 from nerfcli.cli.sources import Source, read_scene, recorded_path, scene_of_run
-from nerfcli.config import Config
+from nerfcli.config import Config, TrainConfig
 from nerfcli.devices import cuda_missing
 from nerfcli.errors import NerfError
 from nerfcli.files import ensure_writable, read_json
-from nerfcli.progress import Progress, StopSignal
 from nerfcli.runs import Run, ensure_free, newest_run
+from nerfcli.schedule import budget_at
 from nerfcli.settings import config_from_values, config_values
 
 if TYPE_CHECKING:
     from nerfcli.scenes import Scene
     from nerfcli.train import Prepared
 
+LENGTH = ("train.steps", "train.minutes")  # --resume may ask for another
 AFTERWARDS = ("backend", "device", "train.checkpoint_minutes")  # may change when a run goes on
 ROOT = Path("runs")
-LONGER_MINUTES = 10  # of the command that is named where the user gave no length
-LEGO_DB = ((1, 30.17), (3, 32.49))  # minutes, dB; a test holds docs/benchmarks.md to it
 
 
 @dataclass(frozen=True)
@@ -35,16 +31,19 @@ class Job:
     """All that training needs.
 
     Attributes:
+        prepared: None where the run has reached its length: there is nothing to train.
+        scene: with its images, where held-out views are to be rendered; None with nothing to do.
         resume: go on from the run's checkpoint.
         target_psnr: what the held-out views should reach.
-        longer: a command that trains for longer, where the user left the length to us.
+        default_length: the user left the length to us.
     """
 
-    prepared: Prepared
+    prepared: Prepared | None
+    scene: Scene | None
     run: Run
     resume: bool
     target_psnr: float | None
-    longer: str = ""
+    default_length: bool = False
 
 
 def find_run(thing: Path | None, out: Path | None) -> Path | None:
@@ -82,6 +81,7 @@ def fresh_job(
     """A new run: everything that can be wrong is found before its folder is made."""
     from nerfcli import backends
     from nerfcli.check import quick_warnings
+    from nerfcli.scenes.held_out import odd_shapes
     from nerfcli.train import prepare
 
     if path is None:
@@ -97,6 +97,8 @@ def fresh_job(
     for line in scene.notes:
         note(line)
     _ensure_held_out(scene, target_psnr)
+    if odd := odd_shapes(scene):
+        note(f"warning: {odd}")
     for finding in quick_warnings(scene):
         note(f"warning: {finding.text}. Look closer: nerf check {path}")
     prepared = prepare(scene, config, note)
@@ -108,9 +110,8 @@ def fresh_job(
     else:
         run = Run.create(out, config, scene_json, overwrite=overwrite)
     note(f"run {run.path}")
-    asked = given.get("train.steps") or given.get("train.minutes")
-    longer = "" if asked else f"nerf train {shlex.quote(str(path))} --minutes {LONGER_MINUTES}"
-    return Job(prepared, run, resume=False, target_psnr=target_psnr, longer=longer)
+    default_length = not any(given.get(key) for key in LENGTH)
+    return Job(prepared, prepared.scene, run, False, target_psnr, default_length)
 
 
 def resumable_job(
@@ -124,37 +125,61 @@ def resumable_job(
 ) -> Job:
     """Go on with the run that --resume means, with the images of `thing`, else those of then.
 
-    Where there is none yet, one begins; --overwrite has nothing to do here.
+    Where there is none yet, one begins; --overwrite has nothing to do here. A run that has
+    reached its length needs no images, unless its held-out views are to be judged.
     """
     path = find_run(thing, out)
     if path is None:
         return fresh_job(thing, out, given, overwrite=True, target_psnr=target_psnr, note=note)
+    run = Run.open(path)
+    config = same_settings(run, given)
+    moved = None if thing is None or (thing / "config.toml").is_file() else thing
+    if has_reached(run, config.train):
+        run.ensure_whole()
+        scene = None
+        if target_psnr is not None:
+            scene = scene_of_run(run, moved or recorded_path(run))
+            _ensure_held_out(scene, target_psnr)
+        return Job(None, scene, run, True, target_psnr)
     from nerfcli.scenes import Residents
     from nerfcli.train import Prepared
 
-    run = Run.open(path)
-    config = same_settings(run, given)
     if "device" not in given and config.device == "cuda" and (missing := cuda_missing()):
         note(f"the run was on cuda, and here {missing}: going on on the CPU")
         config = replace(config, device="cpu")
-    moved = None if thing is None or (thing / "config.toml").is_file() else thing
     scene = scene_of_run(run, moved or recorded_path(run))
     _ensure_held_out(scene, target_psnr)
-    note(f"going on with run {run.path}")
+    note(f"going on with run {run.path} from step {run.step} to {_length(config.train)}")
     residents = Residents(scene, scene.splits["train"], note)
     prepared = Prepared(scene, config, residents, seconds=0.0)
-    return Job(prepared, run, resume=True, target_psnr=target_psnr)
+    return Job(prepared, scene, run, True, target_psnr)
+
+
+def has_reached(run: Run, train: TrainConfig) -> bool:
+    """Whether the run's checkpoint has come to the end of the length in `train`."""
+    state = run.state
+    return budget_at(train, run.config.train, state).done(state["step"])
+
+
+def _length(train: TrainConfig) -> str:
+    if train.steps:
+        return f"step {train.steps}"
+    return f"{train.minutes:g} minutes in all"
 
 
 def same_settings(run: Run, given: Mapping[str, object]) -> Config:
-    """The run's config, with what may change afterwards.
+    """The run's config, with the length that is asked for and what else may change afterwards.
 
     Raises:
         NerfError: the flags ask for other settings than the run has.
     """
     values, defaults = config_values(run.config), config_values(Config())
+    if any(given.get(key) for key in LENGTH):
+        values |= {key: given.get(key, defaults[key]) for key in LENGTH}
     for key, value in given.items():
         is_auto = key != "train.seed" and value == defaults[key] and value in ("auto", 0)
+        if key in LENGTH:
+            continue
         if key in AFTERWARDS:
             values[key] = value
         elif value != values[key] and not is_auto:
@@ -165,81 +190,15 @@ def same_settings(run: Run, given: Mapping[str, object]) -> Config:
     return config_from_values(values)
 
 
-def work(job: Job, progress: Progress, stop: StopSignal, *, as_json: bool) -> int:
-    """Train, say what came of it, and return the exit code."""
-    from nerfcli.train import train
-
-    summary = train(job.prepared, job.run, progress=progress, stop=stop, resume=job.resume)
-    progress.close()
-    code = stop_code(summary["stopped"])
-    value: dict[str, Any] = {"run": str(job.run.path), "scene": job.prepared.scene.name, **summary}
-    value["peak_memory_bytes"] = peak_memory()
-    if job.target_psnr is not None and code is None:
-        value["test_psnr"] = _held_out_psnr(job, progress)
-        value["target_psnr"] = job.target_psnr
-        value["target_met"] = value["test_psnr"] >= job.target_psnr
-        code = 0 if value["target_met"] else NOT_MET
-    text = _summary(value)
-    if job.longer and code is None:
-        text += f"\n{more_time(job.longer)}"
-    show(text, value, as_json)
-    return code or 0
-
-
-def peak_memory() -> int | None:
-    """The most memory that this process has held; None where the system does not tell."""
-    try:
-        from resource import RUSAGE_SELF, getrusage
-    except ImportError:  # Windows
-        return None
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * getrusage(RUSAGE_SELF).ru_maxrss
-
-
-def more_time(command: str) -> str:
-    """What a longer run would give: what it gave where it was measured, and how to get it."""
-    (short, before), (long, after) = LEGO_DB
-    return (
-        f"more time gives a sharper field: on the 400x400 lego of docs/benchmarks.md, {long} "
-        f"minutes\nreached {after - before:.1f} dB more than {short}. "
-        f"A finished run is not gone on with; train anew: {command}"
-    )
-
-
 def _ensure_held_out(scene: Scene, target_psnr: float | None) -> None:
-    """Raise NerfError, before hours of training, where a target could never be judged."""
+    """Raise NerfError, before hours of training, where the run could not be judged after them."""
+    from nerfcli.scenes.held_out import ensure_held_out
+
     if target_psnr is not None and not math.isfinite(target_psnr):
         raise NerfError(f"--target-psnr must be a finite number of decibels, got {target_psnr}.")
     if target_psnr is not None and not scene.splits.get("test"):
         raise NerfError(f"--target-psnr: scene {scene.name} has no held-out views; see --holdout.")
-
-
-def _held_out_psnr(job: Job, progress: Progress) -> float:
-    """Mean PSNR of the held-out views; infinite where every view is exact."""
-    from nerfcli.evaluate import evaluate
-
-    scene = job.prepared.scene
-    with progress.another(len(scene.splits["test"]), "view", "eval") as reporter:
-        psnr = evaluate(job.run, scene, save_images=False, progress=reporter)["psnr"]
-    return float("inf") if psnr is None else psnr
-
-
-def _summary(value: dict[str, Any]) -> str:
-    run = value["run"]
-    done = f"{quantity(value['steps'], 'step')} in {duration(value['seconds'])}"
-    lines = [f"{run}: {done}"]
-    if value["psnr"]:
-        lines[0] += f", PSNR {value['psnr']:.2f} dB on training rays"
-    if value.get("test_psnr") is not None:
-        lines.append(f"held-out views: {value['test_psnr']:.2f} dB")
-    if "target_met" in value:
-        reached = "reached" if value["target_met"] else "not reached"
-        lines.append(f"target {value['target_psnr']:g} dB {reached}")
-    if value["stopped"] is not None:
-        lines.append(f"stopped early; everything is saved. Go on: nerf train --resume {run}")
-    else:
-        lines.append(f"next: nerf render {run}   nerf eval {run}")
-    return "\n".join(lines)
+    ensure_held_out(scene)
 
 
 def _newest_run_of(scene: Path) -> Path | None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from nerfcli.cli.output import remark
 from nerfcli.devices import NAMES, pick
 from nerfcli.errors import NerfError
 from nerfcli.progress import KINDS
@@ -50,7 +50,7 @@ def open_run(path: Path | None, *, quiet: bool) -> Run:
     if path is None:
         path = newest_run()
         if not quiet:
-            print(f"run {path}", file=sys.stderr)
+            remark(f"run {path}")
     return Run.open(path)
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+from contextlib import suppress
 
+from nerfcli.errors import NerfError
 from nerfcli.files import json_text
 
 STOP_CODES = {signal.SIGTERM: 75, signal.SIGINT: 130}
@@ -12,16 +15,40 @@ NOT_MET = 3
 
 
 def show(text: str, value: dict, as_json: bool) -> None:
-    """The result: a summary for people, or exactly one JSON object."""
-    print(json_text(value) if as_json else text, flush=True)
+    """The result: a summary for people, or exactly one JSON object.
+
+    Raises:
+        NerfError: it cannot be written. A reader that has gone is no error: the work is done.
+    """
+    try:
+        with suppress(BrokenPipeError):
+            print(json_text(value) if as_json else text, flush=True)
+    except OSError as error:
+        raise NerfError(
+            f"the result cannot be written to stdout: {error.strerror}. Everything else is done."
+        ) from error
 
 
 def fail(message: str, as_json: bool) -> int:
     """One message on stderr; with --json also an object on stdout. Exit code 2."""
-    print(f"nerf: {message}", file=sys.stderr)
+    remark(f"nerf: {message}")
     if as_json:
-        print(json_text({"error": message}), flush=True)
+        with suppress(OSError):
+            print(json_text({"error": message}), flush=True)
     return 2
+
+
+def remark(text: str) -> None:
+    """A line on stderr, if anybody is there to read it."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+
+
+def ensure_streams() -> None:
+    """Give a process that was started without stdout or stderr one that goes nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  for the whole process
 
 
 def stop_code(received: int | None) -> int | None:

@@ -93,10 +93,11 @@ def render(
             progress=reporter,
             stop=stop,
         )
-    seconds = duration(result["seconds"])
-    text = f"{quantity(result['n_frames'], 'frame')} in {seconds}: " + _places(result["files"])
-    if result["stopped"] is not None:
-        text += f"\nstopped early: {len(cameras)} frames were asked for"
+    text = f"{quantity(result['n_frames'], 'frame')} in {duration(result['seconds'])}: "
+    if result["stopped"] is None:
+        text += _places(result["files"])
+    else:
+        text += f"stopped before all {len(cameras)} were there; nothing is written"
     show(text, {"run": str(opened.path), "path": path, **result}, as_json)
     return stop_code(result["stopped"]) or 0
 

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from nerfcli.cli.jobs import fresh_job, resumable_job, work
+from nerfcli.cli.jobs import fresh_job, resumable_job
 from nerfcli.cli.options import Json, ProgressKind, Quiet, progress_kind
+from nerfcli.cli.work import work
 from nerfcli.errors import NerfError
 from nerfcli.progress import Progress, StopSignal
 from nerfcli.settings import given_values
@@ -84,13 +85,14 @@ def train(
     """Learn a radiance field from posed photos.
 
     Reads Blender, instant-ngp, nerfstudio, COLMAP and LLFF folders. Ctrl-C and SIGTERM save
-    first; the same command with --resume goes on.
+    first; the same command with --resume goes on. A finished run goes on where --steps or
+    --minutes, counted from its beginning, is greater than what it has.
 
     \b
     Examples:
       nerf train scene/
       nerf train scene/ --out runs/chair --minutes 5
-      nerf train --resume runs/chair
+      nerf train --resume runs/chair --minutes 10
       nerf train scene/ --preset classic-small --set train.lr=1e-3
     """
     if steps is not None and minutes is not None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nerfcli.errors import NerfError
-from nerfcli.files import read_json, write_json
+from nerfcli.files import filling, read_json, write_json
 from nerfcli.geometry import multiview
 from nerfcli.geometry.bake import colored, textured
 from nerfcli.geometry.clean import refined, seen_components
@@ -179,7 +179,9 @@ def _planes(
     cameras = scene.cameras[[index]].scaled(options.scale)
     with progress.another(None, "part", "planes") as reporter:
         planes = plane_images(source, cameras, 0, options.planes, reporter)
-    files = write_planes(planes, out, parallax_page(planes, f"{scene.name}, {scene.names[index]}"))
+    page = parallax_page(planes, f"{scene.name}, {scene.names[index]}")
+    with filling(out) as folder:
+        files = [out / path.relative_to(folder) for path in write_planes(planes, folder, page)]
     pose = multiview.transforms_json(scene)["frames"][index]
     value = {"view": scene.names[index], "planes": options.planes, "camera": pose}
     return finish(files, base | value)
@@ -191,8 +193,9 @@ def _views(
     scene = model.scene
     training = scene.cameras[list(scene.splits["train"])].scaled(options.scale)
     cameras = multiview.sphere_cameras(training, scene.box, options.views)
-    with progress.another(options.views, "view", "views") as reporter:
-        files = multiview.write_views(model, cameras, out, reporter)
+    with progress.another(options.views, "view", "views") as reporter, filling(out) as folder:
+        written = multiview.write_views(model, cameras, folder, reporter)
+        files = [out / path.relative_to(folder) for path in written]
     return finish(files, base | {"views": options.views, "size": cameras.size[0].tolist()})
 
 

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from signal import SIGTERM, getsignal, signal
+from threading import current_thread, main_thread
 from typing import Any
 
 from nerfcli.errors import NerfError
@@ -63,6 +65,9 @@ def load_pycolmap() -> Any:
             "nerf prepare finds the cameras with pycolmap, which is not installed: "
             "pip install pycolmap"
         ) from error
+    # its logging library takes SIGTERM for a crash; what Python knows of the signal stays in force
+    if current_thread() is main_thread() and (handler := getsignal(SIGTERM)) is not None:
+        signal(SIGTERM, handler)
     pycolmap.logging.minloglevel = int(pycolmap.logging.FATAL.value)
     return pycolmap
 

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -129,21 +130,36 @@ def load_views(
     return Views(pixels, offsets, cameras, sizes[:, 0].contiguous(), _flat(usable, offsets))
 
 
-def _read(scene: Scene, camera: int) -> Tensor:
-    """[height, width, 3 or 4] of one camera, with its separate alpha image if there is one."""
+def image_path(scene: Scene, camera: int) -> Path:
+    """Raise NerfError if there is none."""
     path = scene.image_paths[camera]
     if path is None:
         raise NerfError(
             f"The scene has no image for {scene.names[camera]}; a run folder holds none, so the "
             "data set is needed here."
         )
+    return path
+
+
+def ensure_size(scene: Scene, camera: int, path: Path, found: Sequence[tuple[int, int]]) -> None:
+    """Raise NerfError unless an image has the camera's size.
+
+    found: width and height after downscaling; several where EXIF may turn the image.
+    """
     width, height = scene.cameras.size[camera].tolist()
-    image = read_with_alpha(path, scene.alpha_paths[camera], scene.downscale, (width, height))
-    if image.shape[:2] != (height, width):
+    if (width, height) not in found:
         raise NerfError(
-            f"{path} has {image.shape[1]}x{image.shape[0]} pixels after downscaling, expected "
+            f"{path} has {found[0][0]}x{found[0][1]} pixels after downscaling, expected "
             f"{width}x{height}; it has changed since the scene was read."
         )
+
+
+def _read(scene: Scene, camera: int) -> Tensor:
+    """[height, width, 3 or 4] of one camera, with its separate alpha image if there is one."""
+    path = image_path(scene, camera)
+    width, height = scene.cameras.size[camera].tolist()
+    image = read_with_alpha(path, scene.alpha_paths[camera], scene.downscale, (width, height))
+    ensure_size(scene, camera, path, [(image.shape[1], image.shape[0])])
     if scene.has_alpha and image.shape[-1] == 3:
         image = torch.cat([image, torch.full_like(image[..., :1], 255)], dim=-1)
     return image[..., : 4 if scene.has_alpha else 3]

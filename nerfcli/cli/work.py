@@ -1,0 +1,109 @@
+"""Doing what `nerf train` was asked to do, and what is said of it."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from typing import Any
+
+from nerfcli.cli.jobs import Job
+from nerfcli.cli.output import NOT_MET, duration, quantity, show, stop_code
+from nerfcli.progress import Progress, StopSignal
+from nerfcli.runs import Run, in_training
+
+LONGER_MINUTES = 10  # of the command that is named where the user gave no length
+LEGO_DB = ((1, 30.17), (3, 32.49))  # minutes, dB; a test holds docs/benchmarks.md to it
+
+
+def work(job: Job, progress: Progress, stop: StopSignal, *, as_json: bool) -> int:
+    """Train, say what came of it, and return the exit code."""
+    if job.prepared is None:
+        summary = _nothing_done(job.run)
+    else:
+        from nerfcli.train import train
+
+        with in_training(job.run.path):
+            summary = train(job.prepared, job.run, progress=progress, stop=stop, resume=job.resume)
+    progress.close()
+    code = stop_code(summary["stopped"])
+    name = job.run.scene_json.get("name")
+    value: dict[str, Any] = {"run": str(job.run.path), "scene": name, **summary}
+    value["peak_memory_bytes"] = peak_memory()
+    if job.target_psnr is not None and code is None:
+        value["test_psnr"] = _held_out_psnr(job, progress)
+        value["target_psnr"] = job.target_psnr
+        value["target_met"] = value["test_psnr"] >= job.target_psnr
+        code = 0 if value["target_met"] else NOT_MET
+    text = _summary(value, nothing_done=job.prepared is None)
+    if job.default_length and code is None:
+        text += f"\n{more_time(value['run'])}"
+    show(text, value, as_json)
+    return code or 0
+
+
+def peak_memory() -> int | None:
+    """The most memory that this process has held; None where the system does not tell."""
+    try:
+        from resource import RUSAGE_SELF, getrusage
+    except ImportError:  # Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * getrusage(RUSAGE_SELF).ru_maxrss
+
+
+def more_time(run: str) -> str:
+    """What a longer run would give: what it gave where it was measured, and how to get it."""
+    (short, before), (long, after) = LEGO_DB
+    command = f"nerf train --resume {shlex.quote(run)} --minutes {LONGER_MINUTES}"
+    return (
+        f"more time gives a sharper field: on the 400x400 lego of docs/benchmarks.md, {long} "
+        f"minutes\nreached {after - before:.1f} dB more than {short}. Go on to {LONGER_MINUTES} "
+        f"minutes in all: {command}"
+    )
+
+
+def _held_out_psnr(job: Job, progress: Progress) -> float:
+    """Mean PSNR of the held-out views; infinite where every view is exact."""
+    from nerfcli.evaluate import evaluate
+
+    scene = job.scene
+    assert scene is not None  # a target needs it
+    with progress.another(len(scene.splits["test"]), "view", "eval") as reporter:
+        psnr = evaluate(job.run, scene, save_images=False, progress=reporter)["psnr"]
+    return float("inf") if psnr is None else psnr
+
+
+def _nothing_done(run: Run) -> dict[str, Any]:
+    """What training gives back, of a run that had reached its length before."""
+    state = run.state
+    return {
+        "steps": state["step"],
+        "seconds": round(state["seconds"], 3),
+        "psnr": state.get("psnr", 0.0),
+        "steps_per_second": 0.0,
+        "rays_per_second": 0.0,
+        "samples_per_second": 0.0,
+        "stopped": None,
+    }
+
+
+def _summary(value: dict[str, Any], *, nothing_done: bool) -> str:
+    run = shlex.quote(value["run"])
+    done = f"{quantity(value['steps'], 'step')} in {duration(value['seconds'])}"
+    lines = [f"{value['run']}: {done}"]
+    if value["psnr"]:
+        lines[0] += f", PSNR {value['psnr']:.2f} dB on training rays"
+    if nothing_done:
+        lines.append(
+            "nothing to do: that length is reached; a greater --steps or --minutes goes on"
+        )
+    if value.get("test_psnr") is not None:
+        lines.append(f"held-out views: {value['test_psnr']:.2f} dB")
+    if "target_met" in value:
+        reached = "reached" if value["target_met"] else "not reached"
+        lines.append(f"target {value['target_psnr']:g} dB {reached}")
+    if value["stopped"] is not None:
+        lines.append(f"stopped early; everything is saved. Go on: nerf train --resume {run}")
+    else:
+        lines.append(f"next: nerf render {run}   nerf eval {run}")
+    return "\n".join(lines)

@@ -1,0 +1,255 @@
+"""One Ctrl-C or SIGTERM in the middle: one line, its exit code, and nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trimesh
+
+from conftest import SMALL, nerf_environment
+from nerfcli import evaluate, progress, render
+from nerfcli.check import witness
+from nerfcli.cli import main
+from nerfcli.cli.output import stop_code
+from nerfcli.errors import NerfError
+from nerfcli.files import filling
+from nerfcli.geometry import multiview
+from nerfcli.progress import Interrupted, StopSignal, interruptible
+from nerfcli.scenes import convert
+
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 75}
+
+
+@pytest.fixture(scope="module")
+def run(ball: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two steps; its exports and renders are empty."""
+    folder = tmp_path_factory.mktemp("signals") / "run"
+    with pytest.raises(SystemExit, match="0"):
+        main(["train", str(ball), "--out", str(folder), "--steps", "2", "--quiet", *SMALL])
+    (folder / "exports").mkdir()
+    return folder
+
+
+def everything(folder: Path) -> set[Path]:
+    return set(folder.rglob("*"))
+
+
+@pytest.mark.skipif(progress.HANGUP is None, reason="there is no SIGHUP here")
+def test_a_lost_terminal_stops_politely_unless_it_is_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        for block, received in ((signal.SIG_DFL, signal.SIGHUP), (signal.SIG_IGN, None)):
+            signal.signal(signal.SIGHUP, block)
+            with StopSignal() as stop:
+                os.kill(os.getpid(), signal.SIGHUP)
+                time.sleep(0.01)
+                assert stop.received == received
+            assert signal.getsignal(signal.SIGHUP) == block
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert stop_code(signal.SIGHUP) == 75
+
+
+@pytest.mark.parametrize("number", list(CODES))
+def test_a_signal_raises_once_and_the_handlers_come_back(number: int) -> None:
+    before, tidied = signal.getsignal(number), False
+    with pytest.raises(Interrupted) as caught, interruptible():
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(1)
+        finally:
+            os.kill(os.getpid(), number)  # while it tidies up
+            time.sleep(0.01)
+            tidied = True
+    assert tidied
+    assert caught.value.number == number
+    assert signal.getsignal(number) == before
+
+
+def test_an_ignored_signal_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with interruptible():
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+            assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def signalling(call: int, number: int, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, which sends this process a signal at its n-th call."""
+    calls = count(1)
+
+    def called(*args: Any, **kinds: Any) -> Any:
+        if next(calls) == call:
+            os.kill(os.getpid(), number)
+        return function(*args, **kinds)
+
+    return called
+
+
+STOPPED: dict[str, tuple[list[str], Any, str]] = {
+    "export": (["export", "RUN", "--to", "views", "--views", "5"], multiview, "_rgba"),
+    "convert": (["convert", "BALL", "--to", "transforms", "--out", "OUT"], convert, "_place_image"),
+    "check": (["check", "BALL", "--picture", "OUT.png"], witness, "read_image"),
+}
+
+
+@pytest.mark.parametrize("number", list(CODES))
+@pytest.mark.parametrize("name", list(STOPPED))
+def test_a_stopped_command_leaves_nothing(
+    name: str,
+    number: int,
+    run: Path,
+    ball: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words, module, function = STOPPED[name]
+    places = {"RUN": str(run), "BALL": str(ball), "OUT": str(tmp_path / "out")}
+    for word, place in places.items():
+        words = [text.replace(word, place) for text in words]
+    monkeypatch.setattr(module, function, signalling(2, number, getattr(module, function)))
+    before = everything(run) | everything(tmp_path)
+    capsys.readouterr()  # of the fixture
+    with pytest.raises(SystemExit) as end:
+        main([*words, "--json", "--quiet"])
+    out, err = capsys.readouterr()
+    by = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
+    assert end.value.code == CODES[signal.Signals(number)]
+    assert err == f"nerf: stopped by {by}; nothing half-written is left.\n"
+    assert err == f"nerf: {json.loads(out)['error']}\n"
+    assert everything(run) | everything(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.gif", "frames"])
+def test_a_stopped_render_leaves_what_was_there(
+    name: str,
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / name
+    words = ["render", str(run), "--out", str(out), "--frames", "4", "--overwrite", "--json"]
+    with pytest.raises(SystemExit, match="0"):
+        main(words)
+    capsys.readouterr()
+    before = {path: path.stat().st_ino for path in everything(tmp_path)}
+    monkeypatch.setattr(render, "render_image", signalling(2, signal.SIGTERM, render.render_image))
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    result = json.loads(capsys.readouterr().out)
+    assert end.value.code == 75
+    assert (result["files"], result["stopped"]) == ([], signal.SIGTERM)
+    assert {path: path.stat().st_ino for path in everything(tmp_path)} == before
+
+
+def test_a_stopped_eval_says_so(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stopping = signalling(1, signal.SIGTERM, evaluate.render_image)
+    monkeypatch.setattr(evaluate, "render_image", stopping)
+    with pytest.raises(SystemExit, match="75"):
+        main(["eval", str(run), "--no-images"])
+    assert "stopped after 1 of 2 views; eval.json is not written" in capsys.readouterr().out
+    assert not (run / "eval.json").exists()
+
+
+def test_a_signal_behind_the_last_frame_stops_nothing(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(render, "render_image", signalling(3, signal.SIGTERM, render.render_image))
+    out = tmp_path / "a.gif"
+    with pytest.raises(SystemExit, match="0"):
+        main(["render", str(run), "--out", str(out), "--frames", "3", "--json"])
+    assert json.loads(capsys.readouterr().out)["files"] == [str(out)]
+
+
+def test_threads_of_a_library_do_not_crash_the_end(tmp_path: Path) -> None:
+    """SciPy's search goes on in threads of its own, in memory that would be freed under it."""
+    trimesh.creation.icosphere(subdivisions=5).export(tmp_path / "a.ply")
+    trimesh.creation.box().export(tmp_path / "b.ply")
+    code = (
+        "import os, signal, threading\n"
+        "from scipy.spatial import KDTree\n"
+        "from nerfcli.__main__ import main\n"
+        "query = KDTree.query\n"
+        "def stopped(*args, **kinds):\n"
+        "    threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM)).start()\n"
+        "    return query(*args, **kinds)\n"
+        "KDTree.query = stopped\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "compare", "a.ply", "b.ply", "--samples", "400000"],
+        cwd=tmp_path,
+        env=nerf_environment(),
+        capture_output=True,
+        text=True,
+    )
+    last = "nerf: stopped by SIGTERM; nothing half-written is left.\n"
+    assert (done.returncode, done.stderr[-len(last) :]) == (75, last)
+
+
+def test_pycolmap_leaves_sigterm_alone() -> None:
+    pytest.importorskip("pycolmap")
+    code = (
+        "import os, signal; from nerfcli.progress import StopSignal\n"
+        "with StopSignal() as stop:\n"
+        "    from nerfcli.prepare.motion import load_pycolmap; load_pycolmap()\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    print(stop.received == signal.SIGTERM)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=nerf_environment(), capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
+
+
+def test_ctrl_c_during_the_imports_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, *rest):\n"
+        "        if name == 'nerfcli.cli.output': os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+    )
+    environment = nerf_environment()
+    environment["PYTHONPATH"] += os.pathsep + str(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "nerfcli", "info"], env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
+
+
+def test_a_folder_is_filled_at_once_or_not_at_all(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    with pytest.raises(ZeroDivisionError), filling(folder) as aside:
+        (aside / "half").write_text("")
+        raise ZeroDivisionError
+    assert everything(tmp_path) == set()
+    folder.mkdir()
+    (folder / "other").write_text("theirs")
+    (folder / "a").write_text("old")
+    with filling(folder) as aside:
+        (aside / "in").mkdir()
+        (aside / "in" / "b").write_text("b")
+        (aside / "a").write_text("new")
+    texts = {name: (folder / name).read_text() for name in ("other", "a", "in/b")}
+    assert texts == {"other": "theirs", "a": "new", "in/b": "b"}
+    assert {path.name for path in tmp_path.iterdir()} == {"out"}
+    with pytest.raises(NerfError, match="cannot write"), filling(Path("/proc/none")):
+        pass
