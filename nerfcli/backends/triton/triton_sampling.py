@@ -124,7 +124,7 @@ def _march(
     active = active & (most > 0)
     ahead = tl.arange(0, AHEAD)[None, :].to(tl.float32)
     while tl.max(active.to(tl.int32)) > 0:
-        t_a, t_b, middle, x, y, z, cascade, _half, in_box = _step(
+        t_a, t_b, middle, x, y, z, cascade, half, in_box = _step(
             k[:, None] + ahead, s_start[:, None], start[:, None], ox[:, None], oy[:, None],
             oz[:, None], dx[:, None], dy[:, None], dz[:, None], half_size, size, cone, growth,
             CONE, N_CASCADES, R,
@@ -142,16 +142,13 @@ def _march(
         n_found += tl.sum(found.to(tl.int32), 1)
         following = k + AHEAD
         if STRIDE:  # out of the last step's cell, if that is empty
-            _a, _b, middle, x, y, z, _cascade, half, there = _step(
-                following - 1.0, s_start, start, ox, oy, oz, dx, dy, dz, half_size, size, cone,
-                growth, CONE, N_CASCADES, R,
-            )  # fmt: skip
-            empty = tl.max(tl.where(ahead == AHEAD - 1, full, False).to(tl.int32), 1) == 0
-            way = tl.minimum(_way_out(x, half, ox, dx, R), _way_out(y, half, oy, dy, R))
-            way = tl.minimum(way, _way_out(z, half, oz, dz, R))
+            way = _way_out(x, half, ox[:, None], dx[:, None], R)
+            way = tl.minimum(way, _way_out(y, half, oy[:, None], dy[:, None], R))
+            way = tl.minimum(way, _way_out(z, half, oz[:, None], dz[:, None], R))
             s_out = _s_from_t(tl.maximum(way, middle), size, cone, growth, CONE)
-            stride = tl.ceil(s_out - s_start - (0.5 + STRIDE_MARGIN))
-            following = tl.where(empty & there, tl.maximum(following, stride), following)
+            stride = tl.ceil(s_out - s_start[:, None] - (0.5 + STRIDE_MARGIN))
+            crossed = (ahead == AHEAD - 1) & in_box & (full == 0)
+            following = tl.maximum(following, tl.max(tl.where(crossed, stride, 0.0), 1))
         if not WRITE:  # the one after the last that there was room for
             last = k + 1.0 + tl.max(tl.where(found, ahead, -1.0), 1)
             following = tl.where(n_found < most, following, last)
