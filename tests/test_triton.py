@@ -79,7 +79,8 @@ def check_compilation(capability: str, layout: str, dots: str, adds: str, cache:
     assert done.returncode == 0, done.stderr[-3000:]
     kernels = json.loads(done.stdout.splitlines()[-1])
     assert len(kernels) == 18
-    assert all(adds in ptx for ptx, _ in kernels["_scatter"])
+    # Triton 3.6 writes `atom`, later ones `red`: to the assembler the same, as nobody reads it
+    assert all(f".global.gpu.relaxed.{adds} " in ptx for ptx, _ in kernels["_scatter"])
     for name in ("_forward", "_backward"):
         assert len(kernels[name]) >= 2
         assert all(dots in ptx for ptx, _ in kernels[name]), name
@@ -89,8 +90,7 @@ def check_compilation(capability: str, layout: str, dots: str, adds: str, cache:
 
 def test_every_kernel_compiles_for_hopper(triton_here: None, tmp_path: Path) -> None:
     """Tensor cores for the networks; one reduction for all features of an entry."""
-    adds = "red.global.gpu.relaxed.add.v2.f32"
-    check_compilation("90", "pairs", "wgmma.mma_async", adds, tmp_path)
+    check_compilation("90", "pairs", "wgmma.mma_async", "add.v2.f32", tmp_path)
 
 
 @pytest.mark.slow
@@ -107,7 +107,7 @@ def test_every_kernel_compiles_for_other_gpus(
     capability: str, dots: str, adds: str, triton_here: None, tmp_path: Path
 ) -> None:
     """Ampere has no reduction of several values at once."""
-    check_compilation(capability, "quads", dots, f"red.global.gpu.relaxed.{adds}", tmp_path)
+    check_compilation(capability, "quads", dots, adds, tmp_path)
 
 
 @pytest.fixture

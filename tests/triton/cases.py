@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from triton.runtime import interpreter
 
 from nerfcli.boxes import Box
 from nerfcli.encoding import GridSpec
@@ -40,6 +41,17 @@ def poisoned(*size: Any, **options: Any) -> Tensor:
 
 
 torch.empty = poisoned  # this process is the interpreted tests' own
+
+_patch_lang_tensor = interpreter._patch_lang_tensor
+
+
+def patch_lang_tensor(tensor: type, *scope: Any) -> None:
+    """Triton 3.6 makes a loop's bound an int in a way that NumPy 2.4 refuses."""
+    _patch_lang_tensor(tensor, *scope)
+    tensor.__index__ = lambda self: self.handle.data.item()  # pyright: ignore
+
+
+interpreter._patch_lang_tensor = patch_lang_tensor
 
 
 def generator(seed: int) -> torch.Generator:

@@ -88,7 +88,7 @@ def launch_everything(dtype: torch.dtype, net: NetSpec) -> None:
     ids = torch.zeros(N_RAYS, dtype=torch.int64)
     walk = replace(walk, ids=ids, first_steps=zero)
     walk.count(8)
-    walk.write(torch.zeros(N_RAYS + 1, dtype=torch.int64), 64)
+    walk.write(torch.zeros(N_RAYS + 1, dtype=torch.int64), zero, 64)
     offsets = torch.zeros(N_RAYS + 1, dtype=torch.int64)
     samples = Samples(torch.zeros(64), torch.zeros(64), offsets)
     ops.photometric_gradients(params, grads, net, box, rays, samples, colors, colors)

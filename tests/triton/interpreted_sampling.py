@@ -65,15 +65,31 @@ def test_marching_goes_on_where_it_stopped() -> None:
     arguments = march_arguments(20)
     walk = triton_sampling.new_walk(*arguments)
     whole = sampling.march(*arguments)
-    offsets, steps = walk.count(3)
-    first = walk.write(offsets, int(offsets[-1]))
+    offsets, steps, begins = walk.count(3)
+    first = walk.write(offsets, begins, int(offsets[-1]))
     rest = replace(walk, ids=torch.arange(20), first_steps=steps)
-    more, _ = rest.count(triton_sampling.NO_LIMIT)
-    then = rest.write(more, int(more[-1]))
+    more, _, begins = rest.count(triton_sampling.NO_LIMIT)
+    then = rest.write(more, begins, int(more[-1]))
     for i in range(20):
         parts = [s.t_starts[slice(*s.ray_offsets[i : i + 2])] for s in (first, then, whole)]
         assert len(parts[0]) <= 3
         assert torch.equal(torch.cat(parts[:2]), parts[2])
+
+
+def test_the_second_walk_begins_at_the_first_sample() -> None:
+    """Or in front of it, by less than the steps that are looked at together."""
+    o, d, t_min, t_max, jitter, _, box, _ = march_arguments(40)
+    sparse, steps = uniform(16, box.n_cascades, 8, 8, 8) < 0.05, Steps(0.05, 0.02)
+    arguments = (o, d, t_min, t_max, jitter, sparse, box, steps)
+    offsets, _, begins = triton_sampling.new_walk(*arguments).count(triton_sampling.NO_LIMIT)
+    want = sampling.march(*arguments)
+    assert torch.equal(offsets, want.ray_offsets)
+    some = offsets.diff() > 0
+    s_first = steps.s_from_t(want.t_starts[offsets[:-1][some]])
+    first = (s_first - (steps.s_from_t(t_min) + jitter - 0.5)[some]).round()
+    ahead = first - begins[some]
+    assert ((ahead >= 0) & (ahead < triton_sampling.AHEAD)).all()
+    assert (begins[some] > 0).sum() > 5
 
 
 def some_samples() -> Samples:

@@ -121,6 +121,17 @@ def test_what_lies_behind_a_surface_is_not_looked_at(
         assert_near(a, b, STEP_GRADIENTS[F32])
 
 
+def test_a_ray_at_the_limit_is_looked_at_on() -> None:
+    """One kernel decides what the next ones may read: a last bit of a sum must not part them."""
+    geometry = torch.full((16, 4), torch.nan)
+    geometry[:8, 0] = 0.0
+    samples = Samples(torch.arange(16.0), torch.arange(16.0) + 1, torch.tensor([0, 16]))
+    nothing, depth = torch.empty(0), 8.0 / BOX.side
+    shaded = triton_step.Shaded(nothing, nothing, geometry)
+    for limit, want in ((depth, 8), (depth * (1 - 2e-6), 8), (depth * 0.999, 0)):
+        assert triton_step._wanted(shaded, samples, BOX, limit, 8, 16).tolist() == [0, want]
+
+
 @pytest.mark.parametrize("n", [1, 63])
 def test_gradients_of_odd_sizes_with_padding(n: int) -> None:
     samples = sampling.march(*march_arguments(n))

@@ -75,8 +75,8 @@ def render_rays(
         pieces, room = [], int(ROUND_SAMPLES * n_rays)
         while len(ids):
             limit = max(LEAST_SAMPLES, room // len(ids))
-            offsets, next_steps = walk.count(limit)
-            samples = walk.write(offsets, int(offsets[-1]))  # sync
+            offsets, next_steps, begins = walk.count(limit)
+            samples = walk.write(offsets, begins, int(offsets[-1]))  # sync
             shaded = look(rays, ids, samples, box, params, net, min_transmittance, 0, dtype)
             kept = keep_visible(shaded, samples, harmonics, ids, box, min_transmittance, depths)
             pieces.append(_shade(kept, ids, totals[ids], params, net))

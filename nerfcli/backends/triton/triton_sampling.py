@@ -1,7 +1,8 @@
 """Marching through the occupancy grid in Triton: the twin of sampling.py.
 
 A program walks a few rays and looks at a few steps of each at a time. The rays are walked twice:
-once to count, so that samples can lie packed and in order, once to write. Empty cells are crossed
+once to count, so that samples can lie packed and in order, once, from the first sample to the last,
+to write. Empty cells are crossed
 in one stride: the steps that are left out are those that the reference drops, so both give the
 same samples.
 """
@@ -93,12 +94,12 @@ def _step(
 @triton.jit(do_not_specialize=["n_rays", "limit"])
 def _march(
     origins, directions, t_min, t_max, jitter, ids, first_steps, occupied,
-    offsets, counts, next_steps, t_starts, t_ends,
+    offsets, counts, next_steps, begins, t_starts, t_ends,
     n_rays, limit, center_x, center_y, center_z, half_size, size, cone, growth,
     FRESH: tl.constexpr, WRITE: tl.constexpr, CONE: tl.constexpr, STRIDE: tl.constexpr,
     N_CASCADES: tl.constexpr, R: tl.constexpr, RAYS: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
-    """FRESH: all rays from their first step. Names of one letter or two are of rays, [RAYS]."""
+    """FRESH: all rays, counted from their first step. Names of up to two letters: [RAYS]."""
     slots = tl.program_id(0) * RAYS + tl.arange(0, RAYS)
     inside = slots < n_rays
     rays = slots if FRESH else tl.load(ids + slots, inside, 0)
@@ -113,7 +114,8 @@ def _march(
     active = inside & (end > start)
     start = tl.where(active, start, 0.0)
     s_start = _s_from_t(start, size, cone, growth, CONE) + tl.load(jitter + rays, inside, 0.0) - 0.5
-    k = start * 0.0 if FRESH else tl.load(first_steps + slots, inside, 0.0)
+    k = start * 0.0 if FRESH and not WRITE else tl.load(first_steps + slots, inside, 0.0)
+    begin = k
     n_found = tl.zeros((RAYS,), tl.int32)
     if WRITE:
         base = tl.load(offsets + slots, inside, 0)
@@ -124,7 +126,8 @@ def _march(
     active = active & (most > 0)
     ahead = tl.arange(0, AHEAD)[None, :].to(tl.float32)
     while tl.max(active.to(tl.int32)) > 0:
-        t_a, t_b, middle, x, y, z, cascade, _half, in_box = _step(
+        begin = tl.where(n_found == 0, k, begin)
+        t_a, t_b, middle, x, y, z, cascade, half, in_box = _step(
             k[:, None] + ahead, s_start[:, None], start[:, None], ox[:, None], oy[:, None],
             oz[:, None], dx[:, None], dy[:, None], dz[:, None], half_size, size, cone, growth,
             CONE, N_CASCADES, R,
@@ -142,16 +145,13 @@ def _march(
         n_found += tl.sum(found.to(tl.int32), 1)
         following = k + AHEAD
         if STRIDE:  # out of the last step's cell, if that is empty
-            _a, _b, middle, x, y, z, _cascade, half, there = _step(
-                following - 1.0, s_start, start, ox, oy, oz, dx, dy, dz, half_size, size, cone,
-                growth, CONE, N_CASCADES, R,
-            )  # fmt: skip
-            empty = tl.max(tl.where(ahead == AHEAD - 1, full, False).to(tl.int32), 1) == 0
-            way = tl.minimum(_way_out(x, half, ox, dx, R), _way_out(y, half, oy, dy, R))
-            way = tl.minimum(way, _way_out(z, half, oz, dz, R))
+            way = _way_out(x, half, ox[:, None], dx[:, None], R)
+            way = tl.minimum(way, _way_out(y, half, oy[:, None], dy[:, None], R))
+            way = tl.minimum(way, _way_out(z, half, oz[:, None], dz[:, None], R))
             s_out = _s_from_t(tl.maximum(way, middle), size, cone, growth, CONE)
-            stride = tl.ceil(s_out - s_start - (0.5 + STRIDE_MARGIN))
-            following = tl.where(empty & there, tl.maximum(following, stride), following)
+            stride = tl.ceil(s_out - s_start[:, None] - (0.5 + STRIDE_MARGIN))
+            crossed = (ahead == AHEAD - 1) & in_box & (full == 0)
+            following = tl.maximum(following, tl.max(tl.where(crossed, stride, 0.0), 1))
         if not WRITE:  # the one after the last that there was room for
             last = k + 1.0 + tl.max(tl.where(found, ahead, -1.0), 1)
             following = tl.where(n_found < most, following, last)
@@ -170,6 +170,7 @@ def _march(
             tl.store(counts, 0)
         tl.store(counts + 1 + slots, n_found.to(tl.int64), inside)
         tl.store(next_steps + slots, k, inside)
+        tl.store(begins + slots, begin, inside)
 
 
 @dataclass(frozen=True)
@@ -190,31 +191,36 @@ class Walk:
     def __len__(self) -> int:
         return len(self.origins if self.ids is None else self.ids)
 
-    def count(self, limit: int) -> tuple[Tensor, Tensor]:
-        """Offsets [n + 1] int64 of the samples of each ray until `limit` are found, and the steps
-        after them, [n]."""
+    def count(self, limit: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Offsets [n + 1] int64 of the samples of each ray until `limit` are found, and [n] of
+        the steps after them, and at or a little before the first of them."""
         n, device = len(self), self.origins.device
         counts = torch.empty(n + 1, dtype=torch.int64, device=device)  # a zero in front
-        next_steps = torch.empty(n, device=device)
+        next_steps, begins = torch.empty(n, device=device), torch.empty(n, device=device)
         nothing = self.t_min
-        self._launch(False, limit, (counts, counts, next_steps, nothing, nothing))
-        return counts.cumsum(0), next_steps
+        first_steps = nothing if self.first_steps is None else self.first_steps
+        outputs = (counts, counts, next_steps, begins, nothing, nothing)
+        self._launch(False, limit, first_steps, outputs)
+        return counts.cumsum(0), next_steps, begins
 
-    def write(self, offsets: Tensor, capacity: int) -> Samples:
-        """The samples that `offsets` [n + 1] leaves room for."""
+    def write(self, offsets: Tensor, begins: Tensor, capacity: int) -> Samples:
+        """The samples that `offsets` [n + 1] leaves room for; begins as counted."""
         t_starts = torch.empty(capacity, device=offsets.device)
         t_ends = torch.empty(capacity, device=offsets.device)
         nothing = self.t_min
-        self._launch(True, NO_LIMIT, (offsets, offsets, nothing, t_starts, t_ends))
+        outputs = (offsets, offsets, nothing, nothing, t_starts, t_ends)
+        self._launch(True, NO_LIMIT, begins, outputs)
         return Samples(t_starts, t_ends, offsets)
 
-    def _launch(self, write: bool, limit: int, outputs: tuple[Tensor, ...]) -> None:
+    def _launch(
+        self, write: bool, limit: int, first_steps: Tensor, outputs: tuple[Tensor, ...]
+    ) -> None:
         box, n, cone = self.box, len(self), self.steps.cone
         resolution = self.occupied.shape[1]
         # a coarse cell lies either inside or outside of the finer cube only if R/4 is whole
         stride = resolution % 4 == 0 or box.n_cascades == 1
         fresh = self.ids is None
-        going = (outputs[0], self.t_min) if fresh else (self.ids, self.first_steps)
+        going = (outputs[0] if fresh else self.ids, first_steps)
         _march[(blocks(n, RAYS),)](
             self.origins, self.directions, self.t_min, self.t_max, self.jitter, *going,
             self.occupied.view(torch.uint8), *outputs, n, limit, *box.center, box.half_size,
@@ -251,8 +257,8 @@ def march(
 ) -> Samples:
     """sampling.march; waits for the number of samples."""
     walk = new_walk(origins, directions, t_min, t_max, jitter, occupied, box, steps)
-    offsets, _ = walk.count(NO_LIMIT)
-    return walk.write(offsets, int(offsets[-1]))  # sync
+    offsets, _, begins = walk.count(NO_LIMIT)
+    return walk.write(offsets, begins, int(offsets[-1]))  # sync
 
 
 def march_within(
@@ -273,6 +279,6 @@ def march_within(
         scalar; the others are empty.
     """
     walk = new_walk(origins, directions, t_min, t_max, jitter, occupied, box, steps)
-    offsets, _ = walk.count(NO_LIMIT)
+    offsets, _, begins = walk.count(NO_LIMIT)
     offsets, n_fit = cut(offsets, capacity)
-    return walk.write(offsets, capacity), n_fit
+    return walk.write(offsets, begins, capacity), n_fit

@@ -47,6 +47,9 @@ GATHER_BLOCK = 128
 # Samples of each ray that are looked at before those of the rays that light passes: of lego's and
 # the biplane's, trained, half of the rest lies behind a surface. A multiple of AHEAD.
 FIRST_ROUND = 16
+# Of a limit, by which a ray may pass it and be looked at on: `_visible`, which adds the same depths
+# up in a kernel of its own, must never find less of them and read what was not written.
+ROUNDING = 1e-5
 
 
 @triton.jit(do_not_specialize=["n_rays", "skip", "most"])
@@ -80,7 +83,7 @@ def _visible(
     there will be more; depths holds the optical depth so far."""
     rays, inside, first, last = ray_block(offsets, n_rays, RAYS)
     depth = tl.zeros((RAYS,), tl.float32) if FRESH else tl.load(depths + rays, inside, 0.0)
-    count = tl.zeros((RAYS,), tl.int64)
+    count = tl.zeros((RAYS,), tl.int32)
     i = first[:, None] + tl.arange(0, AHEAD)[None, :]
     left = last - first
     while tl.max(left) > 0:
@@ -88,13 +91,13 @@ def _visible(
         sigma = sigma_of(logs, i, live, stride, inverse_side, True)
         tau = tl.minimum(sigma * delta_of(t_starts, t_ends, i, live), OPAQUE)
         lit = live & (depth[:, None] + in_front(tau) <= max_depth)
-        count += tl.sum(lit.to(tl.int64), 1)
+        count += tl.sum(lit.to(tl.int32), 1)
         depth += tl.sum(tau, 1)
         i += AHEAD
         left = tl.where(depth <= max_depth, left - AHEAD, 0)
     if tl.program_id(0) == 0:
         tl.store(counts, 0)
-    tl.store(counts + 1 + rays, count, inside)
+    tl.store(counts + 1 + rays, count.to(tl.int64), inside)
     if not FRESH:
         tl.store(depths + rays, depth, inside)
 
@@ -192,7 +195,8 @@ def _wanted(
     counts = torch.empty_like(samples.ray_offsets)  # a zero in front
     _onward[(blocks(n, RAYS),)](
         geometry, samples.t_starts, samples.t_ends, samples.ray_offsets, counts, n,
-        geometry.shape[1], 1.0 / box.side, max_depth, skip, most, RAYS, AHEAD, num_warps=1,
+        geometry.shape[1], 1.0 / box.side, max_depth * (1.0 + ROUNDING), skip, most, RAYS, AHEAD,
+        num_warps=1,
     )  # fmt: skip
     return counts.cumsum(0)
 
