@@ -38,7 +38,8 @@ FLOORS = {
         backends.triton.triton_sampling backends.triton.triton_volume
         backends.triton.triton_losses backends.triton.triton_step
         backends.triton.triton_render backends.triton
-        backends.triton_host backends.ops_triton backends.ops_tcnn backends.selfcheck backends""",
+        backends.triton_host backends.ops_triton backends.ops_tcnn backends.selfcheck
+        backends.verdicts backends""",
     "what is learned": "occupancy classic field checkpoints runs",
     "what is done with it": """
         metrics video schedule resolve trainers graph_trainer train render evaluate
