@@ -192,5 +192,10 @@ def pretending(monkeypatch: pytest.MonkeyPatch) -> Iterator[PretendCuda]:
         ("synchronize", None),
     ):
         monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
-    with PretendCuda() as mode:
-        yield mode
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # for tensors this small, more only wait for one another
+    try:
+        with PretendCuda() as mode:
+            yield mode
+    finally:
+        torch.set_num_threads(threads)
