@@ -30,7 +30,7 @@ FLOORS = {
         splines paths""",
     "the mathematics": "encoding mlp radiance sampling volume losses step adam",
     "the same, faster": """
-        backends.ops backends.ops_torch
+        backends.ops backends.hosted backends.ops_torch
         backends.cpu backends.cpu.build_kernels backends.cpu.library backends.cpu.views
         backends.cpu.autograd backends.ops_cpu
         backends.triton.launch backends.triton.triton_adam backends.triton.triton_encoding

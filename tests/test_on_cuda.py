@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from pretend_cuda import CUDA, MixedDevices, PretendCuda, pretending
@@ -19,6 +20,10 @@ from nerfcli.bench import gpu, gpu_measures
 from nerfcli.config import Config
 from nerfcli.devices import random_generator
 from nerfcli.evaluate import evaluate
+from nerfcli.field import HashField
+from nerfcli.geometry.export import ExportOptions
+from nerfcli.geometry.export_run import export_run, field_for_shapes
+from nerfcli.geometry.field_source import FieldSource
 from nerfcli.lenses import Lens
 from nerfcli.progress import Progress, StopSignal
 from nerfcli.render import load_model, render_image, render_path
@@ -125,6 +130,43 @@ def test_a_run_moves_between_devices(cuda: PretendCuda, ball: Path, tmp_path: Pa
         done = train.train(ready, run, progress=quiet(), stop=Stop(2), resume=resume)
         steps.append(done["steps"])
     assert steps == [2, 4, 6]
+
+
+def test_shapes_are_made_on_the_cpu_of_a_field_on_the_gpu(
+    cuda: PretendCuda, ball: Path, tmp_path: Path
+) -> None:
+    ready = prepared(load_scene(ball), "hashgrid")
+    run = Run.create(tmp_path / "run", ready.config, ready.scene.to_json())
+    train.train(ready, run, progress=quiet(), stop=StopSignal())
+    mine, right = (
+        field_for_shapes(run.using(device=device), "torch", quiet()) for device in ("cuda", "cpu")
+    )
+    assert isinstance(mine.field, HashField) and mine.field.params.table.device == CUDA
+    points = np.random.default_rng(0).uniform(-1.0, 1.0, (50, 3))
+    got, want = (FieldSource.of(model).density(points) for model in (mine, right))
+    assert (got == want).all() and want.max() > 0
+    rays = ready.scene.cameras.image_rays(0)[:40]
+    for ask in (
+        lambda field: field.render_rays(rays, torch.zeros(3)).rgb,
+        lambda field: field.radiance(rays.origins / 9, rays.directions)[1],
+        lambda field: field.march(rays, torch.full((40,), 0.5)).t_starts,
+    ):
+        assert ask(mine.field).device.type == "cpu"
+        assert torch.equal(ask(mine.field), ask(right.field)) and ask(right.field).max() > 0
+    options = ExportOptions("views", views=1)
+    export_run(run, tmp_path / "views", options, "torch", quiet())
+    assert len(list((tmp_path / "views").rglob("*.png"))) == 1
+
+
+def test_a_classic_field_is_exported_on_the_cpu_and_says_so(
+    cuda: PretendCuda, ball: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ready = prepared(load_scene(ball), "classic")
+    run = Run.create(tmp_path / "run", ready.config, ready.scene.to_json())
+    train.train(ready, run, progress=quiet(), stop=Stop(1))
+    model = field_for_shapes(run, "torch", Progress("lines", None, "step", "export"))
+    assert model.device == "cpu" and "on the cpu, not on cuda" in capsys.readouterr().err
+    assert FieldSource.of(model).density(np.zeros((1, 3))).shape == (1,)
 
 
 @pytest.mark.slow
