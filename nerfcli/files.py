@@ -6,6 +6,8 @@ import json
 import math
 import os
 import shutil
+import stat
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -135,6 +137,44 @@ def ensure_writable(path: Path) -> None:
         raise NerfError(
             f"cannot write {path}: {place} says {error.strerror}. Choose another place."
         ) from error
+
+
+def cache_folder() -> Path:
+    """The user's folder for what can be computed again, `nerfcli` in ~/.cache or the like.
+
+    Where that cannot be written (a read-only home, or none), a folder that is the user's alone
+    among the temporary files.
+    """
+    try:
+        folder = _user_cache() / "nerfcli"
+        folder.mkdir(parents=True, exist_ok=True)
+        ensure_writable(folder)
+    except (OSError, RuntimeError, NerfError):  # RuntimeError: a user without a home
+        return _private_folder()
+    return folder
+
+
+def _user_cache() -> Path:
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+
+
+def _private_folder() -> Path:
+    """Programs are kept in it, so one that another user can write to will not do."""
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    folder = Path(tempfile.gettempdir()) / f"nerfcli-{user}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+        ours = found.st_uid == user and stat.S_ISDIR(found.st_mode)
+        if ours and (not found.st_mode & 0o022 or sys.platform == "win32"):
+            return folder
+    except OSError:
+        pass
+    return Path(tempfile.mkdtemp(prefix="nerfcli-"))
 
 
 def _plain(value: object) -> object:

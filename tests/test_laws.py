@@ -30,7 +30,7 @@ FLOORS = {
         splines paths""",
     "the mathematics": "encoding mlp radiance sampling volume losses step adam",
     "the same, faster": """
-        backends.ops backends.ops_torch
+        backends.ops backends.hosted backends.ops_torch
         backends.cpu backends.cpu.build_kernels backends.cpu.library backends.cpu.views
         backends.cpu.autograd backends.ops_cpu
         backends.triton.launch backends.triton.triton_adam backends.triton.triton_encoding
@@ -38,7 +38,8 @@ FLOORS = {
         backends.triton.triton_packed backends.triton.triton_sampling backends.triton.triton_volume
         backends.triton.triton_losses backends.triton.triton_step
         backends.triton.triton_render backends.triton.triton_batch backends.triton
-        backends.ops_triton backends.ops_tcnn backends.selfcheck backends""",
+        backends.triton_host backends.ops_triton backends.ops_tcnn backends.selfcheck
+        backends.verdicts backends""",
     "what is learned": "occupancy classic field checkpoints runs",
     "what is done with it": """
         metrics video schedule resolve trainers graph_trainer train render evaluate

@@ -1,23 +1,19 @@
-"""The check before a GPU backend is trusted, on backends that are wrong on purpose."""
+"""The comparison with the reference, on backends that are wrong on purpose."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import sys
+import math
 from collections.abc import Callable
-from pathlib import Path
-from types import ModuleType
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 
-from nerfcli import backends
-from nerfcli.backends import ops_torch, selfcheck
+from nerfcli.backends import selfcheck
 from nerfcli.backends.ops import Ops, reference
 from nerfcli.encoding import GridSpec
-from nerfcli.errors import BackendUnavailable, NerfError
 from nerfcli.radiance import NetParams, NetSpec
 from nerfcli.rays import Samples
 
@@ -120,106 +116,94 @@ def test_what_is_not_finite_is_found() -> None:
     assert "mlp differs" in str(selfcheck.fault(ops, "cpu"))
 
 
-def test_the_check_runs_in_a_process_of_its_own() -> None:
-    assert selfcheck.examine("torch", "cpu") is None
+def march_within(*args: Any, keep: int = 0) -> tuple[Samples, torch.Tensor]:
+    """sampling.march into a fixed capacity; `keep` more rays than fit are said to fit."""
+    whole = reference().march(*args[:-1])
+    samples, n = selfcheck._first_rays(whole, args[-1])
+    return samples, torch.tensor(n + keep)
 
 
-def test_a_check_that_dies_is_a_fault_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(code: str) -> str | None:
-        return selfcheck.examine("any", "cuda", [sys.executable, "-c", code])
+def gradients_of_some(
+    params: NetParams, grads: NetParams, net: NetSpec, box: Any, rays: Any, samples: Samples,
+    target: torch.Tensor, background: torch.Tensor, *, n_live: torch.Tensor | None = None,
+    **options: Any,
+) -> Any:  # fmt: skip
+    n = len(rays) if n_live is None else int(n_live)
+    live = int(samples.ray_offsets[n])
+    short = Samples(samples.t_starts[:live], samples.t_ends[:live], samples.ray_offsets[: n + 1])
+    right = reference().photometric_gradients
+    return right(params, grads, net, box, rays[:n], short, target[:n], background[:n], **options)
 
-    assert run("raise RuntimeError('PTX refused.')") == (
-        "its self-check failed (RuntimeError: PTX refused)"
+
+def adam_by_rates(*args: Any, rates: torch.Tensor | None = None, **options: Any) -> None:
+    if rates is None:
+        return reference().adam_step(*args, **options)
+    step = round(float(torch.log(1 - rates[1].double()) / math.log(0.9)))
+    return reference().adam_step(*args, **options, step=step, lr=float(rates[0]))
+
+
+def waitless() -> Ops:
+    """The reference in the clothes of a backend whose counts live on the device."""
+    return dataclasses.replace(
+        reference(),
+        march_within=march_within,
+        photometric_gradients=gradients_of_some,
+        adam_step=adam_by_rates,
     )
-    killed = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
-    assert run(killed) == "its self-check failed (exit status -9)"
-    monkeypatch.setattr(selfcheck, "SECONDS", 0.2)
-    assert "not done after 0.2 s" in str(run("import time; time.sleep(60)"))
 
 
-def test_a_verdict_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, asked, notes = tmp_path / "cache" / "verdicts.json", [], []
-    answers: dict[str, str | None] = {"good": None, "bad": "mlp differs from the reference by 9%"}
-
-    def examine(name: str, device: str) -> str | None:
-        asked.append(name)
-        return answers[name]
-
-    monkeypatch.setattr(selfcheck, "examine", examine)
-    for _ in range(2):
-        for name, want in answers.items():
-            assert selfcheck.verdict(name, "cpu", notes.append, path) == want
-    assert asked == ["good", "bad"] and len(notes) == 2
-    assert "first use" in notes[0] and "good" in notes[0]
-    monkeypatch.setattr(selfcheck, "environment", lambda device: "another driver")
-    assert selfcheck.verdict("good", "cpu", None, path) is None
-    assert asked == ["good", "bad", "good"]
-    assert len(json.loads(path.read_text())) == 3
+def test_a_step_that_never_waits_is_compared_too() -> None:
+    assert selfcheck.fault(waitless(), "cpu") is None
+    every, fewer = (
+        {name for name, _ in selfcheck.differences(ops, "cpu")} for ops in (waitless(), reference())
+    )
+    assert every - fewer == {
+        "march_within",
+        "photometric_gradients of some rays",
+        "adam_step by rates",
+    }
 
 
-def test_a_broken_or_readonly_memory_does_not_stop_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(selfcheck, "examine", lambda name, device: None)
-    broken = tmp_path / "verdicts.json"
-    for text in ("{", "null"):
-        broken.write_text(text)
-        assert selfcheck.verdict("good", "cpu", None, broken) is None
-        assert len(json.loads(broken.read_text())) == 1
-
-    def refuse(path: Path, value: object) -> None:
-        raise NerfError(f"cannot write {path}: Read-only file system.")
-
-    monkeypatch.setattr(selfcheck, "write_json", refuse)
-    notes: list[str] = []
-    assert selfcheck.verdict("good", "cpu", notes.append, tmp_path / "other.json") is None
-    assert "not remembered" in notes[-1] and "Read-only" in notes[-1]
+def test_a_march_that_miscounts_the_rays_that_fit_is_found() -> None:
+    wrong = partial(march_within, keep=2)
+    fault = selfcheck.fault(dataclasses.replace(waitless(), march_within=wrong), "cpu")
+    assert str(fault).startswith("march_within differs")
 
 
-def test_a_verdict_holds_for_the_versions_that_it_names() -> None:
-    text = selfcheck.environment("cpu")
-    assert text.startswith("cpu | ") and f"torch {torch.__version__}" in text and "triton" in text
+def test_a_march_that_passes_over_what_does_not_fit_is_found() -> None:
+    """All rays keep their samples: more than there is room for."""
+
+    def wrong(*args: Any) -> tuple[Samples, torch.Tensor]:
+        return reference().march(*args[:-1]), march_within(*args)[1]
+
+    fault = selfcheck.fault(dataclasses.replace(waitless(), march_within=wrong), "cpu")
+    assert str(fault).startswith("march_within differs")
 
 
-def test_the_memory_lies_in_the_users_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/some/cache")
-    assert selfcheck.cache_folder() == Path("/some/cache/nerfcli")
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert selfcheck.cache_folder() == Path.home() / ".cache" / "nerfcli"
+def test_a_mean_over_all_rays_instead_of_the_live_ones_is_found() -> None:
+    def wrong(*args: Any, n_live: torch.Tensor | None = None, **options: Any) -> Any:
+        return reference().photometric_gradients(*args, **options)
+
+    ops = dataclasses.replace(waitless(), photometric_gradients=wrong)
+    assert str(selfcheck.fault(ops, "cpu")).startswith("photometric_gradients of some rays differs")
 
 
-@pytest.fixture
-def wrong_backend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ops:
-    """A backend `swift` for cuda that adds ten percent; checked here, not in another process."""
-    ops = dataclasses.replace(reference(), name="swift", mlp=scaled(reference().mlp))
-    module = ModuleType("nerfcli.backends.ops_swift")
-    module.unavailable = lambda device: None  # type: ignore[attr-defined]
-    module.load = lambda: ops  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setattr(backends, "ORDER", {"cuda": ("swift", "torch"), "cpu": ("torch",)})
-    monkeypatch.setattr(ops_torch, "cuda_missing", lambda: None)
-    monkeypatch.setattr(selfcheck, "examine", lambda name, device: selfcheck.fault(ops, "cpu"))
-    monkeypatch.setattr(selfcheck, "environment", lambda device: "a GPU")
-    monkeypatch.setattr(selfcheck, "cache_folder", lambda: tmp_path)
-    return ops
+def test_a_step_that_does_not_see_the_rates_is_found() -> None:
+    def wrong(*args: Any, rates: torch.Tensor | None = None, **options: Any) -> None:
+        reference().adam_step(*args, **({"step": 1, "lr": 0.1} | options))
+
+    ops = dataclasses.replace(waitless(), adam_step=wrong)
+    assert str(selfcheck.fault(ops, "cpu")).startswith("adam_step by rates differs")
 
 
-def test_auto_passes_over_a_wrong_backend_and_says_so(wrong_backend: Ops) -> None:
-    notes: list[str] = []
-    choice = backends.select("auto", "cuda", notes.append)
-    assert choice.ops.name == "torch"
-    assert "not swift: mlp differs from the reference by 10%" in choice.line
-    assert len(notes) == 1
-    assert backends.select("auto", "cuda", notes.append).ops.name == "torch"
-    assert len(notes) == 1  # remembered
+def test_a_copy_of_the_table_that_grows_stale_is_found() -> None:
+    copies: dict[int, torch.Tensor] = {}
 
+    def stale(positions: torch.Tensor, table: torch.Tensor, spec: GridSpec) -> torch.Tensor:
+        if table.requires_grad:
+            return reference().hash_grid(positions, table, spec)
+        copy = copies.setdefault(id(table), table.clone())
+        return reference().hash_grid(positions, copy, spec)
 
-def test_an_explicit_name_is_taken_at_its_word(
-    wrong_backend: Ops, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert backends.select("swift", "cuda").ops is wrong_backend
-    module = sys.modules["nerfcli.backends.ops_swift"]
-    monkeypatch.setattr(module, "unavailable", lambda device: "no GPU")
-    with pytest.raises(BackendUnavailable, match="no GPU"):
-        backends.select("swift", "cuda")
+    ops = dataclasses.replace(reference(), hash_grid=stale)
+    assert str(selfcheck.fault(ops, "cpu")).startswith("hash_grid after adam_step differs")

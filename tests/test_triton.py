@@ -16,7 +16,8 @@ import torch
 
 from conftest import ROOT, nerf_environment
 from nerfcli import backends
-from nerfcli.backends import ops_triton
+from nerfcli.backends import ops_tcnn, ops_triton, triton_host
+from nerfcli.errors import BackendUnavailable
 
 INTERPRETED = {**nerf_environment(), "TRITON_INTERPRET": "1"}
 FOLDER = Path(__file__).parent / "triton"
@@ -117,6 +118,8 @@ def a_gpu(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     monkeypatch.setattr(ops_triton, "installed", lambda name: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(triton_host, "unavailable", lambda: None)
+    monkeypatch.setattr(triton_host, "interpreter_unavailable", lambda: None)
     return monkeypatch
 
 
@@ -146,10 +149,23 @@ def test_without_triton_it_says_so(a_gpu: pytest.MonkeyPatch) -> None:
     assert "pip install triton" in str(ops_triton.unavailable("cuda"))
 
 
+def test_without_a_compiler_each_way_of_asking_says_so(a_gpu: pytest.MonkeyPatch) -> None:
+    """`nerf info`, auto, and the name itself."""
+    reason = "Triton needs a C compiler"
+    a_gpu.setattr(triton_host, "unavailable", lambda: reason)
+    a_gpu.setattr(ops_tcnn, "unavailable", lambda device: "tinycudann is not installed")
+    assert backends.unavailable("triton", "cuda") == reason
+    assert f"; not triton: {reason};" in backends.select("auto", "cuda").line
+    with pytest.raises(BackendUnavailable, match=f"'triton' cannot run on cuda: {reason}"):
+        backends.select("triton", "cuda")
+
+
 def test_on_a_cpu_only_the_interpreter_runs(a_gpu: pytest.MonkeyPatch) -> None:
     assert "TRITON_INTERPRET=1" in str(ops_triton.unavailable("cpu"))
     a_gpu.setenv("TRITON_INTERPRET", "1")
     assert ops_triton.unavailable("cpu") is None
+    a_gpu.setattr(triton_host, "interpreter_unavailable", lambda: "it needs NumPy 2.3")
+    assert ops_triton.unavailable("cpu") == "it needs NumPy 2.3"
     assert "runs on cuda only" in str(backends.unavailable("triton", "cpu"))
 
 

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from nerfcli.backends import selfcheck
+from nerfcli.backends import verdicts
 from nerfcli.backends.ops import Ops
 from nerfcli.errors import BackendUnavailable, NerfError
 
@@ -55,7 +55,7 @@ def select(name: str, device: str, note: Callable[[str], None] | None = None) ->
         reason = unavailable(candidate, device)
         if reason is None and device == "cuda" and candidate != "torch":
             # drivers, compilers and GPUs are many: not trusted before the first look
-            reason = selfcheck.verdict(candidate, device, note)
+            reason = verdicts.verdict(candidate, device, note)
         if reason is None:
             why = "".join(f"; not {n}: {r}" for n, r in passed_over)
             return Choice(_load(candidate), f"backend {candidate} on {device}{why}")

@@ -13,6 +13,7 @@ from functools import partial
 
 import torch
 
+from nerfcli.backends import triton_host
 from nerfcli.backends.ops import Ops, reference
 from nerfcli.devices import cuda_missing
 
@@ -28,10 +29,10 @@ def unavailable(device: str) -> str | None:
     if not installed("triton"):
         return "triton is not installed (it comes with torch's CUDA builds; pip install triton)"
     if os.environ.get("TRITON_INTERPRET") == "1":
-        return None
+        return triton_host.interpreter_unavailable()
     if device != "cuda":
         return f"it does not run on {device}, except in tests (TRITON_INTERPRET=1)"
-    return cuda_missing() or _too_old()
+    return cuda_missing() or _too_old() or triton_host.unavailable()
 
 
 def installed(name: str) -> bool:

@@ -1,23 +1,12 @@
-"""The check that `auto` makes before it trusts a GPU backend for the first time.
+"""Whether a backend gives what the reference gives, on a small random field.
 
-Every op is compared with the reference on a small random field: outputs, and gradients under
-random cotangents. The verdict is remembered per GPU, driver, torch, triton and state of our
-sources, in the user's cache folder. The check runs in a process of its own: a broken kernel may
-take the CUDA context, or the process, with it.
+Outputs, and gradients under random cotangents. `auto` asks before it trusts a GPU backend for the
+first time (verdicts.py), the benchmark before it times one.
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-import json
-import os
-import re
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from importlib import metadata
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -25,8 +14,6 @@ from torch import Tensor
 from nerfcli.backends.ops import Ops, reference
 from nerfcli.boxes import Box
 from nerfcli.encoding import GridSpec
-from nerfcli.errors import NerfError
-from nerfcli.files import read_json, write_json
 from nerfcli.mlp import mlp_n_params
 from nerfcli.radiance import NetParams, NetSpec
 from nerfcli.rays import Pixels, Rays, Samples
@@ -37,7 +24,6 @@ from nerfcli.sampling import Steps, intersect_box
 LIMIT = 0.05
 N_RAYS = 128
 N_POINTS = 1000
-SECONDS = 300  # after which the check counts as hanging; most of it is for the compiler
 NET = NetSpec(GridSpec(16, 2, 12, 16, 256))
 BOX = Box((0.2, -0.1, 0.3), 0.7, 2)
 STEPS = Steps(0.15, 0.02)
@@ -91,7 +77,9 @@ def differences(ops: Ops, device: str, net: NetSpec | None = None) -> Iterator[t
         net: the shape of the field; NET unless given.
     """
     want, case = reference(), Case(device, net)
-    checks = (_encodings, _networks, _marching, _compositing, _training, _rendering, _optimising)
+    checks = [_encodings, _networks, _marching, _compositing, _training, _rendering, _optimising]
+    if ops.march_within is not None:
+        checks += [_marching_within, _training_some, _optimising_by_rates]
     for check in checks:
         for name, mine, right in check(ops, want, case):
             mine, right = mine.detach().double(), right.detach().double()
@@ -181,6 +169,53 @@ def _rendering(ops: Ops, want: Ops, case: Case) -> Pairs:
     yield from _pixel_pairs("render_rays", mine, right)
 
 
+def _marching_within(ops: Ops, want: Ops, case: Case) -> Pairs:
+    assert ops.march_within is not None
+    whole = case.march(want)
+    capacity = whole.capacity * 3 // 4
+    right, n_right = _first_rays(whole, capacity)
+    march = (*case.bounds, case.jitter, case.occupied, BOX, STEPS, capacity)
+    mine, n_mine = ops.march_within(case.rays.origins, case.rays.directions, *march)
+    yield "march_within", n_mine.reshape(1), torch.tensor([n_right], device=case.device)
+    yield "march_within", mine.ray_offsets, right.ray_offsets
+    a, b = (
+        torch.stack([t[: int(s.ray_offsets[-1])].sum() for t in (s.t_starts, s.t_ends)])
+        for s in (mine, right)
+    )
+    yield "march_within", a, b
+
+
+def _first_rays(samples: Samples, capacity: int) -> tuple[Samples, int]:
+    """Those whose samples fit into `capacity` places; the rest of these are NaN."""
+    offsets = samples.ray_offsets
+    n = int((offsets[1:] <= capacity).sum())
+    starts, ends = torch.full((2, capacity), torch.nan, device=offsets.device)
+    live = int(offsets[n])
+    starts[:live], ends[:live] = samples.t_starts[:live], samples.t_ends[:live]
+    return Samples(starts, ends, offsets.clamp(max=live)), n
+
+
+def _training_some(ops: Ops, want: Ops, case: Case) -> Pairs:
+    """Only the first rays count, and only the device knows how many."""
+    whole = case.march(want)
+    padded, n = _first_rays(whole, whole.capacity * 3 // 4)
+    live = int(padded.ray_offsets[-1])
+    short = Samples(padded.t_starts[:live], padded.t_ends[:live], padded.ray_offsets[: n + 1])
+    results = []
+    for o, samples, part, options in (
+        (ops, padded, slice(None), {"n_live": torch.tensor(n, device=case.device)}),
+        (want, short, slice(n), {}),
+    ):
+        grads = NetParams(*(torch.zeros_like(p) for p in case.params.tensors()))
+        terms = o.photometric_gradients(
+            case.params, grads, case.net, BOX, case.rays[part], samples, case.target[part],
+            case.background[part], min_transmittance=0.05, **options,
+        )  # fmt: skip
+        results.append((terms.loss, terms.mse, terms.n_kept, *grads.tensors()))
+    for a, b in zip(*results, strict=True):
+        yield "photometric_gradients of some rays", a, b
+
+
 def _optimising(ops: Ops, want: Ops, case: Case) -> Pairs:
     grads = case.normal(3000) * (case.uniform(3000) < 0.3)
     start, results = case.normal(3000), []
@@ -191,87 +226,23 @@ def _optimising(ops: Ops, want: Ops, case: Case) -> Pairs:
         results.append((state[0] - start, *state[1:], ema - start))
     for a, b in zip(*results, strict=True):
         yield "adam_step", a, b
+    # a backend may read a copy of the table, which has to follow
+    positions, table = case.uniform(N_POINTS, 3), case.params.table.clone()
+    ops.hash_grid(positions, table, case.net.grid)
+    grads, m, v = case.normal(table.numel()), *torch.zeros(2, table.numel(), device=case.device)
+    ops.adam_step(table, grads, m, v, step=1, lr=0.1)
+    mine, right = (o.hash_grid(positions, table, case.net.grid) for o in (ops, want))
+    yield "hash_grid after adam_step", mine, right
 
 
-def verdict(
-    name: str, device: str, note: Callable[[str], None] | None = None, path: Path | None = None
-) -> str | None:
-    """Why backend `name` is not to be trusted on `device`, in words; None if it is.
-
-    Args:
-        note: told when the check really runs, which takes a while.
-        path: of the remembered verdicts; in the user's cache folder unless given.
-    """
-    path = path or cache_folder() / "selfcheck.json"
-    key = f"{name} | {environment(device)}"
-    try:
-        known = read_json(path)
-    except NerfError:  # not there yet, or broken
-        known = {}
-    if not isinstance(known, dict):
-        known = {}
-    if key not in known:
-        if note is not None:
-            note(f"backend {name}: first use on this machine, compiling and checking its kernels")
-        known[key] = examine(name, device)
-        try:
-            write_json(path, known)
-        except NerfError as error:  # a read-only home: the check runs again next time
-            if note is not None:
-                note(f"the verdict on backend {name} is not remembered: {error}")
-    return known[key]
-
-
-def examine(name: str, device: str, command: Sequence[str] = ()) -> str | None:
-    """`fault` of a backend by name, in a process of its own."""
-    code = f"from nerfcli.backends import selfcheck; selfcheck.report({name!r}, {device!r})"
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
-    try:
-        done = subprocess.run(
-            command or [sys.executable, "-c", code],
-            env=environ, capture_output=True, text=True, timeout=SECONDS,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return f"its self-check was not done after {SECONDS} s"
-    if done.returncode == 0:
-        return json.loads(done.stdout.splitlines()[-1])
-    last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-    return f"its self-check failed ({last.strip().rstrip('.')})"
-
-
-def report(name: str, device: str) -> None:
-    """Print the fault of a backend as JSON; what `examine` runs."""
-    ops = importlib.import_module(f"nerfcli.backends.ops_{name}").load()
-    print(json.dumps(fault(ops, device)))
-
-
-def environment(device: str) -> str:
-    """What a verdict holds for: GPU, driver, libraries, and our own sources."""
-    gpu = "cpu"
-    if device == "cuda":
-        gpu = f"{torch.cuda.get_device_name()} | driver {driver()}"
-    triton = next((d.version for d in metadata.distributions(name="triton")), "none")
-    digest = hashlib.sha256()
-    for source in sorted(Path(__file__).parents[1].rglob("*.py")):
-        digest.update(source.read_bytes())
-    return f"{gpu} | torch {torch.__version__} | triton {triton} | {digest.hexdigest()[:16]}"
-
-
-def driver() -> str:
-    try:
-        text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
-    except OSError:  # not Linux, or a driver that keeps no such file
-        return "unknown"
-    found = re.search(r"\d+\.\d+(\.\d+)?", text)
-    return found.group() if found else "unknown"
-
-
-def cache_folder() -> Path:
-    """The user's folder for what can be computed again."""
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "nerfcli"
+def _optimising_by_rates(ops: Ops, want: Ops, case: Case) -> Pairs:
+    """Learning rate and step are numbers on the device."""
+    step, lr = 7, 0.1
+    rates = torch.tensor([lr, 1 - 0.9**step, 1 - 0.99**step], device=case.device)
+    grads, start, results = case.normal(1000), case.normal(1000), []
+    for o, options in ((ops, {"rates": rates}), (want, {"step": step, "lr": lr})):
+        state = [start.clone(), grads.clone(), *torch.zeros(2, 1000, device=case.device)]
+        o.adam_step(*state, **options)
+        results.append((state[0] - start, *state[1:]))
+    for a, b in zip(*results, strict=True):
+        yield "adam_step by rates", a, b

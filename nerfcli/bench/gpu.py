@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from nerfcli import __version__, backends
-from nerfcli.backends import selfcheck
+from nerfcli.backends import verdicts
 from nerfcli.bench import gpu_measures as measures
 from nerfcli.bench.gpu_classic import classic_rows
 from nerfcli.bench.gpu_measures import FULL, QUICK, Bench, Row, Sizes
@@ -135,7 +135,7 @@ def facts(scene: Path, device: str, quick: bool) -> dict[str, Any]:
     return {
         "nerf": __version__,
         "commit": _commit(),
-        "environment": selfcheck.environment(device),
+        "environment": verdicts.environment(device),
         "python": platform.python_version(),
         "cuda": torch.version.cuda,
         "packages": {name: _version(name) for name in ("triton", "tinycudann", "nerfacc")},

@@ -124,7 +124,7 @@ def export(
         if thing is not None and thing.is_file():
             value = _file(thing, out, options, overwrite, reporter)
         else:
-            value = _run(thing, out, options, backend, overwrite, quiet, reporter)
+            value = _run(thing, out, options, backend, device, overwrite, quiet, reporter)
     show(_summary(value), value, as_json)
     return 0
 
@@ -146,13 +146,14 @@ def _run(
     out: Path | None,
     options: Any,
     backend: str,
+    device: str,
     overwrite: bool,
     quiet: bool,
     progress: Progress,
 ) -> dict[str, Any]:
     if path is not None and not path.exists():
         raise NerfError(f"no such run or shape file: {path}.")
-    run = open_run(path, quiet=quiet).using(backend=backend)
+    run = open_run(path, quiet=quiet).using(backend=backend, device=device)
     from nerfcli.geometry.export_run import default_out, export_run
 
     if out is not None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from nerfcli.backends.hosted import hosted
+from nerfcli.devices import pick
 from nerfcli.errors import NerfError
+from nerfcli.field import HashField
 from nerfcli.files import filling, read_json, write_json
 from nerfcli.geometry import multiview
 from nerfcli.geometry.bake import colored, textured
@@ -68,7 +71,7 @@ def export_run(
     base = {"run": str(run.path), "step": run.step, "to": options.to}
     if options.to == "cameras":
         return _cameras(Scene.from_json(run.scene_json), out, base)
-    model = load_model(run, backend)
+    model = field_for_shapes(run, backend, progress)
     progress.note(model.backend)
     if options.to == "views":
         return _views(model, out, options, base, progress)
@@ -84,6 +87,23 @@ def export_run(
         save_shape(cloud, out)
         return finish([out], base | described(cloud) | {"seed": seed})
     return _surface(source, out, options, base, progress)
+
+
+def field_for_shapes(run: Run, backend: str, progress: Progress) -> Model:
+    """The model of a run whose tensors are on the CPU, where shapes are made of them.
+
+    Only what a hash grid says is asked of the run's device.
+    """
+    device = pick(run.config.device)
+    if device != "cpu" and run.config.model.method == "classic":
+        progress.note(f"classic fields are exported on the cpu, not on {device}")
+        device = "cpu"
+    model = load_model(run, backend, device, progress.note)
+    field = model.field
+    if device == "cpu" or not isinstance(field, HashField):
+        return model
+    field = replace(field, ops=hosted(field.ops, device), occupancy=field.occupancy.to("cpu"))
+    return replace(model, field=field, device="cpu")
 
 
 def extract(source: FieldSource, options: ExportOptions, progress: Progress) -> Extracted:

@@ -1,0 +1,182 @@
+"""Device cuda with the torch backend, on a GPU that is pretended: nothing lands on the wrong side.
+
+Kernels and graphs are not to be seen this way: tests/triton and tests/test_triton_gpu.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pretend_cuda import CUDA, MixedDevices, PretendCuda, pretending
+
+from nerfcli import backends, cameras, train
+from nerfcli.bench import gpu, gpu_measures
+from nerfcli.config import Config
+from nerfcli.devices import random_generator
+from nerfcli.evaluate import evaluate
+from nerfcli.field import HashField
+from nerfcli.geometry.export import ExportOptions
+from nerfcli.geometry.export_run import export_run, field_for_shapes
+from nerfcli.geometry.field_source import FieldSource
+from nerfcli.lenses import Lens
+from nerfcli.progress import Progress, StopSignal
+from nerfcli.render import load_model, render_image, render_path
+from nerfcli.runs import Run
+from nerfcli.scenes import Scene, load_scene
+from nerfcli.scenes import views as scene_views
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[PretendCuda]:
+    monkeypatch.setattr(backends, "ORDER", {"cuda": ("torch",), "cpu": ("torch",)})
+    with pretending(monkeypatch) as mode:
+        yield mode
+
+
+def test_a_pretended_gpu_is_as_strict_as_one(cuda: PretendCuda) -> None:
+    here, there = torch.ones(3), torch.ones(3, device="cuda")
+    assert there.device == (2 * there).device == there[:2].device == CUDA
+    assert here.device.type == there.cpu().device.type == "cpu"
+    assert torch.zeros_like(there).device == here.to("cuda").device == here.to(there.device).device
+    assert (there * torch.tensor(2.0)).device == CUDA  # a number may be anywhere
+    for mixed in (
+        lambda: here + there,
+        lambda: torch.cat([there, here]),
+        lambda: here[there.long()],
+        lambda: torch.rand(3, generator=random_generator("cpu", 0), device="cuda"),
+        lambda: torch.rand(3, generator=random_generator("cuda", 0)),
+    ):
+        with pytest.raises(MixedDevices):
+            mixed()
+    with pytest.raises(TypeError, match="numpy"):
+        there.numpy()
+
+
+class Stop(StopSignal):
+    """Ctrl-C after so many questions."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    @property
+    def received(self) -> int | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        self.left -= 1
+        return 2 if self.left < 0 else None
+
+
+def quiet() -> Progress:
+    return Progress("quiet", None, "step", "test")
+
+
+def prepared(scene: Scene, method: str, device: str = "cuda") -> train.Prepared:
+    config = Config(device=device, backend="torch")
+    config = replace(
+        config,
+        model=replace(config.model, method=method, log2_table_size=10),
+        occupancy=replace(config.occupancy, resolution=16, every=4),
+        train=replace(config.train, steps=8, n_samples=512, n_rays=16, random_background=True),
+        sampling=replace(config.sampling, n_coarse=8, n_fine=8),
+    )
+    return train.prepare(scene, config)
+
+
+@pytest.mark.parametrize("method", ["hashgrid", "classic"])
+def test_a_run_is_trained_scored_and_rendered(
+    method: str, cuda: PretendCuda, ball: Path, tmp_path: Path
+) -> None:
+    ready = prepared(load_scene(ball), method)
+    assert ready.config.device == "cuda"
+    run = Run.create(tmp_path / "run", ready.config, ready.scene.to_json())
+    summary = train.train(ready, run, progress=quiet(), stop=StopSignal())
+    assert summary["steps"] == 8
+    assert math.isfinite(evaluate(run, ready.scene, progress=quiet())["psnr"])
+    out, view = tmp_path / "frames", ready.scene.cameras[:1]
+    render_path(run, view, out=out, save=("rgb", "depth", "opacity"), progress=quiet())
+    assert len(list(out.rglob("*.png"))) == 3
+
+
+@pytest.mark.parametrize("room", [2**20, 0])
+def test_lenses_masks_and_exchanged_pixels(
+    room: int, cuda: PretendCuda, ball: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rays from a table of directions, or each inverting its lens; pixels in two halves."""
+    monkeypatch.setattr(cameras, "TABLE_BYTES_ON_CUDA", room)
+    monkeypatch.setattr(scene_views, "EXCHANGE_STEPS", 2)
+    scene = load_scene(ball)
+    brown = Lens("brown", (0.06, -0.08, 0.0, 0.0, -0.001, 0.0002))
+    lenses = (brown, Lens(), *(brown,) * (len(scene.cameras) - 2))
+    scene = replace(scene, cameras=replace(scene.cameras, lenses=lenses), crop_radius=7.0)
+    ready = prepared(scene, "hashgrid")
+    assert ready.residents.at(0).usable is not None
+    ready.residents.n_parts = 2
+    run = Run.create(tmp_path / "run", ready.config, ready.scene.to_json())
+    assert train.train(ready, run, progress=quiet(), stop=Stop(4))["steps"] == 4
+    model = load_model(run, "torch", "cuda")
+    assert render_image(model, ready.scene.cameras, 0).rgb.device == CUDA
+
+
+def test_a_run_moves_between_devices(cuda: PretendCuda, ball: Path, tmp_path: Path) -> None:
+    run, steps = None, []
+    for device, resume in (("cpu", False), ("cuda", True), ("cpu", True)):
+        ready = prepared(load_scene(ball), "hashgrid", device)
+        run = run or Run.create(tmp_path / "run", ready.config, ready.scene.to_json())
+        run = run.using(device=device)
+        done = train.train(ready, run, progress=quiet(), stop=Stop(2), resume=resume)
+        steps.append(done["steps"])
+    assert steps == [2, 4, 6]
+
+
+def test_shapes_are_made_on_the_cpu_of_a_field_on_the_gpu(
+    cuda: PretendCuda, ball: Path, tmp_path: Path
+) -> None:
+    ready = prepared(load_scene(ball), "hashgrid")
+    run = Run.create(tmp_path / "run", ready.config, ready.scene.to_json())
+    train.train(ready, run, progress=quiet(), stop=StopSignal())
+    mine, right = (
+        field_for_shapes(run.using(device=device), "torch", quiet()) for device in ("cuda", "cpu")
+    )
+    assert isinstance(mine.field, HashField) and mine.field.params.table.device == CUDA
+    points = np.random.default_rng(0).uniform(-1.0, 1.0, (50, 3))
+    got, want = (FieldSource.of(model).density(points) for model in (mine, right))
+    assert (got == want).all() and want.max() > 0
+    rays = ready.scene.cameras.image_rays(0)[:40]
+    for ask in (
+        lambda field: field.render_rays(rays, torch.zeros(3)).rgb,
+        lambda field: field.radiance(rays.origins / 9, rays.directions)[1],
+        lambda field: field.march(rays, torch.full((40,), 0.5)).t_starts,
+    ):
+        assert ask(mine.field).device.type == "cpu"
+        assert torch.equal(ask(mine.field), ask(right.field)) and ask(right.field).max() > 0
+    options = ExportOptions("views", views=1)
+    export_run(run, tmp_path / "views", options, "torch", quiet())
+    assert len(list((tmp_path / "views").rglob("*.png"))) == 1
+
+
+def test_a_classic_field_is_exported_on_the_cpu_and_says_so(
+    cuda: PretendCuda, ball: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ready = prepared(load_scene(ball), "classic")
+    run = Run.create(tmp_path / "run", ready.config, ready.scene.to_json())
+    train.train(ready, run, progress=quiet(), stop=Stop(1))
+    model = field_for_shapes(run, "torch", Progress("lines", None, "step", "export"))
+    assert model.device == "cpu" and "on the cpu, not on cuda" in capsys.readouterr().err
+    assert FieldSource.of(model).density(np.zeros((1, 3))).shape == (1,)
+
+
+@pytest.mark.slow
+def test_the_benchmark_runs(
+    cuda: PretendCuda, ball: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of its sections, so that a slot on a GPU is not lost for a tensor in the wrong place."""
+    monkeypatch.setattr(gpu, "pick", lambda name: "cuda")
+    monkeypatch.setattr(gpu_measures.Bench, "_half_peak", lambda self: 1.0)
+    notes: list[str] = []
+    state = gpu.gpu_bench(ball, tmp_path / "bench", quick=True, note=notes.append)
+    assert not gpu.left(state)
+    assert {name: v["error"] for name, v in state["sections"].items() if "error" in v} == {}
