@@ -60,13 +60,13 @@ def _onward(
     """Count the samples of each ray behind its first `skip`, up to `most`, if light gets there."""
     rays, inside, first, last = ray_block(offsets, n_rays, RAYS)
     depth = tl.zeros((RAYS,), tl.float32)
-    i = first[:, None] + tl.arange(0, AHEAD)[None, :]
-    left = tl.minimum(last - first, skip)
+    begin, left = first, tl.minimum(last - first, skip)
     while tl.max(left) > 0:
+        i = begin[:, None] + tl.arange(0, AHEAD)[None, :]
         live = (i < last[:, None]) & (left > 0)[:, None]
         sigma = sigma_of(logs, i, live, stride, inverse_side, True)
         depth += tl.sum(tl.minimum(sigma * delta_of(t_starts, t_ends, i, live), OPAQUE), 1)
-        i += AHEAD
+        begin += AHEAD
         left = tl.where(depth <= max_depth, left - AHEAD, 0)
     more = tl.minimum(tl.maximum(last - first - skip, 0), most)
     if tl.program_id(0) == 0:
@@ -84,16 +84,16 @@ def _visible(
     rays, inside, first, last = ray_block(offsets, n_rays, RAYS)
     depth = tl.zeros((RAYS,), tl.float32) if FRESH else tl.load(depths + rays, inside, 0.0)
     count = tl.zeros((RAYS,), tl.int32)
-    i = first[:, None] + tl.arange(0, AHEAD)[None, :]
     left = last - first
     while tl.max(left) > 0:
+        i = first[:, None] + tl.arange(0, AHEAD)[None, :]
         live = (i < last[:, None]) & (left > 0)[:, None]
         sigma = sigma_of(logs, i, live, stride, inverse_side, True)
         tau = tl.minimum(sigma * delta_of(t_starts, t_ends, i, live), OPAQUE)
         lit = live & (depth[:, None] + in_front(tau) <= max_depth)
         count += tl.sum(lit.to(tl.int32), 1)
         depth += tl.sum(tau, 1)
-        i += AHEAD
+        first += AHEAD
         left = tl.where(depth <= max_depth, left - AHEAD, 0)
     if tl.program_id(0) == 0:
         tl.store(counts, 0)

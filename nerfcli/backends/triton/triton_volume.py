@@ -76,9 +76,10 @@ def walk_forward(
     """Sums over each ray: red, green, blue, weights, weights times t. KEEP: note the light."""
     depth = tl.zeros_like(first).to(tl.float32)
     red, green, blue, opacity, expected = depth, depth, depth, depth, depth
-    i = first[:, None] + tl.arange(0, AHEAD)[None, :]
-    left = tl.max(last - first)
+    # the rows of i are made in the loop: Triton 3.5 fails over a tile that is carried through it
+    begin, left = first, tl.max(last - first)
     while left > 0:
+        i = begin[:, None] + tl.arange(0, AHEAD)[None, :]
         live = i < last[:, None]
         start = tl.load(t_starts + i, live, 0.0)
         delta = tl.load(t_ends + i, live, 0.0) - start
@@ -94,7 +95,7 @@ def walk_forward(
         if KEEP:
             tl.store(light_out + i, light, live)
         depth += tl.sum(tau, 1)
-        i += AHEAD
+        begin += AHEAD
         left -= AHEAD
     return red, green, blue, opacity, expected
 
@@ -106,9 +107,9 @@ def walk_back(
 ):  # fmt: skip
     """Gradients of the samples of each ray from those of its five sums."""
     behind = tl.zeros_like(d_red)  # sum of q_j w_j behind the samples
-    i = last[:, None] - 1 - tl.arange(0, AHEAD)[None, :]  # from the last sample to the first
-    left = tl.max(last - first)
+    end, left = last, tl.max(last - first)
     while left > 0:
+        i = end[:, None] - 1 - tl.arange(0, AHEAD)[None, :]  # from the last sample to the first
         live = i >= first[:, None]
         start = tl.load(t_starts + i, live, 0.0)
         delta = tl.load(t_ends + i, live, 0.0) - start
@@ -134,7 +135,7 @@ def walk_back(
         tl.store(d_rgbs + i * 3 + 1, weight * d_green[:, None] * green, live)
         tl.store(d_rgbs + i * 3 + 2, weight * d_blue[:, None] * blue, live)
         tl.store(d_sigmas + i, d_sigma, live)
-        i -= AHEAD
+        end -= AHEAD
         left -= AHEAD
 
 
@@ -166,8 +167,8 @@ def _composite(
     tl.store(opacity + rays, total, inside)
     tl.store(depth + rays, tl.where(hit, expected / tl.maximum(total, 1e-10), 0.0), inside)
     tau_sum, reached, found = total * 0.0, total * 0.0, total * 0.0
-    i = first[:, None] + tl.arange(0, AHEAD)[None, :]
     while tl.max(((first < last) & (reached < 0.5 * total)).to(tl.int32)) > 0:
+        i = first[:, None] + tl.arange(0, AHEAD)[None, :]
         live = i < last[:, None]
         start = tl.load(t_starts + i, live, 0.0)
         delta = tl.load(t_ends + i, live, 0.0) - start
@@ -178,7 +179,6 @@ def _composite(
         found = tl.maximum(found, tl.max(middle, 1))  # t rises along a ray
         reached += tl.sum(weight, 1)
         tau_sum += tl.sum(tau, 1)
-        i += AHEAD
         first += AHEAD
     tl.store(median + rays, tl.where(hit, found, 0.0), inside)
 
