@@ -27,7 +27,7 @@ from nerfcli.progress import Progress, StopSignal
 from nerfcli.resolve import resolve
 from nerfcli.runs import Run
 from nerfcli.scenes import Residents, Scene
-from nerfcli.scenes.hull import silhouette_box, visual_hull
+from nerfcli.scenes.hull import Silhouettes, silhouette_box, silhouettes_of, visual_hull
 from nerfcli.schedule import Budget, budget_at, learning_rate
 from nerfcli.trainers import HashGridTrainer, StepResult, Trainer
 
@@ -48,6 +48,7 @@ class Prepared:
     config: Config
     residents: Residents
     seconds: float  # spent on it after the images were read; part of the training time
+    silhouettes: Silhouettes | None = None  # of the views, where their box was looked for
 
 
 def prepare(scene: Scene, config: Config, say: Callable[[str], None] | None = None) -> Prepared:
@@ -66,12 +67,14 @@ def prepare(scene: Scene, config: Config, say: Callable[[str], None] | None = No
     resolve(config, scene)  # a wrong value is told before the images are read
     residents = Residents(scene, scene.splits["train"], say)
     views = residents.at(0)
-    start = time.perf_counter()
+    start, silhouettes = time.perf_counter(), None
     if scene.has_alpha and not config.scene.box:
-        box = silhouette_box(scene, views)
+        silhouettes = silhouettes_of(scene, views)
+        box = silhouette_box(scene, views, silhouettes)
         if box is not None:
             scene = replace(scene, box=box, box_source="silhouettes of the training views")
-    return Prepared(scene, resolve(config, scene), residents, time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    return Prepared(scene, resolve(config, scene), residents, seconds, silhouettes)
 
 
 @dataclass
@@ -132,7 +135,7 @@ def start(
         loop.resume(*checkpoint)
         run.set_length(config.train)
     elif isinstance(trainer, HashGridTrainer):
-        prepare_occupancy(trainer, scene, views)
+        prepare_occupancy(trainer, scene, views, prepared.silhouettes)
     return loop
 
 
@@ -149,12 +152,13 @@ def describe(scene: Scene, config: Config) -> str:
     )
 
 
-def prepare_occupancy(trainer: HashGridTrainer, scene: Scene, views: Views) -> None:
+def prepare_occupancy(
+    trainer: HashGridTrainer, scene: Scene, views: Views, silhouettes: Silhouettes | None = None
+) -> None:
     """Rule out the cells that no silhouette allows."""
     if scene.has_alpha and scene.box.n_cascades == 1:
-        grid = trainer.field.occupancy
-        hull = visual_hull(scene, views, scene.box, grid.resolution)
-        trainer.set_possible(hull[None])
+        n = trainer.field.occupancy.resolution
+        trainer.set_possible(visual_hull(scene, views, scene.box, n, silhouettes)[None])
 
 
 @dataclass

@@ -13,7 +13,10 @@ from torch import Tensor
 
 from nerfcli.backends.ops import Ops, reference
 from nerfcli.boxes import Box
+from nerfcli.cameras import Cameras
 from nerfcli.encoding import GridSpec
+from nerfcli.images import Views
+from nerfcli.lenses import Lens
 from nerfcli.mlp import mlp_n_params
 from nerfcli.radiance import NetParams, NetSpec
 from nerfcli.rays import Pixels, Rays, Samples
@@ -79,7 +82,7 @@ def differences(ops: Ops, device: str, net: NetSpec | None = None) -> Iterator[t
     want, case = reference(), Case(device, net)
     checks = [_encodings, _networks, _marching, _compositing, _training, _rendering, _optimising]
     if ops.march_within is not None:
-        checks += [_marching_within, _training_some, _optimising_by_rates]
+        checks += [_drawing, _marching_within, _training_some, _optimising_by_rates, _adapting]
     for check in checks:
         for name, mine, right in check(ops, want, case):
             mine, right = mine.detach().double(), right.detach().double()
@@ -167,6 +170,40 @@ def _rendering(ops: Ops, want: Ops, case: Case) -> Pairs:
         o.render_rays(case.params, case.net, BOX, case.rays, *march) for o in (ops, want)
     )
     yield from _pixel_pairs("render_rays", mine, right)
+
+
+def _drawing(ops: Ops, want: Ops, case: Case) -> Pairs:
+    """Rays of a step through two views of half-transparent noise; half of them count."""
+    assert ops.draw is not None
+    device, size = torch.device(case.device), torch.tensor([[20, 12]]).expand(2, 2)
+    eye = torch.eye(3).double()
+    c2w = torch.stack([torch.cat([turn, -3 * turn[:, 2:]], 1) for turn in (eye, eye.roll(1, 0))])
+    focal = torch.full((2, 2), 25.0, dtype=torch.float64)
+    cameras = Cameras(c2w, focal, size / 2.0, size, (Lens(), Lens()))
+    areas = torch.tensor([0, 240, 480])
+    pixels = (256 * case.uniform(480, 4)).to(torch.uint8)
+    views = Views(pixels, areas, torch.arange(2), size[:, 0].contiguous()).to(case.device)
+    u, counted = case.uniform(N_RAYS).double(), torch.tensor(N_RAYS // 2, device=device)
+    mine = ops.draw(views, cameras, u, case.background, BOX, 0.1, 10.0, counted)
+    flat = views.draw(u)
+    rays = cameras.rays(views.locate(flat))
+    colors = views.colors(flat)
+    target = torch.lerp(case.background, colors[:, :3], colors[:, 3:])
+    t_min, t_max = intersect_box(rays.origins, rays.directions, BOX, 0.1, 10.0)
+    counts = torch.arange(N_RAYS, device=device) < counted
+    right = (rays.origins, rays.directions, target, t_min, torch.where(counts, t_max, t_min))
+    for a, b in zip((mine[0].origins, mine[0].directions, *mine[1:]), right, strict=True):
+        yield "draw", a, b
+
+
+def _adapting(ops: Ops, want: Ops, case: Case) -> Pairs:
+    """A running mean of 10 samples a ray sees 20, and a budget of 1200 samples."""
+    assert ops.adapt is not None
+    rate = torch.full((), 10.0, device=case.device)
+    wanted, n_rays, n_kept = (torch.tensor(n, device=case.device) for n in (0, 50, 1000))
+    ops.adapt(rate, wanted, n_rays, n_kept, n_samples=1200, memory=0.8, limits=(1, 999))
+    found, right = torch.stack([rate, wanted.float()]), torch.tensor([12.0, 100.0])
+    yield "adapt", found, right.to(case.device)
 
 
 def _marching_within(ops: Ops, want: Ops, case: Case) -> Pairs:

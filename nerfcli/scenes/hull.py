@@ -30,7 +30,7 @@ CHUNK = 16384  # cells at a time: they stay in the cache, and torch starts no th
 
 
 @dataclass(frozen=True)
-class _Silhouette:
+class Silhouette:
     """One view.
 
     Attributes:
@@ -73,22 +73,32 @@ class _Silhouette:
         return self.room.index_select(0, index) * (z - radius) > radius * self.stretch
 
 
-def visual_hull(scene: Scene, views: Views, box: Box, resolution: int) -> Tensor:
+Silhouettes = list[Silhouette]
+
+
+def visual_hull(
+    scene: Scene,
+    views: Views,
+    box: Box,
+    resolution: int,
+    silhouettes: Silhouettes | None = None,
+) -> Tensor:
     """Cells of the detail cube of `box` that no view shows to be empty.
 
     Args:
         views: RGBA views of the scene. resolution: cells along a side.
+        silhouettes: of the views, where they are known already.
 
     Returns:
         [resolution] * 3 bool, indexed [z, y, x]. Cells that no view sees count as occupied.
     """
-    x, y, z = _carve(_silhouettes(scene, views), box, resolution).unbind(-1)
+    x, y, z = _carve(silhouettes or silhouettes_of(scene, views), box, resolution).unbind(-1)
     occupied = torch.zeros((resolution,) * 3, dtype=torch.bool)
     occupied[z, y, x] = True
     return occupied
 
 
-def silhouette_box(scene: Scene, views: Views) -> Box | None:
+def silhouette_box(scene: Scene, views: Views, known: Silhouettes | None = None) -> Box | None:
     """The smallest cube around the visual hull, with a margin of a cell on each side.
 
     None where it would not be clearly smaller than the scene's box, or where the hull is empty,
@@ -96,7 +106,7 @@ def silhouette_box(scene: Scene, views: Views) -> Box | None:
     """
     if not views.has_alpha:
         return None
-    silhouettes = _silhouettes(scene, views)
+    silhouettes = known or silhouettes_of(scene, views)
     whole = Box(scene.box.center, scene.box.outer_half_size)
     current = whole
     for resolution in (32, 64):  # the second look is finer, and in the first one's cube
@@ -115,7 +125,7 @@ def silhouette_box(scene: Scene, views: Views) -> Box | None:
     return current if current.half_size < 0.9 * whole.half_size else None
 
 
-def _silhouettes(scene: Scene, views: Views) -> list[_Silhouette]:
+def silhouettes_of(scene: Scene, views: Views) -> Silhouettes:
     """Distance maps, ordered so that neighbours in the capture are far apart in the list."""
     # steps of the golden ratio: any first few views are spread over the whole capture
     golden = (math.sqrt(5) - 1) / 2
@@ -124,7 +134,7 @@ def _silhouettes(scene: Scene, views: Views) -> list[_Silhouette]:
         return list(pool.map(lambda view: _silhouette(scene, views, view), order))
 
 
-def _silhouette(scene: Scene, views: Views, view: int) -> _Silhouette:
+def _silhouette(scene: Scene, views: Views, view: int) -> Silhouette:
     from scipy.ndimage import distance_transform_cdt
 
     alpha = views.image(view)[..., -1].numpy()
@@ -146,7 +156,7 @@ def _silhouette(scene: Scene, views: Views, view: int) -> _Silhouette:
     if not camera.lenses[0].is_pinhole:
         stretch = _lens_stretch(camera) / reduction
     flat = torch.from_numpy(room.reshape(-1))
-    return _Silhouette(camera, flat, width, height, reduction, _matrix(camera, reduction), stretch)
+    return Silhouette(camera, flat, width, height, reduction, _matrix(camera, reduction), stretch)
 
 
 def _lens_stretch(camera: Cameras) -> float:
@@ -172,7 +182,7 @@ def _matrix(camera: Cameras, reduction: int) -> Tensor:
     return torch.cat([rotation.T, shift[None]]).to(torch.float32)
 
 
-def _carve(silhouettes: list[_Silhouette], box: Box, resolution: int) -> Tensor:
+def _carve(silhouettes: Silhouettes, box: Box, resolution: int) -> Tensor:
     """Coarse to fine: only cells that survive a level are split for the next.
 
     Returns:
@@ -210,7 +220,7 @@ def _centers(cells: Tensor, box: Box, resolution: int) -> Tensor:
     return (cells + 0.5) * side + (torch.tensor(box.center) - box.half_size)
 
 
-def _seen(silhouettes: list[_Silhouette], points: Tensor) -> Tensor:
+def _seen(silhouettes: Silhouettes, points: Tensor) -> Tensor:
     """Whether any view has each point within its image. [m, 3] -> [m] bool."""
     seen = torch.zeros(len(points), dtype=torch.bool)
     for silhouette in silhouettes:

@@ -73,7 +73,7 @@ def _corner(
     return offset + entry.to(tl.int64), weight
 
 
-@triton.jit(do_not_specialize=["n_rows", "places"])
+@triton.jit(do_not_specialize=["n_rows", "places", "n_live"])
 def _encode(
     positions, places, table, scales, levels, features, n_rows, n_live,
     SOME: tl.constexpr, N_FEATURES: tl.constexpr, BLOCK: tl.constexpr,
@@ -106,7 +106,7 @@ def _encode(
         tl.store(out, total.to(features.dtype.element_ty), live[:, None])
 
 
-@triton.jit(do_not_specialize=["n_rows", "sources"])
+@triton.jit(do_not_specialize=["n_rows", "sources", "n_live"])
 def _scatter(
     positions, sources, d_features, grads, scales, levels, factor, n_rows, n_live,
     MOVED: tl.constexpr, N_FEATURES: tl.constexpr, BLOCK: tl.constexpr,

@@ -66,7 +66,7 @@ def _dot(a, b):
     return tl.dot(a, b, input_precision="ieee")
 
 
-@triton.jit(do_not_specialize=["n_rows"])
+@triton.jit(do_not_specialize=["n_rows", "n_live"])
 def _forward(
     x, weights, y, places, n_live, n_rows, SOME: tl.constexpr,
     GROUP: tl.constexpr, N_IN: tl.constexpr, WIDTH: tl.constexpr, N_OUT: tl.constexpr,
@@ -96,7 +96,7 @@ def _forward(
         tl.store(y + rows[:, None] * N_OUT + outs[None, :], out, inside & (outs < N_OUT)[None, :])
 
 
-@triton.jit(do_not_specialize=["n_rows"])
+@triton.jit(do_not_specialize=["n_rows", "n_live"])
 def _backward(
     x, weights, d_y, d_first_y, sources, d_x, grads, factor, n_live, n_rows, d_y_stride,
     MOVED: tl.constexpr, GROUP: tl.constexpr, N_IN: tl.constexpr, WIDTH: tl.constexpr,
@@ -199,7 +199,7 @@ def forward(
     some = places is not None
     programs = min(persistent_programs(y.device, FORWARD_RESIDENT), blocks(x.n, BLOCK))
     _forward[(programs,)](
-        x.values, weights, y, places if some else n_live, n_live, x.n, some, x.group,
+        x.values, weights, y, places if some else x.values, n_live, x.n, some, x.group,
         *_shape(widths), BLOCK, num_warps=4,
     )  # fmt: skip
     return y
@@ -220,7 +220,7 @@ def backward(
     d_x = torch.empty(x.values.shape, dtype=x.values.dtype, device=device)
     programs = min(persistent_programs(device, BACKWARD_RESIDENT), blocks(x.n, BACKWARD_BLOCK))
     _backward[(programs,)](
-        x.values, weights, d_y, d_first if moved else d_y, sources if moved else n_live, d_x,
+        x.values, weights, d_y, d_first if moved else d_y, sources if moved else d_y, d_x,
         grads, factor, n_live, x.n, d_y.stride(0), moved, x.group, *_shape(widths),
         BACKWARD_BLOCK, num_warps=4,
     )  # fmt: skip

@@ -224,7 +224,7 @@ def keep_visible(
     offsets = counts.cumsum(0)
     n_inputs = n_geometry + harmonics.shape[1]
     inputs = torch.empty(capacity, n_inputs, dtype=geometry.dtype, device=device)
-    t_starts, t_ends = torch.empty(2, capacity, device=device)
+    t_starts, t_ends = (torch.empty(capacity, device=device) for _ in range(2))  # both aligned
     sources = torch.empty(capacity, dtype=torch.int64, device=device)
     _gather[(blocks(capacity, GATHER_BLOCK),)](
         geometry, harmonics, offsets if ids is None else ids, *packed, offsets, inputs, t_starts,
