@@ -13,9 +13,12 @@ import torch
 
 from nerfcli.backends import selfcheck
 from nerfcli.backends.ops import Ops, reference
+from nerfcli.cameras import Cameras
 from nerfcli.encoding import GridSpec
+from nerfcli.images import Views
 from nerfcli.radiance import NetParams, NetSpec
-from nerfcli.rays import Samples
+from nerfcli.rays import Rays, Samples
+from nerfcli.sampling import intersect_box
 
 
 @pytest.fixture(autouse=True)
@@ -142,11 +145,32 @@ def adam_by_rates(*args: Any, rates: torch.Tensor | None = None, **options: Any)
     return reference().adam_step(*args, **options, step=step, lr=float(rates[0]))
 
 
+def draw(
+    views: Views, cameras: Cameras, u: torch.Tensor, background: torch.Tensor, box: Box,
+    near: float, far: float, n_counted: torch.Tensor,
+) -> tuple[Rays, torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
+    flat = views.draw(u)
+    rays, colors = cameras.rays(views.locate(flat)), views.colors(flat)
+    target = colors[:, :3] * colors[:, 3:] + (1 - colors[:, 3:]) * background
+    t_min, t_max = intersect_box(rays.origins, rays.directions, box, near, far)
+    t_max[int(n_counted) :] = t_min[int(n_counted) :]
+    return rays, target, t_min, t_max
+
+
+def adapt(rate: torch.Tensor, wanted: torch.Tensor, *now: torch.Tensor, **options: Any) -> None:
+    n_rays, n_kept = (int(n) for n in now)
+    memory = options["memory"]
+    rate.copy_(memory * rate + (1 - memory) * n_kept / n_rays)
+    wanted.fill_(int(options["n_samples"] / float(rate)))
+
+
 def waitless() -> Ops:
     """The reference in the clothes of a backend whose counts live on the device."""
     return dataclasses.replace(
         reference(),
         march_within=march_within,
+        draw=draw,
+        adapt=adapt,
         photometric_gradients=gradients_of_some,
         adam_step=adam_by_rates,
     )
@@ -158,10 +182,33 @@ def test_a_step_that_never_waits_is_compared_too() -> None:
         {name for name, _ in selfcheck.differences(ops, "cpu")} for ops in (waitless(), reference())
     )
     assert every - fewer == {
+        "draw",
+        "adapt",
         "march_within",
         "photometric_gradients of some rays",
         "adam_step by rates",
     }
+
+
+def test_rays_of_other_pixels_are_found() -> None:
+    def wrong(views: Views, cameras: Cameras, u: torch.Tensor, *rest: Any) -> Any:
+        return draw(views, cameras, 1 - u, *rest)
+
+    fault = selfcheck.fault(dataclasses.replace(waitless(), draw=wrong), "cpu")
+    assert str(fault).startswith("draw differs")
+
+
+def test_rays_that_do_not_count_but_hit_the_box_are_found() -> None:
+    def wrong(*args: Any) -> Any:
+        return draw(*args[:-1], torch.tensor(selfcheck.N_RAYS))
+
+    fault = selfcheck.fault(dataclasses.replace(waitless(), draw=wrong), "cpu")
+    assert str(fault).startswith("draw differs")
+
+
+def test_a_ray_count_that_does_not_follow_is_found() -> None:
+    fault = selfcheck.fault(dataclasses.replace(waitless(), adapt=lambda *_, **__: None), "cpu")
+    assert str(fault).startswith("adapt differs")
 
 
 def test_a_march_that_miscounts_the_rays_that_fit_is_found() -> None:
