@@ -13,6 +13,7 @@ import torch
 
 from nerfcli.backends import selfcheck
 from nerfcli.backends.ops import Ops, reference
+from nerfcli.boxes import Box
 from nerfcli.cameras import Cameras
 from nerfcli.encoding import GridSpec
 from nerfcli.images import Views
