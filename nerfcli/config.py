@@ -60,7 +60,7 @@ class TrainConfig:
     seed: int = 0  # of all randomness
     n_rays: int = 0  # classic: rays of a step; 0: auto
     n_samples: int = 0  # hashgrid: samples of a step, to which the ray count adapts; 0: auto
-    lr: float = 0.0  # peak learning rate; 0: 1e-2 for hashgrid, 5e-4 for classic
+    lr: float = 0.0  # peak learning rate; 0: by method, for hashgrid also by n_samples
     lr_final: float = 0.0  # at the end, as a share of the peak; 0: by method
     lr_warmup: int = 0  # steps of linear warm-up
     loss: str = "auto"  # auto | mse | huber

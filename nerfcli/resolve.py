@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -15,6 +16,9 @@ METHODS = ("hashgrid", "classic")
 DEFAULT_MINUTES = 2.0
 LOG2_TABLE_SIZE = {"cpu": 17, "cuda": 19}  # of the grid's largest levels
 N_SAMPLES = {"cpu": 2**15, "cuda": 2**18}  # of a step
+# Peak learning rate of hashgrid at 2^15 samples a step; Adam's best rate goes with the root of the
+# batch (Malladi et al. 2022, "On the SDEs and scaling rules for adaptive gradient algorithms").
+LR, LR_MOST = 0.015, 0.04
 CLASSIC_RAYS = {"cpu": 1024, "cuda": 4096}  # of a step; the paper's batch on a GPU
 STEP_PIXELS = 1.4  # a marching step's length, in pixels as seen at the box's centre
 
@@ -71,12 +75,14 @@ def _sampling(sampling: SamplingConfig, finest: float) -> SamplingConfig:
 
 def _train(train: TrainConfig, method: str, device: str) -> TrainConfig:
     classic = method == "classic"
+    n_samples = train.n_samples or N_SAMPLES[device]
+    lr = 5e-4 if classic else min(LR_MOST, LR * math.sqrt(n_samples / 2**15))
     return replace(
         train,
         minutes=train.minutes or (0.0 if train.steps else DEFAULT_MINUTES),
         n_rays=train.n_rays or CLASSIC_RAYS[device],
-        n_samples=train.n_samples or N_SAMPLES[device],
-        lr=train.lr or (5e-4 if classic else 1e-2),
+        n_samples=n_samples,
+        lr=train.lr or lr,
         lr_final=train.lr_final or (0.1 if classic else 0.02),
         loss=("mse" if classic else "huber") if train.loss == "auto" else train.loss,
     )

@@ -28,6 +28,7 @@ from nerfcli.resolve import resolve
 from nerfcli.runs import Run
 from nerfcli.sampling import Box
 from nerfcli.scenes import load_scene
+from nerfcli.settings import config_from_values
 from nerfcli.trainers import Trainer
 
 
@@ -173,6 +174,23 @@ def test_auto_is_the_gpu_if_there_is_one(no_cuda: pytest.MonkeyPatch, ball: Path
     assert on_gpu.device == "cuda"
     assert on_gpu.train.n_samples > small_batch.train.n_samples
     assert on_gpu.model.log2_table_size > small_batch.model.log2_table_size
+
+
+@pytest.mark.parametrize(
+    ("values", "lr"),
+    [
+        ({}, 0.015),
+        ({"train.n_samples": 2**17}, 0.03),
+        ({"train.n_samples": 2**22}, 0.04),
+        ({"train.n_samples": 2**17, "train.lr": 0.01}, 0.01),
+        ({"model.method": "classic"}, 5e-4),
+    ],
+)
+def test_the_learning_rate_goes_with_the_root_of_the_batch(
+    values: dict[str, object], lr: float, ball: Path
+) -> None:
+    config = config_from_values({"device": "cpu", **values})
+    assert resolve(config, load_scene(ball)).train.lr == pytest.approx(lr)
 
 
 def test_a_device_that_is_not_there_is_an_error_with_a_way_out(no_cuda: object) -> None:
