@@ -18,7 +18,7 @@ LOG2_TABLE_SIZE = {"cpu": 17, "cuda": 19}  # of the grid's largest levels
 N_SAMPLES = {"cpu": 2**15, "cuda": 2**18}  # of a step
 # Peak learning rate of hashgrid at 2^15 samples a step; Adam's best rate goes with the root of the
 # batch (Malladi et al. 2022, "On the SDEs and scaling rules for adaptive gradient algorithms").
-LR, LR_MOST = 0.015, 0.04
+LR, LR_MOST = 0.01, 0.04
 CLASSIC_RAYS = {"cpu": 1024, "cuda": 4096}  # of a step; the paper's batch on a GPU
 STEP_PIXELS = 1.4  # a marching step's length, in pixels as seen at the box's centre
 

@@ -179,10 +179,10 @@ def test_auto_is_the_gpu_if_there_is_one(no_cuda: pytest.MonkeyPatch, ball: Path
 @pytest.mark.parametrize(
     ("values", "lr"),
     [
-        ({}, 0.015),
-        ({"train.n_samples": 2**17}, 0.03),
+        ({}, 0.01),
+        ({"train.n_samples": 2**17}, 0.02),
         ({"train.n_samples": 2**22}, 0.04),
-        ({"train.n_samples": 2**17, "train.lr": 0.01}, 0.01),
+        ({"train.n_samples": 2**17, "train.lr": 0.005}, 0.005),
         ({"model.method": "classic"}, 5e-4),
     ],
 )
