@@ -73,4 +73,4 @@ def test_half_precision_reaches_the_quality_of_single() -> None:
     found = [score(ready, trainer, rounds) for trainer, rounds in ((single, False), (half, True))]
     print(f"{STEPS} steps of {SAMPLES} samples: float32 {found[0]:.2f} dB, half {found[1]:.2f} dB")
     assert found[0] > 20  # it does learn
-    assert found[1] > found[0] - 0.2  # two seeds differ by as much
+    assert found[1] > found[0] - 0.2  # less than anybody sees
