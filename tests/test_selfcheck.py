@@ -200,8 +200,9 @@ def test_rays_of_other_pixels_are_found() -> None:
 
 
 def test_rays_that_do_not_count_but_hit_the_box_are_found() -> None:
-    def wrong(*args: Any) -> Any:
-        return draw(*args[:-1], torch.tensor(selfcheck.N_RAYS))
+    def wrong(views: Views, cameras: Cameras, u: torch.Tensor, *rest: Any) -> Any:
+        background, box, near, far, _counted = rest
+        return draw(views, cameras, u, background, box, near, far, torch.tensor(selfcheck.N_RAYS))
 
     fault = selfcheck.fault(dataclasses.replace(waitless(), draw=wrong), "cpu")
     assert str(fault).startswith("draw differs")
