@@ -48,6 +48,14 @@ def test_a_result_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["train", "-h"]])
+def test_help_that_cannot_be_written_is_an_error(tmp_path: Path, words: list[str]) -> None:
+    done = run('"$@" > /dev/full', *words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "nerf: stdout cannot be written to: No space left on device.\n"
+    assert run('"$@" | true', *words, cwd=tmp_path).stderr == ""
+
+
 @pytest.mark.parametrize(
     "shell", ['"$@" 2> /dev/full', '"$@" 2>&-', '"$@" 2>&1 >out | true; cat out']
 )

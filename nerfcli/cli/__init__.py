@@ -35,6 +35,7 @@ from nerfcli.progress import STOPS, Interrupted, interruptible
 # its home differs between versions of typer
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 HELP_NAMES = {"help_option_names": ["-h", "--help"]}
+TEXTS = {"-h", "--help", "--version"}  # flags that print something and do nothing else
 
 app = typer.Typer(
     name="nerf",
@@ -52,7 +53,7 @@ def _show_version(wanted: bool) -> None:
     if wanted:
         from nerfcli import __version__
 
-        print(f"nerf {__version__}")
+        print(f"nerf {__version__}", flush=True)
         raise typer.Exit()
 
 
@@ -100,6 +101,10 @@ def main(args: Sequence[str] | None = None) -> None:
             code = 2
         else:
             code = fail(_usage_message(error), as_json)
+    except OSError as error:
+        if not TEXTS & set(words):
+            raise
+        code = fail(f"stdout cannot be written to: {error.strerror}.", as_json)
     except Interrupted as stop:
         name = "Ctrl-C" if stop.number == SIGINT else Signals(stop.number).name
         fail(f"stopped by {name}; nothing half-written is left.", as_json)
