@@ -34,10 +34,11 @@ FLOORS = {
         backends.cpu backends.cpu.build_kernels backends.cpu.library backends.cpu.views
         backends.cpu.autograd backends.ops_cpu
         backends.triton.launch backends.triton.triton_adam backends.triton.triton_encoding
-        backends.triton.triton_mlp backends.triton.triton_radiance
-        backends.triton.triton_packed backends.triton.triton_sampling backends.triton.triton_volume
-        backends.triton.triton_losses backends.triton.triton_step
-        backends.triton.triton_render backends.triton.triton_batch backends.triton
+        backends.triton.triton_harmonics backends.triton.triton_mlp
+        backends.triton.triton_radiance backends.triton.triton_packed
+        backends.triton.triton_sampling backends.triton.triton_volume backends.triton.triton_losses
+        backends.triton.triton_step backends.triton.triton_render backends.triton.triton_batch
+        backends.triton
         backends.triton_host backends.ops_triton backends.ops_tcnn backends.selfcheck
         backends.verdicts backends""",
     "what is learned": "occupancy classic field checkpoints runs",

@@ -59,6 +59,7 @@ def build(dtype: torch.dtype) -> Ops:
         triton_adam,
         triton_batch,
         triton_encoding,
+        triton_harmonics,
         triton_mlp,
         triton_radiance,
         triton_render,
@@ -70,7 +71,7 @@ def build(dtype: torch.dtype) -> Ops:
     return replace(
         reference(),
         name="triton",
-        spherical_harmonics=triton_encoding.spherical_harmonics,
+        spherical_harmonics=triton_harmonics.spherical_harmonics,
         hash_grid=partial(triton_encoding.hash_grid, dtype=dtype),
         mlp=partial(triton_mlp.mlp, dtype=dtype),
         density=partial(triton_radiance.density, dtype=dtype),

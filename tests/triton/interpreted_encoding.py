@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from cases import (
@@ -18,9 +20,10 @@ from cases import (
     params_of,
     positions_of,
 )
+from triton.runtime import interpreter
 
 from nerfcli import encoding
-from nerfcli.backends.triton import triton_encoding
+from nerfcli.backends.triton import triton_encoding, triton_harmonics
 from nerfcli.encoding import GridSpec
 
 
@@ -71,6 +74,44 @@ def test_rows_beyond_the_live_count_are_left_alone() -> None:
     torch.testing.assert_close(again, 3 * grads)
 
 
+def along_a_ray(n: int) -> torch.Tensor:
+    """[n, 3], neighbours often in one cell, the last ones in that of the origin."""
+    steps = torch.linspace(0.9, -0.02, n)[:, None].clamp(min=0.0)
+    return steps * torch.tensor([1.0, 0.7, 0.9])
+
+
+@pytest.mark.parametrize("n", [1, 37, 600])
+@pytest.mark.parametrize("n_dead", [0, 1, 6])
+def test_gradients_of_neighbours(n: int, n_dead: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their sum goes out, once for every cell that RUN rows in a row lie in."""
+    grid, x = PAIRS.grid, along_a_ray(n + n_dead)
+    sent: list[int] = []
+    builder = interpreter.interpreter_builder
+    add = builder.create_atomic_rmw
+
+    def counted(op: Any, ptr: Any, value: Any, mask: Any, *rest: Any) -> Any:
+        sent.append(int(mask.data.sum()))
+        return add(op, ptr, value, mask, *rest)
+
+    monkeypatch.setattr(builder, "create_atomic_rmw", counted)
+    d_features, grads = normal(3, grid.n_levels, n + n_dead, 2), torch.zeros(grid.n_params)
+    n_live, one = torch.tensor([n]), torch.ones(1)
+    triton_encoding.scatter(x, d_features, grads, grid, n_live, one)
+
+    table = torch.zeros(grid.n_params, requires_grad=True)
+    out = encoding.hash_grid(x[:n], table, grid)
+    d_out = d_features[:, :n].permute(1, 0, 2).reshape(out.shape)
+    assert_near(grads, torch.autograd.grad(out, table, d_out)[0], GRADIENTS[F32])
+
+    cells = [torch.floor(x[:n] * level.scale + 0.5) for level in grid.levels]
+    new = [(c[1:] != c[:-1]).any(dim=1) for c in cells]
+    new = [torch.cat([torch.ones(1, dtype=torch.bool), ones]) for ones in new]
+    for ones in new:
+        ones[:: triton_encoding.RUN] = True
+    assert sum(sent) == 8 * grid.n_features * sum(int(ones.sum()) for ones in new)
+    assert n < 600 or sum(sent) < 0.5 * 8 * grid.n_features * grid.n_levels * n
+
+
 def test_gradients_in_positions_are_torchs() -> None:
     x = positions_of(5).requires_grad_()
     out = triton_encoding.hash_grid(x, params_of(PAIRS).table, PAIRS.grid, dtype=F32)
@@ -81,5 +122,5 @@ def test_gradients_in_positions_are_torchs() -> None:
 def test_harmonics(n: int) -> None:
     d = directions_of(n)
     want = encoding.spherical_harmonics(d)
-    assert_near(triton_encoding.spherical_harmonics(d), want, 1e-6)
-    assert_near(triton_encoding.spherical_harmonics(d, F16).float(), want, 5e-4)
+    assert_near(triton_harmonics.spherical_harmonics(d), want, 1e-6)
+    assert_near(triton_harmonics.spherical_harmonics(d, F16).float(), want, 5e-4)

@@ -1,4 +1,4 @@
-"""Hash grid and spherical harmonics in Triton: the twins of encoding.py.
+"""The hash grid in Triton: the twin of encoding.hash_grid.
 
 Features lie level by level, [n_levels, n, n_features]. The programs of one level run side by
 side, so that its part of the table stays in the cache, and what they write is contiguous.
@@ -23,6 +23,7 @@ from nerfcli.backends.triton.triton_adam import table_as
 from nerfcli.encoding import PRIMES, GridSpec
 
 BLOCK = 256
+RUNS, RUN = 128, 4  # of `_scatter`: threads of a program, rows of each
 PROGRAMS = 1024  # of a level at most: each takes one block of rows after another
 PRIME_Y = tl.constexpr(PRIMES[1])
 PRIME_Z = tl.constexpr(PRIMES[2])
@@ -58,19 +59,23 @@ def _level(levels, level):
 
 
 @triton.jit
-def _corner(
-    x, y, z, fx, fy, fz, resolution, offset, n_entries, hashed, CORNER: tl.constexpr
-):  # fmt: skip
-    """Entry in the whole table (int64) and trilinear weight of one of the eight corners."""
+def _corner(x, y, z, resolution, offset, n_entries, hashed, CORNER: tl.constexpr):
+    """Entry in the whole table (int64) of one of a cell's eight corners."""
     entry = _entry(
         x + (CORNER & 1), y + (CORNER >> 1 & 1), z + (CORNER >> 2), resolution, n_entries, hashed
     )
+    return offset + entry.to(tl.int64)
+
+
+@triton.jit
+def _weight(fx, fy, fz, CORNER: tl.constexpr):
+    """Trilinear weight of a corner, [rows, 1]."""
     weight = (
         (fx if CORNER & 1 else 1.0 - fx)
         * (fy if CORNER >> 1 & 1 else 1.0 - fy)
         * (fz if CORNER >> 2 else 1.0 - fz)
     )
-    return offset + entry.to(tl.int64), weight
+    return weight[:, None]
 
 
 @triton.jit(do_not_specialize=["n_rows", "places", "n_live"])
@@ -97,68 +102,80 @@ def _encode(
         z, fz = _axis(positions, place, live, scale, 2)
         total = tl.zeros((BLOCK, N_FEATURES), tl.float32)
         for corner in tl.static_range(8):
-            entry, weight = _corner(
-                x, y, z, fx, fy, fz, resolution, offset, n_entries, hashed, corner
-            )
+            entry = _corner(x, y, z, resolution, offset, n_entries, hashed, corner)
             values = tl.load(table + entry[:, None] * N_FEATURES + columns, live[:, None], 0.0)
-            total += weight[:, None] * values.to(tl.float32)
+            total += _weight(fx, fy, fz, corner) * values.to(tl.float32)
         out = features + (level * n_rows + place)[:, None] * N_FEATURES + columns
         tl.store(out, total.to(features.dtype.element_ty), live[:, None])
+
+
+@triton.jit
+def _pour(
+    grads, x, y, z, resolution, offset, n_entries, hashed, columns, wanted,
+    a, b, c, d, e, f, g, h, N_FEATURES: tl.constexpr,
+):  # fmt: skip
+    """Add the sums a ... h [rows, N_FEATURES] to the gradients of the corners of their cells."""
+    for corner in tl.static_range(8):
+        total = a if corner == 0 else b if corner == 1 else c if corner == 2 else d
+        if corner > 3:
+            total = e if corner == 4 else f if corner == 5 else g if corner == 6 else h
+        entry = _corner(x, y, z, resolution, offset, n_entries, hashed, corner)
+        target = grads + entry[:, None] * N_FEATURES + columns
+        tl.atomic_add(target, total, wanted[:, None], sem="relaxed")
 
 
 @triton.jit(do_not_specialize=["n_rows", "sources", "n_live"])
 def _scatter(
     positions, sources, d_features, grads, scales, levels, factor, n_rows, n_live,
-    MOVED: tl.constexpr, N_FEATURES: tl.constexpr, BLOCK: tl.constexpr,
+    MOVED: tl.constexpr, N_FEATURES: tl.constexpr, RUN: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """MOVED: the position of a row lies at its source."""
+    """MOVED: the position of a row lies at its source.
+
+    A thread takes RUN rows, neighbours on a ray, one after another, and adds up what falls into one
+    cell: on the coarse levels, where few entries get all the gradients, that leaves a third of the
+    atomic operations.
+    """
     n, scale_by = tl.load(n_live), tl.load(factor)
     level = tl.program_id(1).to(tl.int64)
     scale = tl.load(scales + level)
     resolution, offset, n_entries, hashed = _level(levels, level)
     columns = tl.arange(0, N_FEATURES)[None, :]
-    for tile in range(tl.program_id(0), tl.cdiv(n, BLOCK), tl.num_programs(0)):
-        rows = tile * BLOCK + tl.arange(0, BLOCK).to(tl.int64)
-        live = rows < n
-        place = tl.load(sources + rows, live, 0) if MOVED else rows
-        x, fx = _axis(positions, place, live, scale, 0)
-        y, fy = _axis(positions, place, live, scale, 1)
-        z, fz = _axis(positions, place, live, scale, 2)
-        d_out = d_features + (level * n_rows + rows)[:, None] * N_FEATURES + columns
-        d_value = tl.load(d_out, live[:, None], 0.0).to(tl.float32) * scale_by
-        for corner in tl.static_range(8):
-            entry, weight = _corner(
-                x, y, z, fx, fy, fz, resolution, offset, n_entries, hashed, corner
-            )
-            target = grads + entry[:, None] * N_FEATURES + columns
-            tl.atomic_add(target, weight[:, None] * d_value, live[:, None], sem="relaxed")
-
-
-@triton.jit(do_not_specialize=["n"])
-def _harmonics(directions, out, n, BLOCK: tl.constexpr):
-    rows = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    live = rows < n
-    x = tl.load(directions + rows * 3, live, 0.0)
-    y = tl.load(directions + rows * 3 + 1, live, 0.0)
-    z = tl.load(directions + rows * 3 + 2, live, 0.0)
-    xy, xz, yz, x2, y2, z2 = x * y, x * z, y * z, x * x, y * y, z * z
-    out += rows * 16
-    tl.store(out, tl.full((BLOCK,), 0.28209479177387814, tl.float32), live)
-    tl.store(out + 1, -0.48860251190291987 * y, live)
-    tl.store(out + 2, 0.48860251190291987 * z, live)
-    tl.store(out + 3, -0.48860251190291987 * x, live)
-    tl.store(out + 4, 1.0925484305920792 * xy, live)
-    tl.store(out + 5, -1.0925484305920792 * yz, live)
-    tl.store(out + 6, 0.94617469575755997 * z2 - 0.31539156525251999, live)
-    tl.store(out + 7, -1.0925484305920792 * xz, live)
-    tl.store(out + 8, 0.54627421529603959 * (x2 - y2), live)
-    tl.store(out + 9, 0.59004358992664352 * y * (-3.0 * x2 + y2), live)
-    tl.store(out + 10, 2.8906114426405538 * xy * z, live)
-    tl.store(out + 11, 0.45704579946446572 * y * (1.0 - 5.0 * z2), live)
-    tl.store(out + 12, 0.3731763325901154 * z * (5.0 * z2 - 3.0), live)
-    tl.store(out + 13, 0.45704579946446572 * x * (1.0 - 5.0 * z2), live)
-    tl.store(out + 14, 1.4453057213202769 * z * (x2 - y2), live)
-    tl.store(out + 15, 0.59004358992664352 * x * (-x2 + 3.0 * y2), live)
+    for tile in range(tl.program_id(0), tl.cdiv(n, BLOCK * RUN), tl.num_programs(0)):
+        first = (tile * BLOCK + tl.arange(0, BLOCK).to(tl.int64)) * RUN
+        a = tl.zeros((BLOCK, N_FEATURES), tl.float32)
+        b, c, d, e, f, g, h = a, a, a, a, a, a, a
+        x, y, z = first.to(tl.uint32), first.to(tl.uint32), first.to(tl.uint32)
+        wanted = first < 0
+        for i in tl.static_range(RUN):
+            rows = first + i
+            live = rows < n
+            place = tl.load(sources + rows, live, 0) if MOVED else rows
+            next_x, fx = _axis(positions, place, live, scale, 0)
+            next_y, fy = _axis(positions, place, live, scale, 1)
+            next_z, fz = _axis(positions, place, live, scale, 2)
+            d_out = d_features + (level * n_rows + rows)[:, None] * N_FEATURES + columns
+            d_value = tl.load(d_out, live[:, None], 0.0).to(tl.float32) * scale_by
+            moved = (next_x != x) | (next_y != y) | (next_z != z)
+            if i > 0:
+                _pour(
+                    grads, x, y, z, resolution, offset, n_entries, hashed, columns, wanted & moved,
+                    a, b, c, d, e, f, g, h, N_FEATURES,
+                )  # fmt: skip
+            new = moved[:, None]
+            a = tl.where(new, 0.0, a) + _weight(fx, fy, fz, 0) * d_value
+            b = tl.where(new, 0.0, b) + _weight(fx, fy, fz, 1) * d_value
+            c = tl.where(new, 0.0, c) + _weight(fx, fy, fz, 2) * d_value
+            d = tl.where(new, 0.0, d) + _weight(fx, fy, fz, 3) * d_value
+            e = tl.where(new, 0.0, e) + _weight(fx, fy, fz, 4) * d_value
+            f = tl.where(new, 0.0, f) + _weight(fx, fy, fz, 5) * d_value
+            g = tl.where(new, 0.0, g) + _weight(fx, fy, fz, 6) * d_value
+            h = tl.where(new, 0.0, h) + _weight(fx, fy, fz, 7) * d_value
+            x, y, z = next_x, next_y, next_z
+            wanted = live | (wanted & (moved == 0))
+        _pour(
+            grads, x, y, z, resolution, offset, n_entries, hashed, columns, wanted,
+            a, b, c, d, e, f, g, h, N_FEATURES,
+        )  # fmt: skip
 
 
 @functools.cache
@@ -169,9 +186,9 @@ def _level_tables(spec: GridSpec, device: torch.device) -> tuple[Tensor, Tensor]
     return torch.tensor(scales, device=device), torch.tensor(levels, device=device)
 
 
-def _grid(n: int, spec: GridSpec) -> tuple[int, int]:
+def _grid(n: int, block: int, spec: GridSpec) -> tuple[int, int]:
     """Programs: of a level, levels. Those of one level run side by side."""
-    return min(blocks(n, BLOCK), PROGRAMS), spec.n_levels
+    return min(blocks(n, block), PROGRAMS), spec.n_levels
 
 
 def new_features(n: int, spec: GridSpec, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -190,7 +207,7 @@ def encode(
     """
     n, some = positions.shape[0], places is not None
     scales, levels = _level_tables(spec, positions.device)
-    _encode[_grid(n, spec)](
+    _encode[_grid(n, BLOCK, spec)](
         positions, places if some else levels, table, scales, levels, features, n, n_live, some,
         spec.n_features, BLOCK,
     )  # fmt: skip
@@ -213,9 +230,9 @@ def scatter(
     """
     n, moved = positions.shape[0], sources is not None
     scales, levels = _level_tables(spec, positions.device)
-    _scatter[_grid(n, spec)](
+    _scatter[_grid(n, RUNS * RUN, spec)](
         positions, sources if moved else levels, d_features, grads, scales, levels, factor, n,
-        n_live, moved, spec.n_features, BLOCK,
+        n_live, moved, spec.n_features, RUN, RUNS,
     )  # fmt: skip
 
 
@@ -250,13 +267,3 @@ def hash_grid(positions: Tensor, table: Tensor, spec: GridSpec, *, dtype: torch.
         return reference.hash_grid(positions, table, spec)
     copy = table_as(table, dtype)
     return _HashGrid.apply(table, copy, positions.contiguous(), spec)  # pyright: ignore
-
-
-def spherical_harmonics(directions: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """encoding.spherical_harmonics, written in `dtype`; gradients are left to torch."""
-    if directions.requires_grad:
-        return reference.spherical_harmonics(directions)
-    n = directions.shape[0]
-    out = torch.empty(n, 16, dtype=dtype, device=directions.device)
-    _harmonics[(blocks(n, BLOCK),)](directions.contiguous(), out, n, BLOCK)
-    return out

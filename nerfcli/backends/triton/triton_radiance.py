@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nerfcli import radiance as reference
-from nerfcli.backends.triton import triton_encoding, triton_mlp
+from nerfcli.backends.triton import triton_encoding, triton_harmonics, triton_mlp
 from nerfcli.backends.triton.launch import count, unit_scale
 from nerfcli.backends.triton.triton_adam import table_as
 from nerfcli.backends.triton.triton_mlp import Rows
@@ -100,6 +100,6 @@ def radiance(
     if positions.requires_grad:
         return reference.radiance(positions, directions, params, net)
     geometry = _geometry(positions, params, net, dtype)
-    inputs = torch.cat([geometry, triton_encoding.spherical_harmonics(directions)], dim=1)
+    inputs = torch.cat([geometry, triton_harmonics.spherical_harmonics(directions)], dim=1)
     rgbs = torch.sigmoid(triton_mlp.mlp(inputs, params.color, net.color_widths, dtype=dtype))
     return _Exp.apply(geometry[:, 0]), rgbs  # pyright: ignore

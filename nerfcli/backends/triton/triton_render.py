@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from nerfcli.backends.triton import triton_encoding, triton_mlp
+from nerfcli.backends.triton import triton_harmonics, triton_mlp
 from nerfcli.backends.triton.launch import blocks
 from nerfcli.backends.triton.triton_mlp import Rows
 from nerfcli.backends.triton.triton_packed import find_ray, halvings
@@ -67,7 +67,7 @@ def render_rays(
     n_rays = len(rays)
     with torch.no_grad():
         walk = new_walk(rays.origins, rays.directions, t_min, t_max, jitter, occupied, box, steps)
-        harmonics = triton_encoding.spherical_harmonics(rays.directions, dtype)
+        harmonics = triton_harmonics.spherical_harmonics(rays.directions, dtype)
         max_depth = depth_limit(min_transmittance)
         ids = torch.arange(n_rays, device=t_min.device)
         depths = torch.zeros(n_rays, device=t_min.device)

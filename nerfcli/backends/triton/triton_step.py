@@ -22,7 +22,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from nerfcli.backends.triton import triton_encoding, triton_mlp
+from nerfcli.backends.triton import triton_encoding, triton_harmonics, triton_mlp
 from nerfcli.backends.triton.launch import blocks, count, power_of_two
 from nerfcli.backends.triton.triton_adam import table_as
 from nerfcli.backends.triton.triton_losses import photometric
@@ -259,7 +259,7 @@ def photometric_gradients(
     if n_live is None:
         n_live = count(len(rays), target.device)
     shaded = look(rays, None, samples, box, params, net, min_transmittance, FIRST_ROUND, dtype)
-    harmonics = triton_encoding.spherical_harmonics(rays.directions, dtype)
+    harmonics = triton_harmonics.spherical_harmonics(rays.directions, dtype)
     kept = keep_visible(shaded, samples, harmonics, None, box, min_transmittance)
     color_rows, widths = Rows.plain(kept.inputs), net.color_widths
     colors = torch.empty(samples.capacity, 3, dtype=dtype, device=target.device)
