@@ -8,6 +8,7 @@ interpreter), and is captured once where there are.
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -50,7 +51,8 @@ class GraphTrainer(HashGridTrainer):
         self.rates = torch.zeros(3, device=self.device)
         self.backdrop = self.background.expand(self.max_rays, 3).contiguous()
         # to invert a lens, the host looks at tensors: such steps are launched one by one
-        self.by_lookup = scene.cameras.rays_by_lookup(self.device)
+        # by the device of a tensor, cuda:0; the generator's is cuda, and tables are made for each
+        self.by_lookup = scene.cameras.rays_by_lookup(self.backdrop.device)
         self.captures = self.device.type == "cuda" and self.by_lookup
         self._graph: torch.cuda.CUDAGraph | None = None
         self._captured: StepResult | None = None
@@ -138,14 +140,38 @@ class GraphTrainer(HashGridTrainer):
         )
 
     def _capture(self) -> StepResult:
-        """Record a step and take it; from here on a step is one launch."""
-        graph = torch.cuda.CUDAGraph()
-        graph.register_generator_state(self.generator)
-        with torch.cuda.graph(graph):
-            self._captured = self._advance()
-        self._graph = graph
+        """Record a step and take it; from here on a step is one launch, if it can be recorded."""
+        graph, stream, random = (
+            torch.cuda.CUDAGraph(),
+            torch.cuda.current_stream(),
+            self.generator.get_state(),
+        )
+        release = tuple(int(part) for part in torch.__version__.split(".")[:2])
+        if release < (2, 14):  # later ones notice by themselves, and warn of the call
+            graph.register_generator_state(self.generator)
+        try:
+            with torch.cuda.graph(graph):
+                captured = self._advance()
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            return self._without_graph(error, stream, random)
+        self._graph, self._captured = graph, captured
         graph.replay()
-        return self._captured
+        return captured
+
+    def _without_graph(
+        self, error: RuntimeError, stream: torch.cuda.Stream, random: Tensor
+    ) -> StepResult:
+        """The step that could not be recorded; from here on they are launched kernel by kernel."""
+        torch.cuda.set_stream(stream)
+        # the old generator belongs to a recording that never ended
+        self.generator = torch.Generator(self.device)
+        self.generator.set_state(random)
+        self.captures = False
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        remark = f"a step cannot be recorded as a CUDA graph ({first}); going on without, slower"
+        return replace(self._advance(), remark=remark)
 
     def _keep_pace(self) -> None:
         """Wait for the step AHEAD before this one: it is over, or nearly, so the device never

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from nerfcli import backends
@@ -130,7 +129,7 @@ def start(
     generator = random_generator(device, config.train.seed)
     trainer = create_trainer(scene, views.to(device), config, ops, generator)
     budget = Budget.of(config.train)
-    loop = Loop(trainer, residents, config, run, budget, clock, progress, generator)
+    loop = Loop(trainer, residents, config, run, budget, clock, progress)
     if checkpoint is not None:
         loop.resume(*checkpoint)
         run.set_length(config.train)
@@ -172,7 +171,6 @@ class Loop:
     budget: Budget
     clock: Clock
     progress: Progress
-    generator: torch.Generator
     psnr: float = 0.0  # running mean over the rows of metrics.jsonl; 0 before the first one
     last: StepResult | None = None
     n_rays: int | Tensor = 0  # so far; on the device where nothing waits for it
@@ -180,10 +178,10 @@ class Loop:
 
     def resume(self, model: dict[str, Tensor], optimizer: dict[str, Tensor], state: dict) -> None:
         """Take everything from a checkpoint of the run."""
-        device, seed = self.generator.device, self.config.train.seed
+        device, seed = self.trainer.device, self.config.train.seed
         self.trainer.load(model, optimizer, state["trainer"])
         step = self.trainer.step_count
-        if not restore_generator(self.generator, state["generator"], seed, step):
+        if not restore_generator(self.trainer.generator, state["generator"], seed, step):
             self.progress.note(
                 f"the run was on another kind of device: new random numbers on {device}"
             )
@@ -223,10 +221,12 @@ class Loop:
     def _step(self, elapsed: float) -> None:
         step = self.trainer.step_count
         if self.residents.n_parts > 1 and (views := self.residents.exchanged(step)) is not None:
-            self.trainer.set_views(views.to(self.generator.device.type))
+            self.trainer.set_views(views.to(self.trainer.device.type))
         share = self.budget.progress(step, elapsed)
         lr = learning_rate(step, share, self.config.train, HOLD[self.config.model.method])
         result = self.last = self.trainer.step(lr)
+        if result.remark:
+            self.progress.note(result.remark)
         self.n_rays += result.n_rays
         self.n_samples += result.n_samples
         if self.trainer.step_count % METRICS_EVERY == 0:
@@ -286,7 +286,7 @@ class Loop:
             "step": self.trainer.step_count,
             "seconds": elapsed,
             "trainer": self.trainer.extra_state(),
-            "generator": self.generator.get_state().tolist(),
+            "generator": self.trainer.generator.get_state().tolist(),
             "budget": self.budget.state(),
             "parts": self.residents.n_parts,
             "psnr": round(self._psnr(), 3),

@@ -36,6 +36,7 @@ class StepResult:
     mse: Tensor
     n_rays: int | Tensor
     n_samples: int | Tensor
+    remark: str | None = None  # to the user
 
 
 def background_color(name: str) -> tuple[float, float, float]:

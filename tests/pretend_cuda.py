@@ -140,7 +140,7 @@ class PretendCuda(TorchFunctionMode):
 class CudaGenerator(torch.Generator):
     @property
     def device(self) -> torch.device:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return CUDA
+        return torch.device("cuda")  # without a number, as it was asked for
 
 
 class _OpenFile:

@@ -103,6 +103,30 @@ def test_an_error_costs_one_section_and_is_tried_again(
     assert gpu.failed(state) == [] and (sections["a"], sections["b"], sections["c"]) == (1, 2, 1)
 
 
+def test_a_device_that_is_lost_ends_the_slot_alone(
+    sections: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an illegal access, every call of CUDA fails in that process."""
+
+    def lost(*_: Any) -> None:
+        if sections["b"]:
+            raise RuntimeError("CUDA error: misaligned address")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(gpu, "pick", lambda name: "cpu")
+    for name in ("synchronize", "empty_cache"):
+        monkeypatch.setattr(torch.cuda, name, lost)
+    state = bench(tmp_path)
+    assert gpu.failed(state) == ["step b"] and gpu.left(state) == ["step c"]
+    sections["b"] = 0  # another process
+    state = bench(tmp_path)  # what is left comes before what went wrong
+    assert list(state["sections"]) == ["step a", "step c", "step b"]
+    assert (sections["a"], sections["c"]) == (1, 1) and gpu.left(state) == []
+    # an error that shows only when the device is waited for
+    sections["fail"], sections["b"] = False, 0
+    assert "misaligned" in bench(tmp_path)["sections"]["step b"]["error"]
+
+
 @pytest.mark.parametrize("agrees", [True, False])
 def test_a_backend_that_differs_is_not_timed(
     agrees: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -55,6 +55,8 @@ def load() -> Ops:
 
 def build(dtype: torch.dtype) -> Ops:
     """The backend with table copy and network values in `dtype` (float32, float16, bfloat16)."""
+    # Triton 3.9 warns that 3.10 will multiply and add in two instructions unless this says no
+    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
     from nerfcli.backends.triton import (
         triton_adam,
         triton_batch,

@@ -78,10 +78,10 @@ def gpu_bench(
     device = pick("auto" if quick else "cuda")
     for name in wanted:
         backends.select(name, device)  # raises where it cannot run
-    state = _opened(out, facts(scene, device, quick))
+    state, again = _opened(out, facts(scene, device, quick))
     sections = plan(scene, out, device, QUICK if quick else FULL, wanted)
     done: dict[str, dict] = state["sections"]
-    for section in sections:
+    for section in sorted(sections, key=lambda section: section.name in again):
         if section.name in done:
             continue
         if stop is not None and stop.received:
@@ -92,6 +92,9 @@ def gpu_bench(
         note(section.name)
         done[section.name] = _closed(section, done) or _outcome(section)
         _save(out, state, sections)
+        if done[section.name].get("device lost"):
+            note("the device answers no more in this process: the next one goes on")
+            break
     _save(out, state, sections)
     return state
 
@@ -158,15 +161,16 @@ def failed(state: dict[str, Any]) -> list[str]:
     ]
 
 
-def _opened(out: Path, now: dict[str, Any]) -> dict[str, Any]:
-    """The state in `out`, if it is of this scene, machine and code; errors are tried again."""
+def _opened(out: Path, now: dict[str, Any]) -> tuple[dict[str, Any], set[str]]:
+    """The state in `out`, if it is of this scene, machine and code, and the sections that ended in
+    an error: they are tried again, after all others."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise NerfError(f"cannot make {out}: {error.strerror}; choose another --out.") from error
     fresh = {"facts": now, "date": time.strftime("%Y-%m-%d"), "plan": [], "sections": {}}
     if not (out / STATE).is_file():
-        return fresh
+        return fresh, set()
     old = read_json(out / STATE)
     if not isinstance(old, dict) or "sections" not in old or "facts" not in old:
         raise NerfError(f"{out / STATE} is not of this command; choose another --out.")
@@ -176,7 +180,7 @@ def _opened(out: Path, now: dict[str, Any]) -> dict[str, Any]:
             f"{out / STATE} has figures of another {', '.join(changed)}; choose another --out."
         )
     kept = {name: v for name, v in old["sections"].items() if "error" not in v}
-    return fresh | {"date": old["date"], "sections": kept}
+    return fresh | {"date": old["date"], "sections": kept}, old["sections"].keys() - kept.keys()
 
 
 def _closed(section: Section, done: dict[str, dict]) -> dict[str, Any] | None:
@@ -199,8 +203,12 @@ def _outcome(section: Section) -> dict[str, Any]:
         outcome = {"rows": [], "error": str(error)}
     except Exception as error:
         outcome = {"rows": [], "error": repr(error), "traceback": traceback.format_exc()}
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    try:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+            torch.cuda.empty_cache()
+    except RuntimeError as error:  # an illegal access, say: from then on every call fails
+        outcome = {"rows": [], "error": str(error), **outcome, "device lost": True}
     return outcome | {"seconds": round(time.perf_counter() - begin, 2)}
 
 

@@ -13,11 +13,13 @@ from typing import Any
 import torch
 
 from nerfcli import backends
+from nerfcli.backends import verdicts
 from nerfcli.bench.clock import Effort, measure, measured_peak, wait
 from nerfcli.bench.kernels import kernel_rows, network_flop
 from nerfcli.bench.parity import parity
 from nerfcli.config import Config
 from nerfcli.devices import random_generator
+from nerfcli.errors import NerfError
 from nerfcli.evaluate import evaluate
 from nerfcli.field import net_from_config
 from nerfcli.graph_trainer import create_trainer
@@ -120,6 +122,10 @@ class Bench:
         return [{"copy GB/s": round(copy), "matrix product TFLOP/s": round(product / 1e3, 2)}]
 
     def parity(self, name: str) -> list[Row]:
+        # in a process of its own first: a kernel that faults would take the context of this one
+        checked = self.device == "cuda" and name != "torch"
+        if reason := verdicts.verdict(name, self.device) if checked else None:
+            raise NerfError(f"backend {name}: {reason}.")
         row = parity(name, backends.select(name, self.device).ops, self.device)
         return [
             {
@@ -256,14 +262,12 @@ class Bench:
             render_image(model, cameras, i)
             wait(self.device)
             times.append(time.perf_counter() - start)
-        width, height = cameras.size[0].tolist()
-        mean = sum(times) / len(times)
         return [
             {
                 "backend": name,
-                "size": f"{width} x {height}",
+                "size": " x ".join(map(str, cameras.size[0].tolist())),
                 "frames": len(times),
-                "FPS": _digits(1 / mean),
+                "FPS": _digits(len(times) / sum(times)),
                 "slowest ms": _digits(1e3 * max(times)),
                 "memory GB": _peak_memory(self.device),
             }
@@ -271,13 +275,9 @@ class Bench:
 
 
 def kernel_row(backend: str, operation: str, samples: int, seconds: float) -> Row:
-    return {
-        "backend": backend,
-        "operation": operation,
-        "samples": samples,
-        "ms": _digits(1e3 * seconds),
-        "M samples/s": _digits(samples / seconds / 1e6),
-    }
+    row: Row = {"backend": backend, "operation": operation, "samples": samples}
+    rate = _digits(samples / seconds / 1e6)
+    return row | {"ms": _digits(1e3 * seconds), "M samples/s": rate}
 
 
 def _quiet() -> Progress:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,9 @@ def launch_everything(dtype: torch.dtype, net: NetSpec) -> None:
     sigmas = torch.zeros(64, requires_grad=True)
     ops.composite(sigmas, torch.zeros(64, 3), samples, colors).rgb.sum().backward()
     table, ema = params.table, params.table.clone()
-    ops.adam_step(table, grads.table, table, table, step=1, lr=0.1, ema=ema, ema_decay=0.9)
+    adam = partial(ops.adam_step, table, grads.table, table, table)
+    adam(step=1, lr=0.1, ema=ema, ema_decay=0.9)
+    adam(rates=torch.zeros(3), ema=ema, ema_decay=0.9)
 
 
 def draw_and_adapt(ops: Ops, box: Box, colors: torch.Tensor) -> None:

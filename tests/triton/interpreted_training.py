@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from nerfcli.backends import ops_triton, selfcheck
 from nerfcli.backends.ops import Ops, reference
 from nerfcli.backends.triton import triton_encoding
 from nerfcli.config import Config
-from nerfcli.graph_trainer import GraphTrainer, create_trainer
+from nerfcli.graph_trainer import EAGER_STEPS, GraphTrainer, create_trainer
 from nerfcli.progress import Progress, StopSignal
 from nerfcli.render import load_model
 from nerfcli.runs import Run
@@ -192,6 +193,38 @@ def test_other_pixels_and_another_state_need_another_graph(prepared: train.Prepa
     trainer._captured = StepResult(torch.zeros(()), torch.zeros(()), 1, 1)
     trainer.load(trainer.model_state(), trainer.optimizer_state(), trainer.extra_state())
     assert trainer._captured is None
+
+
+def test_steps_that_cannot_be_recorded_are_launched_one_by_one(
+    prepared: train.Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the random numbers that the recording would have had."""
+    mine, right = (trainer_with(ops_triton.load(), prepared) for _ in "ab")
+    assert isinstance(mine, GraphTrainer)
+    streams: list[str] = []
+
+    def refuse(graph: Any) -> None:  # before the step: what is recorded is not done
+        mine.generator.manual_seed(99)  # what a recording leaves behind
+        raise RuntimeError("operation not permitted when stream is capturing.\nSome advice")
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", SimpleNamespace)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: "main")
+    monkeypatch.setattr(torch.cuda, "set_stream", streams.append)
+    monkeypatch.setattr(torch, "__version__", "2.14.0")
+    monkeypatch.setattr(torch.cuda, "graph", refuse)
+    mine.captures = True
+    remarks = []
+    for _ in range(EAGER_STEPS + 3):
+        got, want = mine.step(1e-2), right.step(1e-2)
+        remarks.append(got.remark)
+        assert torch.equal(got.mse, want.mse)
+    told = (
+        "a step cannot be recorded as a CUDA graph (operation not permitted when stream is "
+        "capturing); going on without, slower"
+    )
+    assert remarks == [*[None] * EAGER_STEPS, told, None, None]
+    assert streams == ["main"] and not mine.captures
+    assert torch.equal(mine.generator.get_state(), right.generator.get_state())
 
 
 def test_a_step_with_too_little_room_takes_fewer_rays(prepared: train.Prepared) -> None:

@@ -86,7 +86,8 @@ def _encode(
     """SOME: only of the rows at `places`.
 
     Were these known to be aligned, a thread would read two of them at once, and every corner would
-    go through shared memory from that layout to the one of the features; so in `_scatter`.
+    go through shared memory from that layout to the one of the features; so in `_scatter` from
+    compute capability 9.0 on, where an atomic add is as wide as an entry.
     """
     n = tl.load(n_live)
     level = tl.program_id(1).to(tl.int64)
