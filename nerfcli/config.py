@@ -65,7 +65,7 @@ class TrainConfig:
     lr_warmup: int = 0  # steps of linear warm-up
     loss: str = "auto"  # auto | mse | huber
     ema_decay: float = 0.95  # hashgrid: running mean of the weights that is rendered; 0: off
-    weight_decay: float = 1e-7  # hashgrid: L2 on the networks and the entries that a step touches
+    weight_decay: float = 5e-8  # hashgrid: L2 on the entries of the grid that a step touches
     random_background: bool = True  # hashgrid: RGBA scenes train on random backgrounds
     crop_steps: int = 500  # classic: first steps see only the centre of the images
     crop_fraction: float = 0.5  # classic: side of that centre

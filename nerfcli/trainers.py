@@ -146,13 +146,13 @@ class HashGridTrainer:
     def _optimise(self, **rates: Any) -> None:
         train = self.config.train
         sets = (t.tensors() for t in (self.field.params, self.grads, self.m, self.v, self.ema))
-        for p, g, m, v, ema in zip(*sets, strict=True):
+        for i, (p, g, m, v, ema) in enumerate(zip(*sets, strict=True)):
             self.ops.adam_step(
                 p,
                 g,
                 m,
                 v,
-                weight_decay=train.weight_decay,
+                weight_decay=train.weight_decay if i == 0 else 0.0,  # the networks need none
                 ema=ema if train.ema_decay else None,
                 ema_decay=train.ema_decay,
                 **rates,
