@@ -80,8 +80,7 @@ def along_a_ray(n: int) -> torch.Tensor:
     return steps * torch.tensor([1.0, 0.7, 0.9])
 
 
-@pytest.mark.parametrize("n", [1, 37, 600])
-@pytest.mark.parametrize("n_dead", [0, 1, 6])
+@pytest.mark.parametrize(("n", "n_dead"), [(1, 0), (37, 0), (37, 6), (600, 1)])
 def test_gradients_of_neighbours(n: int, n_dead: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their sum goes out, once for every cell that RUN rows in a row lie in."""
     grid, x = PAIRS.grid, along_a_ray(n + n_dead)
