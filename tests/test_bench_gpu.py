@@ -140,6 +140,23 @@ def test_a_backend_that_differs_is_not_timed(
     assert gpu.failed(state) == ([] if agrees else ["parity x", "step x"])
 
 
+def test_kernels_are_first_tried_in_a_process_of_their_own(
+    ball: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that faults there leaves this process its device."""
+    asked: list[tuple[str, str]] = []
+
+    def verdict(name: str, device: str) -> str:
+        asked.append((name, device))
+        return "its self-check failed (illegal access)"
+
+    monkeypatch.setattr("nerfcli.backends.verdicts.verdict", verdict)
+    with pytest.raises(NerfError, match=r"backend triton: its self-check failed \(illegal access"):
+        Bench(ball, ball, "cuda", QUICK).parity("triton")
+    assert Bench(ball, ball, "cpu", QUICK).parity("torch")[0]["agrees"]
+    assert asked == [("triton", "cuda")]
+
+
 def test_a_slot_that_runs_out_goes_on_later(sections: dict[str, Any], tmp_path: Path) -> None:
     sections["fail"] = False
     assert gpu.left(bench(tmp_path, minutes=1)) == ["step b", "step c"]  # one at least

