@@ -12,8 +12,8 @@ os.environ["COLUMNS"] = "80"  # the width of every help text, wherever this runs
 import typer  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
 
-from nerfcli import config, settings  # noqa: E402
 from nerfcli.cli import app  # noqa: E402
+from nerfcli.core import config, settings  # noqa: E402
 
 HEAD = """\
 # The command line

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from nerfcli.geometry.fit import FitWeights, fit_mesh
-from nerfcli.geometry.sampling import sample_surface
-from nerfcli.geometry.shapes import Mesh, PointCloud, SdfGrid, unit
-from nerfcli.geometry.surface import surface_of
+from nerfcli.shapes.fit import FitWeights, fit_mesh
+from nerfcli.shapes.surface import surface_of
+from nerfcli.shapes.surface_samples import sample_surface
+from nerfcli.shapes.types import Mesh, PointCloud, SdfGrid, unit
 
 OUT = Path(__file__).parent / "images" / "fit_weights.png"
 NOISE = 0.012  # standard deviation of the points, in units of a block 1.6 wide

@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from nerfcli.cameras import Cameras
-from nerfcli.geometry.files import load_shape
-from nerfcli.geometry.raster import visible_faces
-from nerfcli.geometry.shapes import Mesh, PointCloud, SdfGrid, VoxelGrid
-from nerfcli.runs import Run
+from nerfcli.cameras.cameras import Cameras
+from nerfcli.engine.runs import Run
+from nerfcli.extraction.rasterize import visible_faces
 from nerfcli.scenes.scene import Scene
+from nerfcli.shapes.mesh_files import load_shape
+from nerfcli.shapes.types import Mesh, PointCloud, SdfGrid, VoxelGrid
 
 IMAGES = Path(__file__).parent / "images"
 SIZE = 320

@@ -2,9 +2,9 @@
 
 import os
 
-from nerfcli.config import Config
-from nerfcli.errors import NerfError
-from nerfcli.settings import load_config
+from nerfcli.core.config import Config
+from nerfcli.core.errors import NerfError
+from nerfcli.core.settings import load_config
 
 __version__ = "0.1.0"
 __all__ = ["Config", "NerfError", "__version__", "load_config"]

@@ -12,19 +12,20 @@ from torch import Tensor
 
 from conftest import sphere_c2w
 from nerfcli.backends.ops import reference
-from nerfcli.boxes import Box
-from nerfcli.cameras import Cameras
-from nerfcli.config import Config, ModelConfig
-from nerfcli.encoding import GridSpec
-from nerfcli.field import HashField
-from nerfcli.lenses import Lens
-from nerfcli.occupancy import OccupancyGrid
-from nerfcli.radiance import NetParams, NetSpec
-from nerfcli.rays import Pixels, Rays
-from nerfcli.render import Model
-from nerfcli.sampling import Steps, march
+from nerfcli.cameras.boxes import Box
+from nerfcli.cameras.cameras import Cameras
+from nerfcli.cameras.lenses import Lens
+from nerfcli.cameras.rays import Rays
+from nerfcli.core.config import Config, ModelConfig
+from nerfcli.engine.render import Model
+from nerfcli.methods.hashgrid import HashField
+from nerfcli.methods.occupancy import OccupancyGrid
+from nerfcli.reference.encoding import GridSpec
+from nerfcli.reference.radiance import NetParams, NetSpec
+from nerfcli.reference.samples import Pixels
+from nerfcli.reference.sampling import Steps, march
+from nerfcli.reference.volume import composite, visible
 from nerfcli.scenes.scene import Scene, Similarity
-from nerfcli.volume import composite, visible
 
 Sdf = Callable[[Tensor], Tensor]
 STEP = 0.02

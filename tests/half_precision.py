@@ -13,14 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nerfcli.backends.ops import Ops, reference
-from nerfcli.encoding import hash_grid, spherical_harmonics
-from nerfcli.losses import LOSSES, mse
-from nerfcli.mlp import mlp_layers
-from nerfcli.radiance import NetParams, NetSpec, _Exp
-from nerfcli.rays import Rays, Samples
-from nerfcli.sampling import Box
-from nerfcli.step import StepTerms
-from nerfcli.volume import composite, visible
+from nerfcli.cameras.rays import Rays
+from nerfcli.reference.encoding import hash_grid, spherical_harmonics
+from nerfcli.reference.fused import StepTerms
+from nerfcli.reference.losses import LOSSES, mse
+from nerfcli.reference.mlp import mlp_layers
+from nerfcli.reference.radiance import NetParams, NetSpec, _Exp
+from nerfcli.reference.samples import Samples
+from nerfcli.reference.sampling import Box
+from nerfcli.reference.volume import composite, visible
 
 SCALE = 128.0  # of gradients on their way, with the loss as a sum over rays and channels
 

@@ -18,8 +18,8 @@ import safetensors
 import torch
 from torch.overrides import TorchFunctionMode
 
-from nerfcli import devices
 from nerfcli.backends import ops_torch
+from nerfcli.core import devices
 
 CUDA = torch.device("cuda", 0)
 _safe_open = safetensors.safe_open

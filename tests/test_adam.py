@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from nerfcli.adam import adam_step
+from nerfcli.reference.adam import adam_step
 
 
 def state(n: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

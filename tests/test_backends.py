@@ -11,8 +11,8 @@ import torch
 
 from nerfcli import backends
 from nerfcli.backends.ops import Ops, reference
-from nerfcli.devices import cuda_missing
-from nerfcli.errors import BackendUnavailable, NerfError
+from nerfcli.core.devices import cuda_missing
+from nerfcli.core.errors import BackendUnavailable, NerfError
 
 
 @pytest.fixture

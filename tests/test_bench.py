@@ -15,8 +15,8 @@ from nerfcli.bench import clock, kernels, training
 from nerfcli.bench.clock import Effort, measure
 from nerfcli.bench.parity import parity
 from nerfcli.cli import main
-from nerfcli.encoding import GridSpec
-from nerfcli.radiance import NetSpec
+from nerfcli.reference.encoding import GridSpec
+from nerfcli.reference.radiance import NetSpec
 
 TINY = Effort(sizes=(256,), repeats=2, seconds=0.0, settle_steps=16, blocks=2, block_seconds=0.0)
 

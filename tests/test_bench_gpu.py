@@ -19,8 +19,8 @@ from nerfcli.bench.gpu import Section
 from nerfcli.bench.gpu_measures import FULL, QUICK, Bench
 from nerfcli.bench.gpu_report import markdown
 from nerfcli.cli.bench_gpu import bench_gpu
-from nerfcli.devices import cuda_missing
-from nerfcli.errors import NerfError
+from nerfcli.core.devices import cuda_missing
+from nerfcli.core.errors import NerfError
 from nerfcli.scenes import load_scene
 
 
@@ -150,7 +150,7 @@ def test_kernels_are_first_tried_in_a_process_of_their_own(
         asked.append((name, device))
         return "its self-check failed (illegal access)"
 
-    monkeypatch.setattr("nerfcli.backends.verdicts.verdict", verdict)
+    monkeypatch.setattr("nerfcli.backends.selfcheck_cache.verdict", verdict)
     with pytest.raises(NerfError, match=r"backend triton: its self-check failed \(illegal access"):
         Bench(ball, ball, "cuda", QUICK).parity("triton")
     assert Bench(ball, ball, "cpu", QUICK).parity("torch")[0]["agrees"]
@@ -195,7 +195,7 @@ def test_a_ten_minute_slot_holds_all_but_the_longest_run(monkeypatch: pytest.Mon
 
 
 def test_the_limit_counts_bytes_and_arithmetic(ball: Path) -> None:
-    from nerfcli.radiance import NetSpec
+    from nerfcli.reference.radiance import NetSpec
 
     bench = Bench(ball, ball, "cpu", QUICK)
     bench.__dict__["rates"] = (4000.0, 700_000.0)  # GB/s, GFLOP/s: about an H200

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from nerfcli import cameras as cameras_module
-from nerfcli.cameras import Cameras, common_focus
-from nerfcli.lenses import Lens
+from nerfcli.cameras import cameras as cameras_module
+from nerfcli.cameras.cameras import Cameras, common_focus
+from nerfcli.cameras.lenses import Lens
 
 BROWN = Lens("brown", (0.06, -0.08, 0.0, 0.0, -0.001, 0.0002))
 FISHEYE = Lens("fisheye", (0.05, -0.02, 0.003, -0.001))

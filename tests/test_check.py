@@ -16,7 +16,7 @@ from nerfcli.check import Checked, check_source, quick_warnings, write_corrected
 from nerfcli.check.gather import Gathered, gather
 from nerfcli.check.scene_check import judge
 from nerfcli.cli import main
-from nerfcli.progress import Progress
+from nerfcli.core.progress import Progress
 from nerfcli.scenes import load_scene, read_source
 from nerfcli.scenes.build import Options, scene_from_source
 

@@ -17,14 +17,14 @@ import pytest
 import torch
 from torch import nn
 
-from nerfcli import classic
-from nerfcli.boxes import Box
-from nerfcli.classic import ClassicField
-from nerfcli.config import Config, ModelConfig, SamplingConfig
-from nerfcli.encoding import frequency_encoding
-from nerfcli.mlp import classic_layer_widths, classic_mlp, init_classic
-from nerfcli.rays import Rays
-from nerfcli.settings import load_config
+from nerfcli.cameras.boxes import Box
+from nerfcli.cameras.rays import Rays
+from nerfcli.core.config import Config, ModelConfig, SamplingConfig
+from nerfcli.core.settings import load_config
+from nerfcli.methods import classic
+from nerfcli.methods.classic import ClassicField
+from nerfcli.reference.encoding import frequency_encoding
+from nerfcli.reference.mlp import classic_layer_widths, classic_mlp, init_classic
 
 TOLERANCE = 1e-5  # the bound that the method promises
 NEAR, FAR = 2.0, 6.0

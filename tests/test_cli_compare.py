@@ -11,9 +11,9 @@ import pytest
 from test_geometry_shapes import box
 
 from conftest import Nerf
-from nerfcli.geometry.files import save_shape
-from nerfcli.geometry.remesh import icosphere
-from nerfcli.geometry.shapes import Mesh, SdfGrid, transformed
+from nerfcli.shapes.mesh_files import save_shape
+from nerfcli.shapes.remesh import icosphere
+from nerfcli.shapes.types import Mesh, SdfGrid, transformed
 
 
 @pytest.fixture

@@ -22,9 +22,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from conftest import ROOT, SMALL, Nerf, nerf_environment
-from nerfcli import resolve, train, trainers
 from nerfcli.cli import main, work
-from nerfcli.runs import in_training
+from nerfcli.engine import resolve, train
+from nerfcli.engine.runs import in_training
+from nerfcli.methods import trainers
 
 
 class Outcome(NamedTuple):

@@ -11,14 +11,14 @@ import pytest
 
 from conftest import Nerf
 from nerfcli.cli import main
-from nerfcli.errors import NerfError
-from nerfcli.geometry.export import KINDS, POSSIBLE, ExportOptions, converted, kind_of
-from nerfcli.geometry.files import load_shape, save_shape
-from nerfcli.geometry.inside import closedness
-from nerfcli.geometry.remesh import icosphere
-from nerfcli.geometry.shapes import Mesh, PointCloud, SdfGrid, Shape, VoxelGrid
-from nerfcli.progress import Progress
+from nerfcli.core.errors import NerfError
+from nerfcli.core.progress import Progress
 from nerfcli.scenes import load_scene
+from nerfcli.shapes.convert_shape import KINDS, POSSIBLE, ExportOptions, converted, kind_of
+from nerfcli.shapes.inside import closedness
+from nerfcli.shapes.mesh_files import load_shape, save_shape
+from nerfcli.shapes.remesh import icosphere
+from nerfcli.shapes.types import Mesh, PointCloud, SdfGrid, Shape, VoxelGrid
 
 QUIET = Progress("quiet", None, "step", "test")
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from nerfcli import settings
-from nerfcli.config import Config
-from nerfcli.errors import NerfError
-from nerfcli.settings import (
+from nerfcli.core import settings
+from nerfcli.core.config import Config
+from nerfcli.core.errors import NerfError
+from nerfcli.core.settings import (
     PRESETS,
     config_from_toml,
     config_to_toml,

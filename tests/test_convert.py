@@ -14,13 +14,13 @@ import torch
 from PIL import Image
 
 from conftest import Nerf, sphere_c2w, write_blender_scene
+from nerfcli.cameras.lenses import Lens
 from nerfcli.cli import main
-from nerfcli.images import read_image
-from nerfcli.lenses import Lens
 from nerfcli.scenes import Source, load_scene, load_views, read_source
-from nerfcli.scenes.convert import Choices, image_names, write_scene
-from nerfcli.scenes.losses import TARGETS, losses
+from nerfcli.scenes.images import read_image
 from nerfcli.scenes.source import Points
+from nerfcli.scenes.writers.convert import Choices, image_names, write_scene
+from nerfcli.scenes.writers.unsupported import TARGETS, losses
 
 WIDTH, HEIGHT = 12, 8
 

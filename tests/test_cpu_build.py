@@ -14,7 +14,7 @@ from conftest import ROOT, nerf_environment
 from nerfcli import backends
 from nerfcli.backends import ops_cpu
 from nerfcli.backends.cpu import build_kernels, library
-from nerfcli.errors import BackendUnavailable, NerfError
+from nerfcli.core.errors import BackendUnavailable, NerfError
 
 
 def test_the_kernels_were_built() -> None:

@@ -13,14 +13,15 @@ from torch import Tensor
 from nerfcli.backends import ops_cpu
 from nerfcli.backends.cpu import library
 from nerfcli.backends.ops import Ops, reference
-from nerfcli.boxes import Box
-from nerfcli.encoding import GridSpec
-from nerfcli.errors import NerfError
-from nerfcli.mlp import init_mlp
-from nerfcli.radiance import NetParams, NetSpec
-from nerfcli.rays import Rays, Samples
-from nerfcli.sampling import Steps, intersect_box
-from nerfcli.step import StepTerms
+from nerfcli.cameras.boxes import Box
+from nerfcli.cameras.rays import Rays
+from nerfcli.core.errors import NerfError
+from nerfcli.reference.encoding import GridSpec
+from nerfcli.reference.fused import StepTerms
+from nerfcli.reference.mlp import init_mlp
+from nerfcli.reference.radiance import NetParams, NetSpec
+from nerfcli.reference.samples import Samples
+from nerfcli.reference.sampling import Steps, intersect_box
 
 # Largest difference over largest value. float32 on both sides, sums in another order: the error
 # of a sum of 64 products is about sqrt(64) * 6e-8; gradients sum over a thousand samples.

@@ -18,18 +18,21 @@ import pytest
 import torch
 
 from conftest import Nerf
-from nerfcli import backends, devices, evaluate, render, train
-from nerfcli.config import Config
-from nerfcli.errors import NerfError
-from nerfcli.graph_trainer import create_trainer
-from nerfcli.occupancy import OccupancyGrid
-from nerfcli.progress import Progress, StopSignal
-from nerfcli.resolve import resolve
-from nerfcli.runs import Run
-from nerfcli.sampling import Box
+from nerfcli import backends
+from nerfcli.core import devices
+from nerfcli.core.config import Config
+from nerfcli.core.errors import NerfError
+from nerfcli.core.progress import Progress
+from nerfcli.core.settings import config_from_values
+from nerfcli.core.signals import StopSignal
+from nerfcli.engine import evaluate, render, train
+from nerfcli.engine.resolve import resolve
+from nerfcli.engine.runs import Run
+from nerfcli.methods.hashgrid_graph_trainer import create_trainer
+from nerfcli.methods.occupancy import OccupancyGrid
+from nerfcli.methods.trainers import Trainer
+from nerfcli.reference.sampling import Box
 from nerfcli.scenes import load_scene
-from nerfcli.settings import config_from_values
-from nerfcli.trainers import Trainer
 
 
 @contextmanager

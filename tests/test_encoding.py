@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import sph_harm_y
 
-from nerfcli.encoding import (
+from nerfcli.reference.encoding import (
     GridLevel,
     GridSpec,
     frequency_encoding,

@@ -10,22 +10,23 @@ import pytest
 import torch
 from analytic_field import LEVEL, STEP, analytic_model, ball, density_of, sphere_cameras
 
-from nerfcli.errors import NerfError
-from nerfcli.geometry import extract, visibility
-from nerfcli.geometry.bake import colored, surface_colors
-from nerfcli.geometry.clean import parts_of, refined, seen_components
-from nerfcli.geometry.cloud import field_points
-from nerfcli.geometry.cubes import marching_cubes
-from nerfcli.geometry.extract import Solid, solid_of
-from nerfcli.geometry.field_source import FieldSource
-from nerfcli.geometry.grids import field_voxels
-from nerfcli.geometry.inside import closedness
-from nerfcli.geometry.mpi import plane_images
-from nerfcli.geometry.shapes import Mesh
-from nerfcli.geometry.visibility import ParallelView, Visibility, look
-from nerfcli.progress import Progress
-from nerfcli.render import Model, as_image, render_image
+from nerfcli.core.errors import NerfError
+from nerfcli.core.progress import Progress
+from nerfcli.engine.render import Model, as_image, render_image
+from nerfcli.extraction import solid as extract
+from nerfcli.extraction import visibility
+from nerfcli.extraction.bake import colored, surface_colors
+from nerfcli.extraction.marching_cubes import marching_cubes
+from nerfcli.extraction.mesh_cleanup import parts_of, refined, seen_components
+from nerfcli.extraction.mpi import plane_images
+from nerfcli.extraction.point_cloud import field_points
+from nerfcli.extraction.solid import Solid, solid_of
+from nerfcli.extraction.source_field import FieldSource
+from nerfcli.extraction.visibility import ParallelView, Visibility, look
+from nerfcli.extraction.voxels import field_voxels
 from nerfcli.scenes.scene import Similarity
+from nerfcli.shapes.inside import closedness
+from nerfcli.shapes.types import Mesh
 
 QUIET = Progress("quiet", None, "step", "test")
 BALL = 4.0 / 3.0 * math.pi * 0.5**3

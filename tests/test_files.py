@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nerfcli.files import cache_folder
+from nerfcli.core.files import cache_folder
 
 
 @pytest.fixture

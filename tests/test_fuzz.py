@@ -15,14 +15,14 @@ import pytest
 from PIL import Image
 
 from conftest import sphere_c2w
-from nerfcli.errors import NerfError
+from nerfcli.core.errors import NerfError
 from nerfcli.scenes import load_scene, read_source
-from nerfcli.scenes.colmap_binary import read_binary
-from nerfcli.scenes.colmap_text import read_text_model
-from nerfcli.scenes.convert import Choices, write_scene
-from nerfcli.scenes.llff import read_table
+from nerfcli.scenes.readers.colmap_binary import read_binary
+from nerfcli.scenes.readers.colmap_text import read_text_model
+from nerfcli.scenes.readers.llff import read_table
+from nerfcli.scenes.readers.transforms import read_frames
 from nerfcli.scenes.source import Points, read_json
-from nerfcli.scenes.transforms import read_frames
+from nerfcli.scenes.writers.convert import Choices, write_scene
 
 N_VIEWS = 4
 MOST_BYTES = 20_000_000  # that reading a few kilobytes may take, whatever they state

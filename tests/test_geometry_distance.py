@@ -8,13 +8,13 @@ import trimesh.triangles
 from scipy.spatial.transform import Rotation
 from test_geometry_shapes import box
 
-from nerfcli.errors import NerfError
-from nerfcli.geometry import inside
-from nerfcli.geometry.distance import Surface, closest_points_on_triangles
-from nerfcli.geometry.inside import closedness, inside_grid
-from nerfcli.geometry.remesh import icosphere
-from nerfcli.geometry.shapes import Mesh, PointCloud, SdfGrid, VoxelGrid, transformed
-from nerfcli.geometry.volume import volumetric_iou
+from nerfcli.core.errors import NerfError
+from nerfcli.shapes import inside
+from nerfcli.shapes.distance import Surface, closest_points_on_triangles
+from nerfcli.shapes.inside import closedness, inside_grid
+from nerfcli.shapes.iou import volumetric_iou
+from nerfcli.shapes.remesh import icosphere
+from nerfcli.shapes.types import Mesh, PointCloud, SdfGrid, VoxelGrid, transformed
 
 AB = ("A", "B")
 

@@ -11,13 +11,12 @@ from test_geometry_distance import bumpy
 from test_geometry_metrics import meshes_folder
 from test_geometry_shapes import box
 
-from nerfcli.errors import NerfError
-from nerfcli.geometry.distance import Surface
-from nerfcli.geometry.files import load_shape
-from nerfcli.geometry.fit import FitWeights, fit_mesh, opposing_faces
-from nerfcli.geometry.inside import closedness
-from nerfcli.geometry.metrics import chamfer, neighbours
-from nerfcli.geometry.remesh import (
+from nerfcli.core.errors import NerfError
+from nerfcli.shapes.distance import Surface
+from nerfcli.shapes.fit import FitWeights, fit_mesh, opposing_faces
+from nerfcli.shapes.inside import closedness
+from nerfcli.shapes.mesh_files import load_shape
+from nerfcli.shapes.remesh import (
     collapse_short_edges,
     flip_edges,
     icosphere,
@@ -25,10 +24,11 @@ from nerfcli.geometry.remesh import (
     split_long_edges,
     subdivided,
 )
-from nerfcli.geometry.sampling import SurfaceSamples, sample_surface
-from nerfcli.geometry.shapes import Mesh, PointCloud, VoxelGrid, bounds, diagonal, unit
-from nerfcli.geometry.surface import surface_of
-from nerfcli.geometry.topology import topology_of
+from nerfcli.shapes.shape_metrics import chamfer, neighbours
+from nerfcli.shapes.surface import surface_of
+from nerfcli.shapes.surface_samples import SurfaceSamples, sample_surface
+from nerfcli.shapes.topology import topology_of
+from nerfcli.shapes.types import Mesh, PointCloud, VoxelGrid, bounds, diagonal, unit
 
 
 def euler(mesh: Mesh) -> int:

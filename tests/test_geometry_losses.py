@@ -10,7 +10,7 @@ import torch
 from test_geometry_shapes import box
 from torch import Tensor
 
-from nerfcli.geometry.losses import (
+from nerfcli.shapes.mesh_losses import (
     Matches,
     chamfer_loss,
     chamfer_squared_loss,
@@ -23,8 +23,8 @@ from nerfcli.geometry.losses import (
     normal_loss,
     smoothness_loss,
 )
-from nerfcli.geometry.remesh import icosphere
-from nerfcli.geometry.topology import Topology, topology_of
+from nerfcli.shapes.remesh import icosphere
+from nerfcli.shapes.topology import Topology, topology_of
 
 TETRAHEDRON = topology_of(np.array([[0, 2, 1], [0, 1, 3], [1, 2, 3], [0, 3, 2]]), 4)
 CORNERS = torch.tensor([[1.0, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]], dtype=torch.float64)

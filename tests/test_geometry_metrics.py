@@ -15,11 +15,12 @@ from scipy.spatial.transform import Rotation
 from test_geometry_distance import bumpy, joined
 from test_geometry_shapes import box
 
-from nerfcli.errors import NerfError
-from nerfcli.geometry.align import align_similarity, scale_of, umeyama
-from nerfcli.geometry.compare import CompareOptions, compare_shapes
-from nerfcli.geometry.files import load_shape
-from nerfcli.geometry.metrics import (
+from nerfcli.core.errors import NerfError
+from nerfcli.shapes.align import align_similarity, scale_of, umeyama
+from nerfcli.shapes.compare import CompareOptions, compare_shapes
+from nerfcli.shapes.mesh_files import load_shape
+from nerfcli.shapes.remesh import icosphere
+from nerfcli.shapes.shape_metrics import (
     bootstrap,
     chamfer,
     chamfer_squared,
@@ -29,9 +30,8 @@ from nerfcli.geometry.metrics import (
     neighbours,
     normal_distance,
 )
-from nerfcli.geometry.remesh import icosphere
-from nerfcli.geometry.sampling import SurfaceSamples, sample_shape, sample_surface
-from nerfcli.geometry.shapes import Mesh, PointCloud, SdfGrid, VoxelGrid, transformed
+from nerfcli.shapes.surface_samples import SurfaceSamples, sample_shape, sample_surface
+from nerfcli.shapes.types import Mesh, PointCloud, SdfGrid, VoxelGrid, transformed
 
 QUICK = CompareOptions(samples=2_000, voxels=32, bootstrap=20)
 

@@ -11,10 +11,11 @@ import pytest
 import trimesh
 from PIL import Image
 
-from nerfcli.errors import NerfError
-from nerfcli.geometry.files import load_shape, save_shape
-from nerfcli.geometry.remesh import icosphere
-from nerfcli.geometry.shapes import (
+from nerfcli.core.errors import NerfError
+from nerfcli.shapes.mesh_files import load_shape, save_shape
+from nerfcli.shapes.remesh import icosphere
+from nerfcli.shapes.surface import surface_of
+from nerfcli.shapes.types import (
     Mesh,
     PointCloud,
     SdfGrid,
@@ -24,7 +25,6 @@ from nerfcli.geometry.shapes import (
     merged_vertices,
     transformed,
 )
-from nerfcli.geometry.surface import surface_of
 
 
 def box(low=(0.0, 0.0, 0.0), high=(1.0, 1.0, 1.0)) -> Mesh:
@@ -256,8 +256,8 @@ def test_a_huge_file_is_refused_before_it_is_read(
     save_shape(icosphere(2), tmp_path / "ball.ply")
     zeros = np.zeros((60, 60, 60), dtype=np.float32)  # packs to a few hundred bytes
     save_shape(SdfGrid(zeros, np.zeros(3), np.ones(3)), tmp_path / "zeros.npz")
-    monkeypatch.setattr("nerfcli.geometry.files.MAX_BYTES", 5_000)
-    monkeypatch.setattr("nerfcli.geometry.grid_files.MAX_BYTES", 5_000)
+    monkeypatch.setattr("nerfcli.shapes.mesh_files.MAX_BYTES", 5_000)
+    monkeypatch.setattr("nerfcli.shapes.grid_files.MAX_BYTES", 5_000)
     for name in ("ball.ply", "zeros.npz"):
         with pytest.raises(NerfError, match="more than the"):
             load_shape(tmp_path / name)

@@ -13,18 +13,18 @@ import pytest
 import torch
 from half_precision import half_ops
 
-from nerfcli import train
 from nerfcli.backends import ops_cpu
 from nerfcli.backends.ops import Ops, reference
-from nerfcli.config import Config
-from nerfcli.graph_trainer import create_trainer
-from nerfcli.metrics import psnr
-from nerfcli.radiance import NetParams
-from nerfcli.render import to_uint8
+from nerfcli.core.config import Config
+from nerfcli.engine import train
+from nerfcli.engine.image_metrics import psnr
+from nerfcli.engine.render import to_uint8
+from nerfcli.engine.schedule import learning_rate
+from nerfcli.methods.hashgrid_graph_trainer import create_trainer
+from nerfcli.methods.trainers import HashGridTrainer, over_background
+from nerfcli.reference.radiance import NetParams
 from nerfcli.scenes import load_scene
-from nerfcli.scenes.views import load_views
-from nerfcli.schedule import learning_rate
-from nerfcli.trainers import HashGridTrainer, over_background
+from nerfcli.scenes.image_cache import load_views
 
 STEPS = int(os.environ.get("NERF_STEPS", "500"))
 SAMPLES = 2**14  # of a step

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nerfcli import images
-from nerfcli.errors import NerfError
-from nerfcli.scenes import held_out, load_scene
+from nerfcli.core.errors import NerfError
+from nerfcli.scenes import held_out, images, load_scene
 from nerfcli.scenes.held_out import ensure_complete, ensure_held_out, odd_shapes
 
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from nerfcli.errors import NerfError
-from nerfcli.images import Views, image_header, read_image, read_mask, write_png
+from nerfcli.core.errors import NerfError
+from nerfcli.scenes.images import image_header, read_image, read_mask, write_png
+from nerfcli.scenes.views import Views
 
 RGBA = np.random.default_rng(0).integers(0, 256, (6, 9, 4), dtype=np.uint8)
 

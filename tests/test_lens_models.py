@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from nerfcli.cameras import Cameras
-from nerfcli.lens_models import ROW, Polynomial
-from nerfcli.lenses import Lens, LensBank
-from nerfcli.scenes.colmap_cameras import (
+from nerfcli.cameras.cameras import Cameras
+from nerfcli.cameras.lens_models import ROW, Polynomial
+from nerfcli.cameras.lenses import Lens, LensBank
+from nerfcli.scenes.hull import _lens_stretch
+from nerfcli.scenes.readers.colmap_cameras import (
     BY_NAME,
     CAMERA_MODELS,
     CameraModel,
@@ -20,7 +21,6 @@ from nerfcli.scenes.colmap_cameras import (
     camera_model_of,
     intrinsics_of,
 )
-from nerfcli.scenes.hull import _lens_stretch
 
 WIDTH, HEIGHT = 640, 480
 # lens parameters of a strong but real lens, in COLMAP's order, after focal length and centre
@@ -251,7 +251,7 @@ def test_cameras_give_the_same_rays_from_tables_and_without(
         here = camera_index == i
         want[here] = m.lens.directions(plane_of(m, pixels[here, 1:] + 0.5))[0]
     for table_bytes in (0, 2**30):
-        monkeypatch.setattr("nerfcli.cameras.TABLE_BYTES", table_bytes)
+        monkeypatch.setattr("nerfcli.cameras.cameras.TABLE_BYTES", table_bytes)
         rays = cameras_of(mine).rays(pixels)
         # float32 of unit vectors
         torch.testing.assert_close(rays.directions, want.float(), rtol=0, atol=1e-6)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from nerfcli.errors import NerfError
-from nerfcli.lenses import Lens, LensBank
+from nerfcli.cameras.lenses import Lens, LensBank
+from nerfcli.core.errors import NerfError
 
 FOX = Lens("brown", (0.0578421, -0.0805099, 0.0, 0.0, -0.000980296, 0.00015575))
 STRONG = Lens("brown", (-0.28, 0.09, -0.015, 0.001, 0.002, -0.001))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nerfcli.losses import HUBER_DELTA, LOSSES, huber, mse
+from nerfcli.reference.losses import HUBER_DELTA, LOSSES, huber, mse
 
 
 def test_mse_by_hand() -> None:

@@ -12,15 +12,15 @@ import pytest
 import torch
 
 from conftest import SIZE, write_blender_scene
-from nerfcli import memory
-from nerfcli.config import Config, SceneConfig, TrainConfig
-from nerfcli.errors import NerfError
-from nerfcli.images import Views
-from nerfcli.progress import Progress
-from nerfcli.runs import Run
+from nerfcli.core import memory
+from nerfcli.core.config import Config, SceneConfig, TrainConfig
+from nerfcli.core.errors import NerfError
+from nerfcli.core.progress import Progress
+from nerfcli.engine.runs import Run
+from nerfcli.engine.train import Prepared, prepare, train
 from nerfcli.scenes import Residents, Scene, load_scene, views_bytes
-from nerfcli.scenes import views as views_module
-from nerfcli.train import Prepared, prepare, train
+from nerfcli.scenes import image_cache as views_module
+from nerfcli.scenes.views import Views
 
 N_TRAIN = 8
 WHOLE = N_TRAIN * SIZE * SIZE * 4  # bytes of all training views of the ball
@@ -31,7 +31,7 @@ def free(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Pretend that so many bytes are free for images."""
 
     def pretend(n_bytes: int) -> None:
-        for module in ("nerfcli.scenes.build", "nerfcli.scenes.views"):
+        for module in ("nerfcli.scenes.build", "nerfcli.scenes.image_cache"):
             monkeypatch.setattr(f"{module}.image_budget", lambda: n_bytes)
 
     return pretend

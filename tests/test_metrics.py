@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import correlate1d
 
-from nerfcli.metrics import psnr, round_to_8_bits, ssim
+from nerfcli.engine.image_metrics import psnr, round_to_8_bits, ssim
 
 
 def test_psnr_of_a_constant_error():

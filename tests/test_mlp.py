@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from nerfcli.mlp import (
+from nerfcli.reference.mlp import (
     classic_layer_widths,
     classic_mlp,
     classic_skip,

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from nerfcli.boxes import Box
-from nerfcli.occupancy import OccupancyGrid, covered_by_finer, seen_by_cameras
-from nerfcli.sampling import occupancy_lookup
+from nerfcli.cameras.boxes import Box
+from nerfcli.methods.occupancy import OccupancyGrid, covered_by_finer, seen_by_cameras
+from nerfcli.reference.sampling import occupancy_lookup
 
 BOX = Box((0.5, -1.0, 2.0), 0.8, n_cascades=2)
 

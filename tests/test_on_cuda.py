@@ -15,21 +15,24 @@ import pytest
 import torch
 from pretend_cuda import CUDA, MixedDevices, PretendCuda, pretending
 
-from nerfcli import backends, cameras, train
+from nerfcli import backends
 from nerfcli.bench import gpu, gpu_measures
-from nerfcli.config import Config
-from nerfcli.devices import random_generator
-from nerfcli.evaluate import evaluate
-from nerfcli.field import HashField
-from nerfcli.geometry.export import ExportOptions
-from nerfcli.geometry.export_run import export_run, field_for_shapes
-from nerfcli.geometry.field_source import FieldSource
-from nerfcli.lenses import Lens
-from nerfcli.progress import Progress, StopSignal
-from nerfcli.render import load_model, render_image, render_path
-from nerfcli.runs import Run
+from nerfcli.cameras import cameras
+from nerfcli.cameras.lenses import Lens
+from nerfcli.core.config import Config
+from nerfcli.core.devices import random_generator
+from nerfcli.core.progress import Progress
+from nerfcli.core.signals import StopSignal
+from nerfcli.engine import train
+from nerfcli.engine.evaluate import evaluate
+from nerfcli.engine.render import load_model, render_image, render_path
+from nerfcli.engine.runs import Run
+from nerfcli.extraction.export import export_run, field_for_shapes
+from nerfcli.extraction.source_field import FieldSource
+from nerfcli.methods.hashgrid import HashField
 from nerfcli.scenes import Scene, load_scene
-from nerfcli.scenes import views as scene_views
+from nerfcli.scenes import image_cache as scene_views
+from nerfcli.shapes.convert_shape import ExportOptions
 
 
 @pytest.fixture

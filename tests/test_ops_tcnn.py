@@ -14,15 +14,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from nerfcli import encoding, mlp, radiance, step
 from nerfcli.backends import ops_tcnn
-from nerfcli.boxes import Box
-from nerfcli.encoding import GridSpec
-from nerfcli.errors import NerfError
-from nerfcli.radiance import NetParams, NetSpec
-from nerfcli.rays import Rays, Samples
-from nerfcli.sampling import Steps, intersect_box, march
-from nerfcli.volume import composite
+from nerfcli.cameras.boxes import Box
+from nerfcli.cameras.rays import Rays
+from nerfcli.core.errors import NerfError
+from nerfcli.reference import encoding, mlp, radiance
+from nerfcli.reference import fused as step
+from nerfcli.reference.encoding import GridSpec
+from nerfcli.reference.radiance import NetParams, NetSpec
+from nerfcli.reference.samples import Samples
+from nerfcli.reference.sampling import Steps, intersect_box, march
+from nerfcli.reference.volume import composite
 
 NET = NetSpec(GridSpec(8, 2, 9, 4, 32), width=16)
 

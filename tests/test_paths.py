@@ -12,10 +12,10 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from nerfcli import paths, splines
-from nerfcli.boxes import Box
-from nerfcli.cameras import Cameras, common_focus
-from nerfcli.lenses import Lens
+from nerfcli.cameras import paths, splines
+from nerfcli.cameras.boxes import Box
+from nerfcli.cameras.cameras import Cameras, common_focus
+from nerfcli.cameras.lenses import Lens
 from nerfcli.scenes import load_scene
 
 BOX = Box((0.0, 0.0, 0.0), 1.0)

@@ -17,12 +17,14 @@ from spoiled import look_at, write_textured_scene
 
 from conftest import Nerf
 from nerfcli.cli import main
-from nerfcli.errors import NerfError
-from nerfcli.prepare import Stopped, Wish, capture, clear, motion, prepare_scene
+from nerfcli.core.errors import NerfError
+from nerfcli.core.progress import Progress
+from nerfcli.prepare import Stopped, Wish, clear, prepare_scene
+from nerfcli.prepare import pipeline as capture
+from nerfcli.prepare import sfm as motion
 from nerfcli.prepare.frames import sharpness, take_frames
+from nerfcli.prepare.normalise import DISTANCE, placed, upright
 from nerfcli.prepare.photos import find_photos, new_names, take_photos
-from nerfcli.prepare.place import DISTANCE, placed, upright
-from nerfcli.progress import Progress
 from nerfcli.scenes import load_scene, read_source
 from nerfcli.scenes.source import Source
 

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from nerfcli import progress as module
-from nerfcli.errors import NerfError
-from nerfcli.progress import Interrupted, Progress, StopSignal
+from nerfcli.core import progress as module
+from nerfcli.core.errors import NerfError
+from nerfcli.core.progress import Progress
+from nerfcli.core.signals import Interrupted, StopSignal
 
 
 class Clock:

@@ -7,11 +7,11 @@ import math
 import pytest
 import torch
 
-from nerfcli.encoding import GridSpec, hash_grid, spherical_harmonics
-from nerfcli.mlp import mlp_layers, mlp_n_params
-from nerfcli.radiance import MAX_LOG_DENSITY, NetParams, NetSpec, density, radiance
-from nerfcli.rays import Samples
-from nerfcli.volume import composite
+from nerfcli.reference.encoding import GridSpec, hash_grid, spherical_harmonics
+from nerfcli.reference.mlp import mlp_layers, mlp_n_params
+from nerfcli.reference.radiance import MAX_LOG_DENSITY, NetParams, NetSpec, density, radiance
+from nerfcli.reference.samples import Samples
+from nerfcli.reference.volume import composite
 
 NET = NetSpec(GridSpec(3, 2, 9, 4, 32), width=16)
 

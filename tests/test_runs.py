@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from nerfcli import checkpoints, runs
-from nerfcli.config import Config
-from nerfcli.errors import NerfError
-from nerfcli.files import ensure_writable, json_text, read_json, replacing, write_json
-from nerfcli.runs import Run, ensure_free, newest_run, next_run_path
+from nerfcli.core.config import Config
+from nerfcli.core.errors import NerfError
+from nerfcli.core.files import ensure_writable, json_text, read_json, replacing, write_json
+from nerfcli.engine import checkpoints, runs
+from nerfcli.engine.runs import Run, ensure_free, newest_run, next_run_path
 
 SCENE = {"name": "ball", "frames": []}
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from nerfcli.boxes import Box
-from nerfcli.rays import Samples
-from nerfcli.sampling import (
+from nerfcli.cameras.boxes import Box
+from nerfcli.reference.samples import Samples
+from nerfcli.reference.sampling import (
     Steps,
     edges_from_points,
     importance,

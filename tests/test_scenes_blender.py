@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from conftest import SIZE, sphere_c2w, sphere_image, write_blender_scene
-from nerfcli.boxes import Box
-from nerfcli.errors import NerfError
+from nerfcli.cameras.boxes import Box
+from nerfcli.core.errors import NerfError
 from nerfcli.scenes import Scene, Similarity, load_scene, load_views, views_bytes
 from nerfcli.scenes.hull import silhouette_box, visual_hull
 

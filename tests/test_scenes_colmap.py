@@ -16,7 +16,7 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from conftest import sphere_c2w
-from nerfcli.errors import NerfError
+from nerfcli.core.errors import NerfError
 from nerfcli.scenes import Scene, Source, load_scene, load_views, read_source
 
 WIDTH, HEIGHT = 24, 16

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from conftest import sphere_c2w
-from nerfcli.errors import NerfError
+from nerfcli.core.errors import NerfError
 from nerfcli.scenes import load_scene, load_views, read_source
 
 WIDTH, HEIGHT, FOCAL = 24, 16, 30.0

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from conftest import sphere_c2w
-from nerfcli.errors import NerfError
+from nerfcli.core.errors import NerfError
 from nerfcli.scenes import Scene, load_scene, load_views, read_source
 from nerfcli.scenes.source import Depth
 

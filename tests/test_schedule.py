@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from nerfcli.config import TrainConfig
-from nerfcli.schedule import Budget, budget_at, learning_rate
+from nerfcli.core.config import TrainConfig
+from nerfcli.engine.schedule import Budget, budget_at, learning_rate
 
 
 def test_exponential_decay_over_the_whole_run_without_hold():

@@ -13,13 +13,14 @@ import torch
 
 from nerfcli.backends import selfcheck
 from nerfcli.backends.ops import Ops, reference
-from nerfcli.boxes import Box
-from nerfcli.cameras import Cameras
-from nerfcli.encoding import GridSpec
-from nerfcli.images import Views
-from nerfcli.radiance import NetParams, NetSpec
-from nerfcli.rays import Rays, Samples
-from nerfcli.sampling import intersect_box
+from nerfcli.cameras.boxes import Box
+from nerfcli.cameras.cameras import Cameras
+from nerfcli.cameras.rays import Rays
+from nerfcli.reference.encoding import GridSpec
+from nerfcli.reference.radiance import NetParams, NetSpec
+from nerfcli.reference.samples import Samples
+from nerfcli.reference.sampling import intersect_box
+from nerfcli.scenes.views import Views
 
 
 @pytest.fixture(autouse=True)

@@ -17,15 +17,16 @@ import pytest
 import trimesh
 
 from conftest import SMALL, nerf_environment
-from nerfcli import evaluate, progress, render
-from nerfcli.check import witness
 from nerfcli.cli import main
 from nerfcli.cli.output import stop_code
-from nerfcli.errors import NerfError
-from nerfcli.files import filling
-from nerfcli.geometry import multiview
-from nerfcli.progress import Interrupted, StopSignal, interruptible
-from nerfcli.scenes import convert
+from nerfcli.core import signals
+from nerfcli.core.errors import NerfError
+from nerfcli.core.files import filling
+from nerfcli.core.signals import Interrupted, StopSignal, interruptible
+from nerfcli.engine import evaluate, render
+from nerfcli.extraction import multiview
+from nerfcli.matching import matching as witness
+from nerfcli.scenes.writers import convert
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 75}
 
@@ -52,7 +53,7 @@ def everything(folder: Path) -> set[Path]:
     return set(folder.rglob("*"))
 
 
-@pytest.mark.skipif(progress.HANGUP is None, reason="there is no SIGHUP here")
+@pytest.mark.skipif(signals.HANGUP is None, reason="there is no SIGHUP here")
 def test_a_lost_terminal_stops_politely_unless_it_is_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
@@ -215,9 +216,9 @@ def test_threads_of_a_library_do_not_crash_the_end(tmp_path: Path) -> None:
 def test_pycolmap_leaves_sigterm_alone() -> None:
     pytest.importorskip("pycolmap")
     code = (
-        "import os, signal; from nerfcli.progress import StopSignal\n"
+        "import os, signal; from nerfcli.core.signals import StopSignal\n"
         "with StopSignal() as stop:\n"
-        "    from nerfcli.prepare.motion import load_pycolmap; load_pycolmap()\n"
+        "    from nerfcli.prepare.sfm import load_pycolmap; load_pycolmap()\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    print(stop.received == signal.SIGTERM)\n"
     )

@@ -7,14 +7,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nerfcli.boxes import Box
-from nerfcli.encoding import GridSpec
-from nerfcli.mlp import mlp_n_params
-from nerfcli.radiance import NetParams, NetSpec, density, radiance
-from nerfcli.rays import Pixels, Rays, Samples
-from nerfcli.sampling import Steps, intersect_box, march
-from nerfcli.step import StepTerms, photometric_gradients, render_rays
-from nerfcli.volume import composite, visible
+from nerfcli.cameras.boxes import Box
+from nerfcli.cameras.rays import Rays
+from nerfcli.reference.encoding import GridSpec
+from nerfcli.reference.fused import StepTerms, photometric_gradients, render_rays
+from nerfcli.reference.mlp import mlp_n_params
+from nerfcli.reference.radiance import NetParams, NetSpec, density, radiance
+from nerfcli.reference.samples import Pixels, Samples
+from nerfcli.reference.sampling import Steps, intersect_box, march
+from nerfcli.reference.volume import composite, visible
 
 F64 = torch.float64
 NET = NetSpec(GridSpec(3, 2, 9, 4, 32), width=16)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from conftest import SMALL, nerf_environment
-from nerfcli import progress
-from nerfcli.progress import Progress
+from nerfcli.core import progress
+from nerfcli.core.progress import Progress
 
 NERF = [sys.executable, "-m", "nerfcli"]
 pytestmark = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from nerfcli import train
 from nerfcli.backends.ops import reference
-from nerfcli.config import Config
-from nerfcli.graph_trainer import create_trainer
+from nerfcli.core.config import Config
+from nerfcli.engine import train
+from nerfcli.methods.hashgrid_graph_trainer import create_trainer
+from nerfcli.methods.trainers import HashGridTrainer
 from nerfcli.scenes import load_scene
-from nerfcli.trainers import HashGridTrainer
 
 
 def trainer_of(scene: Path, seen: list[dict[str, Any]], **values: Any) -> HashGridTrainer:

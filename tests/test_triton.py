@@ -17,7 +17,7 @@ import torch
 from conftest import ROOT, nerf_environment
 from nerfcli import backends
 from nerfcli.backends import ops_tcnn, ops_triton, triton_host
-from nerfcli.errors import BackendUnavailable
+from nerfcli.core.errors import BackendUnavailable
 
 INTERPRETED = {**nerf_environment(), "TRITON_INTERPRET": "1"}
 FOLDER = Path(__file__).parent / "triton"

@@ -11,21 +11,23 @@ from pathlib import Path
 import pytest
 import torch
 
-from nerfcli import backends, train
+from nerfcli import backends
 from nerfcli.backends import ops_triton, selfcheck
 from nerfcli.backends.ops import Ops, reference
-from nerfcli.config import Config
-from nerfcli.devices import random_generator
-from nerfcli.errors import NerfError
-from nerfcli.evaluate import evaluate
-from nerfcli.graph_trainer import EAGER_STEPS, GraphTrainer, create_trainer
-from nerfcli.progress import Progress, StopSignal
-from nerfcli.radiance import NetParams
-from nerfcli.rays import Samples
-from nerfcli.render import load_model, render_image
-from nerfcli.runs import Run
+from nerfcli.core.config import Config
+from nerfcli.core.devices import random_generator
+from nerfcli.core.errors import NerfError
+from nerfcli.core.progress import Progress
+from nerfcli.core.signals import StopSignal
+from nerfcli.engine import train
+from nerfcli.engine.evaluate import evaluate
+from nerfcli.engine.render import load_model, render_image
+from nerfcli.engine.runs import Run
+from nerfcli.methods.hashgrid_graph_trainer import EAGER_STEPS, GraphTrainer, create_trainer
+from nerfcli.methods.trainers import HashGridTrainer
+from nerfcli.reference.radiance import NetParams
+from nerfcli.reference.samples import Samples
 from nerfcli.scenes import load_scene
-from nerfcli.trainers import HashGridTrainer
 
 pytestmark = pytest.mark.gpu
 

@@ -16,12 +16,13 @@ import torch
 
 from conftest import ROOT
 from nerfcli import backends
-from nerfcli.backends import ops_torch, selfcheck, verdicts
+from nerfcli.backends import ops_torch, selfcheck
+from nerfcli.backends import selfcheck_cache as verdicts
 from nerfcli.backends.ops import Ops, reference
-from nerfcli.backends.verdicts import Verdict
-from nerfcli.encoding import GridSpec
-from nerfcli.errors import BackendUnavailable
-from nerfcli.radiance import NetSpec
+from nerfcli.backends.selfcheck_cache import Verdict
+from nerfcli.core.errors import BackendUnavailable
+from nerfcli.reference.encoding import GridSpec
+from nerfcli.reference.radiance import NetSpec
 
 
 def another_process(monkeypatch: pytest.MonkeyPatch) -> None:

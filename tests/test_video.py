@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nerfcli.errors import NerfError
-from nerfcli.video import open_writer
+from nerfcli.core.errors import NerfError
+from nerfcli.engine.video import open_writer
 
 
 def picture(i: int, size: tuple[int, int] = (48, 64)) -> np.ndarray:

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from nerfcli.rays import Pixels, Samples
-from nerfcli.volume import (
+from nerfcli.reference.samples import Pixels, Samples
+from nerfcli.reference.volume import (
     composite,
     sum_per_ray,
     transmittance_and_alphas,

@@ -6,9 +6,9 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from nerfcli.backends import verdicts
+from nerfcli.backends import selfcheck_cache as verdicts
 from nerfcli.backends.ops import Ops
-from nerfcli.errors import BackendUnavailable, NerfError
+from nerfcli.core.errors import BackendUnavailable, NerfError
 
 # fastest first; a module ops_<name> offers unavailable(device) and load()
 ORDER = {"cuda": ("triton", "tcnn", "torch"), "cpu": ("cpu", "torch")}

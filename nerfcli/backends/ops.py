@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from nerfcli import adam, encoding, mlp, radiance, sampling, step, volume
-from nerfcli.rays import Pixels, Rays, Samples
-from nerfcli.step import StepTerms
+from nerfcli.cameras.rays import Rays
+from nerfcli.reference import adam, encoding, mlp, radiance, sampling, volume
+from nerfcli.reference import fused as step
+from nerfcli.reference.fused import StepTerms
+from nerfcli.reference.samples import Pixels, Samples
 
 
 @dataclass(frozen=True)

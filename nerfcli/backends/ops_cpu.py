@@ -12,7 +12,6 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from nerfcli import encoding, radiance, step, volume
 from nerfcli.backends.cpu import library
 from nerfcli.backends.cpu.autograd import CompositeFunction, HashGridFunction, RadianceFunction
 from nerfcli.backends.cpu.views import (
@@ -28,11 +27,14 @@ from nerfcli.backends.cpu.views import (
     unit_box,
 )
 from nerfcli.backends.ops import Ops, reference
-from nerfcli.encoding import GridSpec
-from nerfcli.radiance import NetParams, NetSpec
-from nerfcli.rays import Pixels, Rays, Samples
-from nerfcli.sampling import Box, Steps
-from nerfcli.step import StepTerms
+from nerfcli.cameras.rays import Rays
+from nerfcli.reference import encoding, radiance, volume
+from nerfcli.reference import fused as step
+from nerfcli.reference.encoding import GridSpec
+from nerfcli.reference.fused import StepTerms
+from nerfcli.reference.radiance import NetParams, NetSpec
+from nerfcli.reference.samples import Pixels, Samples
+from nerfcli.reference.sampling import Box, Steps
 
 _LOSSES = {"mse": 0, "huber": 1}
 

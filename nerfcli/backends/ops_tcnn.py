@@ -15,19 +15,20 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
-from nerfcli import encoding
-from nerfcli import mlp as networks
 from nerfcli.backends.ops import Ops, reference
 from nerfcli.backends.ops_triton import installed
-from nerfcli.devices import cuda_missing
-from nerfcli.encoding import GridSpec
-from nerfcli.errors import NerfError
-from nerfcli.losses import LOSSES, mse
-from nerfcli.radiance import MAX_LOG_DENSITY, NetParams, NetSpec
-from nerfcli.rays import Pixels, Rays, Samples
-from nerfcli.sampling import Box, Steps, march
-from nerfcli.step import StepTerms
-from nerfcli.volume import composite, visible
+from nerfcli.cameras.rays import Rays
+from nerfcli.core.devices import cuda_missing
+from nerfcli.core.errors import NerfError
+from nerfcli.reference import encoding
+from nerfcli.reference import mlp as networks
+from nerfcli.reference.encoding import GridSpec
+from nerfcli.reference.fused import StepTerms
+from nerfcli.reference.losses import LOSSES, mse
+from nerfcli.reference.radiance import MAX_LOG_DENSITY, NetParams, NetSpec
+from nerfcli.reference.samples import Pixels, Samples
+from nerfcli.reference.sampling import Box, Steps, march
+from nerfcli.reference.volume import composite, visible
 
 INSTALL = (
     "pip install 'git+https://github.com/NVlabs/tiny-cuda-nn/#subdirectory=bindings/torch' "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nerfcli.backends.ops import Ops, reference
-from nerfcli.devices import cuda_missing
+from nerfcli.core.devices import cuda_missing
 
 
 def unavailable(device: str) -> str | None:

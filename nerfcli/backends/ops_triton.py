@@ -15,7 +15,7 @@ import torch
 
 from nerfcli.backends import triton_host
 from nerfcli.backends.ops import Ops, reference
-from nerfcli.devices import cuda_missing
+from nerfcli.core.devices import cuda_missing
 
 LEAST_CAPABILITY = (8, 0)  # what Triton supports; Turing and older are not
 RAYS_PER_CHUNK = 2**20  # an 800 x 800 image at once

@@ -12,15 +12,16 @@ import torch
 from torch import Tensor
 
 from nerfcli.backends.ops import Ops, reference
-from nerfcli.boxes import Box
-from nerfcli.cameras import Cameras
-from nerfcli.encoding import GridSpec
-from nerfcli.images import Views
-from nerfcli.lenses import Lens
-from nerfcli.mlp import mlp_n_params
-from nerfcli.radiance import NetParams, NetSpec
-from nerfcli.rays import Pixels, Rays, Samples
-from nerfcli.sampling import Steps, intersect_box
+from nerfcli.cameras.boxes import Box
+from nerfcli.cameras.cameras import Cameras
+from nerfcli.cameras.lenses import Lens
+from nerfcli.cameras.rays import Rays
+from nerfcli.reference.encoding import GridSpec
+from nerfcli.reference.mlp import mlp_n_params
+from nerfcli.reference.radiance import NetParams, NetSpec
+from nerfcli.reference.samples import Pixels, Samples
+from nerfcli.reference.sampling import Steps, intersect_box
+from nerfcli.scenes.views import Views
 
 # Relative error, ||got - want|| / ||want||. Half precision is within 1 % of the reference, a
 # forgotten corner, sample or layer is not.

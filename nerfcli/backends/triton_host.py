@@ -23,8 +23,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from nerfcli.errors import NerfError
-from nerfcli.files import cache_folder, ensure_writable, replacing
+from nerfcli.core.errors import NerfError
+from nerfcli.core.files import cache_folder, ensure_writable, replacing
 
 GET_COMPILER = "apt install gcc libc6-dev, or pip install ziglang"
 GET_HEADERS = "apt install python3-dev, or dnf install python3-devel"

@@ -19,16 +19,16 @@ from typing import Any
 import torch
 
 from nerfcli import __version__, backends
-from nerfcli.backends import verdicts
+from nerfcli.backends import selfcheck_cache as verdicts
 from nerfcli.bench import gpu_measures as measures
 from nerfcli.bench.gpu_classic import classic_rows
 from nerfcli.bench.gpu_measures import FULL, QUICK, Bench, Row, Sizes
 from nerfcli.bench.gpu_peers import nerfacc_missing, nerfacc_rows
 from nerfcli.bench.gpu_report import markdown
-from nerfcli.devices import pick
-from nerfcli.errors import NerfError
-from nerfcli.files import read_json, write_json, write_text
-from nerfcli.progress import StopSignal
+from nerfcli.core.devices import pick
+from nerfcli.core.errors import NerfError
+from nerfcli.core.files import read_json, write_json, write_text
+from nerfcli.core.signals import StopSignal
 
 STATE, REPORT, RUNS = "gpu.json", "gpu.md", "runs"
 SLOT_MINUTES = 9.5  # of a slot of ten

@@ -9,11 +9,11 @@ import torch
 
 from nerfcli.bench.clock import measure
 from nerfcli.bench.gpu_measures import Bench, Row
-from nerfcli.classic import ClassicField, gradients
-from nerfcli.config import Config
-from nerfcli.devices import random_generator
-from nerfcli.resolve import resolve
-from nerfcli.trainers import fixed_background, over_background
+from nerfcli.core.config import Config
+from nerfcli.core.devices import random_generator
+from nerfcli.engine.resolve import resolve
+from nerfcli.methods.classic import ClassicField, gradients
+from nerfcli.methods.trainers import fixed_background, over_background
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 

@@ -13,25 +13,26 @@ from typing import Any
 import torch
 
 from nerfcli import backends
-from nerfcli.backends import verdicts
+from nerfcli.backends import selfcheck_cache as verdicts
 from nerfcli.bench.clock import Effort, measure, measured_peak, wait
 from nerfcli.bench.kernels import kernel_rows, network_flop
 from nerfcli.bench.parity import parity
-from nerfcli.config import Config
-from nerfcli.devices import random_generator
-from nerfcli.errors import NerfError
-from nerfcli.evaluate import evaluate
-from nerfcli.field import net_from_config
-from nerfcli.graph_trainer import create_trainer
-from nerfcli.progress import Progress, StopSignal
-from nerfcli.radiance import NetSpec
-from nerfcli.render import load_model, render_image
-from nerfcli.resolve import resolve
-from nerfcli.runs import Run
+from nerfcli.core.config import Config
+from nerfcli.core.devices import random_generator
+from nerfcli.core.errors import NerfError
+from nerfcli.core.progress import Progress
+from nerfcli.core.settings import config_from_values
+from nerfcli.core.signals import StopSignal
+from nerfcli.engine.evaluate import evaluate
+from nerfcli.engine.render import load_model, render_image
+from nerfcli.engine.resolve import resolve
+from nerfcli.engine.runs import Run
+from nerfcli.engine.train import Clock, Prepared, prepare, prepare_occupancy, start
+from nerfcli.methods.hashgrid import net_from_config
+from nerfcli.methods.hashgrid_graph_trainer import create_trainer
+from nerfcli.methods.trainers import HashGridTrainer
+from nerfcli.reference.radiance import NetSpec
 from nerfcli.scenes import Scene, load_scene
-from nerfcli.settings import config_from_values
-from nerfcli.train import Clock, Prepared, prepare, prepare_occupancy, start
-from nerfcli.trainers import HashGridTrainer
 
 Row = dict[str, Any]
 LR = 1e-2

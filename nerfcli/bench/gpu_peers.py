@@ -13,7 +13,7 @@ from nerfcli.backends.ops_triton import installed
 from nerfcli.bench.clock import measure
 from nerfcli.bench.gpu_measures import Row, Sizes, kernel_row
 from nerfcli.bench.kernels import Workload
-from nerfcli.devices import cuda_missing
+from nerfcli.core.devices import cuda_missing
 
 
 def nerfacc_missing(device: str) -> str | None:

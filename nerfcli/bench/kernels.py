@@ -16,12 +16,13 @@ import torch
 
 from nerfcli.backends.ops import Ops, reference
 from nerfcli.bench.clock import Effort, measure
-from nerfcli.boxes import Box
-from nerfcli.encoding import GridSpec
-from nerfcli.mlp import init_mlp, mlp_n_params
-from nerfcli.radiance import NetParams, NetSpec
-from nerfcli.rays import Rays, Samples
-from nerfcli.sampling import Steps, intersect_box
+from nerfcli.cameras.boxes import Box
+from nerfcli.cameras.rays import Rays
+from nerfcli.reference.encoding import GridSpec
+from nerfcli.reference.mlp import init_mlp, mlp_n_params
+from nerfcli.reference.radiance import NetParams, NetSpec
+from nerfcli.reference.samples import Samples
+from nerfcli.reference.sampling import Steps, intersect_box
 
 NET = NetSpec(GridSpec(16, 2, 17, 16, 1024))
 N_OPERATIONS = 9  # rows of a size

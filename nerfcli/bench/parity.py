@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 
 from nerfcli.backends import selfcheck
 from nerfcli.backends.ops import Ops
-from nerfcli.encoding import GridSpec
-from nerfcli.radiance import NetSpec
+from nerfcli.reference.encoding import GridSpec
+from nerfcli.reference.radiance import NetSpec
 
 # Relative error, ||got - want|| / ||want||. On a CPU both sides compute in float32 and differ by
 # the order of sums, which measured below 1e-6; a GPU backend may use half precision.

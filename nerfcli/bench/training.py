@@ -18,17 +18,17 @@ from torch import Tensor
 from nerfcli.backends.ops import Ops
 from nerfcli.bench.clock import Effort, wait
 from nerfcli.bench.kernels import network_flop
-from nerfcli.boxes import Box
-from nerfcli.cameras import Cameras
-from nerfcli.config import Config, ModelConfig, OccupancyConfig, TrainConfig
-from nerfcli.field import net_from_config
-from nerfcli.images import Views
-from nerfcli.lenses import Lens
-from nerfcli.resolve import resolve
+from nerfcli.cameras.boxes import Box
+from nerfcli.cameras.cameras import Cameras
+from nerfcli.cameras.lenses import Lens
+from nerfcli.core.config import Config, ModelConfig, OccupancyConfig, TrainConfig
+from nerfcli.engine.resolve import resolve
+from nerfcli.engine.train import prepare_occupancy
+from nerfcli.methods.hashgrid import net_from_config
+from nerfcli.methods.trainers import HashGridTrainer
 from nerfcli.scenes import Scene
 from nerfcli.scenes.scene import Similarity
-from nerfcli.train import prepare_occupancy
-from nerfcli.trainers import HashGridTrainer
+from nerfcli.scenes.views import Views
 
 SHAPES = ((16, 2), (8, 4))  # levels and features of an entry
 LOG2_TABLE_SIZE = 17

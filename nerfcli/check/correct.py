@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from nerfcli.check.alternatives import FLIP
+from nerfcli.check.pose_conventions import FLIP
 from nerfcli.check.scene_check import Checked
-from nerfcli.errors import NerfError
-from nerfcli.scenes.convert import Choices, write_scene
+from nerfcli.core.errors import NerfError
 from nerfcli.scenes.source import Frame, Source, shortened
+from nerfcli.scenes.writers.convert import Choices, write_scene
 
 
 class NothingToCorrect(NerfError):

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nerfcli.cameras import Cameras
-from nerfcli.check.witness import Matches
-from nerfcli.lenses import Lens
+from nerfcli.cameras.cameras import Cameras
+from nerfcli.cameras.lenses import Lens
+from nerfcli.matching.matching import Matches
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nerfcli.check.witness import (
+from nerfcli.core.progress import Progress
+from nerfcli.matching.matching import (
     Look,
     Matches,
     choose_pairs,
@@ -18,7 +19,6 @@ from nerfcli.check.witness import (
     nearness,
     shared_matches,
 )
-from nerfcli.progress import Progress
 from nerfcli.scenes.scene import Scene
 
 MAX_VIEWS = 300  # more are thinned evenly: each is judged by its neighbours anyway

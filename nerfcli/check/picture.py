@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from nerfcli.check.judge_geometry import upwards
 from nerfcli.check.scene_check import Checked
-from nerfcli.check.space import upwards
-from nerfcli.files import replacing
+from nerfcli.core.files import replacing
 
 if TYPE_CHECKING:
     from PIL import ImageDraw

@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from nerfcli.cameras import Cameras
-from nerfcli.check.alternatives import STATED, Alternative, all_alternatives, usual_alternatives
+from nerfcli.cameras.cameras import Cameras
 from nerfcli.check.epipolar import Evidence, behind, evidence, residuals
-from nerfcli.check.witness import Matches
+from nerfcli.check.pose_conventions import STATED, Alternative, all_alternatives, usual_alternatives
+from nerfcli.matching.matching import Matches
 
 TOLERANCE, TOLERANCE_SHARE = 2.0, 0.0025  # pixels, and of the image's diagonal
 SAMPLE = (100, 24)  # pairs, and matches of each, that test a hypothesis: medians need no more

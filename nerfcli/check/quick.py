@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import torch
 
+from nerfcli.check.judge_poses import pixels_text
 from nerfcli.check.poses import explain, tolerance_for
 from nerfcli.check.report import Finding
-from nerfcli.check.verdict import pixels_text
-from nerfcli.check.witness import Look, look_at_images, nearness, shared_matches
+from nerfcli.matching.matching import Look, look_at_images, nearness, shared_matches
 from nerfcli.scenes.scene import Scene
 
 GROUPS, NEIGHBOURS = 6, 2  # views spread over the scene, each with its nearest

@@ -9,16 +9,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nerfcli.cameras import Cameras
+from nerfcli.cameras.cameras import Cameras
 from nerfcli.check.epipolar import Evidence, behind, residuals
 from nerfcli.check.gather import MAX_VIEWS, Gathered, gather
-from nerfcli.check.photos import judge_photos, visibly_moved
+from nerfcli.check.judge_geometry import (
+    cloud,
+    coverage,
+    judge_box,
+    judge_depth,
+    judge_links,
+    judge_masks,
+)
+from nerfcli.check.judge_images import judge_photos, visibly_moved
+from nerfcli.check.judge_poses import Judged, judge_poses, mixed_rank, pixels_text
 from nerfcli.check.poses import Hypothesis, tolerance_for
 from nerfcli.check.report import Finding, Report, View, by_level, counted
-from nerfcli.check.space import cloud, coverage, judge_box, judge_depth, judge_links, judge_masks
-from nerfcli.check.verdict import Judged, judge_poses, mixed_rank, pixels_text
-from nerfcli.check.witness import nearness
-from nerfcli.progress import Progress
+from nerfcli.core.progress import Progress
+from nerfcli.matching.matching import nearness
 from nerfcli.scenes.build import Options, scene_from_source
 from nerfcli.scenes.scene import Scene
 from nerfcli.scenes.source import Source

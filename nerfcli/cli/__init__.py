@@ -16,21 +16,10 @@ from typing import Annotated, Any
 
 import typer
 
-from nerfcli.cli import (
-    bench,
-    check,
-    compare,
-    convert,
-    eval,
-    export,
-    info,
-    prepare,
-    render,
-    train,
-)
+from nerfcli.cli import bench, check, compare, convert, eval, export, info, prepare, render, train
 from nerfcli.cli.output import ensure_streams, fail, stop_code
-from nerfcli.errors import NerfError
-from nerfcli.progress import STOPS, Interrupted, interruptible
+from nerfcli.core.errors import NerfError
+from nerfcli.core.signals import STOPS, Interrupted, interruptible
 
 # its home differs between versions of typer
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]

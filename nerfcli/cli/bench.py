@@ -13,7 +13,7 @@ from nerfcli.cli.bench_gpu import GpuOut, GpuScene, bench_gpu
 from nerfcli.cli.info import machine
 from nerfcli.cli.options import Json, ProgressKind, Quiet, progress_kind
 from nerfcli.cli.output import NOT_MET, show
-from nerfcli.progress import Progress
+from nerfcli.core.progress import Progress
 
 if TYPE_CHECKING:
     from nerfcli.backends.ops import Ops

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from nerfcli.cli.output import NOT_MET, show, stop_code
-from nerfcli.errors import NerfError
-from nerfcli.progress import Progress, StopSignal
+from nerfcli.core.errors import NerfError
+from nerfcli.core.progress import Progress
+from nerfcli.core.signals import StopSignal
 
 GO_ON = 75  # everything is saved; the same command goes on
 GpuScene = Annotated[

@@ -11,9 +11,9 @@ import typer
 from nerfcli.cli.convert import ensure_free_folder
 from nerfcli.cli.options import Json, ProgressKind, Quiet, progress_kind
 from nerfcli.cli.output import NOT_MET, show
-from nerfcli.errors import NerfError
-from nerfcli.files import ensure_writable
-from nerfcli.progress import Progress
+from nerfcli.core.errors import NerfError
+from nerfcli.core.files import ensure_writable
+from nerfcli.core.progress import Progress
 
 if TYPE_CHECKING:
     from nerfcli.check import Checked

@@ -9,7 +9,7 @@ import typer
 
 from nerfcli.cli.options import Json, ProgressKind, Quiet, progress_kind
 from nerfcli.cli.output import show
-from nerfcli.progress import Progress
+from nerfcli.core.progress import Progress
 
 
 def compare(
@@ -56,8 +56,8 @@ def compare(
       nerf compare mesh.ply truth.obj
       nerf compare mesh.ply truth.obj --align similarity --radius 0.01 --json
     """
-    from nerfcli.geometry.compare import CompareOptions, compare_shapes
-    from nerfcli.geometry.files import load_shape
+    from nerfcli.shapes.compare import CompareOptions, compare_shapes
+    from nerfcli.shapes.mesh_files import load_shape
 
     options = CompareOptions(samples, seed, tuple(radius or ()), align, voxels, bootstrap)
     with Progress(progress_kind(progress, quiet), None, "step", "compare") as reporter:

@@ -11,9 +11,9 @@ import typer
 
 from nerfcli.cli.options import Json, ProgressKind, Quiet, progress_kind
 from nerfcli.cli.output import NOT_MET, quantity, show
-from nerfcli.errors import NerfError
-from nerfcli.files import ensure_writable, write_json
-from nerfcli.progress import Progress
+from nerfcli.core.errors import NerfError
+from nerfcli.core.files import ensure_writable, write_json
+from nerfcli.core.progress import Progress
 
 if TYPE_CHECKING:
     from nerfcli.scenes import Source
@@ -65,8 +65,8 @@ def convert(
       nerf convert capture/ --to transforms --out capture-ns/ --link --json
     """
     from nerfcli.scenes import read_source
-    from nerfcli.scenes.convert import Choices, write_scene
-    from nerfcli.scenes.losses import TARGETS, losses
+    from nerfcli.scenes.writers.convert import Choices, write_scene
+    from nerfcli.scenes.writers.unsupported import TARGETS, losses
 
     if to not in TARGETS:
         raise NerfError(f"--to: unknown format {to!r}; known: {', '.join(TARGETS)}.")

@@ -21,8 +21,9 @@ from nerfcli.cli.options import (
 )
 from nerfcli.cli.output import NOT_MET, quantity, show, stop_code
 from nerfcli.cli.sources import recorded_path, scene_of_run
-from nerfcli.errors import NerfError
-from nerfcli.progress import Progress, StopSignal
+from nerfcli.core.errors import NerfError
+from nerfcli.core.progress import Progress
+from nerfcli.core.signals import StopSignal
 
 
 def eval(
@@ -69,11 +70,11 @@ def eval(
     ensure_device(device)
     opened = open_run(run, quiet=quiet).using(backend=backend, device=device)
     loaded = scene_of_run(opened, scene or recorded_path(opened))
-    from nerfcli.evaluate import evaluate
+    from nerfcli.engine.evaluate import evaluate
 
     truth = None
     if geometry is not None:  # a broken file is found before anything is rendered
-        from nerfcli.geometry.judge import judge_geometry, load_truth
+        from nerfcli.extraction.evaluate_mesh import judge_geometry, load_truth
 
         truth = load_truth(geometry, lambda text: None)
     total = len(loaded.splits.get(split, ()))

@@ -19,9 +19,9 @@ from nerfcli.cli.options import (
     progress_kind,
 )
 from nerfcli.cli.output import show
-from nerfcli.errors import NerfError
-from nerfcli.files import ensure_writable
-from nerfcli.progress import Progress
+from nerfcli.core.errors import NerfError
+from nerfcli.core.files import ensure_writable
+from nerfcli.core.progress import Progress
 
 
 def export(
@@ -101,7 +101,7 @@ def export(
       nerf export runs/chair-1 --to mesh --faces 50000 --texture 2048 --out chair.glb
       nerf export mesh.ply --to sdf --resolution 64 --out sdf.npz
     """
-    from nerfcli.geometry.export import ExportOptions
+    from nerfcli.shapes.convert_shape import ExportOptions
 
     options = ExportOptions(
         to,
@@ -132,7 +132,7 @@ def export(
 def _file(
     path: Path, out: Path | None, options: Any, overwrite: bool, progress: Progress
 ) -> dict[str, Any]:
-    from nerfcli.geometry.export import FOLDERS, export_file
+    from nerfcli.shapes.convert_shape import FOLDERS, export_file
 
     if out is None:
         raise NerfError(f"--out is missing: where should the {options.to} made from {path} go?")
@@ -154,7 +154,7 @@ def _run(
     if path is not None and not path.exists():
         raise NerfError(f"no such run or shape file: {path}.")
     run = open_run(path, quiet=quiet).using(backend=backend, device=device)
-    from nerfcli.geometry.export_run import default_out, export_run
+    from nerfcli.extraction.export import default_out, export_run
 
     if out is not None:
         ensure_free_place(out, options.to, textured=options.texture > 0, overwrite=overwrite)
@@ -163,7 +163,7 @@ def _run(
 
 def ensure_free_place(out: Path, to: str, *, textured: bool = False, overwrite: bool) -> None:
     """Raise NerfError where --out cannot hold that kind, or would replace what is there."""
-    from nerfcli.geometry.export import FOLDERS, SIDECAR, SUFFIXES, sidecar_of
+    from nerfcli.shapes.convert_shape import FOLDERS, SIDECAR, SUFFIXES, sidecar_of
 
     ensure_writable(out)
     if to in FOLDERS:

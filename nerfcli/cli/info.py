@@ -12,7 +12,7 @@ import typer
 from nerfcli.cli.options import Json, Quiet
 from nerfcli.cli.output import duration, show
 from nerfcli.cli.sources import Source
-from nerfcli.runs import Run
+from nerfcli.engine.runs import Run
 
 
 def info(

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nerfcli.cli.sources import Source, read_scene, recorded_path, scene_of_run
-from nerfcli.config import Config, TrainConfig
-from nerfcli.devices import cuda_missing
-from nerfcli.errors import NerfError
-from nerfcli.files import ensure_writable, read_json
-from nerfcli.runs import Run, ensure_free, newest_run
-from nerfcli.schedule import budget_at
-from nerfcli.settings import config_from_values, config_values
+from nerfcli.core.config import Config, TrainConfig
+from nerfcli.core.devices import cuda_missing
+from nerfcli.core.errors import NerfError
+from nerfcli.core.files import ensure_writable, read_json
+from nerfcli.core.settings import config_from_values, config_values
+from nerfcli.engine.runs import Run, ensure_free, newest_run
+from nerfcli.engine.schedule import budget_at
 
 if TYPE_CHECKING:
+    from nerfcli.engine.train import Prepared
     from nerfcli.scenes import Scene
-    from nerfcli.train import Prepared
 
 LENGTH = ("train.steps", "train.minutes")  # --resume may ask for another
 AFTERWARDS = ("backend", "device", "train.checkpoint_minutes")  # may change when a run goes on
@@ -81,8 +81,8 @@ def fresh_job(
     """A new run: everything that can be wrong is found before its folder is made."""
     from nerfcli import backends
     from nerfcli.check import quick_warnings
+    from nerfcli.engine.train import prepare
     from nerfcli.scenes.held_out import odd_shapes
-    from nerfcli.train import prepare
 
     if path is None:
         raise NerfError("SCENE is missing: nerf train FOLDER, or nerf train --resume [RUN].")
@@ -141,8 +141,8 @@ def resumable_job(
             scene = scene_of_run(run, moved or recorded_path(run))
             _ensure_held_out(scene, target_psnr)
         return Job(None, scene, run, True, target_psnr)
+    from nerfcli.engine.train import Prepared
     from nerfcli.scenes import Residents
-    from nerfcli.train import Prepared
 
     if "device" not in given and config.device == "cuda" and (missing := cuda_missing()):
         note(f"the run was on cuda, and here {missing}: going on on the CPU")

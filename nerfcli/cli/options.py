@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from nerfcli.cli.output import remark
-from nerfcli.devices import NAMES, pick
-from nerfcli.errors import NerfError
-from nerfcli.progress import KINDS
-from nerfcli.runs import Run, newest_run
+from nerfcli.core.devices import NAMES, pick
+from nerfcli.core.errors import NerfError
+from nerfcli.core.progress import KINDS
+from nerfcli.engine.runs import Run, newest_run
 
 RunPath = Annotated[
     Path | None,

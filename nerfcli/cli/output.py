@@ -7,8 +7,8 @@ import signal
 import sys
 from contextlib import suppress
 
-from nerfcli.errors import NerfError
-from nerfcli.files import json_text
+from nerfcli.core.errors import NerfError
+from nerfcli.core.files import json_text
 
 STOP_CODES = {signal.SIGTERM: 75, signal.SIGINT: 130}
 NOT_MET = 3

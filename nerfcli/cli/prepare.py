@@ -9,9 +9,10 @@ import typer
 
 from nerfcli.cli.options import Json, ProgressKind, Quiet, progress_kind
 from nerfcli.cli.output import NOT_MET, duration, quantity, show, stop_code
-from nerfcli.errors import NerfError
-from nerfcli.files import ensure_writable, read_json
-from nerfcli.progress import Progress, StopSignal
+from nerfcli.core.errors import NerfError
+from nerfcli.core.files import ensure_writable, read_json
+from nerfcli.core.progress import Progress
+from nerfcli.core.signals import StopSignal
 
 
 def prepare(

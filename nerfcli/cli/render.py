@@ -20,13 +20,14 @@ from nerfcli.cli.options import (
     progress_kind,
 )
 from nerfcli.cli.output import duration, quantity, show, stop_code
-from nerfcli.errors import NerfError
-from nerfcli.files import ensure_writable
-from nerfcli.progress import Progress, StopSignal
-from nerfcli.runs import Run
+from nerfcli.core.errors import NerfError
+from nerfcli.core.files import ensure_writable
+from nerfcli.core.progress import Progress
+from nerfcli.core.signals import StopSignal
+from nerfcli.engine.runs import Run
 
 if TYPE_CHECKING:
-    from nerfcli.cameras import Cameras
+    from nerfcli.cameras.cameras import Cameras
 
 VIDEOS = (".mp4", ".gif")
 PATHS = ("orbit", "spiral", "interpolate", "test")
@@ -80,7 +81,7 @@ def render(
     if out is not None:
         ensure_free_output(out, layers, overwrite=overwrite)
     cameras = path_cameras(opened, path, frames, scale)
-    from nerfcli.render import render_path
+    from nerfcli.engine.render import render_path
 
     with Progress(kind, len(cameras), "frame", "render") as reporter, StopSignal() as stop:
         result = render_path(
@@ -108,7 +109,7 @@ def path_cameras(run: Run, path: str, frames: int | None, scale: float) -> Camer
     Raises:
         NerfError: the scene has no views for it.
     """
-    from nerfcli import paths
+    from nerfcli.cameras import paths
     from nerfcli.scenes import Scene
 
     scene = Scene.from_json(run.scene_json)

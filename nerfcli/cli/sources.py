@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nerfcli.config import Config
-from nerfcli.errors import NerfError
-from nerfcli.runs import Run
+from nerfcli.core.config import Config
+from nerfcli.core.errors import NerfError
+from nerfcli.engine.runs import Run
 
 if TYPE_CHECKING:
     from nerfcli.scenes import Scene

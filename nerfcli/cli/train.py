@@ -10,9 +10,10 @@ import typer
 from nerfcli.cli.jobs import fresh_job, resumable_job
 from nerfcli.cli.options import Json, ProgressKind, Quiet, progress_kind
 from nerfcli.cli.work import work
-from nerfcli.errors import NerfError
-from nerfcli.progress import Progress, StopSignal
-from nerfcli.settings import given_values
+from nerfcli.core.errors import NerfError
+from nerfcli.core.progress import Progress
+from nerfcli.core.settings import given_values
+from nerfcli.core.signals import StopSignal
 
 
 def train(

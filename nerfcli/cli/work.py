@@ -8,8 +8,9 @@ from typing import Any
 
 from nerfcli.cli.jobs import Job
 from nerfcli.cli.output import NOT_MET, duration, quantity, show, stop_code
-from nerfcli.progress import Progress, StopSignal
-from nerfcli.runs import Run, in_training
+from nerfcli.core.progress import Progress
+from nerfcli.core.signals import StopSignal
+from nerfcli.engine.runs import Run, in_training
 
 LONGER_MINUTES = 10  # of the command that is named where the user gave no length
 LEGO_DB = ((1, 30.85), (3, 33.39))  # minutes, dB; a test holds docs/benchmarks.md to it
@@ -20,7 +21,7 @@ def work(job: Job, progress: Progress, stop: StopSignal, *, as_json: bool) -> in
     if job.prepared is None:
         summary = _nothing_done(job.run)
     else:
-        from nerfcli.train import train
+        from nerfcli.engine.train import train
 
         with in_training(job.run.path):
             summary = train(job.prepared, job.run, progress=progress, stop=stop, resume=job.resume)
@@ -64,7 +65,7 @@ def more_time(run: str) -> str:
 
 def _held_out_psnr(job: Job, progress: Progress) -> float:
     """Mean PSNR of the held-out views; infinite where every view is exact."""
-    from nerfcli.evaluate import evaluate
+    from nerfcli.engine.evaluate import evaluate
 
     scene = job.scene
     assert scene is not None  # a target needs it

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from nerfcli.prepare.capture import prepare_scene
-from nerfcli.prepare.motion import Stopped
-from nerfcli.prepare.wish import LENSES, RECORD, WORK, Wish, clear, ensure_same
+from nerfcli.prepare.options import LENSES, RECORD, WORK, Wish, clear, ensure_same
+from nerfcli.prepare.pipeline import prepare_scene
+from nerfcli.prepare.sfm import Stopped
 
 __all__ = [
     "LENSES",

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from nerfcli.errors import NerfError
-from nerfcli.files import replacing
+from nerfcli.core.errors import NerfError
+from nerfcli.core.files import replacing
 
 SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".3gp")
 LEAST_SIDE = 480  # pixels to which a frame is thinned before its sharpness is measured

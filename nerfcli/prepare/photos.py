@@ -12,9 +12,9 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image, ImageOps
 
-from nerfcli.errors import NerfError
-from nerfcli.files import replacing
-from nerfcli.images import ALPHA_MODES, image_header
+from nerfcli.core.errors import NerfError
+from nerfcli.core.files import replacing
+from nerfcli.scenes.images import ALPHA_MODES, image_header
 from nerfcli.scenes.source import natural_key
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
@@ -163,7 +163,7 @@ def flatten(images: Path, photo: Photo, flat: Path, masks: Path | None, zoom: in
 
 def write_pyramid(images: Path, out: Path, levels: int) -> None:
     """Halved copies: images_2, images_4, ... beside images/."""
-    from nerfcli.images import read_image
+    from nerfcli.scenes.images import read_image
 
     for path in sorted(p for p in images.rglob("*") if p.is_file()):
         for level in range(1, levels + 1):

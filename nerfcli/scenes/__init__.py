@@ -6,15 +6,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from nerfcli.errors import NerfError
-from nerfcli.scenes import llff
-from nerfcli.scenes.blender import SPLITS, blender_files, read_blender
+from nerfcli.core.errors import NerfError
 from nerfcli.scenes.build import Options, scene_from_source
-from nerfcli.scenes.colmap import MODEL_FOLDERS, colmap_folder, read_colmap
+from nerfcli.scenes.image_cache import Residents, load_views, views_bytes
+from nerfcli.scenes.readers import llff
+from nerfcli.scenes.readers.blender import SPLITS, blender_files, read_blender
+from nerfcli.scenes.readers.colmap import MODEL_FOLDERS, colmap_folder, read_colmap
+from nerfcli.scenes.readers.transforms import read_transforms
 from nerfcli.scenes.scene import Scene, Similarity
 from nerfcli.scenes.source import Source
-from nerfcli.scenes.transforms import read_transforms
-from nerfcli.scenes.views import Residents, load_views, views_bytes
 
 __all__ = [
     "Residents",

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from nerfcli.boxes import Box
-from nerfcli.cameras import Cameras
-from nerfcli.errors import NerfError
-from nerfcli.memory import image_budget
+from nerfcli.cameras.boxes import Box
+from nerfcli.cameras.cameras import Cameras
+from nerfcli.core.errors import NerfError
+from nerfcli.core.memory import image_budget
 from nerfcli.scenes.extent import (
     NEAR_OF_NEAREST,
     bounds_from_cameras,

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nerfcli.boxes import Box
-from nerfcli.cameras import Cameras, common_focus
+from nerfcli.cameras.boxes import Box
+from nerfcli.cameras.cameras import Cameras, common_focus
 
 DETAIL_SHARE = 0.5  # half size of the detail cube, as a share of the distance to the focus
 REACH = 4.0  # the outer cube extends at least this many camera distances from the focus

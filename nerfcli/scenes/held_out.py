@@ -6,11 +6,11 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from nerfcli.errors import NerfError
-from nerfcli.images import image_header, read_image
+from nerfcli.core.errors import NerfError
+from nerfcli.scenes.image_cache import ensure_size, image_path
+from nerfcli.scenes.images import image_header, read_image
 from nerfcli.scenes.scene import Scene
 from nerfcli.scenes.source import shortened
-from nerfcli.scenes.views import ensure_size, image_path
 
 ENDS = (  # how files begin and end: PNG and its chunk IEND, JPEG's SOI and EOI
     (b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"),

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nerfcli.boxes import Box
-from nerfcli.cameras import Cameras
-from nerfcli.images import Views
+from nerfcli.cameras.boxes import Box
+from nerfcli.cameras.cameras import Cameras
 from nerfcli.scenes.scene import Scene
+from nerfcli.scenes.views import Views
 
 OPAQUE = 3  # of 255: what lies below is taken for noise of the matting
 MAX_SIDE = 400  # silhouettes are reduced to this many pixels; conservative, and enough for 128^3

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nerfcli.boxes import Box
-from nerfcli.cameras import Cameras
-from nerfcli.errors import NerfError
-from nerfcli.lenses import Lens
+from nerfcli.cameras.boxes import Box
+from nerfcli.cameras.cameras import Cameras
+from nerfcli.cameras.lenses import Lens
+from nerfcli.core.errors import NerfError
 
 FORMAT = 1  # of the JSON; raised when an old reader would misread it
 

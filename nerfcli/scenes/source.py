@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from nerfcli.boxes import Box
-from nerfcli.errors import NerfError
-from nerfcli.images import image_header
-from nerfcli.lenses import Lens
+from nerfcli.cameras.boxes import Box
+from nerfcli.cameras.lenses import Lens
+from nerfcli.core.errors import NerfError
+from nerfcli.scenes.images import image_header
 
 # tried in this order for a path without one (instant-ngp's list, as far as Pillow reads it)
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tga", ".ppm", ".webp", ".tif", ".tiff")
@@ -276,3 +276,9 @@ def duplicates(names: Iterable[str]) -> list[str]:
     for name in names:
         seen[name] = seen.get(name, 0) + 1
     return [name for name, count in seen.items() if count > 1]
+
+
+def median_focal(frames: Sequence[Frame]) -> float:
+    """One focal length for all, relative to the width, where a target holds only one."""
+    ratios = sorted(frame.focal[0] / frame.size[0] for frame in frames)
+    return ratios[len(ratios) // 2]

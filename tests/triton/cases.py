@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from triton.runtime import interpreter
 
-from nerfcli.boxes import Box
-from nerfcli.encoding import GridSpec
-from nerfcli.mlp import mlp_n_params
-from nerfcli.radiance import NetParams, NetSpec
-from nerfcli.rays import Rays
-from nerfcli.sampling import Steps, intersect_box
+from nerfcli.cameras.boxes import Box
+from nerfcli.cameras.rays import Rays
+from nerfcli.reference.encoding import GridSpec
+from nerfcli.reference.mlp import mlp_n_params
+from nerfcli.reference.radiance import NetParams, NetSpec
+from nerfcli.reference.sampling import Steps, intersect_box
 
 torch.set_num_threads(1)
 

@@ -24,15 +24,16 @@ from triton.runtime.jit import JITFunction
 from nerfcli.backends import ops_triton
 from nerfcli.backends.ops import Ops
 from nerfcli.backends.triton import triton_render, triton_sampling
-from nerfcli.boxes import Box
-from nerfcli.cameras import Cameras
-from nerfcli.encoding import GridSpec
-from nerfcli.images import Views
-from nerfcli.lenses import Lens
-from nerfcli.mlp import mlp_n_params
-from nerfcli.radiance import NetParams, NetSpec
-from nerfcli.rays import Rays, Samples
-from nerfcli.sampling import Steps
+from nerfcli.cameras.boxes import Box
+from nerfcli.cameras.cameras import Cameras
+from nerfcli.cameras.lenses import Lens
+from nerfcli.cameras.rays import Rays
+from nerfcli.reference.encoding import GridSpec
+from nerfcli.reference.mlp import mlp_n_params
+from nerfcli.reference.radiance import NetParams, NetSpec
+from nerfcli.reference.samples import Samples
+from nerfcli.reference.sampling import Steps
+from nerfcli.scenes.views import Views
 
 POINTERS = {
     torch.float64: "*fp64",

@@ -9,12 +9,12 @@ import torch
 from cases import assert_near, normal, uniform
 
 from nerfcli.backends.triton import triton_batch
-from nerfcli.boxes import Box
-from nerfcli.cameras import Cameras
-from nerfcli.images import Views
-from nerfcli.lenses import Lens
-from nerfcli.sampling import intersect_box
-from nerfcli.trainers import over_background
+from nerfcli.cameras.boxes import Box
+from nerfcli.cameras.cameras import Cameras
+from nerfcli.cameras.lenses import Lens
+from nerfcli.methods.trainers import over_background
+from nerfcli.reference.sampling import intersect_box
+from nerfcli.scenes.views import Views
 
 PINHOLE, BROWN = Lens(), Lens("brown", (0.06, -0.08, 0.0, 0.0, -0.001, 0.0002))
 BOX = Box((0.2, -0.1, 0.3), 0.7, 2)

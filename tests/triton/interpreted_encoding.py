@@ -22,9 +22,9 @@ from cases import (
 )
 from triton.runtime import interpreter
 
-from nerfcli import encoding
 from nerfcli.backends.triton import triton_encoding, triton_harmonics
-from nerfcli.encoding import GridSpec
+from nerfcli.reference import encoding
+from nerfcli.reference.encoding import GridSpec
 
 
 def compare(n: int, spec: GridSpec, dtype: torch.dtype) -> None:

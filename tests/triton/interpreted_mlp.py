@@ -22,11 +22,11 @@ from cases import (
     uniform,
 )
 
-from nerfcli import mlp, radiance
 from nerfcli.backends.triton import triton_mlp, triton_radiance
-from nerfcli.encoding import GridSpec
-from nerfcli.errors import NerfError
-from nerfcli.radiance import NetParams, NetSpec
+from nerfcli.core.errors import NerfError
+from nerfcli.reference import mlp, radiance
+from nerfcli.reference.encoding import GridSpec
+from nerfcli.reference.radiance import NetParams, NetSpec
 
 WIDTHS = [(32, 64, 16), (32, 64, 64, 3), (24, 48, 5), (6, 16, 16, 1)]
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from cases import BOX, STEPS, assert_near, march_arguments, normal, uniform
 
-from nerfcli import sampling, volume
 from nerfcli.backends.triton import triton_sampling, triton_volume
-from nerfcli.boxes import Box
-from nerfcli.rays import Samples
-from nerfcli.sampling import Steps
+from nerfcli.cameras.boxes import Box
+from nerfcli.reference import sampling, volume
+from nerfcli.reference.samples import Samples
+from nerfcli.reference.sampling import Steps
 
 GRIDS = [
     (BOX, STEPS, 8),  # growing steps, two cascades, strides over empty cells

@@ -25,15 +25,11 @@ from cases import (
     zeros_like,
 )
 
-from nerfcli import adam, radiance, sampling, step, volume
-from nerfcli.backends.triton import (
-    triton_adam,
-    triton_render,
-    triton_sampling,
-    triton_step,
-)
-from nerfcli.rays import Samples
-from nerfcli.sampling import Steps
+from nerfcli.backends.triton import triton_adam, triton_render, triton_sampling, triton_step
+from nerfcli.reference import adam, radiance, sampling, volume
+from nerfcli.reference import fused as step
+from nerfcli.reference.samples import Samples
+from nerfcli.reference.sampling import Steps
 
 # float32: the last bit of a position makes 1e-5 of a density. float16: a log density of 4 is held
 # within 0.002.

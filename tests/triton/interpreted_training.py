@@ -15,17 +15,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from triton.runtime.interpreter import GridExecutor
 
 from conftest import write_blender_scene
-from nerfcli import backends, graph_trainer, train
+from nerfcli import backends
 from nerfcli.backends import ops_triton, selfcheck
 from nerfcli.backends.ops import Ops, reference
 from nerfcli.backends.triton import triton_encoding
-from nerfcli.config import Config
-from nerfcli.graph_trainer import GraphTrainer, create_trainer
-from nerfcli.progress import Progress, StopSignal
-from nerfcli.render import load_model
-from nerfcli.runs import Run
+from nerfcli.core.config import Config
+from nerfcli.core.progress import Progress
+from nerfcli.core.signals import StopSignal
+from nerfcli.engine import train
+from nerfcli.engine.render import load_model
+from nerfcli.engine.runs import Run
+from nerfcli.methods import hashgrid_graph_trainer as graph_trainer
+from nerfcli.methods.hashgrid_graph_trainer import GraphTrainer, create_trainer
+from nerfcli.methods.trainers import HashGridTrainer, StepResult
 from nerfcli.scenes import load_scene
-from nerfcli.trainers import HashGridTrainer, StepResult
 
 N_CURVE = 40  # steps
 READING = ("item", "tolist", "__int__", "__float__", "__bool__", "__index__", "nonzero")

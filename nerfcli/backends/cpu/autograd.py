@@ -8,8 +8,8 @@ from torch import Tensor
 
 from nerfcli.backends.cpu import library
 from nerfcli.backends.cpu.views import checked, net_view, params_view, pixels_view, samples_view
-from nerfcli.radiance import NetParams, NetSpec
-from nerfcli.rays import Pixels, Samples
+from nerfcli.reference.radiance import NetParams, NetSpec
+from nerfcli.reference.samples import Pixels, Samples
 
 
 class HashGridFunction(torch.autograd.Function):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from nerfcli.errors import NerfError
+from nerfcli.core.errors import NerfError
 
 HERE = Path(__file__).parent
 LIBRARY = HERE / ("kernels.dll" if os.name == "nt" else "kernels.so")

@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 
 from nerfcli.backends.cpu import library
-from nerfcli.encoding import GridSpec
-from nerfcli.errors import NerfError
-from nerfcli.mlp import mlp_n_params
-from nerfcli.radiance import NetParams, NetSpec
-from nerfcli.rays import Pixels, Rays, Samples, ensure_shape
-from nerfcli.sampling import Box, Steps
+from nerfcli.cameras.rays import Rays
+from nerfcli.core.errors import NerfError
+from nerfcli.core.tensors import ensure_shape
+from nerfcli.reference.encoding import GridSpec
+from nerfcli.reference.mlp import mlp_n_params
+from nerfcli.reference.radiance import NetParams, NetSpec
+from nerfcli.reference.samples import Pixels, Samples
+from nerfcli.reference.sampling import Box, Steps
 
 
 def checked(

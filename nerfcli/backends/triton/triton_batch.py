@@ -16,10 +16,10 @@ from torch import Tensor
 
 from nerfcli.backends.triton.launch import blocks
 from nerfcli.backends.triton.triton_packed import find_ray, halvings
-from nerfcli.boxes import Box
-from nerfcli.cameras import Cameras
-from nerfcli.images import Views
-from nerfcli.rays import Rays
+from nerfcli.cameras.boxes import Box
+from nerfcli.cameras.cameras import Cameras
+from nerfcli.cameras.rays import Rays
+from nerfcli.scenes.views import Views
 
 BLOCK = 128
 

@@ -17,10 +17,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from nerfcli import encoding as reference
 from nerfcli.backends.triton.launch import blocks, count, scalar
 from nerfcli.backends.triton.triton_adam import table_as
-from nerfcli.encoding import PRIMES, GridSpec
+from nerfcli.reference import encoding as reference
+from nerfcli.reference.encoding import PRIMES, GridSpec
 
 BLOCK = 256
 RUNS, RUN = 128, 4  # of `_scatter`: threads of a program, rows of each

@@ -11,8 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from nerfcli import encoding
 from nerfcli.backends.triton.launch import blocks
+from nerfcli.reference import encoding
 
 BLOCK = 256
 

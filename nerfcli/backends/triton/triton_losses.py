@@ -14,11 +14,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from nerfcli import losses
 from nerfcli.backends.triton.launch import blocks
 from nerfcli.backends.triton.triton_volume import AHEAD, RAYS, ray_block, walk_back, walk_forward
-from nerfcli.rays import Samples
-from nerfcli.sampling import Box
+from nerfcli.reference import losses
+from nerfcli.reference.samples import Samples
+from nerfcli.reference.sampling import Box
 
 HUBER_DELTA = tl.constexpr(losses.HUBER_DELTA)
 SCALE = tl.constexpr(128.0)  # of gradients that travel in half precision

@@ -18,9 +18,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from nerfcli import mlp as reference
 from nerfcli.backends.triton.launch import blocks, count, persistent_programs, power_of_two
 from nerfcli.backends.triton.launch import unit_scale as _unit_scale
+from nerfcli.reference import mlp as reference
 
 BLOCK = 128  # rows of a tile on the way forward, 4 warps
 BACKWARD_BLOCK = 64  # and back, 4 warps again

@@ -12,8 +12,9 @@ import triton.language as tl
 from torch import Tensor
 
 from nerfcli.backends.triton.launch import blocks
-from nerfcli.boxes import Box
-from nerfcli.rays import Rays, Samples
+from nerfcli.cameras.boxes import Box
+from nerfcli.cameras.rays import Rays
+from nerfcli.reference.samples import Samples
 
 POINT_BLOCK = 256
 OFFSET_BLOCK = 1024

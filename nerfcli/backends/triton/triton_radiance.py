@@ -8,13 +8,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nerfcli import radiance as reference
 from nerfcli.backends.triton import triton_encoding, triton_harmonics, triton_mlp
 from nerfcli.backends.triton.launch import count, unit_scale
 from nerfcli.backends.triton.triton_adam import table_as
 from nerfcli.backends.triton.triton_mlp import Rows
-from nerfcli.errors import NerfError
-from nerfcli.radiance import MAX_LOG_DENSITY, NetParams, NetSpec
+from nerfcli.core.errors import NerfError
+from nerfcli.reference import radiance as reference
+from nerfcli.reference.radiance import MAX_LOG_DENSITY, NetParams, NetSpec
 
 
 def ensure_fits(net: NetSpec) -> None:

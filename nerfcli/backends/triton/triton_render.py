@@ -27,9 +27,10 @@ from nerfcli.backends.triton.triton_radiance import ensure_fits
 from nerfcli.backends.triton.triton_sampling import new_walk
 from nerfcli.backends.triton.triton_step import Kept, depth_limit, keep_visible, look
 from nerfcli.backends.triton.triton_volume import composite, sigma_of
-from nerfcli.radiance import NetParams, NetSpec
-from nerfcli.rays import Pixels, Rays, Samples
-from nerfcli.sampling import Box, Steps
+from nerfcli.cameras.rays import Rays
+from nerfcli.reference.radiance import NetParams, NetSpec
+from nerfcli.reference.samples import Pixels, Samples
+from nerfcli.reference.sampling import Box, Steps
 
 ROUND_SAMPLES = 8  # of a round, per ray at the start: 1 GiB for 800 x 800 rays
 LEAST_SAMPLES = 4  # of a ray in a round

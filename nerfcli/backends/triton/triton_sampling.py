@@ -23,8 +23,8 @@ from torch import Tensor
 
 from nerfcli.backends.triton.launch import blocks
 from nerfcli.backends.triton.triton_packed import cut
-from nerfcli.rays import Samples
-from nerfcli.sampling import Box, Steps
+from nerfcli.reference.samples import Samples
+from nerfcli.reference.sampling import Box, Steps
 
 RAYS = 16  # of a program, which is one warp: they wait for the slowest of them
 AHEAD = 8  # steps of each ray that are looked at together

@@ -38,10 +38,11 @@ from nerfcli.backends.triton.triton_volume import (
     ray_block,
     sigma_of,
 )
-from nerfcli.radiance import NetParams, NetSpec
-from nerfcli.rays import Rays, Samples
-from nerfcli.sampling import Box
-from nerfcli.step import StepTerms
+from nerfcli.cameras.rays import Rays
+from nerfcli.reference.fused import StepTerms
+from nerfcli.reference.radiance import NetParams, NetSpec
+from nerfcli.reference.samples import Samples
+from nerfcli.reference.sampling import Box
 
 GATHER_BLOCK = 128
 # Samples of each ray that are looked at before those of the rays that light passes: of lego's and

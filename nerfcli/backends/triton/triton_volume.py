@@ -20,10 +20,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from nerfcli import volume
 from nerfcli.backends.triton.launch import blocks
-from nerfcli.radiance import MAX_LOG_DENSITY
-from nerfcli.rays import Pixels, Samples
+from nerfcli.reference import volume
+from nerfcli.reference.radiance import MAX_LOG_DENSITY
+from nerfcli.reference.samples import Pixels, Samples
 
 RAYS = 16  # of a program, which is one warp: they wait for the longest of them
 AHEAD = 8  # samples of each ray that are looked at together

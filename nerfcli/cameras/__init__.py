@@ -1,0 +1,1 @@
+"""Rays, cameras, lenses, boxes and camera paths."""

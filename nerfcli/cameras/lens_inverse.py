@@ -1,0 +1,221 @@
+"""From pixels back to directions: the inverse of every lens model, many rays at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nerfcli.cameras.lens_models import DENOMINATOR, MODELS, NUMERATOR, Closed, Polynomial
+
+N_STARTS = 512  # entries of the table that Newton's method starts from
+BLOCK = 8192  # rays inverted at a time
+TOLERANCE = 1e-7  # of a solution, normalised: 1e-3 pixels at a focal length of 10,000
+STEEPEST = 1e3  # tangent of the steepest direction in the table: 89.94 degrees
+
+
+class LensLike(Protocol):
+    """What a bank needs to know of a lens; see lenses.Lens."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def params(self) -> tuple[float, ...]: ...
+    @property
+    def row(self) -> list[float]: ...
+    @property
+    def limit(self) -> float: ...
+
+
+class LensBank:
+    """Several lenses inverted at once: per ray only arithmetic, no loop over lenses.
+
+    Args:
+        lenses: one or more.
+        reach: largest distorted radius that will be asked for.
+    """
+
+    def __init__(self, lenses: Sequence[LensLike], reach: float) -> None:
+        kinds = [_kind(lens) for lens in lenses]
+        self.inverses: list[_Polynomials | _ClosedLenses | _Panoramas] = []
+        self.kind = torch.zeros(len(lenses), dtype=torch.int64)
+        self.place = torch.zeros(len(lenses), dtype=torch.int64)
+        for i, name in enumerate(dict.fromkeys(kinds)):
+            members = [j for j, kind in enumerate(kinds) if kind == name]
+            self.kind[members], self.place[members] = i, torch.arange(len(members))
+            self.inverses.append(_inverse(name, [lenses[j] for j in members], reach))
+
+    def to(self, device: torch.device) -> LensBank:
+        self.kind, self.place = self.kind.to(device), self.place.to(device)
+        for inverse in self.inverses:
+            for name, value in vars(inverse).items():
+                if isinstance(value, Tensor):
+                    setattr(inverse, name, value.to(device))
+        return self
+
+    def directions(self, xy: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
+        """As Lens.directions. xy [n, 2], which [n] int64 lens -> unit [n, 3], valid [n]."""
+        xy = xy.to(torch.float64)
+        if len(self.inverses) == 1:
+            return _in_blocks(self.inverses[0], xy, self.place[which])
+        directions = xy.new_empty(len(xy), 3)
+        valid = torch.empty(len(xy), dtype=torch.bool, device=xy.device)
+        for i, inverse in enumerate(self.inverses):
+            mine = (self.kind[which] == i).nonzero()[:, 0]
+            part = _in_blocks(inverse, xy[mine], self.place[which[mine]])
+            directions[mine], valid[mine] = part
+        return directions, valid
+
+
+class _Polynomials:
+    """Polynomial lenses: Newton along the radius from a table, then in the plane where B bends."""
+
+    def __init__(self, lenses: Sequence[LensLike], reach: float) -> None:
+        rows = torch.tensor([lens.row for lens in lenses], dtype=torch.float64)
+        self.angular = torch.tensor([MODELS[lens.model].angular for lens in lenses])
+        self.last = torch.tensor([MODELS[lens.model].bends_last for lens in lenses])
+        self.limit = torch.tensor([lens.limit for lens in lenses], dtype=torch.float64)
+        n_radial = len(NUMERATOR) + len(DENOMINATOR)
+        self.first_rows, self.rows = rows.clone(), rows
+        self.first_rows[:, :n_radial] = 0.0  # what is undone first where B comes last: B alone
+        self.first_rows[~self.last] = 0.0
+        self.rows[self.last, n_radial:] = 0.0
+        starts = [_starts(lens, reach) for lens in lenses]
+        self.starts = torch.stack([s for s, _ in starts])  # [n_lenses, N_STARTS]
+        self.reach = torch.tensor([r for _, r in starts], dtype=torch.float64)
+        self.bends_first = bool(self.rows[:, n_radial:].any())
+        self.n_terms = max([i + 1 for i in range(n_radial) if rows[:, i].any()], default=0)
+
+    def __call__(self, xy: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
+        limit, angular = self.limit[which], self.angular[which]
+        valid = torch.ones(len(xy), dtype=torch.bool, device=xy.device)
+        target = xy
+        if self.last.any():
+            bend = Polynomial.of(self.first_rows[which].unbind(-1))
+            target, valid = _newton(bend, xy, xy, torch.full_like(limit, math.inf))
+        polynomial = Polynomial.of(self.rows[which].unbind(-1), self.n_terms)
+        radius = torch.linalg.vector_norm(target, dim=-1)
+        # the table is even in the distorted radius; between entries linear is a fine start
+        place = (radius / self.reach[which]).clamp(max=1.0) * (N_STARTS - 1)
+        low = place.long().clamp(max=N_STARTS - 2)
+        a, b = self.starts[which, low], self.starts[which, low + 1]
+        r = a + (place - low) * (b - a)
+        for _ in range(3):  # quadratic from a start within 1e-4, slower only beside the fold
+            value, slope = polynomial.radial(r)
+            r = (r - (value - radius) / slope.clamp(min=1e-3)).clamp(min=0.0)
+            r = torch.minimum(r, limit)
+        valid = valid & ((polynomial.radial(r)[0] - radius).abs() < TOLERANCE)
+        plane = target * (r / radius.clamp(min=1e-30))[:, None]
+        if self.bends_first:
+            plane, valid = _newton(polynomial, plane, target, limit)
+            r = torch.linalg.vector_norm(plane, dim=-1)
+        return _unit(plane, r, angular), valid
+
+
+class _ClosedLenses:
+    """Lenses of one closed model."""
+
+    def __init__(self, lenses: Sequence[LensLike]) -> None:
+        closed = MODELS[lenses[0].model].closed
+        assert closed is not None
+        self.closed: Closed = closed
+        self.params = torch.tensor([lens.params for lens in lenses], dtype=torch.float64)
+
+    def __call__(self, xy: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
+        radius = torch.linalg.vector_norm(xy, dim=-1)
+        s, c, valid = self.closed.unbend(self.params[which].unbind(-1), radius)
+        across = xy * (s / radius.clamp(min=1e-30))[:, None]
+        along = torch.where(radius > 1e-30, c, 1.0)[:, None]
+        return torch.nn.functional.normalize(torch.cat([across, along], dim=-1), dim=-1), valid
+
+
+class _Panoramas:
+    """Equirectangular images: x is the longitude, y the latitude downwards."""
+
+    def __call__(self, xy: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
+        longitude, latitude = xy.unbind(-1)
+        valid = (longitude.abs() <= math.pi) & (latitude.abs() <= math.pi / 2)
+        latitude = latitude.clamp(-math.pi / 2, math.pi / 2)
+        across = torch.cos(latitude)
+        x, z = across * torch.sin(longitude), across * torch.cos(longitude)
+        return torch.stack([x, torch.sin(latitude), z], dim=-1), valid
+
+
+def _kind(lens: LensLike) -> str:
+    """Lenses of one kind are inverted together."""
+    is_polynomial = MODELS[lens.model].closed is None and lens.model != "equirectangular"
+    return "polynomial" if is_polynomial else lens.model
+
+
+def _inverse(
+    kind: str, lenses: Sequence[LensLike], reach: float
+) -> _Polynomials | _ClosedLenses | _Panoramas:
+    if kind == "polynomial":
+        return _Polynomials(lenses, reach)
+    return _Panoramas() if kind == "equirectangular" else _ClosedLenses(lenses)
+
+
+def _in_blocks(
+    inverse: _Polynomials | _ClosedLenses | _Panoramas, xy: Tensor, which: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Blocks that stay in the cache: half the time for a whole image."""
+    parts = [
+        inverse(xy[i : i + BLOCK], which[i : i + BLOCK]) for i in range(0, max(len(xy), 1), BLOCK)
+    ]
+    return torch.cat([d for d, _ in parts]), torch.cat([v for _, v in parts])
+
+
+def _unit(plane: Tensor, r: Tensor, angular: Tensor) -> Tensor:
+    """Points of the plane at distance r, tan(theta) or theta, as unit vectors [n, 3]."""
+    flat = torch.cat([plane, torch.ones_like(plane[:, :1])], dim=-1)
+    flat = torch.nn.functional.normalize(flat, dim=-1)
+    if not angular.any():
+        return flat
+    across = plane * (torch.sin(r) / r.clamp(min=1e-30))[:, None]
+    turned = torch.cat([across, torch.cos(r)[:, None]], dim=-1)
+    return torch.where(angular[:, None], turned, flat)
+
+
+def _newton(
+    lens: Polynomial, start: Tensor, target: Tensor, limit: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Solve lens.apply(v) = target from `start`, with the exact Jacobian.
+
+    start, target [n, 2], limit [n] -> v [n, 2], solved [n].
+    """
+    v = start
+    for _ in range(4):
+        u_x, u_y, w_x, w_y = lens.jacobian(v)
+        determinant = u_x * w_y - u_y * w_x
+        safe = torch.where(determinant.abs() < 1e-6, 1e-6, determinant)
+        e_u, e_w = (lens.apply(v) - target).unbind(-1)
+        step = torch.stack([w_y * e_u - u_y * e_w, u_x * e_w - w_x * e_u], dim=-1)
+        v = v - step / safe[:, None]
+        # Newton may jump across the fold; bring it back to where the lens is monotonic
+        norm = torch.linalg.vector_norm(v, dim=-1).clamp(min=1e-30)
+        v = v * (limit / norm).clamp(max=1.0)[:, None]
+    u_x, u_y, w_x, w_y = lens.jacobian(v)
+    error = (lens.apply(v) - target).abs().amax(-1)
+    return v, (error < TOLERANCE) & (u_x * w_y - u_y * w_x > 0)
+
+
+def _starts(lens: LensLike, reach: float) -> tuple[Tensor, float]:
+    """r at N_STARTS equal steps of the distorted radius, and that radius's end."""
+    polynomial = Polynomial.of(torch.tensor(lens.row, dtype=torch.float64).unbind())
+    high = max(reach, 1e-9)
+    while high < min(lens.limit, STEEPEST):
+        if float(polynomial.radial(torch.tensor(high, dtype=torch.float64))[0]) >= reach:
+            break
+        high *= 2.0
+    high = min(high, lens.limit)
+    # fine enough that inverting it by interpolation leaves Newton almost nothing to do
+    angles = torch.linspace(0.0, math.atan(high), 16 * N_STARTS, dtype=torch.float64)
+    r = torch.tan(angles).clamp(max=high)
+    bent = polynomial.radial(r)[0]
+    top = float(bent[-1])
+    grid = np.linspace(0.0, top, N_STARTS)
+    return torch.from_numpy(np.interp(grid, bent.numpy(), r.numpy())), top

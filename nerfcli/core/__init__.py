@@ -1,0 +1,1 @@
+"""Errors, settings, files, devices, progress: what every other folder may use."""

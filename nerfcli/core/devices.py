@@ -1,0 +1,104 @@
+"""Devices: which one is meant, what is missing for it, its randomness and its memory.
+
+torch is imported inside, so that the command line can ask for the names without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from nerfcli.core.errors import NerfError
+
+if TYPE_CHECKING:
+    import torch
+
+NAMES = ("auto", "cpu", "cuda")
+
+
+@contextmanager
+def float32_products(precision: str) -> Iterator[None]:
+    """Matrix products of float32 numbers on a GPU with their 10 leading bits ("tf32"), or all."""
+    import torch
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def cuda_missing() -> str | None:
+    """Why torch has no CUDA device, in words; None if it has one."""
+    import torch
+
+    if torch.cuda.is_available():
+        return None
+    if torch.version.cuda is None:
+        return "this torch is built without CUDA (see https://pytorch.org/get-started/locally)"
+    return "torch finds no CUDA device (does nvidia-smi list one?)"
+
+
+def pick(name: str) -> str:
+    """The device that `name` means here: "auto" is the GPU if there is one.
+
+    Raises:
+        NerfError: an unknown name, or cuda where there is none.
+    """
+    if name not in NAMES:
+        raise NerfError(f"device: unknown device {name!r}; use {', '.join(NAMES)}.")
+    if name == "cpu":
+        return name
+    missing = cuda_missing()
+    if name == "auto":
+        return "cpu" if missing else "cuda"
+    if missing:
+        raise NerfError(f"device cuda: {missing}. Use --device cpu, or auto.")
+    return name
+
+
+def random_generator(device: str, seed: int) -> torch.Generator:
+    import torch
+
+    return torch.Generator(device).manual_seed(seed)
+
+
+def restore_generator(generator: torch.Generator, state: list[int], seed: int, step: int) -> bool:
+    """Go on with the random numbers of a checkpoint; whether they are the very same.
+
+    The states of a CPU and of a GPU have nothing in common. One from the other kind of device is
+    replaced by a seed of its own for this step.
+    """
+    import torch
+
+    if len(state) == generator.get_state().numel():
+        generator.set_state(torch.tensor(state, dtype=torch.uint8, device="cpu"))
+        return True
+    generator.manual_seed((seed + 1_000_003 * step) % 2**63)
+    return False
+
+
+def ensure_room(needed: int, device: str, what: str, way_out: str) -> None:
+    """Raise NerfError where `needed` bytes for `what` are more than the GPU has free."""
+    import torch
+
+    if device != "cuda":
+        return
+    free, _ = torch.cuda.mem_get_info()
+    if needed > free:
+        raise NerfError(
+            f"{what} need {needed / 1e9:.1f} GB, the GPU has {free / 1e9:.1f} GB free; {way_out}."
+        )
+
+
+@contextmanager
+def memory_errors(doing: str, way_out: str) -> Iterator[None]:
+    """Turn torch's report that the GPU's memory is full into one that says what to do."""
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise NerfError(f"{doing}: the GPU's memory is full; {way_out}.") from error

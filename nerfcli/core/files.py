@@ -1,0 +1,189 @@
+"""Files that are either whole or absent: written aside, then renamed. JSON without NaN."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import stat
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from nerfcli.core.errors import NerfError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a path beside `path`, same suffix, that takes its place when the block succeeds.
+
+    Raises:
+        NerfError: the operating system refuses to write there.
+    """
+    aside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield aside
+        os.replace(aside, path)
+    except OSError as error:
+        raise NerfError(f"cannot write {path}: {error.strerror or error}.") from error
+    finally:
+        with suppress(OSError):  # its folder may be no folder: that has been said above
+            aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def filling(folder: Path) -> Iterator[Path]:
+    """Yield a new folder beside `folder`, whose files move there when the block succeeds.
+
+    They replace those of their names; whatever else is in `folder` stays.
+
+    Raises:
+        NerfError: the operating system refuses to write there.
+    """
+    folder = folder.resolve()
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}")
+    try:
+        aside.mkdir(parents=True)
+        yield aside
+        for path in sorted(path for path in aside.rglob("*") if path.is_file()):
+            place = folder / path.relative_to(aside)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, place)
+    except OSError as error:
+        raise NerfError(f"cannot write {folder}: {error.strerror or error}.") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def locked(folder: Path, busy: str) -> Iterator[None]:
+    """Keep out of a folder every other process that asks; the system ends it with the process.
+
+    Raises:
+        NerfError: `busy`: another process has it. Where the system has no such locks, never.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network disks cannot
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise NerfError(busy) from error
+        yield
+    finally:
+        os.close(handle)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace `path` by `text`, on the disk before its name points there."""
+    with replacing(path) as aside, aside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def json_text(value: object, indent: int | None = None) -> str:
+    """Standard JSON: what is not finite becomes null, paths become strings."""
+    return json.dumps(_plain(value), indent=indent, allow_nan=False)
+
+
+def write_json(path: Path, value: object) -> None:
+    write_text(path, json_text(value, indent=1) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value in `path`.
+
+    Raises:
+        NerfError: unreadable, or broken JSON (with its line).
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise NerfError(
+            f"{path}, line {error.lineno}: broken JSON ({error.msg}). "
+            "Repair the file, or take an intact copy."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise NerfError(f"{path}: not a UTF-8 text file. Take an intact copy.") from error
+    except OSError as error:
+        raise NerfError(f"cannot read {path}: {error.strerror or error}.") from error
+
+
+def ensure_writable(path: Path) -> None:
+    """Raise NerfError unless `path` could be created or written; leaves nothing behind."""
+    place = path
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if place != path and not place.is_dir():
+        raise NerfError(f"cannot write {path}: {place} is not a folder. Choose another place.")
+    try:
+        if place.is_dir():  # asking for permission is not enough: the root user always has it
+            with tempfile.TemporaryFile(dir=place):
+                pass
+        else:
+            place.open("ab").close()
+    except OSError as error:
+        raise NerfError(
+            f"cannot write {path}: {place} says {error.strerror}. Choose another place."
+        ) from error
+
+
+def cache_folder() -> Path:
+    """The user's folder for what can be computed again, `nerfcli` in ~/.cache or the like.
+
+    Where that cannot be written (a read-only home, or none), a folder that is the user's alone
+    among the temporary files.
+    """
+    try:
+        folder = _user_cache() / "nerfcli"
+        folder.mkdir(parents=True, exist_ok=True)
+        ensure_writable(folder)
+    except (OSError, RuntimeError, NerfError):  # RuntimeError: a user without a home
+        return _private_folder()
+    return folder
+
+
+def _user_cache() -> Path:
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+
+
+def _private_folder() -> Path:
+    """Programs are kept in it, so one that another user can write to will not do."""
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    folder = Path(tempfile.gettempdir()) / f"nerfcli-{user}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+        ours = found.st_uid == user and stat.S_ISDIR(found.st_mode)
+        if ours and (not found.st_mode & 0o022 or sys.platform == "win32"):
+            return folder
+    except OSError:
+        pass
+    return Path(tempfile.mkdtemp(prefix="nerfcli-"))
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    return value

@@ -1,0 +1,176 @@
+"""What a long command says while it works: a bar, lines, JSON lines, or nothing; on stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any
+
+from nerfcli.core.errors import NerfError
+from nerfcli.core.files import json_text
+
+KINDS = ("auto", "lines", "json", "quiet")
+LINE_SECONDS = 10.0  # between plain lines: a log of an hour stays readable
+JSON_SECONDS = 1.0  # between JSON lines: a program reads them
+
+
+class Progress:
+    """Progress of one loop on stderr.
+
+    Args:
+        kind: "auto" (a bar on a terminal, lines elsewhere), "lines", "json" or "quiet".
+        total: units of the whole, or None where nobody knows.
+        unit: of what is counted, in the singular ("step", "frame").
+        description: what is going on ("train").
+    """
+
+    def __init__(self, kind: str, total: int | None, unit: str, description: str) -> None:
+        if kind not in KINDS:
+            raise NerfError(f"unknown --progress {kind!r}; known: {', '.join(KINDS)}.")
+        self._asked = kind
+        on_terminal = sys.stderr.isatty()
+        self.kind = ("bar" if on_terminal else "lines") if kind == "auto" else kind
+        self.total = total
+        self.unit = unit
+        self.description = description
+        self._start = time.monotonic()
+        self._first: tuple[int, float] | None = None  # first update: the rate counts from there
+        self._last: tuple[int, dict[str, float]] | None = None
+        self._shown = float("-inf")  # when the last line went out
+        self._bar: Any = None
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def another(self, total: int | None, unit: str, description: str) -> Progress:
+        """Progress of the loop after this one, shown in the same way."""
+        return Progress(self._asked, total, unit, description)
+
+    def update(self, done: int, *, total: int | None = None, **values: float) -> None:
+        """`done` units are behind us; `values` (psnr, loss, ...) are shown beside them.
+
+        total: replaces the whole, where a run by the clock learns its length on the way.
+        """
+        self.total = total or self.total
+        if self._first is None:
+            self._first = (done, time.monotonic())
+        self._last = (done, values)
+        if self.kind == "bar":
+            with self._readers_may_go():
+                self._draw(done, values)
+            return
+        wait = {"lines": LINE_SECONDS, "json": JSON_SECONDS}.get(self.kind, float("inf"))
+        if self.kind != "quiet" and (self._since_shown() >= wait or done == self.total):
+            self._emit()
+
+    def note(self, text: str) -> None:
+        """One remark, in any kind but quiet."""
+        if self.kind == "json":
+            self._write(json_text({"event": "note", "text": text}))
+        elif self.kind == "bar" and self._bar is not None:
+            with self._readers_may_go():
+                self._bar.write(text, file=sys.stderr)
+        elif self.kind != "quiet":
+            self._write(text)
+
+    def close(self) -> None:
+        """Show the last state if it was not shown yet; may be called twice."""
+        if self._bar is not None:
+            with self._readers_may_go():
+                self._bar.close()
+            self._bar = None
+        elif self.kind in ("lines", "json") and self._last is not None:
+            self._emit()
+        self._last = None
+
+    def _since_shown(self) -> float:
+        return time.monotonic() - self._shown
+
+    def _draw(self, done: int, values: dict[str, float]) -> None:
+        if self._bar is None:
+            from tqdm import tqdm  # only where a bar is drawn
+
+            self._bar = tqdm(
+                total=self.total,
+                initial=done,
+                unit=self.unit,
+                desc=self.description,
+                file=sys.stderr,
+                dynamic_ncols=True,
+            )
+        self._bar.total = self.total
+        if values:
+            texts = {key: _number(value) for key, value in values.items()}
+            self._bar.set_postfix(texts, refresh=False)
+        self._bar.update(done - self._bar.n)
+
+    def _emit(self) -> None:
+        if self._last is None:
+            return
+        done, values = self._last
+        seconds = time.monotonic() - self._start
+        eta = self._eta(done)
+        self._shown = time.monotonic()
+        self._last = None
+        if self.kind == "json":
+            row = {
+                "event": "progress",
+                "description": self.description,
+                "unit": self.unit,
+                "done": done,
+                "total": self.total,
+                "seconds": round(seconds, 3),
+                "eta_seconds": None if eta is None else round(eta, 1),
+            }
+            self._write(json_text(row | values))
+            return
+        whole = "" if self.total is None else f"/{self.total}"
+        texts = [f"{self.description}: {self.unit} {done}{whole}", f"{_clock(seconds)} elapsed"]
+        if eta is not None:
+            texts.append(f"{_clock(eta)} left")
+        texts += [f"{key} {_number(value)}" for key, value in values.items()]
+        self._write(", ".join(texts))
+
+    def _eta(self, done: int) -> float | None:
+        """Seconds left at the rate since the first update, which a resumed loop starts late."""
+        first, start = self._first or (done, 0.0)
+        if self.total is None or (done == first and done < self.total):
+            return None
+        return (self.total - done) * (time.monotonic() - start) / max(done - first, 1)
+
+    def _write(self, line: str) -> None:
+        with self._readers_may_go():
+            print(line, file=sys.stderr, flush=True)
+
+    @contextmanager
+    def _readers_may_go(self) -> Iterator[None]:
+        """Where stderr cannot be written any more, the work goes on in silence."""
+        try:
+            yield
+        except OSError:
+            self.kind = self._asked = "quiet"
+            self._bar = None
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _number(value: float) -> str:
+    for size, suffix in ((1e6, "M"), (1e4, "k")):
+        if abs(value) >= size:
+            return f"{value / (1e3 if suffix == 'k' else size):.3g}{suffix}"
+    return str(value) if isinstance(value, int) else f"{value:.4g}"

@@ -1,0 +1,1 @@
+"""Train, render and evaluate; run folders and checkpoints."""

@@ -1,0 +1,130 @@
+"""`eval`: held-out views against their photos, with the protocol written beside the numbers."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from nerfcli.core.errors import NerfError
+from nerfcli.core.progress import Progress
+from nerfcli.core.signals import StopSignal
+from nerfcli.engine.image_metrics import SSIM_SIGMA, SSIM_WINDOW, psnr, round_to_8_bits, ssim
+from nerfcli.engine.render import Model, as_image, load_model, render_image, to_uint8
+from nerfcli.engine.runs import Run
+from nerfcli.methods.trainers import over_background
+from nerfcli.scenes import Scene, load_views
+from nerfcli.scenes.images import write_png
+
+
+def evaluate(
+    run: Run,
+    scene: Scene,
+    *,
+    split: str = "test",
+    save_images: bool = True,
+    backend: str = "auto",
+    progress: Progress,
+    stop: StopSignal | None = None,
+) -> dict:
+    """PSNR and SSIM of every view of a split, and their means; writes eval.json into the run.
+
+    Args:
+        scene: with images; its cameras are the run's.
+        save_images: also write photo and rendering side by side, renders/<split>/<name>.png.
+
+    Raises:
+        NerfError: the split is empty, or there is no readable checkpoint.
+    """
+    indices = scene.splits.get(split, ())
+    if not indices:
+        known = ", ".join(f"{name} ({len(views)})" for name, views in scene.splits.items())
+        raise NerfError(f"scene {scene.name} has no {split!r} views; it has: {known}.")
+    model = load_model(run, backend, run.config.device, progress.note)
+    progress.note(model.backend)
+    folder = run.path / "renders" / split if save_images else None
+    start = time.perf_counter()
+    rows = []
+    for done, index in enumerate(indices, start=1):
+        if stop is not None and stop.received:
+            break
+        rows.append(score_view(model, scene, index, folder))
+        progress.update(done, psnr=rows[-1]["psnr"])
+    result = {
+        "step": run.step,
+        "psnr": _mean([row["psnr"] for row in rows]),
+        "ssim": _mean([row["ssim"] for row in rows]),
+        "n_views": len(rows),
+        "seconds_per_view": round((time.perf_counter() - start) / max(len(rows), 1), 4),
+        "protocol": protocol(model, split),
+        "views": rows,
+    }
+    if len(rows) == len(indices):
+        run.write_json("eval.json", result)
+    return result
+
+
+def score_view(model: Model, scene: Scene, index: int, folder: Path | None) -> dict:
+    """One view: {name, psnr, ssim}; the pair of images goes to `folder`."""
+    views = load_views(scene, [index])
+    truth = views.image(0).float() / 255.0
+    shape = truth.shape[:2]
+    truth = over_background(truth.reshape(-1, truth.shape[2]), model.background.cpu())
+    reference = round_to_8_bits(truth.reshape(*shape, 3).numpy())
+    pixels = render_image(model, scene.cameras, index)
+    image = round_to_8_bits(as_image(pixels.rgb, scene.cameras, index))
+    if folder is not None:
+        name = Path(scene.names[index]).with_suffix("").as_posix().replace("/", "_")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_png(folder / f"{name}.png", to_uint8(np.concatenate([reference, image], axis=1)))
+    usable = _usable(views.usable, shape)
+    if usable is not None:  # masked pixels are not scored
+        image = np.where(usable[..., None], image, reference)
+    return {
+        "name": scene.names[index],
+        "psnr": _number(_masked_psnr(image, reference, usable), 4),
+        "ssim": _number(ssim(image, reference), 5),
+    }
+
+
+def _usable(usable: torch.Tensor | None, shape: tuple[int, ...]) -> np.ndarray | None:
+    if usable is None:
+        return None
+    mask = torch.zeros(shape[0] * shape[1], dtype=torch.bool)
+    mask[usable] = True
+    return mask.reshape(shape[0], shape[1]).numpy()
+
+
+def _masked_psnr(image: np.ndarray, reference: np.ndarray, usable: np.ndarray | None) -> float:
+    if usable is None:
+        return psnr(image, reference)
+    if not usable.any():
+        return math.nan
+    return psnr(image[usable][None], reference[usable][None])
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return round(sum(known) / len(known), 4) if known else None
+
+
+def _number(value: float, digits: int) -> float | None:
+    """JSON has no nan or infinity: None stands for them."""
+    return round(value, digits) if math.isfinite(value) else None
+
+
+def protocol(model: Model, split: str) -> dict:
+    """Everything that another program must do alike to get the same numbers."""
+    return {
+        "split": split,
+        "background": model.config.scene.background,
+        "downscale": model.config.scene.downscale,
+        "rounding": "8 bits",
+        "psnr": "mean over views of -10 log10(MSE), range 1",
+        "ssim": f"Gaussian window {SSIM_WINDOW}x{SSIM_WINDOW}, sigma {SSIM_SIGMA}, range 1, "
+        "mean over channels, border left out",
+        "masked_pixels": "not scored",
+    }

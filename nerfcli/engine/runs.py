@@ -1,0 +1,300 @@
+"""A run folder: everything that rendering needs, under relative names, so that it moves.
+
+    config.toml  scene.json  metrics.jsonl  state.json  renders/
+    model-<step>.safetensors  optimizer-<step>.safetensors
+
+state.json is the switch: it names the tensor files of one step, and one rename puts it in place
+after they have been written and read back. A crash at any moment leaves the old or the new.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shutil
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nerfcli.core.config import Config, TrainConfig
+from nerfcli.core.errors import NerfError
+from nerfcli.core.files import ensure_writable, json_text, locked, read_json, replacing, write_json
+from nerfcli.core.settings import config_from_toml, write_config
+from nerfcli.engine.checkpoints import ensure_whole, read_tensors, write_tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT = 1  # of the folder; raised when an older version could not read it
+PARTS = ("model", "optimizer")
+TENSOR_FILES = ("model-*.safetensors", "optimizer-*.safetensors")
+ASIDE = (".*.safetensors", ".state.*.json", ".metrics.*.jsonl", ".config.*.toml")  # of a crash
+OURS = ("config.toml", "scene.json", "state.json", "metrics.jsonl", "eval*.json", "report.html")
+
+
+class Run:
+    """An open run folder.
+
+    Attributes:
+        path: the folder. config: resolved settings. scene_json: cameras, transform, splits.
+    """
+
+    def __init__(self, path: Path, config: Config, scene_json: dict[str, Any]) -> None:
+        self.path = path
+        self.config = config
+        self.scene_json = scene_json
+        self._metrics_cut = False
+
+    @classmethod
+    def create(
+        cls, path: Path, config: Config, scene_json: dict[str, Any], *, overwrite: bool = False
+    ) -> Run:
+        """Make the folder with config.toml and scene.json, before step 0.
+
+        Raises:
+            NerfError: something is there already (`overwrite` replaces a run, never anything
+                else), or the place cannot be written.
+        """
+        ensure_free(path, overwrite=overwrite)
+        _clear(path)
+        try:
+            (path / "renders").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise NerfError(f"cannot make the run folder {path}: {error.strerror}.") from error
+        write_json(path / "scene.json", scene_json)
+        write_config(config, path / "config.toml")
+        return cls(path, config, scene_json)
+
+    @classmethod
+    def create_next(
+        cls, scene_name: str, config: Config, scene_json: dict[str, Any], root: Path = Path("runs")
+    ) -> Run:
+        """`create` at `next_run_path`; of two programs that start together each gets its own."""
+        while True:
+            path = next_run_path(scene_name, root)
+            try:
+                path.mkdir(parents=True)
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise NerfError(f"cannot make the run folder {path}: {error.strerror}.") from error
+            return cls.create(path, config, scene_json)
+
+    @classmethod
+    def open(cls, path: Path) -> Run:
+        """Open a run that has a checkpoint.
+
+        Raises:
+            NerfError: no such run, no checkpoint, another format version, or a damaged file.
+        """
+        if not path.is_dir():
+            raise NerfError(f"no such run: {path} is not a folder. `nerf train` makes runs.")
+        if not (path / "config.toml").is_file():
+            raise NerfError(f"{path} is not a run folder: it has no config.toml.")
+        run = cls(path, config_from_toml(path / "config.toml"), _object(path / "scene.json"))
+        if not run.has_checkpoint:
+            raise NerfError(
+                f"run {path} has no checkpoint (state.json): it was stopped before the first "
+                "one, or is still on its way to it. Train it again with --overwrite."
+            )
+        _ = run.state  # what is wrong with it is told now
+        return run
+
+    def using(self, *, backend: str | None = None, device: str | None = None) -> Run:
+        """The same folder, to be run on another backend or device; the folder is not changed."""
+        config = dataclasses.replace(
+            self.config,
+            backend=backend or self.config.backend,
+            device=device or self.config.device,
+        )
+        return Run(self.path, config, self.scene_json)
+
+    def set_length(self, train: TrainConfig) -> None:
+        """Let config.toml state the length of `train`, where the run is given another."""
+        before = self.config.train
+        after = dataclasses.replace(before, steps=train.steps, minutes=train.minutes)
+        if after != before:
+            self.config = dataclasses.replace(self.config, train=after)
+            write_config(self.config, self.path / "config.toml")
+
+    @property
+    def renders(self) -> Path:
+        return self.path / "renders"
+
+    @property
+    def step(self) -> int:
+        """Of the last checkpoint."""
+        return self.state["step"]
+
+    @property
+    def has_checkpoint(self) -> bool:
+        return (self.path / "state.json").is_file()
+
+    def save_checkpoint(
+        self, model: dict[str, Tensor], optimizer: dict[str, Tensor], state: dict[str, Any]
+    ) -> None:
+        """Keep one step; the checkpoint before it stays valid until this one is complete.
+
+        Args:
+            state: JSON values, among them `step` (int); `format` and `files` are reserved.
+
+        Raises:
+            NerfError: the disk refuses, or gives back something else than was written.
+        """
+        step = int(state["step"])
+        live = self.state["files"] if self.has_checkpoint else {}
+        tag = str(step)
+        if any(name.endswith(f"-{tag}.safetensors") for name in live.values()):
+            tag += "b"  # the same step once more: never write over the files in use
+        files = {part: f"{part}-{tag}.safetensors" for part in PARTS}
+        for part, tensors in zip(PARTS, (model, optimizer), strict=True):
+            write_tensors(self.path / files[part], tensors, step)
+        write_json(self.path / "state.json", {"format": FORMAT, "files": files, **state})
+        for pattern in TENSOR_FILES + ASIDE:
+            for path in self.path.glob(pattern):
+                if path.name not in files.values():
+                    path.unlink()
+
+    def load_checkpoint(
+        self, device: str = "cpu"
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
+        """Model tensors, optimiser tensors and state of the last checkpoint.
+
+        Raises:
+            NerfError: no checkpoint, another format version, truncated or mixed files.
+        """
+        model, state = self.load_model(device)
+        return model, self._tensors("optimizer", device), state
+
+    def load_model(self, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Model tensors and state; the optimiser's file may be missing. Errors as above."""
+        state = {k: v for k, v in self.state.items() if k not in ("format", "files")}
+        return self._tensors("model", device), state
+
+    def ensure_whole(self) -> None:
+        """Raise NerfError where the checkpoint's files are gone or cut; quick, needs no torch."""
+        state = self.state
+        for name in state["files"].values():
+            ensure_whole(self.path / name, state["step"])
+
+    def append_metrics(self, row: dict[str, Any]) -> None:
+        """Add a line to metrics.jsonl. The first one cuts what lies beyond the checkpoint:
+
+        rows of steps that a resumed run takes again, and a last line torn by a crash.
+        """
+        if not self._metrics_cut:
+            self._cut_metrics()
+            self._metrics_cut = True
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json_text(row) + "\n")
+
+    def write_json(self, name: str, value: object) -> None:
+        write_json(self.path / name, value)
+
+    def _cut_metrics(self) -> None:
+        path = self.path / "metrics.jsonl"
+        if not path.exists():
+            return
+        last = self.state["step"] if self.has_checkpoint else -1
+        kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _kept(line, last)]
+        with replacing(path) as aside:
+            aside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """state.json: of the last checkpoint, checked."""
+        path = self.path / "state.json"
+        if not path.is_file():
+            raise NerfError(f"run {self.path} has no checkpoint (state.json). Train it first.")
+        state = _object(path)
+        if state.get("format") != FORMAT:
+            raise NerfError(
+                f"{path}: checkpoint format {state.get('format')!r}, this version reads {FORMAT}. "
+                "Use the nerfcli that wrote it, or train again."
+            )
+        files = state.get("files")
+        if not (
+            isinstance(state.get("step"), int)
+            and isinstance(files, dict)
+            and all(
+                isinstance(files.get(p), str) and files[p] == Path(files[p]).name for p in PARTS
+            )
+        ):
+            raise NerfError(f"{path}: `step` or `files` is missing or wrong. Take an intact copy.")
+        return state
+
+    def _tensors(self, part: str, device: str) -> dict[str, Tensor]:
+        state = self.state
+        return read_tensors(self.path / state["files"][part], state["step"], device)
+
+
+def ensure_free(path: Path, *, overwrite: bool = False) -> None:
+    """Raise NerfError unless a run can be created at `path`; touches nothing."""
+    if path.exists() and not path.is_dir():
+        raise NerfError(f"{path} is a file; --out of `nerf train` names a folder.")
+    if path.is_dir() and any(path.iterdir()):
+        if not (path / "config.toml").is_file():
+            raise NerfError(f"{path} is not empty and not a run: choose another --out.")
+        if not overwrite:
+            raise NerfError(
+                f"run {path} exists: go on with it by --resume, replace it by --overwrite, "
+                "or choose another --out."
+            )
+        with in_training(path):  # and not of another process
+            pass
+    ensure_writable(path)
+
+
+def in_training(path: Path) -> AbstractContextManager[None]:
+    """Within the block, no other process trains the run at `path`; NerfError if one does."""
+    busy = f"run {path} is being trained by another process: wait for it, or choose another --out."
+    return locked(path, busy)
+
+
+def newest_run(root: Path = Path("runs")) -> Path:
+    """The run under `root` whose checkpoint was written last.
+
+    Raises:
+        NerfError: there is none.
+    """
+    states = [path for path in root.glob("*/state.json") if (path.parent / "config.toml").is_file()]
+    if not states:
+        raise NerfError(
+            f"no run with a checkpoint under {root}/: name one, or make one: nerf train SCENE."
+        )
+    return max(states, key=lambda path: (path.stat().st_mtime_ns, str(path))).parent
+
+
+def next_run_path(scene_name: str, root: Path = Path("runs")) -> Path:
+    """runs/<scene>-<n> with the first n above all that are there."""
+    name = re.sub(r"[^\w.-]+", "-", scene_name).strip("-.") or "scene"
+    taken = [
+        int(match[1])
+        for path in root.glob("*")
+        if (match := re.fullmatch(rf"{re.escape(name)}-(\d+)", path.name))
+    ]
+    return root / f"{name}-{max(taken, default=0) + 1}"
+
+
+def _clear(path: Path) -> None:
+    """Remove the files of a run and nothing else; the switch first, so it is never half a run."""
+    for pattern in ("state.json", *OURS, *TENSOR_FILES, *ASIDE):
+        for file in path.glob(pattern):
+            file.unlink()
+    for folder in ("renders", "exports"):
+        shutil.rmtree(path / folder, ignore_errors=True)
+
+
+def _object(path: Path) -> dict[str, Any]:
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise NerfError(f"{path}: expected a JSON object. Take an intact copy.")
+    return value
+
+
+def _kept(line: str, last: int) -> bool:
+    try:
+        return json.loads(line)["step"] <= last
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return False  # torn by a crash, so beyond the checkpoint

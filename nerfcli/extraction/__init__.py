@@ -1,0 +1,1 @@
+"""A trained field as other 3D representations."""

@@ -1,0 +1,54 @@
+"""`nerf eval --geometry`: a run's shape against a true one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from nerfcli.core.errors import NerfError
+from nerfcli.core.progress import Progress
+from nerfcli.engine.runs import Run
+from nerfcli.extraction.export import run_mesh
+from nerfcli.shapes.compare import CompareOptions, compare_shapes
+from nerfcli.shapes.mesh_files import load_shape
+from nerfcli.shapes.types import Shape
+
+RADIUS_PLACE = 1  # of compare.RADIUS_SHARES: one percent of the diagonal of the truth's box
+
+
+def load_truth(path: Path, note: Callable[[str], None]) -> Shape:
+    """A shape to be judged against. Errors as for `load_shape`, naming --geometry."""
+    try:
+        return load_shape(path, note)
+    except NerfError as error:
+        raise NerfError(f"--geometry: {error}") from error
+
+
+def judge_geometry(
+    run: Run, truth: Shape, name: str, *, backend: str, progress: Progress
+) -> dict[str, Any]:
+    """The run's mesh (default export) measured against the truth, in one frame and unit.
+
+    Returns:
+        f_score at 1 % of the truth's diagonal, iou (None where the truth has no inside), chamfer
+        (mean of both directions, not squared) and chamfer_percent (of the diagonal); then all
+        that `nerf compare` says, as `compare`, and how the mesh was made, as `mesh`.
+
+    Raises:
+        NerfError: an empty field, or a degenerate truth.
+    """
+    mesh, made = run_mesh(run, backend, progress)
+    progress.note("measuring the mesh against the truth")
+    found = compare_shapes(mesh, truth, CompareOptions(), ("the run's mesh", name), progress.note)
+    volume = found["volume"]
+    return {
+        "truth": name,
+        "f_score": found["f_scores"][RADIUS_PLACE]["f_score"],
+        "iou": None if volume is None else volume["iou"],
+        "chamfer": found["chamfer"]["mean"],
+        "chamfer_percent": 100.0 * found["chamfer"]["mean"] / found["diagonal"],
+        "normal_consistency": found["normal_consistency"],
+        "mesh": {key: made.get(key) for key in ("threshold", "resolution", "vertices", "faces")},
+        "compare": found,
+    }

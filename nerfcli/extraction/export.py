@@ -1,0 +1,242 @@
+"""`nerf export RUN`: the representations that come from a field."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from nerfcli.backends.cpu_bridge import hosted
+from nerfcli.core.devices import pick
+from nerfcli.core.errors import NerfError
+from nerfcli.core.files import filling, read_json, write_json
+from nerfcli.core.progress import Progress
+from nerfcli.engine.render import Model, load_model
+from nerfcli.engine.runs import Run
+from nerfcli.extraction import multiview
+from nerfcli.extraction.bake import colored, textured
+from nerfcli.extraction.marching_cubes import marching_cubes
+from nerfcli.extraction.mesh_cleanup import refined, seen_components
+from nerfcli.extraction.mpi import plane_images, write_planes
+from nerfcli.extraction.mpi_page import parallax_page
+from nerfcli.extraction.point_cloud import field_points
+from nerfcli.extraction.solid import Solid, solid_of
+from nerfcli.extraction.source_field import FieldSource
+from nerfcli.extraction.textured_files import save_textured
+from nerfcli.extraction.visibility import Visibility, look
+from nerfcli.extraction.voxels import field_voxels
+from nerfcli.methods.hashgrid import HashField
+from nerfcli.scenes.scene import Scene
+from nerfcli.shapes.convert_shape import (
+    FOLDERS,
+    MESH_RESOLUTION,
+    SUFFIXES,
+    ExportOptions,
+    described,
+    finish,
+    fitted,
+    sidecar_of,
+)
+from nerfcli.shapes.grids import sdf_of
+from nerfcli.shapes.mesh_files import load_shape, save_shape
+from nerfcli.shapes.simplify import simplified
+from nerfcli.shapes.types import Mesh
+
+EXPORTS = "exports"  # folder in a run
+TEXTURED_FACES = 50_000  # of a mesh with a texture, unless --faces says otherwise
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """A surface and how it came about."""
+
+    mesh: Mesh
+    solid: Solid
+    visibility: Visibility
+    n_dropped: int
+
+
+def default_out(run: Run, to: str) -> Path:
+    name = to if to in FOLDERS else f"{to}{SUFFIXES[to][0]}"
+    return run.path / EXPORTS / name
+
+
+def export_run(
+    run: Run, out: Path, options: ExportOptions, backend: str, progress: Progress
+) -> dict[str, Any]:
+    """Write one representation of a run, and its sidecar; the JSON value of the command.
+
+    Raises:
+        NerfError: an empty field, a threshold that leaves nothing, or a missing package.
+    """
+    base = {"run": str(run.path), "step": run.step, "to": options.to}
+    if options.to == "cameras":
+        return _cameras(Scene.from_json(run.scene_json), out, base)
+    model = field_for_shapes(run, backend, progress)
+    progress.note(model.backend)
+    if options.to == "views":
+        return _views(model, out, options, base, progress)
+    source = FieldSource.of(model)
+    if options.to == "mpi":
+        return _planes(source, out, options, base, progress)
+    if options.to == "points":
+        with progress.another(None, "view", "look") as reporter:
+            visibility = look(source, reporter)
+        with progress.another(None, "view", "points") as reporter:
+            n, seed = options.points, options.seed
+            cloud = field_points(source, visibility, n, seed, reporter, progress.note)
+        save_shape(cloud, out)
+        return finish([out], base | described(cloud) | {"seed": seed})
+    return _surface(source, out, options, base, progress)
+
+
+def field_for_shapes(run: Run, backend: str, progress: Progress) -> Model:
+    """The model of a run whose tensors are on the CPU, where shapes are made of them.
+
+    Only what a hash grid says is asked of the run's device.
+    """
+    device = pick(run.config.device)
+    if device != "cpu" and run.config.model.method == "classic":
+        progress.note(f"classic fields are exported on the cpu, not on {device}")
+        device = "cpu"
+    model = load_model(run, backend, device, progress.note)
+    field = model.field
+    if device == "cpu" or not isinstance(field, HashField):
+        return model
+    field = replace(field, ops=hosted(field.ops, device), occupancy=field.occupancy.to("cpu"))
+    return replace(model, field=field, device="cpu")
+
+
+def extract(source: FieldSource, options: ExportOptions, progress: Progress) -> Extracted:
+    """The surface of a field: closed, oriented outwards, without colours. Errors as above."""
+    with progress.another(None, "view", "look") as reporter:
+        visibility = look(source, reporter)
+    progress.note("finding what no light reaches")
+    resolution, threshold = options.grid_resolution, options.threshold
+    solid = solid_of(source, visibility, resolution, threshold, options.fill)
+    progress.note(f"surface at density {solid.threshold:.4g} per unit")
+    with progress.another(None, "layer", "surface") as reporter:
+        mesh = marching_cubes(solid, reporter)
+    mesh = refined(mesh, solid)
+    mesh, n_dropped = seen_components(mesh, solid, visibility)
+    if n_dropped:
+        progress.note(f"{n_dropped} crumbs and parts that no training camera sees were removed")
+    return Extracted(mesh, solid, visibility, n_dropped)
+
+
+def run_mesh(run: Run, backend: str, progress: Progress) -> tuple[Mesh, dict[str, Any]]:
+    """The mesh of a run with default options: the one in its exports if it is still true.
+
+    Returns:
+        The mesh, and its sidecar. Errors as above.
+    """
+    out = default_out(run, "mesh")
+    sidecar = sidecar_of(out)
+    if out.is_file() and sidecar.is_file():
+        value = read_json(sidecar)
+        wanted = {"step": run.step, "resolution": MESH_RESOLUTION, "default": True}
+        if isinstance(value, dict) and wanted.items() <= value.items():
+            progress.note(f"mesh of {out}")
+            mesh = load_shape(out)
+            assert isinstance(mesh, Mesh)
+            return mesh, value
+    export_run(run, out, ExportOptions(), backend, progress)
+    mesh = load_shape(out)
+    assert isinstance(mesh, Mesh)
+    return mesh, read_json(sidecar)
+
+
+def _surface(
+    source: FieldSource, out: Path, options: ExportOptions, base: dict[str, Any], progress: Progress
+) -> dict[str, Any]:
+    found = extract(source, options, progress)
+    grid = found.solid.grid
+    base |= {
+        "threshold": found.solid.threshold,
+        "resolution": options.grid_resolution,
+        "spacing": grid.spacing,
+        "filled": options.fill,
+        "components_removed": found.n_dropped,
+    }
+    if options.to == "mesh":
+        return _mesh(found, out, options, base, progress)
+    if options.to == "sdf":
+        mesh = found.mesh
+        with progress.another(None, "layer", "distances") as reporter:
+            sdf = sdf_of("the extracted mesh", mesh, options.grid_resolution, reporter)
+        save_shape(sdf, out)
+        return finish([out], base | described(sdf))
+    with progress.another(None, "layer", "voxels") as reporter:
+        voxels = field_voxels(found.solid, colored(found.mesh, source), reporter)
+    save_shape(voxels, out)
+    return finish([out], base | described(voxels))
+
+
+def _mesh(
+    found: Extracted, out: Path, options: ExportOptions, base: dict[str, Any], progress: Progress
+) -> dict[str, Any]:
+    mesh, source = found.mesh, found.solid.source
+    n_faces = options.faces or (TEXTURED_FACES if options.texture else None)
+    if options.fit:
+        mesh = fitted(mesh, progress, start=simplified(mesh, n_faces or TEXTURED_FACES))
+    elif n_faces is not None:
+        mesh = simplified(mesh, n_faces)
+    base |= {"fitted": options.fit, "default": options == ExportOptions()}
+    if options.texture:
+        progress.note(f"baking a texture of {options.texture} x {options.texture}")
+        mesh, texture = textured(mesh, source, options.texture)
+        files = save_textured(mesh, texture, out)
+        return finish(files, base | described(mesh) | {"texture": options.texture})
+    mesh = colored(mesh, source)
+    save_shape(mesh, out)
+    return finish([out], base | described(mesh))
+
+
+def _planes(
+    source: FieldSource, out: Path, options: ExportOptions, base: dict[str, Any], progress: Progress
+) -> dict[str, Any]:
+    scene = source.model.scene
+    index = _view_index(scene, options.view)
+    cameras = scene.cameras[[index]].scaled(options.scale)
+    with progress.another(None, "part", "planes") as reporter:
+        planes = plane_images(source, cameras, 0, options.planes, reporter)
+    page = parallax_page(planes, f"{scene.name}, {scene.names[index]}")
+    with filling(out) as folder:
+        files = [out / path.relative_to(folder) for path in write_planes(planes, folder, page)]
+    pose = multiview.transforms_json(scene)["frames"][index]
+    value = {"view": scene.names[index], "planes": options.planes, "camera": pose}
+    return finish(files, base | value)
+
+
+def _views(
+    model: Model, out: Path, options: ExportOptions, base: dict[str, Any], progress: Progress
+) -> dict[str, Any]:
+    scene = model.scene
+    training = scene.cameras[list(scene.splits["train"])].scaled(options.scale)
+    cameras = multiview.sphere_cameras(training, scene.box, options.views)
+    with progress.another(options.views, "view", "views") as reporter, filling(out) as folder:
+        written = multiview.write_views(model, cameras, folder, reporter)
+        files = [out / path.relative_to(folder) for path in written]
+    return finish(files, base | {"views": options.views, "size": cameras.size[0].tolist()})
+
+
+def _cameras(scene: Scene, out: Path, base: dict[str, Any]) -> dict[str, Any]:
+    files = [out / "transforms.json", out / "frusta.ply"]
+    write_json(files[0], multiview.transforms_json(scene))
+    save_shape(multiview.frusta(scene), files[1])
+    return finish(files, base | {"cameras": len(scene.cameras)})
+
+
+def _view_index(scene: Scene, view: str | None) -> int:
+    """The camera that --view names: an image, or a number among the training views."""
+    training = scene.splits["train"]
+    if view is None:
+        return training[0]
+    if view in scene.names:
+        return scene.names.index(view)
+    if view.isdecimal() and int(view) < len(training):
+        return training[int(view)]
+    raise NerfError(
+        f"--view {view!r}: no image of that name; give one, such as {scene.names[0]}, or a number "
+        f"from 0 to {len(training) - 1} (training views in order)."
+    )

@@ -1,0 +1,233 @@
+"""The field as a solid on a grid, asked for slab by slab.
+
+The surface is the zero level of max(log(density / threshold), depth behind the last light): a
+point is inside where the field is dense enough, or where no light arrives (visibility.py). The
+logarithm, because density falls by orders of magnitude within a cell: it is what is nearly
+linear there. The grid is worked on in slabs along x; two neighbours share one layer of samples,
+bit for bit, so that a surface through it has no seam.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.ndimage import binary_dilation, label, map_coordinates
+
+from nerfcli.core.errors import NerfError
+from nerfcli.core.progress import Progress
+from nerfcli.extraction.source_field import FieldSource
+from nerfcli.extraction.visibility import Visibility
+from nerfcli.shapes.types import Grid, all_indices
+
+REACH = 4.0  # values are cut to [-REACH, REACH]: marching cubes needs no more
+LEAST = 1e-3  # |value| stays above it: no vertex falls onto a sample, no face loses its area
+SURFACE_SHARE = 0.9  # of the places where training rays end: so many lie inside
+SLAB = 16_000_000  # samples held at a time
+HIDDEN_SIDE = 192  # samples along a side for what is hidden: images know no finer detail
+LATTICE_SIDE = 160  # along a side, to find out where the field need not be asked
+RIM_CELLS = 2.5  # from a face of the detail cube, in cells of what is hidden
+HIDDEN_MARGIN = 0.5  # of a cell: what is filled stays this far behind the dense shell
+
+
+@dataclass(frozen=True, eq=False)
+class Solid:
+    """The field as a solid on a grid.
+
+    threshold: density per source unit. hidden: depth behind the last light in source units on
+    `hidden_grid`, or None where hollows are left as they are.
+    """
+
+    source: FieldSource
+    grid: Grid
+    threshold: float
+    hidden: np.ndarray | None
+    hidden_grid: Grid
+
+    def slabs(self, progress: Progress) -> Iterator[tuple[int, np.ndarray]]:
+        """(first index along x, values [n, ny, nz] in [-REACH, REACH], positive inside).
+
+        Neighbouring slabs share a layer. The outermost samples of the grid are outside.
+        """
+        nx, ny, nz = self.grid.shape
+        rows = max(2, SLAB // (ny * nz))
+        active, step = self._active_lattice()
+        last = None
+        for start in range(0, nx - 1, rows - 1):
+            end = min(start + rows, nx)
+            values = np.full((end - start, ny, nz), -REACH, dtype=np.float32)
+            known = 0 if last is None else 1
+            if last is not None:
+                values[0] = last
+            self._fill(values, start, known, _rows_of(active, step, start, self.grid.shape, end))
+            _clear_border(values, start == 0, end == nx)
+            last = values[-1].copy()
+            progress.update(end, total=nx)
+            yield start, values
+
+    def log_ratio(self, points: np.ndarray) -> np.ndarray:
+        """log(density / threshold) [n] at source points [n, 3], cut to [-REACH, REACH]."""
+        return _cut_log(self.source.density(points), self.threshold)
+
+    def behind(self, points: np.ndarray) -> np.ndarray:
+        """Depth behind the last light in cells [n], less a margin; negative where not filled."""
+        if self.hidden is None:
+            return np.full(len(points), -REACH, dtype=np.float32)
+        index = (points - self.hidden_grid.origin) / self.hidden_grid.spacing
+        depth = map_coordinates(self.hidden, index.T, order=1, mode="nearest")
+        margin = HIDDEN_MARGIN * self.hidden_grid.spacing
+        return np.clip((depth - margin) / self.grid.spacing, -REACH, REACH)
+
+    def _fill(self, values: np.ndarray, start: int, known: int, active: np.ndarray) -> None:
+        """Ask field and visibility at the active samples of a slab, but for `known` rows."""
+        index = np.argwhere(active[known:]) + [known, 0, 0]
+        for first in range(0, len(index), 4_000_000):
+            some = index[first : first + 4_000_000]
+            points = self.grid.points(some + [start, 0, 0])
+            found = np.maximum(self.log_ratio(points), self.behind(points))
+            small = np.abs(found) < LEAST
+            found[small] = np.where(found[small] < 0, -LEAST, LEAST)
+            values[tuple(some.T)] = found
+
+    def _active_lattice(self) -> tuple[np.ndarray, int]:
+        """Where values can differ from -REACH: bool on every step-th sample, with a margin."""
+        step = max(1, -(-max(self.grid.shape) // LATTICE_SIDE))
+        size = [-(-n // step) for n in self.grid.shape]
+        points = self.grid.points(all_indices(size) * step)
+        active = np.empty(len(points), dtype=bool)
+        for first in range(0, len(points), 1_000_000):
+            some = points[first : first + 1_000_000]
+            dense = self.source.occupied(self.source.to_scene(some)).numpy()
+            active[first : first + 1_000_000] = dense | (self.behind(some) > -1.0)
+        return binary_dilation(active.reshape(size), np.ones((3, 3, 3), bool)), step
+
+
+def solid_of(
+    source: FieldSource,
+    visibility: Visibility,
+    resolution: int,
+    threshold: float | None,
+    fill: bool,
+) -> Solid:
+    """The solid of a field on a grid of cubes over its content.
+
+    resolution: cells along the longest side. threshold: per source unit; None chooses it.
+
+    Raises:
+        NerfError: the field is empty, or the resolution or threshold cannot be used.
+    """
+    box = content_box(source)
+    if threshold is None:
+        threshold = chosen_threshold(source, visibility)
+    grid = Grid.over(box, resolution)
+    coarse = Grid.over(box, min(resolution, HIDDEN_SIDE))
+    hidden = _hidden(source, visibility, coarse, box) if fill else None
+    return Solid(source, grid, threshold, hidden, coarse)
+
+
+def chosen_threshold(source: FieldSource, visibility: Visibility) -> float:
+    """The density of the surface, per source unit, from where training rays lose their light.
+
+    The density at which one sample stops half of its light, for samples of the length that they
+    have where rays pass half of their opacity: rendering cannot tell where within a sample a
+    surface lies, and training places it where a sample is as likely full as empty. In a field
+    that is still soft most places where rays end are thinner than that; so no more than what
+    SURFACE_SHARE of these places reach.
+
+    Raises:
+        NerfError: no training ray reaches half opacity.
+    """
+    if not math.isfinite(visibility.sample_length):
+        raise NerfError(
+            "the field is empty: no ray of the training views reaches half opacity, so there is "
+            "no surface to extract. Train longer, or look at it with nerf render."
+        )
+    opaque = math.log(2.0) / visibility.sample_length
+    reached = float(np.quantile(visibility.densities.numpy(), 1.0 - SURFACE_SHARE))
+    return max(min(opaque, reached), LEAST) * source.scale
+
+
+def content_box(source: FieldSource) -> np.ndarray:
+    """The box [2, 3], source frame, around the occupied cells of the detail cube.
+
+    Raises:
+        NerfError: no cell is occupied.
+    """
+    cells = source.cells[0].nonzero().flip(1).double()  # to x, y, z
+    if not len(cells):
+        raise NerfError(
+            "the field is empty: its occupancy grid has no occupied cell. Train longer."
+        )
+    box, side = source.cells_box, 2.0 * source.cells_box.half_size / source.cells.shape[1]
+    low = torch.tensor(box.center).double() - box.half_size
+    ends = torch.stack([low + cells.amin(0) * side, low + (cells.amax(0) + 1.0) * side])
+    corners = torch.cartesian_prod(*ends.T)
+    points = source.to_source(corners)
+    return np.stack([points.min(axis=0), points.max(axis=0)])
+
+
+def _hidden(source: FieldSource, visibility: Visibility, grid: Grid, box: np.ndarray) -> np.ndarray:
+    """Depth behind the last light at the samples of a grid, source units, cut to two cells.
+
+    Found on every second sample first; between samples that agree on being deep inside or far
+    outside, nothing else is taken to lie.
+    """
+    rough = Grid.over(box, max(1, round((max(grid.shape) - 3) / 2)))
+    index = all_indices(rough.shape)
+    reach = 2.0 * rough.spacing
+
+    def depth(points: np.ndarray) -> np.ndarray:
+        found = visibility.depth_inside(source.to_scene(points), reach * source.scale)
+        return found.numpy() / np.float32(source.scale)
+
+    first = depth(rough.points(index)).reshape(rough.shape)
+    points = grid.points(all_indices(grid.shape))
+    between = (points - rough.origin) / rough.spacing
+    out = map_coordinates(first, between.T, order=1, mode="nearest")
+    near = np.flatnonzero(np.abs(out) < 0.99 * reach)
+    out[near] = depth(points[near])
+    offset = source.to_scene(points) - torch.tensor(source.box.center)
+    room = (source.box.half_size - offset.abs().amax(dim=-1)).numpy() / source.scale
+    rim = (room < RIM_CELLS * grid.spacing).reshape(grid.shape)
+    return _enclosed(out.reshape(grid.shape), rim, reach)
+
+
+def _enclosed(hidden: np.ndarray, rim: np.ndarray, reach: float) -> np.ndarray:
+    """Without the hidden parts that reach the rim of the detail cube: nothing closes them in, so
+
+    they are unknown space (behind a wall, in fog that no photo shows), not the inside of anything.
+    """
+    found: Any = label(hidden > 0)
+    labels, n = found
+    open_ = np.zeros(n + 1, dtype=bool)
+    open_[np.unique(labels[rim])] = True
+    open_[0] = False
+    return np.where(open_[labels], -np.float32(reach), hidden)
+
+
+def _cut_log(density: np.ndarray, threshold: float) -> np.ndarray:
+    with np.errstate(divide="ignore"):
+        return np.clip(np.log(density / np.float32(threshold)), -REACH, REACH)
+
+
+def _clear_border(values: np.ndarray, first: bool, last: bool) -> None:
+    """The grid's outermost samples are outside, so the surface closes."""
+    for side in (0, -1):
+        values[:, side, :] = values[:, :, side] = -REACH
+    if first:
+        values[0] = -REACH
+    if last:
+        values[-1] = -REACH
+
+
+def _rows_of(
+    active: np.ndarray, step: int, start: int, shape: tuple[int, int, int], end: int
+) -> np.ndarray:
+    """The lattice's flags at the samples of a slab: each stands for the samples nearest to it."""
+    places = [np.minimum((np.arange(n) + step // 2) // step, active.shape[i] - 1)
+              for i, n in enumerate(shape)]  # fmt: skip
+    return active[np.ix_(places[0][start:end], places[1], places[2])]

@@ -1,0 +1,120 @@
+"""A run's field as a shape sees it: points and densities in the source's own frame and unit.
+
+Rays stay in scene space, where the field lives; `to_scene` and `to_source` lead across.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nerfcli.cameras.boxes import Box
+from nerfcli.engine.render import CLASSIC_CHUNK, Model
+from nerfcli.methods.classic import ClassicField
+from nerfcli.methods.hashgrid import HashField
+from nerfcli.reference.sampling import Steps, occupancy_lookup
+
+CHUNK = 1 << 19  # points evaluated at a time
+LATTICE = 96  # a field without an occupancy grid is looked at on this many points a side first
+LATTICE_SHARE = 0.02  # of a step's light: cells that stop less count as empty
+
+
+@dataclass(frozen=True, eq=False)
+class FieldSource:
+    """The field of a model, in the frame of the files that its scene was read from.
+
+    steps: of the rays that are marched. cells: [cascades, R, R, R] bool, indexed [cascade, z, y,
+    x], where they sample. cells_box: the box of the cells, scene space.
+    """
+
+    model: Model
+    steps: Steps
+    cells: Tensor
+    cells_box: Box
+
+    @staticmethod
+    def of(model: Model) -> FieldSource:
+        field = model.field
+        if isinstance(field, HashField):
+            return FieldSource(model, field.steps, field.occupancy.occupied, field.box)
+        sampling = field.config.sampling
+        steps = Steps((field.far - field.near) / (sampling.n_coarse + sampling.n_fine))
+        box = Box(field.box.center, field.box.outer_half_size)
+        return FieldSource(model, steps, _lattice_cells(field, box, steps.size)[None], box)
+
+    @property
+    def scale(self) -> float:
+        """Scene units per source unit."""
+        return self.model.scene.scene_from_source.scale
+
+    @property
+    def box(self) -> Box:
+        """The detail cube, in scene space."""
+        return self.model.scene.box
+
+    @property
+    def step(self) -> float:
+        """Length of a sample near the surface, in scene units."""
+        return self.steps.size
+
+    def to_scene(self, points: np.ndarray) -> Tensor:
+        """Source points [n, 3] to scene points, float32."""
+        return self.model.scene.scene_from_source.apply(torch.from_numpy(points)).float()
+
+    def to_source(self, points: Tensor) -> np.ndarray:
+        """Scene points [n, 3] to source points, float64."""
+        return self.model.scene.scene_from_source.inverse().apply(points.double()).numpy()
+
+    def directions_to_scene(self, directions: np.ndarray) -> Tensor:
+        """Unit vectors [n, 3] of the source's frame, in the scene's; float32."""
+        rotation = np.array(self.model.scene.scene_from_source.rotation)
+        return torch.from_numpy(directions @ rotation.T).float()
+
+    def directions_to_source(self, directions: Tensor) -> np.ndarray:
+        rotation = np.array(self.model.scene.scene_from_source.rotation)
+        return directions.double().numpy() @ rotation
+
+    def density(self, points: np.ndarray) -> np.ndarray:
+        """Density [n] per source unit at source points [n, 3]; 0 where rays do not sample."""
+        parts = [
+            self._density(self.to_scene(points[start : start + CHUNK]))
+            for start in range(0, len(points), CHUNK)
+        ]
+        return torch.cat([torch.zeros(0), *parts]).numpy() * np.float32(self.scale)
+
+    def occupied(self, points: Tensor) -> Tensor:
+        """Whether rays sample at scene points [n, 3]: bool [n]."""
+        return occupancy_lookup(points, self.cells, self.cells_box)
+
+    def reaching(self, length: float) -> HashField | ClassicField:
+        """The field as a ray sees it that starts anywhere and ends after `length` scene units."""
+        return replace(self.model.field, near=0.0, far=length)
+
+    @property
+    def from_inside(self) -> HashField | ClassicField:
+        """The field for rays that start in or on the detail cube and end when they are through."""
+        return self.reaching(2.0 * 3.0**0.5 * self.box.half_size)
+
+    def _density(self, points: Tensor) -> Tensor:
+        sigmas = torch.zeros(len(points))
+        inside = self.occupied(points).nonzero()[:, 0]
+        if len(inside):
+            sigmas[inside] = self.model.field.density(points[inside])
+        return sigmas
+
+
+def rays_at_once(field: HashField | ClassicField) -> int:
+    return field.ops.rays_per_chunk if isinstance(field, HashField) else CLASSIC_CHUNK
+
+
+def _lattice_cells(field: ClassicField, box: Box, step: float) -> Tensor:
+    """Cells [R, R, R] of a field without a grid of its own: those near a dense lattice point."""
+    axis = (torch.arange(LATTICE) + 0.5) * (box.side / LATTICE) - box.half_size
+    z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+    points = torch.stack([x, y, z], dim=-1).reshape(-1, 3) + torch.tensor(box.center)
+    sigmas = torch.cat([field.density(part) for part in points.split(1 << 16)])
+    dense = (sigmas * step > LATTICE_SHARE).float().reshape(1, 1, LATTICE, LATTICE, LATTICE)
+    return torch.nn.functional.max_pool3d(dense, 3, stride=1, padding=1)[0, 0] > 0

@@ -1,0 +1,269 @@
+"""What the training views see, and what light from outside reaches: how a field becomes a solid.
+
+Fields of shiny things are translucent shells with a mirror image behind them, and fields of
+anything are hollow: only where light stops is density needed. So "inside" is not where the
+density is high but also where no light arrives. A point counts as free if at least two views see
+it through less than a tenth of opacity: training views, and parallel views from outside (what
+lies behind a wall that was photographed from one side is not solid either).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nerfcli.cameras.boxes import Box
+from nerfcli.cameras.cameras import Cameras
+from nerfcli.cameras.rays import Rays
+from nerfcli.core.progress import Progress
+from nerfcli.extraction.source_field import FieldSource, rays_at_once
+from nerfcli.methods.classic import ClassicField
+from nerfcli.methods.hashgrid import HashField
+from nerfcli.reference.samples import Pixels
+from nerfcli.reference.sampling import Steps, intersect_box
+
+FREE_OPACITY = 0.1  # light that lost less has arrived: a glossy shell stops more than this
+HALF = 0.5
+WITNESSES = 2  # views that must agree on a free point: one alone may err at an edge
+MAX_VIEWS = 120
+MAX_RAYS = 1_500_000  # of all training views together
+N_OUTSIDE = 24  # directions of the parallel views
+OUTSIDE_SIDE = 128  # pixels of a parallel view, along a side
+DENSITIES = 2000  # of each training view
+CHUNK = 1 << 17  # points tested at a time: they stay in the cache
+
+
+@dataclass(frozen=True, eq=False)
+class ViewMap:
+    """Where the light of one view stops; t in scene units along the ray, inf: nowhere.
+
+    free_t, half_t: [n_pixels], where opacity passes FREE_OPACITY, and half of what it becomes.
+    """
+
+    view: CameraView | ParallelView
+    free_t: Tensor
+    half_t: Tensor
+
+    def at(self, points: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """values at the pixels of scene points [n, 3], nan outside of the image; distances [n]."""
+        pixel, distance = self.view.locate(points)
+        found = values[pixel.clamp(min=0)]
+        return torch.where(pixel >= 0, found, torch.nan), distance
+
+
+@dataclass(frozen=True, eq=False)
+class CameraView:
+    cameras: Cameras
+    index: int
+
+    def rays(self) -> Rays:
+        return self.cameras.image_rays(self.index)
+
+    def locate(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """The pixel of each scene point [n], -1 outside of the image, and its distance [n]."""
+        xy, z = self.cameras.project(self.index, points)
+        width, height = self.cameras.size[self.index].tolist()
+        x, y = xy.nan_to_num(nan=-1.0).clamp(-1.0, 1e6).floor().long().unbind(-1)
+        inside = (z > 0) & (x >= 0) & (x < width) & (y >= 0) & (y < height)
+        distance = (points - self.cameras.positions[self.index].to(points)).norm(dim=-1)
+        return torch.where(inside, y * width + x, -1), distance
+
+
+@dataclass(frozen=True, eq=False)
+class ParallelView:
+    """Parallel rays along `axes[2]` that start where they enter a cube; axes [3, 3] are rows."""
+
+    cube: Box
+    axes: Tensor
+    side: int
+
+    @property
+    def half_size(self) -> float:
+        """Of the square that the rays go through, about the cube's centre."""
+        return math.sqrt(3.0) * self.cube.half_size
+
+    def rays(self) -> Rays:
+        rays = self._plane_rays()
+        entry = self.entry()
+        return Rays(rays.origins + entry[:, None] * rays.directions, rays.directions)
+
+    def entry(self) -> Tensor:
+        """Distance [n_pixels] from the square to the cube; inf where a ray misses it."""
+        rays = self._plane_rays()
+        t_min, t_max = intersect_box(rays.origins, rays.directions, self.cube, 0.0, math.inf)
+        return torch.where(t_max > t_min, t_min, torch.inf)
+
+    def _plane_rays(self) -> Rays:
+        axis = ((torch.arange(self.side) + 0.5) / self.side * 2.0 - 1.0) * self.half_size
+        y, x = torch.meshgrid(axis, axis, indexing="ij")
+        local = torch.stack([x.reshape(-1), y.reshape(-1)], dim=-1)
+        center = torch.tensor(self.cube.center)
+        origins = local @ self.axes[:2] + center - self.half_size * self.axes[2]
+        return Rays(origins, self.axes[2].expand(len(origins), 3).contiguous())
+
+    def locate(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        local = (points - torch.tensor(self.cube.center)) @ self.axes.T
+        cell = ((local[:, :2] / self.half_size + 1.0) * (0.5 * self.side)).floor().long()
+        inside = ((cell >= 0) & (cell < self.side)).all(dim=-1)
+        pixel = cell[:, 1] * self.side + cell[:, 0]
+        return torch.where(inside, pixel, -1), local[:, 2] + self.half_size
+
+
+@dataclass(frozen=True, eq=False)
+class Visibility:
+    """Maps of the training views and of the views from outside.
+
+    sample_length: of the samples around the median distance at which rays of the training views
+        pass half opacity, scene units; nan if no ray does.
+    densities: [n] of the field at such places, per scene unit, a choice from all training views.
+    """
+
+    training: tuple[ViewMap, ...]
+    outside: tuple[ViewMap, ...]
+    sample_length: float
+    densities: Tensor
+
+    def depth_inside(self, points: Tensor, reach: float) -> Tensor:
+        """How far behind its last light each scene point [n, 3] lies, cut to [-reach, reach].
+
+        Positive: hidden. It is the view that looks deepest, save WITNESSES - 1, that counts.
+        """
+        maps = _interleaved(self.training, self.outside)
+        parts = [_depth_inside(part, maps, reach) for part in points.split(CHUNK)]
+        return torch.cat([points.new_zeros(0), *parts])
+
+    def shown(self, points: Tensor, tolerance: float) -> Tensor:
+        """Whether a pixel of a training view shows each scene point [n, 3]: half of its light
+
+        stops within `tolerance` of the point.
+        """
+        seen = torch.zeros(len(points), dtype=torch.bool)
+        for view in self.training:
+            left = (~seen).nonzero()[:, 0]
+            if not len(left):
+                break
+            half_t, distance = view.at(points[left], view.half_t)
+            seen[left[(half_t - distance).abs() <= tolerance]] = True
+        return seen
+
+
+def look(source: FieldSource, progress: Progress) -> Visibility:
+    """Render where light stops, from the training cameras and from outside."""
+    scene = source.model.scene
+    training = _training_views(scene.cameras[list(scene.splits["train"])])
+    outside = _outside_views(source)
+    total, maps = len(training) + len(outside), []
+    for view in (*training, *outside):
+        field = source.model.field if isinstance(view, CameraView) else source.from_inside
+        maps.append(_map(field, view))
+        progress.update(len(maps), total=total)
+    half_t = torch.cat([found.half_t for found in maps[: len(training)]])
+    known = half_t[half_t.isfinite()]
+    length = float(_sample_length(source.steps, known.median())) if len(known) else math.nan
+    densities = torch.cat([_half_densities(source, found) for found in maps[: len(training)]])
+    return Visibility(tuple(maps[: len(training)]), tuple(maps[len(training) :]), length, densities)
+
+
+def spread_directions(n: int) -> np.ndarray:
+    """n unit vectors [n, 3] spread evenly over the sphere (Fibonacci lattice)."""
+    k = np.arange(n) + 0.5
+    z = 1.0 - 2.0 * k / n
+    azimuth = math.pi * (1.0 + 5.0**0.5) * k
+    ring = np.sqrt(1.0 - z * z)
+    return np.stack([ring * np.cos(azimuth), ring * np.sin(azimuth), z], axis=1)
+
+
+def _training_views(cameras: Cameras) -> list[CameraView]:
+    """At most MAX_VIEWS, any first few of which are spread over the capture; reduced in size."""
+    golden = (math.sqrt(5.0) - 1.0) / 2.0
+    order = sorted(range(len(cameras)), key=lambda i: i * golden % 1.0)[:MAX_VIEWS]
+    chosen = cameras[order]
+    n_rays = float(chosen.size.prod(dim=1).sum())
+    chosen = chosen.scaled(min(1.0, math.sqrt(MAX_RAYS / n_rays)))
+    return [CameraView(chosen, i) for i in range(len(chosen))]
+
+
+def _outside_views(source: FieldSource) -> list[ParallelView]:
+    views = []
+    for forward in spread_directions(N_OUTSIDE):
+        right = np.cross(forward, np.eye(3)[np.abs(forward).argmin()])
+        right /= np.linalg.norm(right)
+        axes = torch.tensor(np.stack([right, np.cross(forward, right), forward])).float()
+        views.append(ParallelView(source.box, axes, OUTSIDE_SIDE))
+    return views
+
+
+def _map(field: HashField | ClassicField, view: CameraView | ParallelView) -> ViewMap:
+    """Where the light of a view stops, from two renderings.
+
+    The second ends its rays as soon as FREE_OPACITY is passed, so its median is where they lost
+    that light. The classic field has no such end; its free space reaches to the surface.
+    """
+    rays, start = view.rays(), torch.zeros(())
+    met = torch.ones(len(rays), dtype=torch.bool)
+    if isinstance(view, ParallelView):
+        start = view.entry()
+        met = start.isfinite()
+    half_t = torch.full((len(rays),), torch.inf)
+    free_t = half_t.clone()
+    opacity, depth = _rendered(field, rays[met])
+    half_t[met] = torch.where(opacity >= HALF, depth, torch.inf)
+    if isinstance(field, ClassicField):
+        return ViewMap(view, half_t + start, half_t + start)
+    short = replace(field, min_transmittance=1.0 - FREE_OPACITY)
+    opacity, depth = _rendered(short, rays[met])
+    free_t[met] = torch.where(opacity >= FREE_OPACITY, depth, torch.inf)
+    return ViewMap(view, free_t + start, half_t + start)
+
+
+def _half_densities(source: FieldSource, found: ViewMap) -> Tensor:
+    """Densities where some rays of a view pass half of their opacity."""
+    hit = found.half_t.isfinite().nonzero()[:, 0]
+    hit = hit[:: max(1, len(hit) // DENSITIES)]
+    rays = found.view.rays()[hit]
+    return source.model.field.density(rays.origins + found.half_t[hit, None] * rays.directions)
+
+
+def _rendered(field: HashField | ClassicField, rays: Rays) -> tuple[Tensor, Tensor]:
+    """Opacity and median depth [n] of rays."""
+    chunk, black = rays_at_once(field), torch.zeros(3)
+    parts = [
+        field.render_rays(rays[start : start + chunk], black)
+        for start in range(0, len(rays), chunk)
+    ]
+    pixels = Pixels.cat(parts)
+    return pixels.opacity, pixels.median_depth
+
+
+def _sample_length(steps: Steps, t: Tensor) -> Tensor:
+    """Length of the marching step at distance t."""
+    return steps.t_from_s(steps.s_from_t(t) + 1.0) - t
+
+
+def _depth_inside(points: Tensor, maps: list[ViewMap], reach: float) -> Tensor:
+    """The WITNESSES-th largest room in front of the light's end, negated and cut."""
+    out = points.new_full((len(points),), -reach)
+    rows = torch.arange(len(points))
+    best = points.new_full((WITNESSES, len(points)), -reach)
+    for view in maps:
+        free_t, distance = view.at(points, view.free_t)
+        room = torch.nan_to_num(free_t - distance, nan=-reach, posinf=reach).clamp(-reach, reach)
+        best = torch.cat([best, room[None]]).sort(dim=0, descending=True).values[:WITNESSES]
+        left = (best[-1] < reach).nonzero()[:, 0]
+        if len(left) < len(rows):  # the others are free for good
+            rows, points, best = rows[left], points[left], best[:, left]
+        if not len(rows):
+            return out
+    out[rows] = -best[-1]
+    return out
+
+
+def _interleaved(a: tuple[ViewMap, ...], b: tuple[ViewMap, ...]) -> list[ViewMap]:
+    """Both lists, mixed evenly: most free points are settled after the first few."""
+    places = [(i / len(a), 0, view) for i, view in enumerate(a)]
+    places += [(i / len(b), 1, view) for i, view in enumerate(b)]
+    return [view for *_, view in sorted(places, key=lambda place: place[:2])]

@@ -1,0 +1,1 @@
+"""Image features and matches between views."""

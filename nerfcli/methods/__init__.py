@@ -1,0 +1,1 @@
+"""Fields and how they are trained: one file a method."""

@@ -1,0 +1,184 @@
+"""The field of NeRF (2020): a coarse and a fine MLP under frequency encodings.
+
+t: distance along a ray, [n_rays, n]. Deviations from the authors' code, each for a reason, are
+listed in docs/architecture.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from nerfcli.cameras.boxes import Box
+from nerfcli.cameras.rays import Rays
+from nerfcli.core.config import Config
+from nerfcli.core.devices import float32_products
+from nerfcli.core.tensors import ensure_same_shapes
+from nerfcli.reference.encoding import frequency_encoding
+from nerfcli.reference.losses import mse
+from nerfcli.reference.mlp import classic_layer_widths, classic_mlp, init_classic
+from nerfcli.reference.samples import Pixels, Samples
+from nerfcli.reference.sampling import edges_from_points, importance, stratified
+from nerfcli.reference.volume import composite, weights_from_density
+
+CHUNK_FLOATS = 2**27  # activations that wait for their gradients at once, half a gigabyte
+
+
+@dataclass
+class ClassicField:
+    """The coarse and the fine network of NeRF (2020), evaluated in scene coordinates."""
+
+    box: Box
+    near: float
+    far: float
+    config: Config
+    params: dict[str, Tensor]  # "coarse.<layer>.weight", ...
+    precision: str = "float32"  # of the networks' products in training: float32 | tf32 | bfloat16
+
+    @staticmethod
+    def create(
+        config: Config, box: Box, near: float, far: float, generator: torch.Generator
+    ) -> ClassicField:
+        model = config.model
+        widths = classic_layer_widths(
+            model.width,
+            model.depth,
+            3 + 6 * model.position_frequencies,
+            3 + 6 * model.direction_frequencies,
+        )
+        params = {}
+        for network in ("coarse", "fine"):
+            layers = init_classic(widths, generator)
+            params |= {f"{network}.{name}": value for name, value in layers.items()}
+        return ClassicField(box, near, far, config, params)
+
+    def to(self, device: str) -> ClassicField:
+        return replace(self, params={k: p.to(device) for k, p in self.params.items()})
+
+    def network(
+        self, name: str, positions: Tensor, directions: Tensor, noise: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """One network at [n, 3] positions -> sigmas [n] per scene unit, rgbs [n, 3].
+
+        noise: [n], added to the raw density before the ReLU (NeRF 2020, appendix A).
+        """
+        model = self.config.model
+        prefix = f"{name}."
+        params = {k.removeprefix(prefix): v for k, v in self.params.items() if k[0] == name[0]}
+        x = frequency_encoding(positions, model.position_frequencies)
+        d = frequency_encoding(directions, model.direction_frequencies)
+        dtype = torch.bfloat16 if self.precision == "bfloat16" else None
+        raw, rgbs = classic_mlp(x, d, params, model.depth, dtype)
+        return torch.relu(raw if noise is None else raw + noise), rgbs
+
+    def density(self, positions: Tensor) -> Tensor:
+        """positions [n, 3] in scene space -> sigmas [n] per scene unit, without gradients."""
+        with torch.no_grad():
+            return self.network("fine", positions, torch.zeros_like(positions))[0]
+
+    def radiance(self, positions: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+        """positions, directions [n, 3] -> sigmas [n] per scene unit, rgbs [n, 3]."""
+        return self.network("fine", positions, directions)
+
+    def render_coarse_fine(
+        self, rays: Rays, background: Tensor, generator: torch.Generator | None
+    ) -> tuple[Pixels, Pixels]:
+        """Both passes of NeRF (2020), section 5.2.
+
+        Args:
+            background: [3] or [n_rays, 3].
+            generator: randomness of the samples, on their device; None takes the middle of
+                every stratum.
+
+        Returns:
+            The pixels of the coarse and of the fine network.
+        """
+        sampling, n_rays, device = self.config.sampling, len(rays), rays.origins.device
+
+        def uniform(n: int) -> Tensor:
+            if generator is None:
+                return torch.full((n_rays, n), 0.5, device=device)
+            return torch.rand(n_rays, n, generator=generator, device=device)
+
+        def shade(name: str, t: Tensor) -> tuple[Pixels, Tensor, Tensor]:
+            edges = edges_from_points(t, t_min, t_max)
+            positions = rays.at(t).reshape(-1, 3)
+            directions = rays.directions[:, None].expand(-1, t.shape[1], -1).reshape(-1, 3)
+            noise = None
+            if generator is not None and sampling.density_noise > 0:
+                noise = torch.randn(len(positions), generator=generator, device=device)
+                noise = noise * sampling.density_noise
+            sigmas, rgbs = self.network(name, positions, directions, noise)
+            samples = Samples.from_edges(edges)
+            pixels = composite(sigmas, rgbs, samples, background)
+            return pixels, edges, samples.dense(weights_from_density(sigmas, samples))
+
+        t_min, t_max = self._bounds(rays)
+        t = stratified(t_min, t_max, uniform(sampling.n_coarse))
+        coarse, edges, weights = shade("coarse", t)
+        if generator is None:
+            u = (torch.arange(sampling.n_fine, device=device) + 0.5) / sampling.n_fine
+            u = u.expand(n_rays, -1)
+        else:
+            u = uniform(sampling.n_fine)
+        t_fine = importance(edges, weights, u)
+        fine, _, _ = shade("fine", torch.cat([t, t_fine], dim=1).sort(dim=1).values)
+        return coarse, fine
+
+    def render_rays(self, rays: Rays, background: Tensor) -> Pixels:
+        """Pixels of the fine network, without gradients. background [3]."""
+        with torch.no_grad():
+            return self.render_coarse_fine(rays, background, None)[1]
+
+    def _bounds(self, rays: Rays) -> tuple[Tensor, Tensor]:
+        t_min = torch.full((len(rays),), self.near, device=rays.origins.device)
+        return t_min, torch.full_like(t_min, self.far)
+
+    def state(self) -> dict[str, Tensor]:
+        return dict(self.params)
+
+    def load_state(self, state: dict[str, Tensor], threshold: float) -> None:
+        ensure_same_shapes(state, self.params)
+        self.params = dict(state)
+
+
+def gradients(
+    field: ClassicField, rays: Rays, target: Tensor, background: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """||C^_c - C||^2 + ||C^_f - C||^2 (NeRF 2020, eq. 6); on a CPU a part of the rays at a time.
+
+    The parts bound the memory (3.6 GB for 1024 rays of the full network at once) and take the
+    same time there.
+
+    Args:
+        target: [n_rays, 3]. background: [3].
+
+    Returns:
+        The loss, the fine network's part of it, and the gradients in the order of field.params.
+    """
+    params = list(field.params.values())
+    device = target.device
+    loss, fine_loss = torch.zeros(2, device=device).unbind()
+    grads = [torch.zeros_like(p) for p in params]
+    chunk = rays_at_once(field.config) if device.type == "cpu" else len(rays)
+    for start in range(0, len(rays), chunk):
+        part = slice(start, start + chunk)
+        share = len(target[part]) / len(rays)
+        with float32_products(field.precision):
+            pixels = field.render_coarse_fine(rays[part], background, generator)
+            coarse, fine = (mse(p.rgb, target[part]) * share for p in pixels)
+            found = torch.autograd.grad(coarse + fine, params)
+        for total, g in zip(grads, found, strict=True):
+            total += g
+        loss += (coarse + fine).detach()
+        fine_loss += fine.detach()
+    return loss, fine_loss, grads
+
+
+def rays_at_once(config: Config) -> int:
+    """How many rays' activations fit CHUNK_FLOATS."""
+    model, sampling = config.model, config.sampling
+    per_ray = (2 * sampling.n_coarse + sampling.n_fine) * model.width * (model.depth + 2)
+    return max(64, CHUNK_FLOATS // per_ray)

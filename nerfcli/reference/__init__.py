@@ -1,0 +1,1 @@
+"""The mathematics in plain torch: the definition that every backend must agree with."""

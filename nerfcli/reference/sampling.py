@@ -1,0 +1,184 @@
+"""Where along a ray to look: stratified, by importance, or marching through an occupancy grid.
+
+t: distance along a ray. s: step coordinate; marching steps have length 1 in s.
+t_min, t_max: where a ray enters and leaves the box; t_max <= t_min means that it misses.
+Randomness is always an argument.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nerfcli.cameras.boxes import Box
+from nerfcli.reference.samples import Samples
+
+__all__ = [
+    "Box",
+    "Steps",
+    "edges_from_points",
+    "importance",
+    "intersect_box",
+    "march",
+    "occupancy_lookup",
+    "stratified",
+]
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The lengths of marching steps: `size` near the camera, growing as cone * t further out.
+
+    With t_c = size / cone, s(t) = t / size up to t_c, and beyond it
+    s(t) = t_c / size + log(t / t_c) / log(1 + cone). cone = 0: equal steps everywhere.
+    """
+
+    size: float
+    cone: float = 0.0
+
+    def s_from_t(self, t: Tensor) -> Tensor:
+        if self.cone == 0.0:
+            return t / self.size
+        t_c = self.size / self.cone
+        far = 1.0 / self.cone + torch.log(t.clamp(min=t_c) / t_c) / math.log1p(self.cone)
+        return torch.where(t <= t_c, t / self.size, far)
+
+    def t_from_s(self, s: Tensor) -> Tensor:
+        if self.cone == 0.0:
+            return s * self.size
+        s_c = 1.0 / self.cone
+        far = torch.exp((s - s_c).clamp(min=0.0) * math.log1p(self.cone)) * (self.size * s_c)
+        return torch.where(s <= s_c, s * self.size, far)
+
+
+def intersect_box(
+    origins: Tensor, directions: Tensor, box: Box, near: float, far: float
+) -> tuple[Tensor, Tensor]:
+    """Slab test against the outer cube, cut to [near, far].
+
+    Args:
+        origins, directions: [n_rays, 3].
+
+    Returns:
+        t_min, t_max [n_rays]; t_max <= t_min where the ray misses the box.
+    """
+    center = box.center_like(origins)
+    # a zero component would give 0 * inf = nan for an origin on a face
+    safe = torch.where(directions.abs() < 1e-12, torch.full_like(directions, 1e-12), directions)
+    a = (center - box.outer_half_size - origins) / safe
+    b = (center + box.outer_half_size - origins) / safe
+    t_min = torch.minimum(a, b).amax(-1).clamp(min=near)
+    t_max = torch.maximum(a, b).amin(-1).clamp(max=far)
+    return t_min, t_max
+
+
+def stratified(t_min: Tensor, t_max: Tensor, jitter: Tensor) -> Tensor:
+    """One point in each of n equal parts of [t_min, t_max]; NeRF (2020), eq. 2.
+
+    Args:
+        t_min, t_max: [n_rays]. jitter: [n_rays, n] in [0, 1); 0.5 is the middle.
+
+    Returns:
+        t [n_rays, n], ascending.
+    """
+    n = jitter.shape[1]
+    steps = torch.arange(n, device=jitter.device, dtype=jitter.dtype)
+    return t_min[:, None] + (steps + jitter) / n * (t_max - t_min)[:, None]
+
+
+def importance(edges: Tensor, weights: Tensor, u: Tensor, epsilon: float = 1e-5) -> Tensor:
+    """Inverse-transform sampling of a piecewise-constant density; NeRF (2020), section 5.2.
+
+    Args:
+        edges: [n_rays, n + 1], ascending. weights: [n_rays, n], non-negative; `epsilon` is added
+            to each so that empty rays are sampled evenly.
+        u: [n_rays, m] in [0, 1).
+
+    Returns:
+        t [n_rays, m], in the order of u; no gradient flows through it.
+    """
+    edges, weights = edges.detach(), weights.detach() + epsilon
+    cdf = (weights / weights.sum(-1, keepdim=True)).cumsum(-1)
+    cdf = torch.cat([torch.zeros_like(cdf[:, :1]), cdf], dim=-1)
+    right = torch.searchsorted(cdf, u.contiguous(), right=True).clamp(1, weights.shape[1])
+    low, high = cdf.gather(1, right - 1), cdf.gather(1, right)
+    fraction = ((u - low) / (high - low).clamp(min=1e-12)).clamp(0.0, 1.0)
+    start, end = edges.gather(1, right - 1), edges.gather(1, right)
+    return start + fraction * (end - start)
+
+
+def edges_from_points(t: Tensor, t_min: Tensor, t_max: Tensor) -> Tensor:
+    """Interval edges halfway between sorted points; the ends are t_min and t_max.
+
+    t [n_rays, n], t_min, t_max [n_rays] -> [n_rays, n + 1].
+    """
+    middles = 0.5 * (t[:, 1:] + t[:, :-1])
+    return torch.cat([t_min[:, None], middles, t_max[:, None]], dim=1)
+
+
+def occupancy_lookup(positions: Tensor, occupied: Tensor, box: Box) -> Tensor:
+    """Whether each position lies in an occupied cell of the finest cascade that holds it.
+
+    Args:
+        positions: [n, 3] in scene space; outside of the outer cube counts as empty.
+        occupied: [n_cascades, R, R, R] bool, indexed [cascade, z, y, x].
+
+    Returns:
+        [n] bool.
+    """
+    resolution = occupied.shape[1]
+    offset = positions - box.center_like(positions)
+    reach = offset.abs().amax(-1) / box.half_size
+    cascade = torch.log2(reach.clamp(min=1e-9)).ceil().clamp(min=0).long()
+    inside = cascade < box.n_cascades
+    cascade = cascade.clamp(max=box.n_cascades - 1)
+    half = box.half_size * torch.exp2(cascade.to(positions.dtype))
+    cell = ((offset / half[:, None] + 1.0) * (0.5 * resolution)).long().clamp(0, resolution - 1)
+    x, y, z = cell.unbind(-1)
+    return occupied[cascade, z, y, x] & inside
+
+
+def march(
+    origins: Tensor,
+    directions: Tensor,
+    t_min: Tensor,
+    t_max: Tensor,
+    jitter: Tensor,
+    occupied: Tensor,
+    box: Box,
+    steps: Steps,
+) -> Samples:
+    """Steps of the ray whose middle lies in an occupied cell.
+
+    Step k of a ray is [t(s_0 + k), t(s_0 + k + 1)] with s_0 = s(t_min) + jitter - 0.5, cut at
+    t_min; steps whose middle passes t_max are left out.
+
+    Args:
+        origins, directions: [n_rays, 3]. t_min, t_max, jitter: [n_rays], jitter in [0, 1).
+        occupied: [n_cascades, R, R, R] bool, indexed [cascade, z, y, x].
+
+    Returns:
+        Samples with capacity equal to the live count.
+    """
+    n_rays = origins.shape[0]
+    hits = t_max > t_min
+    t_min = torch.where(hits, t_min, torch.zeros_like(t_min))
+    t_max = torch.where(hits, t_max, torch.zeros_like(t_max))
+    s_start = steps.s_from_t(t_min) + jitter - 0.5
+    n_steps = int((steps.s_from_t(t_max) - s_start).amax().ceil()) + 1 if n_rays else 0  # sync
+    k = torch.arange(n_steps + 1, device=origins.device, dtype=origins.dtype)
+    edges = steps.t_from_s((s_start[:, None] + k).clamp(min=0.0))  # [n_rays, n_steps + 1]
+    edges = torch.maximum(edges, t_min[:, None])
+    t_starts, t_ends = edges[:, :-1], edges[:, 1:]
+    mids = 0.5 * (t_starts + t_ends)
+    valid = hits[:, None] & (mids < t_max[:, None]) & (t_ends > t_starts)
+    ray, step = valid.nonzero(as_tuple=True)
+    positions = origins[ray] + mids[ray, step][:, None] * directions[ray]
+    keep = occupancy_lookup(positions, occupied, box)
+    ray, step = ray[keep], step[keep]
+    counts = torch.bincount(ray, minlength=n_rays)
+    offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    return Samples(t_starts[ray, step], t_ends[ray, step], offsets)

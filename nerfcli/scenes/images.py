@@ -1,0 +1,209 @@
+"""Image files: 8 bits a channel, sRGB, straight alpha.
+
+EXIF orientation: a posed image's size is part of its camera, so the pixels are taken as stored,
+unless only the turned image has the size that the caller states.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from nerfcli.core.errors import NerfError
+
+ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def image_header(path: Path) -> tuple[int, int, bool, bool]:
+    """Width, height, whether the file has transparency, and whether EXIF lays it on its side.
+
+    Reads the header only; width and height are those of the stored pixels.
+
+    Raises:
+        NerfError: not an image that Pillow can read.
+    """
+    with _opened(path) as image:
+        has_alpha = image.mode in ALPHA_MODES or "transparency" in image.info
+        return image.width, image.height, has_alpha, _orientation(image) >= 5
+
+
+def read_image(path: Path, downscale: int = 1, size: tuple[int, int] | None = None) -> Tensor:
+    """Pixels of an image file of any common kind (16-bit, grey, palette, CMYK included).
+
+    Args:
+        downscale: average blocks of this many pixels squared, weighted by alpha; a remainder at
+            the right and lower edges is cut off.
+        size: expected width and height after the downscaling; if only the image turned by its
+            EXIF orientation comes to this size, it is turned. Not checked otherwise.
+
+    Returns:
+        [height, width, 3], or 4 where the file has transparency, uint8, straight alpha.
+
+    Raises:
+        NerfError: the file is missing, corrupt, truncated or of an unknown kind.
+    """
+    with _opened(path) as image:
+        try:
+            image.load()
+            turn = _TURNS.get(_orientation(image))
+            pixels = _to_rgb(image)
+        except (OSError, SyntaxError, ValueError, EOFError) as error:
+            raise NerfError(f"{path} is corrupt or truncated ({error}).") from error
+        if turn is not None and size is not None:
+            turned = pixels.transpose(turn)
+            if _reduced(turned.size, downscale) == size != _reduced(pixels.size, downscale):
+                pixels = turned
+    # asarray would share memory that Pillow marks read-only
+    return torch.from_numpy(_average(np.array(pixels), downscale))
+
+
+def read_with_alpha(
+    path: Path, alpha: Path | None, downscale: int, size: tuple[int, int]
+) -> Tensor:
+    """An image and its separate alpha image, as instant-ngp has them, as one.
+
+    Args:
+        size: width and height after the downscaling.
+
+    Returns:
+        As read_image; 4 channels where there is an alpha image.
+
+    Raises:
+        NerfError: as read_image, or the alpha image is of another size.
+    """
+    image = read_image(path, downscale, size)
+    if alpha is None:
+        return image
+    values = _srgb_to_linear(read_image(alpha, downscale, size)[..., :1])
+    if values.shape[:2] != image.shape[:2]:
+        raise NerfError(f"{alpha} must have the size of {path.name}.")
+    return torch.cat([image[..., :3], values], dim=-1)
+
+
+def _srgb_to_linear(alpha: Tensor) -> Tensor:
+    """instant-ngp takes the red channel of an alpha image through the sRGB curve."""
+    value = alpha.to(torch.float64) / 255
+    linear = torch.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+    return (linear * 255).to(torch.uint8)
+
+
+def read_mask(path: Path, size: tuple[int, int], ignored: str, downscale: int = 1) -> Tensor:
+    """Which pixels of an image may be used, from its mask file.
+
+    Args:
+        size: width and height of the image after the downscaling; a mask that does not come to
+            it is resampled.
+        ignored: "black": pixels that are zero are ignored; "nonzero": those that are not.
+        downscale: a pixel may be used if all those that it averages may.
+
+    Returns:
+        [height, width] bool, true where the pixel may be used.
+
+    Raises:
+        NerfError: the mask cannot be read.
+    """
+    nonzero = read_image(path)[..., :3].amax(-1).numpy() > 0
+    width, height = size
+    if _reduced(nonzero.shape[::-1], downscale) != size:
+        mask = Image.fromarray(nonzero.astype(np.uint8))
+        full = (width * downscale, height * downscale)
+        nonzero = np.array(mask.resize(full, Image.Resampling.NEAREST)) > 0
+    usable = nonzero if ignored == "black" else ~nonzero
+    usable = usable[: height * downscale, : width * downscale]
+    blocks = usable.reshape(height, downscale, width, downscale)
+    return torch.from_numpy(blocks.all(axis=(1, 3)))
+
+
+def _reduced(size: tuple[int, ...], downscale: int) -> tuple[int, int]:
+    return size[0] // downscale, size[1] // downscale
+
+
+def write_png(path: Path, pixels: Tensor | np.ndarray) -> None:
+    """Write a PNG aside, then rename it into place.
+
+    Args:
+        pixels: uint8 [height, width] or [height, width, 3 or 4], or uint16 [height, width].
+
+    Raises:
+        NerfError: the file cannot be written.
+    """
+    array = pixels.cpu().numpy() if isinstance(pixels, Tensor) else pixels
+    image = Image.fromarray(np.ascontiguousarray(array))
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(aside, "wb") as file:
+            image.save(file, format="PNG", compress_level=3)
+        os.replace(aside, path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise NerfError(f"Cannot write {path}: {error.strerror or error}.") from error
+
+
+def _opened(path: Path) -> Image.Image:
+    try:
+        return Image.open(path)
+    except FileNotFoundError as error:
+        raise NerfError(f"{path} does not exist.") from error
+    except UnidentifiedImageError as error:
+        raise NerfError(f"{path} is corrupt, or not an image of a known kind.") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise NerfError(f"{path} cannot be read: {error}.") from error
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 to 8; 5 to 8 swap width and height."""
+    if image.format == "PNG" and "exif" not in image.info:
+        return 1  # asking Pillow would decode the whole image in search of it
+    return int(image.getexif().get(0x0112, 1))
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """8-bit RGB or RGBA of any mode; Pillow itself clips 16-bit grey instead of scaling it."""
+    if image.mode.startswith("I;16") or image.mode == "I":
+        high = np.clip(np.array(image).astype(np.int64), 0, 65535)
+        image = Image.fromarray(((high * 255 + 32767) // 65535).astype(np.uint8))
+    if image.mode == "F":
+        raise ValueError("floating-point pixels are not supported; convert to 8-bit PNG")
+    if image.mode in ALPHA_MODES or "transparency" in image.info:
+        return image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def _average(pixels: np.ndarray, factor: int) -> np.ndarray:
+    """Means of factor x factor blocks, colours weighted by alpha. [h, w, c] uint8."""
+    if factor == 1:
+        return pixels
+    height, width, channels = pixels.shape
+    h, w = height // factor, width // factor
+    if h == 0 or w == 0:
+        raise NerfError(f"An image of {width}x{height} pixels cannot be downscaled by {factor}.")
+    # sums of strided slices: nothing larger than the result is made
+    total = np.zeros((h, w, channels), dtype=np.uint32)
+    for y in range(factor):
+        for x in range(factor):
+            part = pixels[y : h * factor : factor, x : w * factor : factor]
+            if channels == 4:
+                total[..., :3] += part[..., :3].astype(np.uint32) * part[..., 3:]
+                total[..., 3] += part[..., 3]
+            else:
+                total += part
+    if channels == 3:
+        return ((total + factor**2 // 2) // factor**2).astype(np.uint8)
+    alpha = total[..., 3:]
+    colour = (total[..., :3] + alpha // 2) // np.maximum(alpha, 1)
+    alpha = (alpha + factor**2 // 2) // factor**2
+    return np.concatenate([colour, alpha], axis=-1).astype(np.uint8)

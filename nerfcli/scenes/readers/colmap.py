@@ -1,0 +1,285 @@
+"""COLMAP reconstructions: a folder with a sparse model and the images that it names."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from nerfcli.core.errors import NerfError
+from nerfcli.scenes.readers.colmap_binary import read_binary
+from nerfcli.scenes.readers.colmap_cameras import Intrinsics, intrinsics_of
+from nerfcli.scenes.readers.colmap_model import ColmapImage, ColmapModel
+from nerfcli.scenes.readers.colmap_text import read_text_model
+from nerfcli.scenes.readers.folders import find_named, image_folders, resized_note, size_ratio
+from nerfcli.scenes.source import (
+    MOST_DISTANT,
+    Frame,
+    Points,
+    Source,
+    check_focal,
+    is_file,
+    natural_key,
+    shortened,
+    stored_size,
+)
+
+MODEL_FOLDERS = ("sparse/0", "sparse", "colmap/sparse/0", "colmap/sparse", ".")
+SPLIT_LISTS = {"train": "train_list.txt", "val": "validation_list.txt", "test": "test_list.txt"}
+QUATERNION_TOLERANCE = 0.01  # of its length against 1, before it is normalised
+
+
+def colmap_folder(root: Path) -> Path | None:
+    """Where a scene's model lies, None if it has none."""
+    for place in MODEL_FOLDERS:
+        folder = root / place
+        if any((folder / f"cameras.{kind}").is_file() for kind in ("bin", "txt")):
+            return folder
+    return None
+
+
+def read_colmap(root: Path, folder: Path) -> Source:
+    """Read the model in `folder` and find its images under `root`.
+
+    Raises:
+        NerfError: whatever is wrong, with file and image.
+    """
+    model, notes = _read_model(folder)
+    notes += _other_models(folder)
+    images = sorted(model.images, key=lambda image: natural_key(image.name))
+    place, found = _find_images(root, images)
+    missing = [image.name for image in images if image.name not in found]
+    if missing:
+        notes.append(
+            f"{len(missing)} of {len(images)} images of the model have no file in {place} and are "
+            f"left out: {shortened(missing)}"
+        )
+    splits, more = _splits(root, list(found))
+    images = [i for i in images if i.name in found and (not splits or i.name in splits)]
+    cameras = {id_: _intrinsics(model, id_, folder) for id_ in {i.camera_id for i in images}}
+    masks = _mask_folder(root, place)
+    frames = [
+        replace(
+            _frame(image, cameras[image.camera_id], found[image.name], folder),
+            mask=None if masks is None else _mask(masks, image.name),
+            split=splits.get(image.name),
+        )
+        for image in images
+    ]
+    stated = [cameras[image.camera_id].size for image in images]
+    resized = [(f.size, size) for f, size in zip(frames, stated, strict=True) if f.size != size]
+    return Source(
+        name=root.resolve().name,
+        root=root,
+        kind="colmap",
+        frames=tuple(frames),
+        points=_points(model, images, [_ratio(f, s) for f, s in zip(frames, stated, strict=True)]),
+        masked_where="black",
+        beyond=_beyond(model, folder),
+        notes=tuple(notes + resized_note(resized) + more),
+    )
+
+
+def _read_model(folder: Path) -> tuple[ColmapModel, list[str]]:
+    """Binary before text, as COLMAP itself does; and whether the other one says the same."""
+    binary, text = (
+        all((folder / f"{name}.{kind}").is_file() for name in ("cameras", "images"))
+        for kind in ("bin", "txt")
+    )
+    if not binary and not text:
+        raise NerfError(
+            f"{folder} has no complete COLMAP model: cameras and images are needed, both as .bin "
+            "or both as .txt."
+        )
+    if not binary:
+        return read_text_model(folder), []
+    model = read_binary(folder)
+    if not text:
+        return model, []
+    try:
+        difference = _difference(model, read_text_model(folder))
+    except NerfError as error:
+        difference = f"the text cannot be read ({error})"
+    if not difference:
+        return model, []
+    return model, [f"{folder.name} holds the model twice; binary is read, and {difference}"]
+
+
+def _difference(binary: ColmapModel, text: ColmapModel) -> str:
+    """In what two forms of a model disagree beyond rounding, "" if in nothing."""
+    theirs = {image.name: image for image in text.images}
+    if {image.name for image in binary.images} != theirs.keys():
+        return f"the text has other images ({len(binary.images)} and {len(theirs)})"
+    for image in binary.images:
+        other = theirs[image.name]
+        pose, its = (np.array([*i.rotation, *i.translation]) for i in (image, other))
+        if not np.allclose(pose, its, rtol=1e-4, atol=1e-4):
+            return f"the text has another pose of {image.name}"
+        camera, its = binary.cameras[image.camera_id], text.cameras[other.camera_id]
+        if (camera.model, camera.size) != (its.model, its.size) or not np.allclose(
+            camera.params, its.params, rtol=1e-4, atol=1e-6
+        ):
+            return f"the text has another camera of {image.name}"
+    if len(binary.points.ids) != len(text.points.ids):
+        return f"the text has {len(text.points.ids)} points instead of {len(binary.points.ids)}"
+    return ""
+
+
+def _other_models(folder: Path) -> list[str]:
+    """A line where the reconstruction fell apart into several models."""
+    if not folder.name.isdecimal():
+        return []
+    others = [
+        other.name
+        for other in sorted(folder.parent.iterdir())
+        if other != folder and any((other / f"images.{kind}").is_file() for kind in ("bin", "txt"))
+    ]
+    if not others:
+        return []
+    return [
+        f"{folder.parent.name} holds {len(others) + 1} models, which means that images were not "
+        f"connected; {folder.name} is read, not {shortened(others)}"
+    ]
+
+
+def _find_images(root: Path, images: list[ColmapImage]) -> tuple[Path, dict[str, Path]]:
+    """The first folder that has any of the images, and their files by name."""
+    places = image_folders(root)
+    for place in places:
+        found = {image.name: find_named(place, image.name) for image in images}
+        if any(found.values()):
+            return place, {name: path for name, path in found.items() if path is not None}
+    looked = ", ".join(place.name if place != root else str(root) for place in places)
+    raise NerfError(
+        f"{root}: none of the {len(images)} images of the COLMAP model exists, the first is "
+        f"{images[0].name!r}. Looked in: {looked}."
+    )
+
+
+def _intrinsics(model: ColmapModel, id_: int, folder: Path) -> Intrinsics:
+    camera = model.cameras[id_]
+    where = f"{folder}, camera {id_}"
+    stated = intrinsics_of(camera.model, camera.size, camera.params, where)
+    if stated.lens.model != "equirectangular":
+        check_focal(stated.focal, stated.size, stated.lens, where)
+    return stated
+
+
+def _frame(image: ColmapImage, camera: Intrinsics, path: Path, folder: Path) -> Frame:
+    where = f"{folder}, image {image.name!r}"
+    width, height, has_alpha = stored_size(path, camera.size)
+    sx, sy = size_ratio((width, height), camera.size, where)
+    (fx, fy), (cx, cy) = camera.focal, camera.principal
+    return Frame(
+        name=image.name,
+        c2w=_c2w(image, where),
+        focal=(fx * sx, fy * sy),
+        principal=(cx * sx, cy * sy),
+        size=(width, height),
+        lens=camera.lens,
+        image=path,
+        has_alpha=has_alpha,
+    )
+
+
+def _ratio(frame: Frame, stated: tuple[int, int]) -> tuple[float, float]:
+    return frame.size[0] / stated[0], frame.size[1] / stated[1]
+
+
+def _c2w(image: ColmapImage, where: str) -> np.ndarray:
+    """x_camera = R x_world + t, turned around. [3, 4]"""
+    pose = np.array([*image.rotation, *image.translation])
+    if not np.isfinite(pose).all() or np.abs(pose).max() > MOST_DISTANT:
+        raise NerfError(f"{where}: the pose is not finite.")
+    length = float(np.linalg.norm(pose[:4]))
+    if abs(length - 1) > QUATERNION_TOLERANCE:
+        raise NerfError(f"{where}: the rotation's quaternion has length {length:.4g} instead of 1.")
+    rotation = rotation_of(pose[:4] / length)
+    return np.concatenate([rotation.T, (-rotation.T @ pose[4:])[:, None]], axis=1)
+
+
+def rotation_of(quaternion: np.ndarray) -> np.ndarray:
+    """[w, x, y, z] of length 1 -> [3, 3]."""
+    w, x, y, z = quaternion
+    return np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+        ]
+    )
+
+
+def _points(
+    model: ColmapModel, images: list[ColmapImage], ratios: list[tuple[float, float]]
+) -> Points | None:
+    """The finite points, and where the images see them."""
+    points = model.points
+    keep = np.isfinite(points.xyz).all(-1) & (np.abs(points.xyz) < MOST_DISTANT).all(-1)
+    if not keep.any():
+        return None
+    ids = points.ids[keep]
+    order = np.argsort(ids)
+    rows, frames, places = [], [], []
+    for i, (image, ratio) in enumerate(zip(images, ratios, strict=True)):
+        at = np.searchsorted(ids, image.point_ids, sorter=order).clip(max=len(ids) - 1)
+        row = order[at]
+        seen = (ids[row] == image.point_ids) & np.isfinite(image.xy).all(-1)
+        rows.append(row[seen])
+        frames.append(np.full(int(seen.sum()), i))
+        places.append(image.xy[seen] * ratio)
+    return Points(
+        points.xyz[keep],
+        points.rgb[keep],
+        points.error[keep],
+        np.concatenate(rows),
+        np.concatenate(frames),
+        np.concatenate(places),
+    )
+
+
+def _beyond(model: ColmapModel, folder: Path) -> tuple[tuple[str, str], ...]:
+    """What a model holds that is of no use for a field."""
+    found = []
+    alone = sum(int((image.point_ids < 0).sum()) for image in model.images)
+    if alone:
+        found.append(("keypoints", f"{alone} that see no point"))
+    if any((folder / f"rigs.{kind}").is_file() for kind in ("bin", "txt")):
+        found.append(("rigs", "which cameras are mounted together; each image keeps its pose"))
+    return tuple(found)
+
+
+def _splits(root: Path, names: list[str]) -> tuple[dict[str, str], list[str]]:
+    """Of nerfstudio's list files: image -> split; and what is to be said about it."""
+    splits: dict[str, str] = {}
+    files = {split: root / name for split, name in SPLIT_LISTS.items() if (root / name).is_file()}
+    if "train" not in files:
+        return {}, []
+    for split, path in files.items():
+        try:
+            listed = path.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise NerfError(f"{path} cannot be read ({error}).") from error
+        for name in filter(None, map(str.strip, listed)):
+            if splits.setdefault(name, split) == "train" != split:
+                raise NerfError(f"{path}: {name} is listed for training and for {split}.")
+    if not any(splits.get(name) == "train" for name in names):
+        raise NerfError(f"{files['train']}: none of its names is an image of the model.")
+    lost = [name for name in names if name not in splits]
+    if not lost:
+        return splits, []
+    return splits, [f"{len(lost)} images that no list names are left out: {shortened(lost)}"]
+
+
+def _mask_folder(root: Path, images: Path) -> Path | None:
+    """masks beside images, masks_2 beside images_2, masks for a folder of another name."""
+    named = images != root and images.name.startswith("images")
+    folder = root / (images.name.replace("images", "masks") if named else "masks")
+    return folder if folder.is_dir() and folder != images else None
+
+
+def _mask(folder: Path, name: str) -> Path | None:
+    """COLMAP appends .png to the image's name; others keep the name."""
+    appended = folder / f"{name}.png"
+    return appended if is_file(appended) else find_named(folder, name)

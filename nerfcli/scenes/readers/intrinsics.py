@@ -1,0 +1,124 @@
+"""Focal lengths, principal point and lens from the keys of a transforms.json."""
+
+from __future__ import annotations
+
+import math
+from collections import ChainMap
+from collections.abc import Mapping
+from typing import Any
+
+from nerfcli.cameras.lenses import Lens, panorama
+from nerfcli.core.errors import NerfError
+from nerfcli.scenes.readers.folders import size_ratio
+from nerfcli.scenes.source import check_focal, number
+
+PERSPECTIVE = ("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV")
+LENS_KEYS = ("k1", "k2", "k3", "k4", "p1", "p2")
+
+
+def stated_size(keys: Mapping[str, Any], where: str) -> tuple[int, int] | None:
+    """`w` and `h` if both are there; they may be written as floats."""
+    if "w" not in keys or "h" not in keys:
+        return None
+    width, height = (number(keys[key], f"{where}: {key}") for key in ("w", "h"))
+    if width < 1 or height < 1:
+        raise NerfError(f"{where}: w and h must be positive, got {width:g} and {height:g}.")
+    return round(width), round(height)
+
+
+def lens_from_keys(keys: Mapping[str, Any], where: str) -> Lens:
+    """The lens of a frame that is no panorama.
+
+    Fisheye by `camera_model` or `is_fisheye`, else Brown or pinhole.
+
+    Raises:
+        NerfError: a camera model that is not supported.
+    """
+    model = keys.get("camera_model", "OPENCV")
+    if model not in (*PERSPECTIVE, "OPENCV_FISHEYE"):
+        raise NerfError(
+            f"{where}: camera_model {model!r} is not supported; "
+            f"supported: {', '.join(PERSPECTIVE)}, OPENCV_FISHEYE, EQUIRECTANGULAR."
+        )
+    listed = keys.get("distortion_params")
+    if listed is not None:
+        if not isinstance(listed, list) or len(listed) != len(LENS_KEYS):
+            raise NerfError(
+                f"{where}: distortion_params must list k1, k2, k3, k4, p1, p2, got {listed!r}."
+            )
+        params = [number(v, f"{where}: distortion_params") for v in listed]
+    else:
+        params = [number(keys.get(key, 0.0), f"{where}: {key}") for key in LENS_KEYS]
+    if model == "OPENCV_FISHEYE" or keys.get("is_fisheye"):
+        return Lens("fisheye", tuple(params[:4]))
+    return Lens("brown", tuple(params)) if any(params) else Lens()
+
+
+def _focal_along(keys: Mapping[str, Any], axis: str, length: int, where: str) -> float | None:
+    """In instant-ngp's order: degrees, then pixels, then radians."""
+    half_angle = None
+    if f"{axis}_fov" in keys:
+        half_angle = math.radians(number(keys[f"{axis}_fov"], f"{where}: {axis}_fov")) / 2
+    elif f"fl_{axis}" in keys:
+        return number(keys[f"fl_{axis}"], f"{where}: fl_{axis}")
+    elif f"camera_angle_{axis}" in keys:
+        name = f"camera_angle_{axis}"
+        half_angle = number(keys[name], f"{where}: {name}") / 2
+    if half_angle is None:
+        return None
+    if not 0 < half_angle < math.pi / 2:
+        raise NerfError(
+            f"{where}: a field of view of {math.degrees(2 * half_angle):g} degrees along {axis} is "
+            "absurd; camera_angle_* is in radians, *_fov in degrees."
+        )
+    return 0.5 * length / math.tan(half_angle)
+
+
+def intrinsics(
+    frame: Mapping[str, Any],
+    top: Mapping[str, Any],
+    real: tuple[int, int],
+    where: str,
+) -> tuple[tuple[float, float], tuple[float, float], Lens]:
+    """Focal lengths and principal point in pixels of the image as stored, and the lens.
+
+    Args:
+        frame, top: keys of the frame, which win, and of the file.
+        real: width and height of the stored image; where they differ from the stated w and h,
+            everything in pixels follows the ratio.
+
+    Raises:
+        NerfError: no focal length, an absurd one, an unsupported lens, or an image of another
+            shape than stated.
+    """
+    keys = ChainMap(dict(frame), dict(top))
+    width, height = stated_size(keys, where) or real
+    if keys.get("camera_model") == "EQUIRECTANGULAR":  # its focal lengths say nothing
+        size_ratio(real, (width, height), where)
+        return *panorama(real), Lens("equirectangular")
+    # a frame that states any focal length speaks for itself: its fl_x beats the file's x_fov
+    own = any(key in frame for axis in "xy" for key in _focal_keys(axis))
+    focal_keys = frame if own else keys
+    fx = _focal_along(focal_keys, "x", width, where)
+    fy = _focal_along(focal_keys, "y", height, where)
+    if fx is None and fy is None:
+        raise NerfError(
+            f"{where} has no focal length; one of fl_x, camera_angle_x, x_fov (or y) is needed."
+        )
+    fx, fy = (fx if fx is not None else fy), (fy if fy is not None else fx)
+    assert fx is not None and fy is not None
+    cx = number(keys.get("cx", width / 2), f"{where}: cx")
+    cy = number(keys.get("cy", height / 2), f"{where}: cy")
+    if not (-width <= cx <= 2 * width and -height <= cy <= 2 * height):
+        raise NerfError(
+            f"{where}: the principal point ({cx:g}, {cy:g}) is far outside of the "
+            f"{width}x{height} image; cx and cy are in pixels."
+        )
+    ratio = size_ratio(real, (width, height), where)
+    lens = lens_from_keys(keys, where)
+    check_focal((fx, fy), (width, height), lens, where)
+    return (fx * ratio[0], fy * ratio[1]), (cx * ratio[0], cy * ratio[1]), lens
+
+
+def _focal_keys(axis: str) -> tuple[str, str, str]:
+    return f"{axis}_fov", f"fl_{axis}", f"camera_angle_{axis}"

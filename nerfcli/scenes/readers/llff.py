@@ -1,0 +1,129 @@
+"""LLFF's poses_bounds.npy: one row a view, poses in a frame of its own, near and far depths."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from nerfcli.cameras.lenses import Lens
+from nerfcli.core.errors import NerfError
+from nerfcli.scenes.readers.folders import image_files, image_folders, resized_note, size_ratio
+from nerfcli.scenes.source import Frame, Source, check_focal, pose_from_opengl, stored_size
+
+NAME = "poses_bounds.npy"
+HEADER = re.compile(
+    rb"^\{'descr': '([<>]f[48])', 'fortran_order': (False|True), "
+    rb"'shape': \((\d{1,9}), (\d{1,9})\), \}"
+)
+
+
+def read_llff(root: Path) -> Source:
+    """Read poses_bounds.npy and the images whose sorted names its rows stand for.
+
+    Raises:
+        NerfError: whatever is wrong, with row or file.
+    """
+    path = root / NAME
+    rows = read_table(path)
+    images = _images(root, len(rows), path)
+    frames, resized = [], []
+    for i, (row, image) in enumerate(zip(rows, images, strict=True)):
+        where = f"{path}, row {i} ({image.name})"
+        height, width, focal = row[:15].reshape(3, 5)[:, 4]
+        if not (1 <= height <= 2**20 and 1 <= width <= 2**20):
+            raise NerfError(f"{where}: height {height:g} and width {width:g} cannot be a size.")
+        stated = (round(float(width)), round(float(height)))
+        check_focal((float(focal), float(focal)), stated, Lens(), where)
+        real_width, real_height, has_alpha = stored_size(image, stated)
+        real = (real_width, real_height)
+        sx, sy = size_ratio(real, stated, where)
+        if real != stated:
+            resized.append((real, stated))
+        frames.append(
+            Frame(
+                name=image.relative_to(root).as_posix(),
+                c2w=_c2w(row, where),
+                focal=(float(focal) * sx, float(focal) * sy),
+                principal=(real_width / 2, real_height / 2),
+                size=real,
+                lens=Lens(),
+                image=image,
+                has_alpha=has_alpha,
+                bounds=_bounds(row, where),
+            )
+        )
+    return Source(
+        name=root.resolve().name,
+        root=root,
+        kind="llff",
+        frames=tuple(frames),
+        notes=tuple(resized_note(resized)),
+    )
+
+
+def read_table(path: Path) -> np.ndarray:
+    """[n, 17] float64 of a .npy file, its shape held against its size before anything is made.
+
+    Raises:
+        NerfError: not such a table, truncated, or not finite.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise NerfError(f"{path} cannot be read: {error.strerror}.") from error
+    start = 10 if data[6:7] == b"\x01" else 12
+    length = int.from_bytes(data[8:start], "little")
+    header = HEADER.match(data[start : start + min(length, 200)])
+    if data[:6] != b"\x93NUMPY" or header is None:
+        raise NerfError(f"{path} is not a NumPy file with a table of floating-point numbers.")
+    shape = (int(header[3]), int(header[4]))
+    if shape[1] != 17 or shape[0] == 0:
+        raise NerfError(
+            f"{path} must have 17 columns (pose 3x5, near, far) and a row for each image, "
+            f"got {shape[0]} x {shape[1]}."
+        )
+    dtype = np.dtype(header[1].decode())
+    body = data[start + length :]
+    if len(body) != shape[0] * shape[1] * dtype.itemsize:
+        raise NerfError(
+            f"{path} is truncated or damaged: {shape[0]} rows take "
+            f"{shape[0] * shape[1] * dtype.itemsize} bytes, {len(body)} are there."
+        )
+    order = "F" if header[2] == b"True" else "C"
+    table = np.frombuffer(body, dtype).reshape(shape, order=order).astype(np.float64)
+    if not np.isfinite(table).all():
+        row = int(np.flatnonzero(~np.isfinite(table).all(-1))[0])
+        raise NerfError(f"{path}, row {row} has values that are not finite.")
+    return table
+
+
+def _images(root: Path, n_rows: int, path: Path) -> list[Path]:
+    """The first folder with images; it must hold one for each row."""
+    for folder in image_folders(root):
+        images = image_files(folder)
+        if len(images) == n_rows:
+            return images
+        if images:
+            raise NerfError(
+                f"{path} has {n_rows} rows, one for each image in the order of their names; "
+                f"{folder} holds {len(images)} images."
+            )
+    raise NerfError(f"{root} has no images. Looked in images, images_2, images_4, ... and there.")
+
+
+def _c2w(row: np.ndarray, where: str) -> np.ndarray:
+    """LLFF's columns are down, right, back; OpenGL's right, up, back."""
+    pose = row[:15].reshape(3, 5)
+    opengl = np.stack([pose[:, 1], -pose[:, 0], pose[:, 2], pose[:, 3]], axis=1)
+    return pose_from_opengl(opengl, where)[0]
+
+
+def _bounds(row: np.ndarray, where: str) -> tuple[float, float]:
+    near, far = row[15:].tolist()
+    if not 0 < near < far:
+        raise NerfError(
+            f"{where}: the depth bounds must be positive and ascending, got {near:g} and {far:g}."
+        )
+    return near, far

@@ -1,0 +1,269 @@
+"""instant-ngp's and nerfstudio's transforms.json: one file, frames with poses and intrinsics."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from nerfcli.core.errors import NerfError
+from nerfcli.scenes.readers.folders import resized_note
+from nerfcli.scenes.readers.intrinsics import intrinsics, stated_size
+from nerfcli.scenes.readers.keys import check_keys, keys_beyond
+from nerfcli.scenes.readers.ngp_box import stated_box
+from nerfcli.scenes.readers.points import read_points
+from nerfcli.scenes.source import (
+    Depth,
+    Frame,
+    Source,
+    duplicates,
+    find_file,
+    is_file,
+    natural_key,
+    number,
+    pose_from_opengl,
+    read_json,
+    shortened,
+    stored_size,
+)
+
+SPLIT_KEYS = {"train": "train_filenames", "val": "val_filenames", "test": "test_filenames"}
+# path of a frame, the file's key for the unit, and what the unit is without it
+DEPTH_KEYS = (
+    ("depth_file_path", "depth_unit_scale_factor", 1e-3),
+    ("depth_path", "integer_depth_scale", None),  # without it instant-ngp reads no depth either
+)
+NERFSTUDIO_KEYS = {"camera_model", "applied_transform", "ply_file_path", *SPLIT_KEYS.values()}
+
+
+def read_transforms(path: Path) -> Source:
+    """Read one transforms*.json.
+
+    Raises:
+        NerfError: whatever is wrong, with file, frame and key.
+    """
+    data = read_json(path)
+    root = path.parent
+    frames, notes, kind = read_frames(path, data)
+    box, box_source = stated_box(data, str(path))
+    frames = _with_splits(frames, data, path)
+    points = None
+    if data.get("ply_file_path"):
+        points, note = read_points(root / str(data["ply_file_path"]))
+        notes += [note] if note else []
+    return Source(
+        name=root.resolve().name,
+        root=root,
+        kind=kind,
+        frames=tuple(frames),
+        box=box,
+        box_source=box_source,
+        points=points,
+        masked_where="black" if any("mask_path" in f for f in data["frames"]) else "nonzero",
+        beyond=keys_beyond(data, data["frames"]),
+        applied_transform=_applied_transform(data, path),
+        applied_scale=number(data.get("applied_scale", 1.0), f"{path}: applied_scale"),
+        crop_radius=_crop_radius(data, frames[0], path),
+        notes=tuple(notes),
+    )
+
+
+def read_frames(
+    path: Path, data: Mapping[str, Any], split: str | None = None
+) -> tuple[list[Frame], list[str], str]:
+    """The frames of a transforms file in natural order of their names.
+
+    Frames without an image file are left out.
+
+    Returns:
+        frames, notes, and the kind: "nerfstudio" or "instant-ngp".
+
+    Raises:
+        NerfError: no frames, none with an image, or a fault in one of them.
+    """
+    listed = data.get("frames")
+    if not isinstance(listed, list) or not listed:
+        raise NerfError(f"{path} has no frames; a transforms file needs a list of that name.")
+    if not all(isinstance(frame, dict) for frame in listed):
+        raise NerfError(f"{path}: each entry of frames must be an object.")
+    notes = check_keys(data, listed, path)
+    reading = _Reading(path, data, split, "mask_path" in listed[0])
+    for frame in listed:
+        reading.add(frame)
+    if not reading.frames:
+        raise NerfError(
+            f"{path}: none of the {len(listed)} images exists, "
+            f"the first was looked for at {path.parent / reading.missing[0]}."
+        )
+    twice = duplicates(frame.name for frame in reading.frames)
+    if twice:
+        raise NerfError(f"{path} lists the same image more than once: {shortened(twice)}.")
+    frames = sorted(reading.frames, key=lambda frame: natural_key(frame.name))
+    nerfstudio = NERFSTUDIO_KEYS & data.keys() or reading.has_mask_paths
+    return frames, notes + reading.notes(), "nerfstudio" if nerfstudio else "instant-ngp"
+
+
+@dataclass
+class _Reading:
+    """Frames of one file as they are read, and what there is to say about them."""
+
+    path: Path
+    top: Mapping[str, Any]
+    split: str | None
+    has_mask_paths: bool
+
+    def __post_init__(self) -> None:
+        self.frames: list[Frame] = []
+        self.missing: list[str] = []
+        self.missing_depths: list[str] = []
+        self.resized: list[tuple[tuple[int, int], tuple[int, int]]] = []
+        self.scales: list[float] = []
+
+    def add(self, frame: Mapping[str, Any]) -> None:
+        stated = frame.get("file_path")
+        if not isinstance(stated, str) or not stated:
+            at = len(self.frames) + len(self.missing)
+            raise NerfError(f"{self.path}: frame {at} has no file_path.")
+        where = f"{self.path}, frame {stated}"
+        if "transform_matrix" not in frame:
+            raise NerfError(f"{where} has no transform_matrix.")
+        c2w, scale = pose_from_opengl(frame["transform_matrix"], where)
+        image = find_file(self.path.parent, stated)
+        if image is None:
+            self.missing.append(str(PurePosixPath(stated)))
+            return
+        size = stated_size({**self.top, **frame}, where)
+        width, height, has_alpha = stored_size(image, size)
+        focal, principal, lens = intrinsics(frame, self.top, (width, height), where)
+        alpha = self._alpha(image, stated)
+        self.scales.append(scale)
+        if size is not None and size != (width, height):
+            self.resized.append(((width, height), size))
+        self.frames.append(
+            Frame(
+                name=_name(image, self.path.parent),
+                c2w=c2w,
+                focal=focal,
+                principal=principal,
+                size=(width, height),
+                lens=lens,
+                image=image,
+                mask=self._mask(frame, image, where),
+                alpha=alpha,
+                has_alpha=has_alpha or alpha is not None,
+                split=self.split,
+                depth=self._depth(frame, where),
+            )
+        )
+
+    def _alpha(self, image: Path, stated: str) -> Path | None:
+        """instant-ngp appends ".alpha.<ext>" to the file_path, with or without its extension."""
+        stems = (PurePosixPath(stated).name, image.stem)
+        places = [image.with_name(f"{stem}.alpha{image.suffix}") for stem in stems]
+        return next((place for place in places if place.is_file()), None)
+
+    def _mask(self, frame: Mapping[str, Any], image: Path, where: str) -> Path | None:
+        if ("mask_path" in frame) != self.has_mask_paths:
+            raise NerfError(
+                f"{where}: either all frames or none have a mask_path; "
+                f"this one has {'one' if 'mask_path' in frame else 'none'}."
+            )
+        if self.has_mask_paths:
+            mask = self.path.parent / str(frame["mask_path"]).replace("\\", "/")
+            if not is_file(mask):
+                raise NerfError(f"{where}: the mask {mask} does not exist.")
+            return mask
+        mask = image.with_name(f"dynamic_mask_{image.stem}.png")
+        return mask if mask.is_file() else None
+
+    def _depth(self, frame: Mapping[str, Any], where: str) -> Depth | None:
+        """nerfstudio's depth_file_path in units of depth_unit_scale_factor, or instant-ngp's
+        depth_path in units of integer_depth_scale."""
+        for key, unit, default in DEPTH_KEYS:
+            stated = frame.get(key)
+            unit_value = self.top.get(unit, default)
+            if not stated or unit_value is None:
+                continue
+            path = self.path.parent / str(stated).replace("\\", "/")
+            if not is_file(path):
+                self.missing_depths.append(str(stated))
+                return None
+            scale = number(unit_value, f"{self.path}: {unit}")
+            if scale <= 0:
+                raise NerfError(f"{where}: {unit} must be positive, got {scale:g}.")
+            is_euclidean = key == DEPTH_KEYS[0][0] and bool(self.top.get("is_euclidean_depth"))
+            return Depth(path, scale, is_euclidean)
+        return None
+
+    def notes(self) -> list[str]:
+        notes = []
+        if self.missing_depths:
+            notes.append(
+                f"{len(self.missing_depths)} depth images do not exist: "
+                f"{shortened(self.missing_depths)}"
+            )
+        if self.missing:
+            total = len(self.missing) + len(self.frames)
+            notes.append(
+                f"{len(self.missing)} of {total} frames of {self.path.name} have no image file and "
+                f"are left out: {shortened(self.missing)}"
+            )
+        notes += resized_note(self.resized)
+        scaled = [s for s in self.scales if abs(s - 1) > 1e-3]
+        if scaled:
+            notes.append(
+                f"{len(scaled)} poses of {self.path.name} carry a scale (the first "
+                f"{scaled[0]:.4g}); it is divided out of the rotation, positions are kept"
+            )
+        return notes
+
+
+def _applied_transform(data: Mapping[str, Any], path: Path) -> np.ndarray | None:
+    """nerfstudio's [3, 4] from the frame of an earlier stage to the poses' own."""
+    stated = data.get("applied_transform")
+    if stated is None:
+        return None
+    try:
+        matrix = np.array(stated, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        matrix = np.zeros(0)
+    if matrix.shape not in ((3, 4), (4, 4)) or not np.isfinite(matrix).all():
+        raise NerfError(f"{path}: applied_transform must be a 3x4 table of numbers.")
+    return matrix[:3]
+
+
+def _crop_radius(data: Mapping[str, Any], frame: Frame, path: Path) -> float:
+    """Of the fisheye circle, in pixels of the stored images, 0 if there is none."""
+    radius = number(data.get("fisheye_crop_radius") or 0.0, f"{path}: fisheye_crop_radius")
+    stated = stated_size(data, str(path))
+    return radius if stated is None else radius * frame.size[0] / stated[0]
+
+
+def _name(image: Path, root: Path) -> str:
+    """The image's path as seen from `root`, so that it holds on any machine."""
+    return Path(os.path.relpath(image, root)).as_posix()
+
+
+def _with_splits(frames: Sequence[Frame], data: Mapping[str, Any], path: Path) -> list[Frame]:
+    """Apply nerfstudio's explicit lists; frames that no list names are left out."""
+    lists = {split: data[key] for split, key in SPLIT_KEYS.items() if data.get(key) is not None}
+    if not lists:
+        return list(frames)
+    if "train" not in lists:
+        raise NerfError(f"{path} lists {', '.join(lists)} files but has no train_filenames.")
+    split_of: dict[Path, str] = {}
+    for split, names in lists.items():
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise NerfError(f"{path}: {SPLIT_KEYS[split]} must be a list of file names.")
+        for name in names:
+            found = find_file(path.parent, name)
+            if found is not None and split_of.setdefault(found, split) == "train" != split:
+                raise NerfError(f"{path}: {name} is listed for training and for {split}.")
+    placed = [(frame, split_of.get(frame.image)) for frame in frames if frame.image]
+    if not any(split == "train" for _, split in placed):
+        raise NerfError(f"{path}: none of the train_filenames names a frame.")
+    return [Frame(**{**vars(f), "split": split}) for f, split in placed if split is not None]

@@ -1,0 +1,39 @@
+"""The Blender layout: one transforms file for each split."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from nerfcli.cameras.boxes import Box
+from nerfcli.core.files import write_json
+from nerfcli.scenes.readers.blender import SPLITS
+from nerfcli.scenes.readers.ngp_box import box_keys
+from nerfcli.scenes.source import Frame, median_focal, opengl_matrix
+
+
+def write_blender(
+    frames: Sequence[Frame], names: Sequence[str], folder: Path, box: Box | None
+) -> None:
+    """Write a transforms file for each split.
+
+    Args:
+        box: where it is not the usual one; stated in instant-ngp's keys.
+        frames: of which the format holds poses, splits, and one focal length over the width.
+        names: their images, PNG files relative to `folder`.
+    """
+    angle = 2 * math.atan(0.5 / median_focal(frames))
+    for split in SPLITS:
+        entries = [
+            {
+                "file_path": "./" + name.removesuffix(".png"),
+                "transform_matrix": opengl_matrix(frame.c2w),
+            }
+            for frame, name in zip(frames, names, strict=True)
+            if (frame.split or "train") == split
+        ]
+        if entries:
+            stated = {} if box is None else box_keys(box)
+            table = {"camera_angle_x": angle, **stated, "frames": entries}
+            write_json(folder / f"transforms_{split}.json", table)

@@ -1,0 +1,218 @@
+"""A scene from one format to another, images and all, in a folder that needs nothing else."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+
+from nerfcli.cameras.boxes import Box
+from nerfcli.core.errors import NerfError
+from nerfcli.core.files import write_json
+from nerfcli.scenes.build import Options, scene_from_source
+from nerfcli.scenes.extent import depths_in_view
+from nerfcli.scenes.images import read_mask, read_with_alpha, write_png
+from nerfcli.scenes.source import Frame, Source, duplicates, natural_key
+from nerfcli.scenes.writers.blender import write_blender
+from nerfcli.scenes.writers.colmap import write_colmap
+from nerfcli.scenes.writers.llff import write_llff
+from nerfcli.scenes.writers.transforms import dataparser_transforms, write_transforms
+
+BOUND_SHARES = (0.001, 0.999)  # quantiles of the points' depths that LLFF takes for near and far
+DATAPARSER = "dataparser_transforms.json"
+
+
+@dataclass(frozen=True)
+class Choices:
+    """How a scene is written.
+
+    Attributes:
+        target: "blender", "llff", "colmap" or "transforms".
+        link: symbolic links to the images instead of copies, where their pixels stay as they are.
+        text: a COLMAP model as text.
+        dataparser: also write nerfstudio's dataparser_transforms.json.
+    """
+
+    target: str
+    link: bool = False
+    text: bool = False
+    dataparser: bool = False
+
+
+@dataclass(frozen=True)
+class Written:
+    """What came of it: the new name of each image, and remarks."""
+
+    names: dict[str, str]
+    notes: tuple[str, ...]
+
+
+def write_scene(
+    source: Source, folder: Path, choices: Choices, done: Callable[[int], None] = lambda n: None
+) -> Written:
+    """Write `source` into an empty folder. What the target cannot hold: `losses.losses`.
+
+    Args:
+        done: told how many images are written.
+
+    Raises:
+        NerfError: an image cannot be read, or the folder not written.
+    """
+    target = choices.target
+    names = image_names(source.frames, target)
+    frames, notes = list(source.frames), []
+    for i, frame in enumerate(frames):
+        try:
+            _place_image(frame, folder / names[i], choices)
+        except OSError as error:
+            raise NerfError(f"cannot write {folder / names[i]}: {error.strerror}.") from error
+        done(i + 1)
+    if target == "blender":
+        write_blender(frames, names, folder, _stated_box(source))
+    elif target == "llff":
+        bounds, note = _bounds(source)
+        notes += note
+        write_llff(frames, bounds, folder)
+    elif target == "colmap":
+        below = [name.removeprefix("images/") for name in names]
+        write_colmap(frames, source.points, below, folder, text=choices.text)
+        _place_masks(source, [f"masks/{name}.png" for name in below], folder)
+    else:
+        below = [name.removeprefix("images/") for name in names]
+        masks = _place_masks(source, [f"masks/{name}.png" for name in below], folder, all_=True)
+        write_transforms(source, names, masks, _place_depths(source, below, folder), folder)
+    if choices.dataparser:
+        scene = scene_from_source(source, Options())
+        write_json(folder / DATAPARSER, dataparser_transforms(source, scene.scene_from_source))
+    return Written({f.name: n for f, n in zip(frames, names, strict=True)}, tuple(notes))
+
+
+def image_names(frames: Sequence[Frame], target: str) -> list[str]:
+    """Paths of the images in the new folder: as they were, as far as the format lets them.
+
+    Where names would collide they are numbered, and where their order would differ from the
+    frames' and matters: LLFF's rows go by it (by characters), and every n-th view is held out by
+    it (in natural order) where there is no split.
+    """
+    names = _without_common_folder([frame.name for frame in frames])
+    folders = ["images"] * len(frames)
+    if target == "blender":
+        folders = [frame.split or "train" for frame in frames]
+        names = [n.removeprefix(f"{s}/") for n, s in zip(names, folders, strict=True)]
+    if target in ("blender", "llff"):
+        names = [name.replace("/", "_") for name in names]
+    names = [_suffixed(frame, name, target) for frame, name in zip(frames, names, strict=True)]
+    key = str if target == "llff" else natural_key
+    ordered = target == "llff" or any(frame.split is None for frame in frames)
+    for folder in set(folders):
+        mine = [n for n, f in zip(names, folders, strict=True) if f == folder]
+        if duplicates(mine) or (ordered and mine != sorted(mine, key=key)):
+            flat = (PurePosixPath(name.replace("/", "_")) for name in names)
+            names = [f"{i:05d}_{name}" for i, name in enumerate(flat)]
+            break
+    return [f"{folder}/{name}" for folder, name in zip(folders, names, strict=True)]
+
+
+def _without_common_folder(names: Sequence[str]) -> list[str]:
+    parts = [[p for p in PurePosixPath(n).parts if p not in ("..", "/")] for n in names]
+    while all(len(p) > 1 for p in parts) and len({p[0] for p in parts}) == 1:
+        parts = [p[1:] for p in parts]
+    return ["/".join(p) for p in parts]
+
+
+def _suffixed(frame: Frame, name: str, target: str) -> str:
+    """With the suffix of what will be written: PNG where a separate alpha image is merged in."""
+    assert frame.image is not None
+    merged = frame.alpha is not None and target != "transforms"
+    suffix = ".png" if merged or target == "blender" else frame.image.suffix
+    return str(PurePosixPath(name).with_suffix(suffix))
+
+
+def _place_image(frame: Frame, place: Path, choices: Choices) -> None:
+    """Copy, link, or write anew where the format wants other pixels or another file."""
+    assert frame.image is not None
+    place.parent.mkdir(parents=True, exist_ok=True)
+    merged = frame.alpha is not None and choices.target != "transforms"
+    if merged or place.suffix != frame.image.suffix:
+        write_png(place, read_with_alpha(frame.image, frame.alpha, 1, frame.size))
+        return
+    _copy(frame.image, place, choices.link)
+    if frame.alpha is not None:
+        _copy(frame.alpha, place.with_name(f"{place.stem}.alpha{place.suffix}"), choices.link)
+
+
+def _copy(file: Path, place: Path, link: bool) -> None:
+    if link:
+        place.symlink_to(Path(os.path.abspath(file)))
+    else:
+        shutil.copyfile(file, place)
+
+
+def _place_masks(
+    source: Source, names: Sequence[str], folder: Path, *, all_: bool = False
+) -> list[str | None]:
+    """Masks as PNG in which black is ignored; `all_`: where any frame has one, every frame has."""
+    any_ = any(frame.mask is not None for frame in source.frames)
+    placed: list[str | None] = []
+    for frame, name in zip(source.frames, names, strict=True):
+        if frame.mask is None and not (any_ and all_):
+            placed.append(None)
+            continue
+        width, height = frame.size
+        usable = np.ones((height, width), bool)
+        if frame.mask is not None:
+            usable = read_mask(frame.mask, frame.size, source.masked_where).numpy()
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        write_png(folder / name, usable.astype(np.uint8) * 255)
+        placed.append(name)
+    return placed
+
+
+def _place_depths(source: Source, names: Sequence[str], folder: Path) -> list[str | None]:
+    placed: list[str | None] = []
+    for frame, name in zip(source.frames, names, strict=True):
+        if frame.depth is None:
+            placed.append(None)
+            continue
+        place = f"depths/{PurePosixPath(name).with_suffix(frame.depth.path.suffix)}"
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        _copy(frame.depth.path, folder / place, link=False)
+        placed.append(place)
+    return placed
+
+
+def _stated_box(source: Source) -> Box | None:
+    """The box, in source units, that readers of Blender scenes would not guess."""
+    if source.keep_frame:
+        return None
+    if source.box is not None:
+        return source.box
+    scene = scene_from_source(source, Options())
+    half = scene.box.half_size / scene.scene_from_source.scale
+    middle = torch.tensor(scene.box.center, dtype=torch.float64)
+    center = scene.scene_from_source.inverse().apply(middle)
+    return Box(tuple(center.tolist()), half, scene.box.n_cascades)
+
+
+def _bounds(source: Source) -> tuple[list[tuple[float, float]], list[str]]:
+    """Near and far depth of each view: stated, else from the points that it sees, else the box."""
+    stated = [frame.bounds for frame in source.frames if frame.bounds is not None]
+    if len(stated) == len(source.frames):
+        return stated, []
+    scene = scene_from_source(source, Options())
+    scale = scene.scene_from_source.scale
+    whole = (scene.near / scale, scene.far / scale)
+    if source.points is None:
+        return [whole] * len(source.frames), ["near and far are those of the scene's box"]
+    points = scene.scene_from_source.apply(torch.from_numpy(source.points.xyz))
+    found = []
+    for i in range(len(source.frames)):
+        depths = depths_in_view(points, scene.cameras, i).numpy() / scale
+        near, far = np.quantile(depths, BOUND_SHARES).tolist() if len(depths) else whole
+        found.append((near, far) if near < far else whole)
+    return found, ["near and far are from the points that each view sees"]

@@ -1,0 +1,1 @@
+"""Meshes, points, voxels and signed distances, without any field."""
