@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nerfcli.reference.losses import HUBER_DELTA, LOSSES, huber, mse
+from nerfcli.reference.losses import HUBER_DELTA, PHOTOMETRIC, huber, mse
 
 
 def test_mse_by_hand() -> None:
@@ -46,17 +46,17 @@ def test_huber_and_its_slope_are_continuous() -> None:
     assert slope.ravel().tolist() == pytest.approx(expected, rel=1e-7)
 
 
-@pytest.mark.parametrize("name", sorted(LOSSES))
+@pytest.mark.parametrize("name", sorted(PHOTOMETRIC))
 def test_gradients_match_finite_differences(name: str) -> None:
     generator = torch.Generator().manual_seed(2)
     rgb, target = torch.rand(2, 6, 3, generator=generator, dtype=torch.float64)
     inputs = (rgb.requires_grad_(), target)
-    assert torch.autograd.gradcheck(LOSSES[name], inputs)
+    assert torch.autograd.gradcheck(PHOTOMETRIC[name], inputs)
 
 
-@pytest.mark.parametrize("name", sorted(LOSSES))
+@pytest.mark.parametrize("name", sorted(PHOTOMETRIC))
 def test_a_perfect_picture_costs_nothing(name: str) -> None:
     rgb = torch.rand(4, 3, requires_grad=True)
-    value = LOSSES[name](rgb, rgb.detach())
+    value = PHOTOMETRIC[name](rgb, rgb.detach())
     (grad,) = torch.autograd.grad(value, rgb)
     assert value.item() == 0.0 and not grad.any()
