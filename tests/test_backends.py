@@ -78,7 +78,7 @@ def test_no_backend_at_all_is_an_error(
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_torch_is_the_last_resort_everywhere(device: str) -> None:
     assert backends.ORDER[device][-1] == "torch"
-    assert backends.unavailable("torch", device) == (cuda_missing() if device == "cuda" else None)
+    assert backends.why_unavailable("torch", device) == (cuda_missing() if device == "cuda" else None)
 
 
 def test_the_reference_is_floor_two_itself() -> None:
@@ -103,7 +103,7 @@ def test_the_record_is_frozen_and_a_backend_is_a_diff() -> None:
 def test_every_backend_in_the_order_offers_the_two_functions() -> None:
     for name in backends.names():
         for device in ("cpu", "cuda"):
-            reason = backends.unavailable(name, device)
+            reason = backends.why_unavailable(name, device)
             assert reason is None or (reason and not reason.endswith("."))
 
 
