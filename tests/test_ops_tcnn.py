@@ -216,7 +216,7 @@ def _with_params(module: torch.nn.Module, n: int) -> None:
 
 
 def test_a_library_that_does_not_load_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ops_tcnn, "installed", lambda name: True)
+    monkeypatch.setattr(ops_tcnn, "is_installed", lambda name: True)
     monkeypatch.setattr(ops_tcnn, "cuda_missing", lambda: None)
     assert ops_tcnn.unavailable("cuda") is None
     monkeypatch.setitem(sys.modules, "tinycudann", None)  # importing it fails
@@ -224,10 +224,10 @@ def test_a_library_that_does_not_load_is_a_reason(monkeypatch: pytest.MonkeyPatc
 
 
 def test_without_the_library_the_reason_has_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ops_tcnn, "installed", lambda name: False)
+    monkeypatch.setattr(ops_tcnn, "is_installed", lambda name: False)
     reason = str(ops_tcnn.unavailable("cuda"))
     assert "git+https://github.com/NVlabs/tiny-cuda-nn" in reason and "nvcc" in reason
     assert ops_tcnn.unavailable("cpu") == "it does not run on cpu"
-    monkeypatch.setattr(ops_tcnn, "installed", lambda name: True)
+    monkeypatch.setattr(ops_tcnn, "is_installed", lambda name: True)
     monkeypatch.setattr(ops_tcnn, "cuda_missing", lambda: "no GPU")
     assert ops_tcnn.unavailable("cuda") == "no GPU"

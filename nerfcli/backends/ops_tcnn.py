@@ -16,9 +16,8 @@ from torch import Tensor
 from torch.func import functional_call
 
 from nerfcli.backends.ops import Ops, reference
-from nerfcli.backends.ops_triton import installed
 from nerfcli.cameras.rays import Rays
-from nerfcli.core.devices import cuda_missing
+from nerfcli.core.devices import cuda_missing, is_installed
 from nerfcli.core.errors import NerfError
 from nerfcli.reference import encoding
 from nerfcli.reference import mlp as networks
@@ -45,7 +44,7 @@ OUTPUT_MULTIPLE = 16  # the fully fused network pads its outputs to it
 def unavailable(device: str) -> str | None:
     if device != "cuda":
         return f"it does not run on {device}"
-    if not installed("tinycudann"):
+    if not is_installed("tinycudann"):
         return f"tinycudann is not installed: {INSTALL}"
     if missing := cuda_missing():
         return missing
