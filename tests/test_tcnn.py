@@ -218,7 +218,7 @@ def _with_params(module: torch.nn.Module, n: int) -> None:
 
 
 def test_a_library_that_does_not_load_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tcnn, "installed", lambda name: True)
+    monkeypatch.setattr(tcnn, "is_installed", lambda name: True)
     monkeypatch.setattr(tcnn, "cuda_missing", lambda: None)
     assert TcnnBackend.why_unavailable("cuda") is None
     monkeypatch.setitem(sys.modules, "tinycudann", None)  # importing it fails
@@ -226,10 +226,10 @@ def test_a_library_that_does_not_load_is_a_reason(monkeypatch: pytest.MonkeyPatc
 
 
 def test_without_the_library_the_reason_has_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tcnn, "installed", lambda name: False)
+    monkeypatch.setattr(tcnn, "is_installed", lambda name: False)
     reason = str(TcnnBackend.why_unavailable("cuda"))
     assert "git+https://github.com/NVlabs/tiny-cuda-nn" in reason and "nvcc" in reason
     assert TcnnBackend.why_unavailable("cpu") == "it does not run on cpu"
-    monkeypatch.setattr(tcnn, "installed", lambda name: True)
+    monkeypatch.setattr(tcnn, "is_installed", lambda name: True)
     monkeypatch.setattr(tcnn, "cuda_missing", lambda: "no GPU")
     assert TcnnBackend.why_unavailable("cuda") == "no GPU"

@@ -15,8 +15,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from nerfcli.backends.base import Backend
-from nerfcli.backends.triton.backend import installed
-from nerfcli.core.devices import cuda_missing
+from nerfcli.core.devices import cuda_missing, is_installed
 from nerfcli.core.errors import NerfError
 from nerfcli.reference import fused
 from nerfcli.reference import mlp as networks
@@ -90,7 +89,7 @@ class TcnnBackend(Backend):
     def why_unavailable(cls, device: str) -> str | None:
         if device != "cuda":
             return f"it does not run on {device}"
-        if not installed("tinycudann"):
+        if not is_installed("tinycudann"):
             return f"tinycudann is not installed: {INSTALL}"
         if missing := cuda_missing():
             return missing

@@ -9,18 +9,17 @@ from typing import Any
 import torch
 
 from nerfcli.backends.base import Backend
-from nerfcli.backends.ops_triton import installed
 from nerfcli.bench.clock import measure
 from nerfcli.bench.gpu_measures import Row, Sizes, kernel_row
 from nerfcli.bench.kernels import Workload
-from nerfcli.core.devices import cuda_missing
+from nerfcli.core.devices import cuda_missing, is_installed
 
 
 def nerfacc_missing(device: str) -> str | None:
     """Why nerfacc cannot be measured; its kernels are CUDA's."""
     if device != "cuda":
         return f"it does not run on {device}"
-    return cuda_missing() if installed("nerfacc") else "nerfacc is not installed"
+    return cuda_missing() if is_installed("nerfacc") else "nerfacc is not installed"
 
 
 def nerfacc_rows(device: str, sizes: Sizes) -> list[Row]:

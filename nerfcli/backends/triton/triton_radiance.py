@@ -13,7 +13,7 @@ from nerfcli.backends.triton.launch import count, unit_scale
 from nerfcli.backends.triton.triton_mlp import Rows
 from nerfcli.backends.triton.triton_spaces import map_to_unit
 from nerfcli.core.errors import NerfError
-from nerfcli.reference.radiance import Network, NetSpec, _Exp
+from nerfcli.reference.radiance import NetSpec, Network, _Exp
 
 
 def ensure_fits(net: NetSpec) -> None:
