@@ -15,6 +15,7 @@ from nerfcli.backends.base import Backend
 from nerfcli.cameras.boxes import Box
 from nerfcli.cameras.cameras import Cameras
 from nerfcli.cameras.lenses import Lens
+from nerfcli.cameras.rays import Rays
 from nerfcli.reference.contraction import BoxSpace, ContractedSpace, Space
 from nerfcli.reference.sampling import march, march_within
 from nerfcli.scenes.views import Views
@@ -42,7 +43,7 @@ def test_march_within_ends_between_rays(ray: int, extra: int) -> None:
     check_march_within(rays, args, int(samples.ray_offsets[ray]) + extra)
 
 
-def check_march_within(rays, args, capacity: int) -> None:
+def check_march_within(rays: Rays, args: Any, capacity: int) -> None:
     whole = march(rays, *args)
     got, n_fit = march_within(rays, *args, capacity)
     expected, n = [0], 0  # rays one after another, until one has no room

@@ -6,6 +6,7 @@ import ast
 import importlib.util
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from conftest import ROOT
@@ -13,13 +14,14 @@ from conftest import ROOT
 PROGRAM = ROOT / "docs" / "minimal.py"
 
 
-def test_minimal_learns(tmp_path: Path) -> None:
+def test_minimal_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = importlib.util.spec_from_file_location("minimal", PROGRAM)
     assert spec is not None and spec.loader is not None
     minimal = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(minimal)
-    before, after = minimal.main(12, tmp_path / "view.png", downscale=8)
-    assert after > before + 1.0
+    monkeypatch.setattr(minimal, "N_RAYS", 64)
+    before, after = minimal.main(15, tmp_path / "view.png", downscale=8)
+    assert after > before + 0.5
     with Image.open(tmp_path / "view.png") as image:
         assert image.size == (25, 25) and image.mode == "RGB"
 

@@ -192,7 +192,7 @@ def central_differences(f: Callable[[Tensor], float], x: Tensor, where: list[tup
     return slopes
 
 
-SOME = [(0, 0), (1, 1), (3, 2), (5, 0), (7, 1), (9, 2)]
+SOME = [(0, 0), (1, 1), (5, 0), (9, 2)]
 
 
 @pytest.mark.parametrize("given", [False, True])
