@@ -30,10 +30,10 @@ from nerfcli.scenes.scene import Scene
 from nerfcli.scenes.views import over_background
 
 BIPLANE = Path(__file__).parents[1] / "datasets" / "biplane"
-GRID = GridSpec(n_levels=8, log2_table_size=15, max_resolution=256)
+GRID = GridSpec(n_levels=6, log2_table_size=15, max_resolution=128)
 DENSITY = (GRID.n_outputs, 64, 16)  # widths: features -> log density and 15 more numbers
 COLOR = (16 + 16, 64, 3)  # these and the harmonics of the direction -> rgb
-N_RAYS, N_COARSE, N_FINE = 256, 40, 24
+N_RAYS, N_COARSE, N_FINE = 384, 32, 16
 WHITE = torch.ones(3)
 
 
@@ -92,7 +92,7 @@ def train(field: Field, scene: Scene, n_steps: int, generator: torch.Generator) 
         rays = scene.cameras.rays(views.locate(pixels))
         loss = huber(field.render(rays, generator), target)
         grads = torch.autograd.grad(loss, field.params)
-        lr = 0.01 * 0.1 ** (step / n_steps)
+        lr = 0.02 * 0.1 ** (step / n_steps)
         for p, g, (m, v) in zip(field.params, grads, moments, strict=True):
             adam_step(p, g, m, v, AdamConfig(), step=step, lr=lr)
         if step % 50 == 0:
