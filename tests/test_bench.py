@@ -88,7 +88,8 @@ def test_a_call_is_timed_twice_at_least_and_not_the_first_time(
 
 def test_parity_names_the_worst_operation() -> None:
     row = parity("cpu", backends.select("cpu", "cpu").backend, "cpu")
-    assert row.agrees and row.error < 1e-5 and row.compared > 60
+    assert row.agrees and row.compared > 60
+    assert row.error < 5e-5  # positions round to 6e-8, which the finest level multiplies by 256
     row = parity("wrong", WrongDensity(), "cpu")
     assert not row.agrees and row.operation == "density"
     assert row.error == pytest.approx(0.2, rel=1e-3)
