@@ -16,24 +16,24 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from nerfcli.cameras.rays import Rays
+from nerfcli.cameras.rays import Bounds, Rays
 from nerfcli.reference.adam import AdamConfig, adam_step
 from nerfcli.reference.contraction import BoxSpace
 from nerfcli.reference.encoding import GridSpec, hash_grid, spherical_harmonics
 from nerfcli.reference.losses import huber
 from nerfcli.reference.mlp import init_mlp, mlp
 from nerfcli.reference.samples import Samples
-from nerfcli.reference.sampling import edges_from_points, importance, stratified
+from nerfcli.reference.sampling import importance, stratified
 from nerfcli.reference.volume import composite, weights_from_density
 from nerfcli.scenes import load_scene, load_views
 from nerfcli.scenes.scene import Scene
 from nerfcli.scenes.views import over_background
 
 BIPLANE = Path(__file__).parents[1] / "datasets" / "biplane"
-GRID = GridSpec(n_levels=8, log2_table_size=15, max_resolution=256)
+GRID = GridSpec(n_levels=6, log2_table_size=15, max_resolution=128)
 DENSITY = (GRID.n_outputs, 64, 16)  # widths: features -> log density and 15 more numbers
 COLOR = (16 + 16, 64, 3)  # these and the harmonics of the direction -> rgb
-N_RAYS, N_COARSE, N_FINE = 256, 32, 16
+N_RAYS, N_COARSE, N_FINE = 384, 32, 16
 WHITE = torch.ones(3)
 
 
@@ -58,20 +58,21 @@ class Field:
     def render(self, rays: Rays, generator: torch.Generator | None = None) -> Tensor:
         """Colours of rays over white, [n_rays, 3]. generator: of the samples; None: the middles."""
 
-        def uniform(n: int) -> Tensor:
+        def jitter(n: int) -> Tensor:
             if generator is None:
-                return ((torch.arange(n) + 0.5) / n).expand(len(rays), n)
+                return torch.full((len(rays), n), 0.5)
             return torch.rand(len(rays), n, generator=generator)
 
         # where along the rays: first evenly, then where the field turns out to stop light
         bounds = self.space.bounds(rays)
-        jitter = torch.full((len(rays), N_COARSE), 0.5) if generator is None else uniform(N_COARSE)
+        zero = torch.zeros(len(rays))
         with torch.no_grad():
-            coarse = Samples.from_edges(edges_from_points(stratified(bounds, jitter), bounds))
-            weights = weights_from_density(self.geometry(coarse.positions(rays))[0], coarse)
-            edges = torch.cat([coarse.dense(coarse.t_starts), bounds.t_max[:, None]], dim=1)
-            t = importance(edges, coarse.dense(weights), uniform(N_FINE), epsilon=1e-3)
-            samples = Samples.from_edges(edges_from_points(t.sort(dim=1).values, bounds))
+            edges = stratified(bounds, jitter(N_COARSE + 1))
+            coarse = Samples.from_edges(edges)
+            sigmas, _ = self.geometry(coarse.positions(rays))
+            weights = coarse.dense(weights_from_density(sigmas, coarse))
+            u = stratified(Bounds(zero, zero + 1.0), jitter(N_FINE + 1))
+            samples = Samples.from_edges(importance(edges, weights, u, epsilon=0.01))
         # what is there
         sigmas, geometry = self.geometry(samples.positions(rays))
         harmonics = spherical_harmonics(rays.directions)[samples.ray_indices()]
@@ -91,7 +92,7 @@ def train(field: Field, scene: Scene, n_steps: int, generator: torch.Generator) 
         rays = scene.cameras.rays(views.locate(pixels))
         loss = huber(field.render(rays, generator), target)
         grads = torch.autograd.grad(loss, field.params)
-        lr = 0.01 * 0.1 ** (step / n_steps)
+        lr = 0.02 * 0.1 ** (step / n_steps)
         for p, g, (m, v) in zip(field.params, grads, moments, strict=True):
             adam_step(p, g, m, v, AdamConfig(), step=step, lr=lr)
         if step % 50 == 0:

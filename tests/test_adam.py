@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -117,7 +118,9 @@ def test_rates_in_a_tensor_stand_for_lr_and_step() -> None:
             corrections = (1 - 0.8**step, 1 - 0.95**step)
             assert config.bias_corrections(step) == pytest.approx(corrections, rel=1e-12)
             rates = torch.tensor([0.05 / step, *corrections], dtype=torch.float64)
-            given = {"rates": rates} if as_tensor else {"lr": 0.05 / step, "step": step}
+            given: dict[str, Any] = (
+                {"rates": rates} if as_tensor else {"lr": 0.05 / step, "step": step}
+            )
             adam_step(params, some_grads(30, step, 0.6), m, v, config, ema=ema, **given)
         results.append((params, m, v, ema))
     for one, other in zip(*results, strict=True):

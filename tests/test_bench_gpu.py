@@ -14,6 +14,7 @@ import torch
 
 from conftest import Nerf
 from nerfcli import backends
+from nerfcli.backends.base import Backend
 from nerfcli.bench import gpu, gpu_peers
 from nerfcli.bench.gpu import Section
 from nerfcli.bench.gpu_measures import FULL, QUICK, Bench
@@ -230,7 +231,7 @@ def test_nerfacc_gets_the_same_work(monkeypatch: pytest.MonkeyPatch) -> None:
             return self
 
         def sampling(self, origins: torch.Tensor, directions: torch.Tensor, **options: Any) -> Any:
-            samples = seen.work.march(gpu_peers.reference())
+            samples = seen.work.march(Backend())
             return samples.ray_indices(), samples.t_starts, samples.t_ends
 
     module = ModuleType("nerfacc")

@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-
 from cpu_cases import (
     CPU,
     EIGHTS,
@@ -29,6 +27,8 @@ from cpu_cases import (
     points,
     zeros_like,
 )
+from torch import Tensor
+
 from nerfcli.backends.base import Backend
 from nerfcli.backends.cpu import library
 from nerfcli.core.errors import NerfError

@@ -15,6 +15,7 @@ from nerfcli.backends.base import Backend
 from nerfcli.cameras.boxes import Box
 from nerfcli.cameras.cameras import Cameras
 from nerfcli.cameras.lenses import Lens
+from nerfcli.cameras.rays import Rays
 from nerfcli.reference.contraction import BoxSpace, ContractedSpace, Space
 from nerfcli.reference.sampling import march, march_within
 from nerfcli.scenes.views import Views
@@ -42,9 +43,10 @@ def test_march_within_ends_between_rays(ray: int, extra: int) -> None:
     check_march_within(rays, args, int(samples.ray_offsets[ray]) + extra)
 
 
-def check_march_within(rays, args, capacity: int) -> None:
-    whole = march(rays, *args)
-    got, n_fit = march_within(rays, *args, capacity)
+def check_march_within(rays: Rays, args: Any, capacity: int) -> None:
+    bounds, jitter, grid = args
+    whole = march(rays, bounds, jitter, grid)
+    got, n_fit = march_within(rays, bounds, jitter, grid, capacity)
     expected, n = [0], 0  # rays one after another, until one has no room
     for i in range(len(rays)):
         end = int(whole.ray_offsets[i + 1])
@@ -59,7 +61,7 @@ def check_march_within(rays, args, capacity: int) -> None:
     live = expected[-1]
     assert torch.equal(got.t_starts[:live], whole.t_starts[:live])
     assert torch.equal(got.t_ends[:live], whole.t_ends[:live])
-    again, same = OPS.march_within(rays, *args, capacity)
+    again, same = OPS.march_within(rays, bounds, jitter, grid, capacity)
     assert torch.equal(again.ray_offsets, got.ray_offsets) and same == n_fit
 
 

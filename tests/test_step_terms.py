@@ -192,7 +192,7 @@ def central_differences(f: Callable[[Tensor], float], x: Tensor, where: list[tup
     return slopes
 
 
-SOME = [(0, 0), (1, 1), (3, 2), (5, 0), (7, 1), (9, 2)]
+SOME = [(0, 0), (1, 1), (5, 0), (9, 2)]
 
 
 @pytest.mark.parametrize("given", [False, True])
@@ -278,7 +278,8 @@ def test_live_rays_are_a_step_of_the_first_rays(n: int) -> None:
         assert torch.equal(got, right)
     assert out.ray_grads is not None and expected.ray_grads is not None
     for name in vars(expected.ray_grads):
-        assert torch.equal(getattr(out.ray_grads, name)[:n], getattr(expected.ray_grads, name))
+        got, right = getattr(out.ray_grads, name), getattr(expected.ray_grads, name)
+        assert len(got) == N_RAYS and torch.equal(got[:n], right) and not got[n:].any()
     assert out.weights is not None and expected.weights is not None
     assert torch.equal(out.weights[:end], expected.weights) and not out.weights[end:].any()
 

@@ -76,6 +76,8 @@ class Objective:
 class RayGrads:
     """Gradients of the loss in what belongs to the rays; distances of samples are held fixed.
 
+    Rays that do not count have zeros.
+
     Attributes:
         origins, directions: [n_rays, 3].
         ray_inputs: [n_rays, 16 + n_embedding]; the share of the directions is in `directions` too.
@@ -203,6 +205,7 @@ def step_gradients(
         with_weights, with_ray_grads: also return these.
         scale: of the loss on the way back, for parts that compute in half precision.
     """
+    n_rays = len(batch.rays)
     if n_live is not None:
         batch, samples, ray_inputs = _first(int(n_live), batch, samples, ray_inputs)
     leaves = NetParams(*(p.detach().requires_grad_() for p in network.params.tensors()))
@@ -231,20 +234,20 @@ def step_gradients(
         terms, weights = loss_terms(network, batch, rendered, objective)
         total = objective.total(terms)
     kept = rendered.kept
-    ray_grads = None
+    found: tuple[Tensor | None, ...] = (None,) * len(wanted)
     if kept.capacity:
         found = torch.autograd.grad(total * scale, wanted, allow_unused=True)
-        for own, grad in zip(grads.tensors(), found[:3], strict=True):
+    for own, grad in zip(grads.tensors(), found[:3], strict=True):
+        if grad is not None:
+            # what overflowed in half precision is left out of this step
+            own += grad if scale == 1.0 else grad.nan_to_num(0.0, 0.0, 0.0) / scale
+    ray_grads = None
+    if with_ray_grads:
+        of_rays = [w.new_zeros(n_rays, w.shape[1]) for w in wanted[3:]]
+        for own, grad in zip(of_rays, found[3:], strict=True):
             if grad is not None:
-                # what overflowed in half precision is left out of this step
-                own += grad if scale == 1.0 else grad.nan_to_num(0.0, 0.0, 0.0) / scale
-        if with_ray_grads:
-            pairs = zip(wanted[3:], found[3:], strict=True)
-            ray_grads = RayGrads(
-                *(torch.zeros_like(w) if g is None else g / scale for w, g in pairs)
-            )
-    elif with_ray_grads:
-        ray_grads = RayGrads(*(torch.zeros_like(w) for w in wanted[3:]))
+                own[: len(grad)] = grad / scale
+        ray_grads = RayGrads(*of_rays)
     spread = None
     if with_weights:
         if weights is None:

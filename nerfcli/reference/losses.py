@@ -1,7 +1,7 @@
 """Losses of a step. Photometric ones compare pixels; the others are functions of the weights.
 
-weights: [capacity], w_i = T_i alpha_i of packed samples. Each loss is a mean over rays; `weight`
-[n_rays] scales what a ray adds to it, None stands for 1.
+weights: [capacity], w_i = T_i alpha_i of packed samples without padding. Each loss is a mean over
+rays; `weight` [n_rays] scales what a ray adds to it, None stands for 1.
 """
 
 from __future__ import annotations
