@@ -8,11 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from nerfcli.cli.options import Json, ProgressKind, Quiet, progress_kind
-from nerfcli.cli.output import NOT_MET, duration, quantity, show, stop_code
+from nerfcli.cli.output import NOT_MET, show, stop_code
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import ensure_writable, read_json
 from nerfcli.core.progress import Progress
 from nerfcli.core.signals import StopSignal
+from nerfcli.core.text import duration, quantity
 
 
 def prepare(
