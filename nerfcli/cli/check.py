@@ -28,13 +28,13 @@ def check(
         typer.Option(metavar="FILE", help="Draw cameras, box and points into this PNG."),
     ] = None,
     fix: Annotated[
-        bool, typer.Option("--fix", help="Write a corrected scene to --out, where there is a cure.")
+        bool, typer.Option("--fix", help="Write a corrected scene to --out, if there is a cure.")
     ] = False,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The folder that --fix makes.")
     ] = None,
     views: Annotated[
-        int, typer.Option(metavar="N", help="Look at this many views at most, evenly chosen.")
+        int, typer.Option(metavar="N", help="Check at most this many views, evenly chosen.")
     ] = 300,
     as_json: Json = False,
     quiet: Quiet = False,
