@@ -15,7 +15,6 @@ from nerfcli.core.errors import NerfError
 from nerfcli.core.files import replacing
 from nerfcli.core.progress import Update, ignore_update
 
-SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".3gp")
 LEAST_SIDE = 480  # pixels of the shorter side at which sharpness is measured
 QUALITY = 95
 
