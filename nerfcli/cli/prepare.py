@@ -24,7 +24,9 @@ def prepare(
     out: Annotated[Path, typer.Option(metavar="SCENE", help="The folder to make.")],
     frames: Annotated[
         int,
-        typer.Option(metavar="N", help="Cut a video into N windows; take the sharpest frame of each."),
+        typer.Option(
+            metavar="N", help="Cut a video into N windows; take the sharpest frame of each."
+        ),
     ] = 150,
     lens: Annotated[
         str,
