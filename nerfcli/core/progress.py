@@ -16,8 +16,6 @@ from nerfcli.core.text import clock
 Note = Callable[[str], None]  # takes a remark for the user; Progress.note is one
 Update = Callable[[int], None]  # takes the number of units done so far; Progress.update is one
 
-Note = Callable[[str], None]  # shows one remark to the user
-
 KINDS = ("auto", "lines", "json", "quiet")
 LINE_SECONDS = 10.0  # between plain lines: a log of an hour stays readable
 JSON_SECONDS = 1.0  # between JSON lines: a program reads them
