@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nerfcli.cli.options import Json, ProgressKind, Quiet, progress_kind
-from nerfcli.cli.output import NOT_MET, quantity, show
+from nerfcli.cli.output import NOT_MET, show
+from nerfcli.cli.output_paths import ensure_own_folder
 from nerfcli.core.errors import NerfError
-from nerfcli.core.files import ensure_writable, write_json
+from nerfcli.core.files import ensure_writable, replacing_folder, write_json
 from nerfcli.core.progress import Progress
+from nerfcli.core.text import quantity
 
 if TYPE_CHECKING:
     from nerfcli.scenes import Source
@@ -86,23 +88,13 @@ def convert(
     if not link:
         _ensure_room(source, out)
     choices = Choices(to, link, text, dataparser)
-    aside = out.with_name(f".{out.name}.part")
     with Progress(progress_kind(progress, quiet), len(source.frames), "image", "convert") as told:
         for note in source.notes:
             told.note(note)
-        shutil.rmtree(aside, ignore_errors=True)
-        try:
-            aside.mkdir(parents=True)
+        with replacing_folder(out) as aside:
             written = write_scene(source, aside, choices, told.update)
             value |= {"written": True, "notes": list(written.notes), "names": written.names}
             write_json(aside / RECORD, value)
-            if out.exists():
-                shutil.rmtree(out)
-            aside.rename(out)
-        except OSError as error:
-            raise NerfError(f"cannot write {out}: {error.strerror or error}.") from error
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
     show(_summary(value), value, as_json)
     return 0
 
@@ -114,11 +106,8 @@ def ensure_free_folder(out: Path, scene: Path, *, overwrite: bool) -> None:
         raise NerfError(f"--out {out} is or holds the scene itself; choose another folder.")
     if out.name in ("", ".."):
         raise NerfError(f"--out {out} has no name of its own; name the folder to make.")
-    if out.exists() and not out.is_dir():
-        raise NerfError(f"--out {out} is a file; a folder is needed.")
+    ensure_own_folder(out, [RECORD])
     if out.is_dir() and any(out.iterdir()):
-        if not (out / RECORD).is_file():
-            raise NerfError(f"--out {out} is not empty; choose another folder.")
         if not overwrite:
             raise NerfError(f"{out} exists; replace it by --overwrite, or choose another --out.")
         others = sorted(path.name for path in out.iterdir() if not MADE.fullmatch(path.name))

@@ -19,11 +19,12 @@ from nerfcli.cli.options import (
     open_run,
     progress_kind,
 )
-from nerfcli.cli.output import NOT_MET, quantity, show, stop_code
+from nerfcli.cli.output import NOT_MET, show, stop_code
 from nerfcli.cli.sources import recorded_path, scene_of_run
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Progress
 from nerfcli.core.signals import StopSignal
+from nerfcli.core.text import quantity
 
 
 def eval(

@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from nerfcli.core.errors import NerfError
+from nerfcli.core.files import aside_path, replacing
 
 DEPTH_SIDECAR = {
     "kind": "euclidean",
@@ -57,15 +58,11 @@ def open_writer(out: Path, layer: str, save: tuple[str, ...], fps: int) -> Write
     return Mp4Writer(path, fps) if suffix == ".mp4" else GifWriter(path, fps)
 
 
-def _aside(path: Path) -> Path:
-    return path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-
-
 class Mp4Writer:
     """H.264 in yuv420p with the index in front, so that browsers play it at once."""
 
     def __init__(self, path: Path, fps: int) -> None:
-        self.path, self.aside, self.fps = path, _aside(path), fps
+        self.path, self.aside, self.fps = path, aside_path(path), fps
         self._stream = None
         self._n_frames = 0
 
@@ -107,7 +104,7 @@ class Mp4Writer:
         return [self.path]
 
     def _ensure_whole(self) -> None:
-        """Raise NerfError unless all frames can be read back: ffmpeg's end is told to nobody."""
+        """Raise NerfError unless all frames can be read back; ffmpeg reports no exit status."""
         import imageio_ffmpeg
 
         try:
@@ -144,20 +141,18 @@ class GifWriter:
         some = self._frames[:: max(1, len(self._frames) // 8)]
         palette = Image.fromarray(np.concatenate(some)).quantize(256)
         images = [Image.fromarray(f).quantize(palette=palette) for f in self._frames]
-        aside = _aside(self.path)
-        images[0].save(
-            aside,
-            save_all=True,
-            append_images=images[1:],
-            duration=round(1000 / self.fps),
-            loop=0,
-        )
-        os.replace(aside, self.path)
+        with replacing(self.path) as aside:
+            images[0].save(
+                aside,
+                save_all=True,
+                append_images=images[1:],
+                duration=round(1000 / self.fps),
+                loop=0,
+            )
         return [self.path]
 
     def abort(self) -> None:
         self._frames = []
-        _aside(self.path).unlink(missing_ok=True)
 
 
 class FrameWriter:

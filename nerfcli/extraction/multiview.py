@@ -12,6 +12,7 @@ import torch
 from nerfcli.cameras.boxes import Box
 from nerfcli.cameras.cameras import Cameras, common_focus
 from nerfcli.cameras.lenses import Lens
+from nerfcli.cameras.rotations import look_at, mean_up, perpendicular
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import write_json
 from nerfcli.core.progress import Progress
@@ -35,18 +36,10 @@ def sphere_cameras(cameras: Cameras, box: Box, n: int) -> Cameras:
     found = common_focus(cameras)
     focus = np.array(box.center) if found is None else found[0].numpy()
     radius = float((cameras.positions - torch.from_numpy(focus)).norm(dim=1).median())
-    up = -cameras.c2w[:, :, 1].mean(dim=0).numpy()
-    if np.linalg.norm(up) < 0.1:  # from all sides: any will do
-        up = np.array([0.0, 0.0, 1.0])
-    axis = up / np.linalg.norm(up)
-    right = np.cross(axis, np.eye(3)[np.abs(axis).argmin()])
-    right /= np.linalg.norm(right)
-    frame = np.stack([right, np.cross(axis, right), axis])
-    outward = spread_directions(n) @ frame
-    forward = -outward
-    across = np.cross(forward, axis)
-    across /= np.maximum(np.linalg.norm(across, axis=1, keepdims=True), 1e-9)
-    c2w = np.stack([across, np.cross(forward, across), forward, focus + radius * outward], axis=2)
+    up = mean_up(cameras.c2w.numpy())
+    right = perpendicular(up)
+    outward = spread_directions(n) @ np.stack([right, np.cross(up, right), up])
+    c2w = look_at(focus + radius * outward, focus, up)
     size = cameras.size[:1].expand(n, 2).clone()
     focal = cameras.focal[:1, :1].expand(n, 2).clone()
     return Cameras(torch.from_numpy(c2w), focal, size / 2.0, size, (Lens(),) * n)

@@ -6,7 +6,6 @@ unless only the turned image has the size that the caller states.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from nerfcli.core.errors import NerfError
+from nerfcli.core.files import replacing
 
 ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 _TURNS = {
@@ -133,7 +133,7 @@ def _reduced(size: tuple[int, ...], downscale: int) -> tuple[int, int]:
 
 
 def write_png(path: Path, pixels: Tensor | np.ndarray) -> None:
-    """Write a PNG aside, then rename it into place.
+    """Write a PNG; it is either whole or absent.
 
     Args:
         pixels: uint8 [height, width] or [height, width, 3 or 4], or uint16 [height, width].
@@ -143,14 +143,8 @@ def write_png(path: Path, pixels: Tensor | np.ndarray) -> None:
     """
     array = pixels.cpu().numpy() if isinstance(pixels, Tensor) else pixels
     image = Image.fromarray(np.ascontiguousarray(array))
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(aside, "wb") as file:
-            image.save(file, format="PNG", compress_level=3)
-        os.replace(aside, path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise NerfError(f"Cannot write {path}: {error.strerror or error}.") from error
+    with replacing(path) as aside:
+        image.save(aside, format="PNG", compress_level=3)
 
 
 def _opened(path: Path) -> Image.Image:
