@@ -142,6 +142,12 @@ def test_a_trained_run_leaves_as_everything(nerf: Nerf, ball: Path, tmp_path: Pa
     stated = json.loads((ball / "transforms_train.json").read_text())["frames"]
     first = next(f for f in table["frames"] if f["file_path"] == "train/r_0.png")
     assert np.allclose(first["transform_matrix"], stated[0]["transform_matrix"], atol=1e-12)
+    record = tmp_path / "run/scene.json"
+    scene = json.loads(record.read_text())
+    scene["frames"][0] |= {"lens": "fov", "lens_params": [0.8]}
+    record.write_text(json.dumps(scene))
+    done = nerf("export", "run", "--to", "cameras", "--quiet", "--overwrite")
+    assert "lost: lens: 1 images have a lens (fov)" in done.stdout
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -66,7 +67,7 @@ def convert(
     """
     from nerfcli.scenes import read_source
     from nerfcli.scenes.writers.convert import Choices, write_scene
-    from nerfcli.scenes.writers.unsupported import TARGETS, losses
+    from nerfcli.scenes.writers.unsupported import TARGETS, list_unsupported
 
     if to not in TARGETS:
         raise NerfError(f"--to: unknown format {to!r}; known: {', '.join(TARGETS)}.")
@@ -74,11 +75,11 @@ def convert(
         raise NerfError("--text is for --to colmap only.")
     ensure_free_folder(out, scene, overwrite=overwrite)
     source = read_source(scene)
-    lost = losses(source, to)
+    lost = list_unsupported(source, to)
     value: dict[str, Any] = {
         **{"scene": str(scene), "from": source.kind, "to": to, "out": str(out)},
         "n_images": len(source.frames),
-        "lost": [{"what": loss.what, "detail": loss.detail} for loss in lost],
+        "lost": [asdict(item) for item in lost],
     }
     if strict and lost:
         show(_summary({**value, "written": False}), {**value, "written": False}, as_json)

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from nerfcli.backends.cpu_bridge import hosted
 from nerfcli.core.devices import pick
 from nerfcli.core.errors import NerfError
-from nerfcli.core.files import filling, read_json, write_json
+from nerfcli.core.files import filling, read_json
 from nerfcli.core.progress import Progress
 from nerfcli.engine.render import Model, load_model
 from nerfcli.engine.runs import Run
-from nerfcli.extraction import multiview
 from nerfcli.extraction.bake import colored, textured
 from nerfcli.extraction.marching_cubes import marching_cubes
 from nerfcli.extraction.mesh_cleanup import refined, seen_components
 from nerfcli.extraction.mpi import plane_images, write_planes
 from nerfcli.extraction.mpi_page import parallax_page
+from nerfcli.extraction.multiview import sphere_cameras, write_cameras, write_views
 from nerfcli.extraction.point_cloud import field_points
 from nerfcli.extraction.solid import Solid, solid_of
 from nerfcli.extraction.source_field import FieldSource
@@ -26,7 +26,10 @@ from nerfcli.extraction.textured_files import save_textured
 from nerfcli.extraction.visibility import Visibility, look
 from nerfcli.extraction.voxels import field_voxels
 from nerfcli.methods.hashgrid import HashField
+from nerfcli.scenes.build import source_from_scene
 from nerfcli.scenes.scene import Scene
+from nerfcli.scenes.writers.transforms import camera_table
+from nerfcli.scenes.writers.unsupported import list_unsupported_lenses
 from nerfcli.shapes.convert_shape import (
     FOLDERS,
     MESH_RESOLUTION,
@@ -203,9 +206,13 @@ def _planes(
     page = parallax_page(planes, f"{scene.name}, {scene.names[index]}")
     with filling(out) as folder:
         files = [out / path.relative_to(folder) for path in write_planes(planes, folder, page)]
-    pose = multiview.transforms_json(scene)["frames"][index]
-    value = {"view": scene.names[index], "planes": options.planes, "camera": pose}
-    return finish(files, base | value)
+    frame = source_from_scene(scene).frames[index]
+    return finish(files, base | {
+        "view": scene.names[index],
+        "planes": options.planes,
+        "camera": camera_table(frame, frame.name),
+        "lost": [asdict(item) for item in list_unsupported_lenses([frame], "transforms")],
+    })  # fmt: skip
 
 
 def _views(
@@ -213,18 +220,18 @@ def _views(
 ) -> dict[str, Any]:
     scene = model.scene
     training = scene.cameras[list(scene.splits["train"])].scaled(options.scale)
-    cameras = multiview.sphere_cameras(training, scene.box, options.views)
+    cameras = sphere_cameras(training, scene.box, options.views)
     with progress.another(options.views, "view", "views") as reporter, filling(out) as folder:
-        written = multiview.write_views(model, cameras, folder, reporter)
+        written, unsupported = write_views(model, cameras, folder, reporter)
         files = [out / path.relative_to(folder) for path in written]
-    return finish(files, base | {"views": options.views, "size": cameras.size[0].tolist()})
+    value = {"views": options.views, "size": cameras.size[0].tolist()}
+    return finish(files, base | value | {"lost": [asdict(item) for item in unsupported]})
 
 
 def _cameras(scene: Scene, out: Path, base: dict[str, Any]) -> dict[str, Any]:
-    files = [out / "transforms.json", out / "frusta.ply"]
-    write_json(files[0], multiview.transforms_json(scene))
-    save_shape(multiview.frusta(scene), files[1])
-    return finish(files, base | {"cameras": len(scene.cameras)})
+    files, unsupported = write_cameras(scene, out)
+    lost = [asdict(item) for item in unsupported]
+    return finish(files, base | {"cameras": len(scene.cameras), "lost": lost})
 
 
 def _view_index(scene: Scene, view: str | None) -> int:

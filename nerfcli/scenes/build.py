@@ -1,9 +1,10 @@
-"""From what a reader found to the scene: scene space, splits, box, bounds, downscaling."""
+"""Turn a reader's source into a scene (box, scene space, splits, downscaling), and back."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -92,6 +93,55 @@ def scene_from_source(source: Source, options: Options) -> Scene:
         crop_radius=source.crop_radius / downscale,
         notes=source.notes + split_notes + fit_notes,
     )
+
+
+def source_from_scene(scene: Scene) -> Source:
+    """Return to the source's frame and units, for the writers; `scene_from_source` backwards.
+
+    Image sizes and intrinsics are those of the scene, after its downscaling. Sparse points,
+    depths and bounds of views are no part of a scene.
+    """
+    cameras = scene.cameras
+    c2w = scene.scene_from_source.inverse().apply_c2w(cameras.c2w).numpy()
+    split_of = {index: split for split, indices in scene.splits.items() for index in indices}
+    frames = []
+    for i, name in enumerate(scene.names):
+        (fx, fy), (cx, cy) = cameras.focal[i].tolist(), cameras.principal[i].tolist()
+        width, height = cameras.size[i].tolist()
+        frames.append(
+            Frame(
+                name=name,
+                c2w=c2w[i],
+                focal=(fx, fy),
+                principal=(cx, cy),
+                size=(width, height),
+                lens=cameras.lenses[i],
+                image=scene.image_paths[i],
+                mask=scene.mask_paths[i],
+                alpha=scene.alpha_paths[i],
+                has_alpha=scene.has_alpha,
+                split=split_of.get(i),
+            )
+        )
+    return Source(
+        name=scene.name,
+        root=scene.path or Path(),
+        kind=scene.kind,
+        frames=tuple(frames),
+        box=box_in_source(scene),
+        box_source=scene.box_source,
+        keep_frame=scene.scene_from_source == Similarity(),
+        masked_where=scene.masked_where,
+        crop_radius=scene.crop_radius,
+    )
+
+
+def box_in_source(scene: Scene) -> Box:
+    """Return the scene's box in the source's frame and units."""
+    source_from_scene = scene.scene_from_source.inverse()
+    center = source_from_scene.apply(torch.tensor(scene.box.center, dtype=torch.float64))
+    half_size = source_from_scene.scale * scene.box.half_size
+    return Box(tuple(center.tolist()), half_size, scene.box.n_cascades)
 
 
 def _check_options(options: Options) -> None:

@@ -17,7 +17,7 @@ from nerfcli.cameras.cameras import Cameras, common_focus
 
 DETAIL_SHARE = 0.5  # half size of the detail cube, as a share of the distance to the focus
 REACH = 4.0  # the outer cube extends at least this many camera distances from the focus
-MAX_CASCADES = 8
+MAX_CASCADES = 8  # the most that instant-ngp's aabb_scale (128) says
 NEAR_SHARE = 0.05  # near, as a share of the distance to the focus
 NEAR_OF_NEAREST = 0.5  # near, as a share of the nearest depth that points or the files state
 STRAY_SHARE = 0.001  # of the points seen: nearer ones are taken for wrong matches

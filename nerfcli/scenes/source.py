@@ -23,6 +23,8 @@ from nerfcli.scenes.images import image_header
 
 # tried in this order for a path without one (instant-ngp's list, as far as Pillow reads it)
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tga", ".ppm", ".webp", ".tif", ".tiff")
+# signs of a c2w's columns between OpenGL's camera axes (x right, y up) and OpenCV's (y down)
+OPENGL_COLUMNS = np.array([1.0, -1.0, -1.0, 1.0])
 POSE_TOLERANCE = 0.01  # of R^T R against the identity, before the nearest rotation is taken
 MOST_DISTANT = 1e12  # units; coordinates beyond are damage, and their squares overflow
 FIELD_OF_VIEW = (0.1, 179.0)  # degrees; anything beyond is a mistake for a perspective lens
@@ -208,13 +210,13 @@ def pose_from_opengl(matrix: Any, where: str) -> tuple[np.ndarray, float]:
         raise NerfError(f"{where}: the rotation in transform_matrix is mirrored (determinant -1).")
     u, _, vt = np.linalg.svd(rotation)
     c2w = np.concatenate([u @ vt, array[:3, 3:]], axis=1)
-    return c2w * np.array([1.0, -1.0, -1.0, 1.0]), scale
+    return c2w * OPENGL_COLUMNS, scale
 
 
 def opengl_matrix(c2w: np.ndarray) -> list[list[float]]:
     """The inverse of `pose_from_opengl`: 4x4 nested lists, OpenGL axes."""
     matrix = np.eye(4)
-    matrix[:3] = c2w * np.array([1.0, -1.0, -1.0, 1.0])
+    matrix[:3] = c2w * OPENGL_COLUMNS
     return matrix.tolist()
 
 

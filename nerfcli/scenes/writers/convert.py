@@ -14,7 +14,7 @@ import torch
 from nerfcli.cameras.boxes import Box
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import write_json
-from nerfcli.scenes.build import Options, scene_from_source
+from nerfcli.scenes.build import Options, box_in_source, scene_from_source
 from nerfcli.scenes.extent import depths_in_view
 from nerfcli.scenes.images import read_mask, read_with_alpha, write_png
 from nerfcli.scenes.source import Frame, Source, duplicates, natural_key
@@ -55,7 +55,7 @@ class Written:
 def write_scene(
     source: Source, folder: Path, choices: Choices, done: Callable[[int], None] = lambda n: None
 ) -> Written:
-    """Write `source` into an empty folder. What the target cannot hold: `losses.losses`.
+    """Write `source` into an empty folder. `list_unsupported` says what is lost.
 
     Args:
         done: told how many images are written.
@@ -192,11 +192,7 @@ def _stated_box(source: Source) -> Box | None:
         return None
     if source.box is not None:
         return source.box
-    scene = scene_from_source(source, Options())
-    half = scene.box.half_size / scene.scene_from_source.scale
-    middle = torch.tensor(scene.box.center, dtype=torch.float64)
-    center = scene.scene_from_source.inverse().apply(middle)
-    return Box(tuple(center.tolist()), half, scene.box.n_cascades)
+    return box_in_source(scene_from_source(source, Options()))
 
 
 def _bounds(source: Source) -> tuple[list[tuple[float, float]], list[str]]:
