@@ -1,7 +1,11 @@
-"""Image files: 8 bits a channel, sRGB, straight alpha.
+"""Read and write image files: 8 bits a channel, sRGB, straight alpha.
 
 EXIF orientation: a posed image's size is part of its camera, so the pixels are taken as stored,
 unless only the turned image has the size that the caller states.
+
+imageio writes; reading is Pillow's own. Through imageio we would not see what decides how a file is
+read: its mode before any conversion, a palette's transparent colour, and the orientation without
+decoding the image.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from imageio.v3 import imwrite
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
@@ -142,11 +147,10 @@ def write_png(path: Path, pixels: Tensor | np.ndarray) -> None:
         NerfError: the file cannot be written.
     """
     array = pixels.cpu().numpy() if isinstance(pixels, Tensor) else pixels
-    image = Image.fromarray(np.ascontiguousarray(array))
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(aside, "wb") as file:
-            image.save(file, format="PNG", compress_level=3)
+            imwrite(file, array, extension=".png", plugin="pillow", compress_level=3)
         os.replace(aside, path)
     except OSError as error:
         aside.unlink(missing_ok=True)
