@@ -19,7 +19,7 @@ from nerfcli.cli import main
 from nerfcli.scenes import Source, load_scene, load_views, read_source
 from nerfcli.scenes.images import read_image
 from nerfcli.scenes.source import Points
-from nerfcli.scenes.writers.convert import Choices, image_names, write_scene
+from nerfcli.scenes.writers.convert import WriteOptions, image_names, write_scene
 from nerfcli.scenes.writers.unsupported import TARGETS, list_unsupported
 
 WIDTH, HEIGHT = 12, 8
@@ -43,7 +43,7 @@ def capture(root: Path, n: int = 9, **top: Any) -> dict[str, Any]:
 
 def converted(source: Source, target: str, folder: Path, **choices: Any) -> Source:
     folder.mkdir()
-    write_scene(source, folder, Choices(target, **choices))
+    write_scene(source, folder, WriteOptions(target, **choices))
     return read_source(folder)
 
 

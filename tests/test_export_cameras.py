@@ -11,9 +11,9 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from analytic_field import analytic_model, ball, density_of, sphere_cameras
 from PIL import Image
 
-from analytic_field import analytic_model, ball, density_of, sphere_cameras
 from nerfcli.cameras.boxes import Box
 from nerfcli.cameras.cameras import Cameras
 from nerfcli.cameras.lenses import Lens, panorama

@@ -9,8 +9,8 @@ from pathlib import Path
 from nerfcli.check.pose_conventions import FLIP
 from nerfcli.check.scene_check import Checked
 from nerfcli.core.errors import NerfError
-from nerfcli.scenes.source import Frame, Source, shortened
-from nerfcli.scenes.writers.convert import Choices, write_scene
+from nerfcli.scenes.source import Frame, Source, abbreviate
+from nerfcli.scenes.writers.convert import WriteOptions, write_scene
 
 
 class NothingToCorrect(NerfError):
@@ -33,7 +33,7 @@ def corrected(checked: Checked) -> tuple[Source, tuple[str, ...]]:
     if pose_of:
         done.append(f"{len(pose_of)} exchanged images have their own poses again")
     if lost:
-        done.append(f"left out: {shortened([source.frames[i].name for i in lost])}")
+        done.append(f"left out: {abbreviate([source.frames[i].name for i in lost])}")
     if not done:
         raise NothingToCorrect(
             f"nothing to correct in {checked.report.scene}: no fault with a known cure was found."
@@ -63,5 +63,5 @@ def write_corrected(checked: Checked, folder: Path, done: Callable[[int], None])
         NerfError: nothing to correct, or the folder cannot be written.
     """
     source, changes = corrected(checked)
-    write_scene(source, folder, Choices("transforms"), done)
+    write_scene(source, folder, WriteOptions("transforms"), done)
     return changes

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nerfcli.check.report import Finding, counted
 from nerfcli.matching.matching import Look, Matches
-from nerfcli.scenes.source import shortened
+from nerfcli.scenes.source import abbreviate
 
 EQUAL = 1.5 / 255  # largest difference of thumbnails of one photo saved twice; a step of rounding
 BLUR = 0.4  # of the detail that neighbours show
@@ -50,7 +50,7 @@ def _duplicates(names: Sequence[str], looks: dict[int, Look], moved: Tensor) -> 
     for level, differ in (("fault", True), ("warning", False)):
         pairs = [pair for pair in same if bool(moved[pair]) is differ]
         if pairs:
-            words = shortened([f"{names[a]} = {names[b]}" for a, b in pairs])
+            words = abbreviate([f"{names[a]} = {names[b]}" for a, b in pairs])
             how = "under different poses" if differ else "at the same pose"
             text = f"one picture twice {how}: {words}"
             views = tuple(dict.fromkeys(str(names[i]) for pair in pairs for i in pair))
@@ -84,7 +84,7 @@ def _blurred(names: Sequence[str], looks: dict[int, Look], matches: Matches) -> 
             blurred.append(names[i])
     if not blurred:
         return []
-    text = f"{counted(len(blurred), 'image')} much less sharp than others: {shortened(blurred)}"
+    text = f"{counted(len(blurred), 'image')} much less sharp than others: {abbreviate(blurred)}"
     return [Finding("warning", "blurred", text, tuple(blurred))]
 
 
@@ -118,7 +118,7 @@ def _exposure(names: Sequence[str], looks: dict[int, Look], matches: Matches) ->
     if not odd:
         return []
     odd.sort(key=lambda i: -abs(float(stops[i])))
-    words = shortened([f"{names[i]} ({float(stops[i]):+.1f} stops)" for i in odd])
+    words = abbreviate([f"{names[i]} ({float(stops[i]):+.1f} stops)" for i in odd])
     text = f"{counted(len(odd), 'image')} lighter or darker than the others: {words}"
     return [Finding("warning", "exposure", text, tuple(names[i] for i in odd))]
 
@@ -127,7 +127,7 @@ def _blank(names: Sequence[str], looks: dict[int, Look]) -> list[Finding]:
     blank = [names[i] for i, look in looks.items() if look.contrast <= LEAST_CONTRAST]
     if not blank:
         return []
-    text = f"{counted(len(blank), 'image')} with nothing but one tone: {shortened(blank)}"
+    text = f"{counted(len(blank), 'image')} with nothing but one tone: {abbreviate(blank)}"
     return [Finding("warning", "blank", text, tuple(blank))]
 
 

@@ -15,7 +15,7 @@ from nerfcli.check.outliers import DOUBTFUL, contradicted, exchanged, stray_view
 from nerfcli.check.poses import Fit, Hypothesis, explain
 from nerfcli.check.report import Finding, counted
 from nerfcli.matching.matching import Matches
-from nerfcli.scenes.source import shortened
+from nerfcli.scenes.source import abbreviate
 
 LOOSE = 1.5  # pixels: typical residual above which detail of a pixel or two is lost to blur
 SHUFFLED = 0.3  # mean rank of the views that look alike among those near by; 0.5 is chance
@@ -105,7 +105,7 @@ def _strays(
     findings = []
     if swaps:
         words = [f"{names[image]} has the pose of {names[pose]}" for image, pose in swaps]
-        text = f"images are exchanged: {shortened(words, 6)}"
+        text = f"images are exchanged: {abbreviate(words, 6)}"
         findings.append(Finding("fault", "swapped", text, tuple(names[i] for i, _ in swaps)))
     single = [i for i in strays if i not in {image for image, _ in swaps}]
     if single:
@@ -113,7 +113,9 @@ def _strays(
         for i in single:
             mine = found.pairs[(pairs == i).any(-1)]
             words.append(f"{names[i]} ({pixels_text(float(mine.median()))})")
-        text = f"{counted(len(single), 'pose')} at odds with the other views: {shortened(words, 6)}"
+        text = (
+            f"{counted(len(single), 'pose')} at odds with the other views: {abbreviate(words, 6)}"
+        )
         findings.append(Finding("fault", "pose", text, tuple(names[i] for i in single)))
     return findings
 
@@ -131,7 +133,7 @@ def _doubtful(
     if not wrong.any():
         return []
     order = wrong.nonzero()[:, 0][weights[wrong].argsort(descending=True)]
-    words = shortened([f"{names[a]} and {names[b]}" for a, b in pairs[order].tolist()])
+    words = abbreviate([f"{names[a]} and {names[b]}" for a, b in pairs[order].tolist()])
     text = (
         f"{counted(len(doubtful), 'view')} at odds with some neighbours and at one with others: "
         f"{words}. Either "

@@ -66,7 +66,7 @@ def convert(
       nerf convert capture/ --to transforms --out capture-ns/ --link --json
     """
     from nerfcli.scenes import read_source
-    from nerfcli.scenes.writers.convert import Choices, write_scene
+    from nerfcli.scenes.writers.convert import WriteOptions, write_scene
     from nerfcli.scenes.writers.unsupported import TARGETS, list_unsupported
 
     if to not in TARGETS:
@@ -86,7 +86,7 @@ def convert(
         return NOT_MET
     if not link:
         _ensure_room(source, out)
-    choices = Choices(to, link, text, dataparser)
+    options = WriteOptions(to, link, text, dataparser)
     aside = out.with_name(f".{out.name}.part")
     with Progress(progress_kind(progress, quiet), len(source.frames), "image", "convert") as told:
         for note in source.notes:
@@ -94,7 +94,7 @@ def convert(
         shutil.rmtree(aside, ignore_errors=True)
         try:
             aside.mkdir(parents=True)
-            written = write_scene(source, aside, choices, told.update)
+            written = write_scene(source, aside, options, told.update)
             value |= {"written": True, "notes": list(written.notes), "names": written.names}
             write_json(aside / RECORD, value)
             if out.exists():

@@ -15,7 +15,7 @@ from scipy.ndimage import distance_transform_edt
 from nerfcli.cameras.rays import Rays
 from nerfcli.core.errors import NerfError
 from nerfcli.extraction.rasterize import covered_pixels
-from nerfcli.extraction.source_field import FieldSource, rays_at_once
+from nerfcli.extraction.source_field import SourceField, rays_at_once
 from nerfcli.shapes.types import Mesh, unit
 
 IN_FRONT = 3.0  # samples between the start of a ray and the surface, and again behind it
@@ -32,7 +32,7 @@ class Texture:
     image: np.ndarray
 
 
-def surface_colors(source: FieldSource, points: np.ndarray, normals: np.ndarray) -> np.ndarray:
+def surface_colors(source: SourceField, points: np.ndarray, normals: np.ndarray) -> np.ndarray:
     """sRGB [n, 3] float32 in [0, 1] of points with outward unit normals, source frame.
 
     Where the field is empty at a point, the colour of the point itself is taken.
@@ -55,13 +55,13 @@ def surface_colors(source: FieldSource, points: np.ndarray, normals: np.ndarray)
     return torch.cat(parts).numpy()
 
 
-def colored(mesh: Mesh, source: FieldSource) -> Mesh:
+def color_mesh(mesh: Mesh, source: SourceField) -> Mesh:
     """The mesh with a colour at each vertex."""
     colors = surface_colors(source, mesh.vertices, mesh.vertex_normals)
     return Mesh(mesh.vertices, mesh.faces, colors)
 
 
-def textured(mesh: Mesh, source: FieldSource, size: int) -> tuple[Mesh, Texture]:
+def texture_mesh(mesh: Mesh, source: SourceField, size: int) -> tuple[Mesh, Texture]:
     """Cut the surface into charts and bake a square texture of `size` texels a side.
 
     Returns:
@@ -90,12 +90,12 @@ def textured(mesh: Mesh, source: FieldSource, size: int) -> tuple[Mesh, Texture]
     origin, faces, uv = atlas[0]
     origin, faces = origin.astype(np.int64), faces.astype(np.int64)
     mesh = Mesh(mesh.vertices[origin], faces)
-    image = _baked(mesh, normals[origin], uv.astype(np.float64), source, size)
+    image = _bake(mesh, normals[origin], uv.astype(np.float64), source, size)
     return mesh, Texture(uv.astype(np.float64), image)
 
 
-def _baked(
-    mesh: Mesh, normals: np.ndarray, uv: np.ndarray, source: FieldSource, size: int
+def _bake(
+    mesh: Mesh, normals: np.ndarray, uv: np.ndarray, source: SourceField, size: int
 ) -> np.ndarray:
     image = np.zeros((size * size, 3), dtype=np.float32)
     known = np.zeros(size * size, dtype=bool)

@@ -25,7 +25,7 @@ def load_truth(path: Path, note: Callable[[str], None]) -> Shape:
         raise NerfError(f"--geometry: {error}") from error
 
 
-def judge_geometry(
+def evaluate_mesh(
     run: Run, truth: Shape, name: str, *, backend: str, progress: Progress
 ) -> dict[str, Any]:
     """The run's mesh (default export) measured against the truth, in one frame and unit.

@@ -13,17 +13,17 @@ from nerfcli.core.files import filling, read_json
 from nerfcli.core.progress import Progress
 from nerfcli.engine.render import Model, load_model
 from nerfcli.engine.runs import Run
-from nerfcli.extraction.bake import colored, textured
+from nerfcli.extraction.bake import color_mesh, texture_mesh
 from nerfcli.extraction.marching_cubes import marching_cubes
-from nerfcli.extraction.mesh_cleanup import refined, seen_components
+from nerfcli.extraction.mesh_cleanup import drop_unseen_components, refine_mesh
 from nerfcli.extraction.mpi import plane_images, write_planes
 from nerfcli.extraction.mpi_page import parallax_page
 from nerfcli.extraction.multiview import sphere_cameras, write_cameras, write_views
 from nerfcli.extraction.point_cloud import field_points
 from nerfcli.extraction.solid import Solid, solid_of
-from nerfcli.extraction.source_field import FieldSource
+from nerfcli.extraction.source_field import SourceField
 from nerfcli.extraction.textured_files import save_textured
-from nerfcli.extraction.visibility import Visibility, look
+from nerfcli.extraction.visibility import Visibility, compute_visibility
 from nerfcli.extraction.voxels import field_voxels
 from nerfcli.methods.hashgrid import HashField
 from nerfcli.scenes.build import source_from_scene
@@ -35,14 +35,14 @@ from nerfcli.shapes.convert_shape import (
     MESH_RESOLUTION,
     SUFFIXES,
     ExportOptions,
-    described,
+    describe_shape,
     finish,
-    fitted,
+    fit_shape,
     sidecar_of,
 )
 from nerfcli.shapes.grids import sdf_of
 from nerfcli.shapes.mesh_files import load_shape, save_shape
-from nerfcli.shapes.simplify import simplified
+from nerfcli.shapes.simplify import simplify_mesh
 from nerfcli.shapes.types import Mesh
 
 EXPORTS = "exports"  # folder in a run
@@ -79,17 +79,17 @@ def export_run(
     progress.note(model.backend)
     if options.to == "views":
         return _views(model, out, options, base, progress)
-    source = FieldSource.of(model)
+    source = SourceField.of(model)
     if options.to == "mpi":
         return _planes(source, out, options, base, progress)
     if options.to == "points":
         with progress.another(None, "view", "look") as reporter:
-            visibility = look(source, reporter)
+            visibility = compute_visibility(source, reporter)
         with progress.another(None, "view", "points") as reporter:
             n, seed = options.points, options.seed
             cloud = field_points(source, visibility, n, seed, reporter, progress.note)
         save_shape(cloud, out)
-        return finish([out], base | described(cloud) | {"seed": seed})
+        return finish([out], base | describe_shape(cloud) | {"seed": seed})
     return _surface(source, out, options, base, progress)
 
 
@@ -110,18 +110,18 @@ def field_for_shapes(run: Run, backend: str, progress: Progress) -> Model:
     return replace(model, field=field, device="cpu")
 
 
-def extract(source: FieldSource, options: ExportOptions, progress: Progress) -> Extracted:
+def extract(source: SourceField, options: ExportOptions, progress: Progress) -> Extracted:
     """The surface of a field: closed, oriented outwards, without colours. Errors as above."""
     with progress.another(None, "view", "look") as reporter:
-        visibility = look(source, reporter)
+        visibility = compute_visibility(source, reporter)
     progress.note("finding what no light reaches")
     resolution, threshold = options.grid_resolution, options.threshold
     solid = solid_of(source, visibility, resolution, threshold, options.fill)
     progress.note(f"surface at density {solid.threshold:.4g} per unit")
     with progress.another(None, "layer", "surface") as reporter:
         mesh = marching_cubes(solid, reporter)
-    mesh = refined(mesh, solid)
-    mesh, n_dropped = seen_components(mesh, solid, visibility)
+    mesh = refine_mesh(mesh, solid)
+    mesh, n_dropped = drop_unseen_components(mesh, solid, visibility)
     if n_dropped:
         progress.note(f"{n_dropped} crumbs and parts that no training camera sees were removed")
     return Extracted(mesh, solid, visibility, n_dropped)
@@ -150,7 +150,11 @@ def run_mesh(run: Run, backend: str, progress: Progress) -> tuple[Mesh, dict[str
 
 
 def _surface(
-    source: FieldSource, out: Path, options: ExportOptions, base: dict[str, Any], progress: Progress
+    source: SourceField,
+    out: Path,
+    options: ExportOptions,
+    base: dict[str, Any],
+    progress: Progress,
 ) -> dict[str, Any]:
     found = extract(source, options, progress)
     grid = found.solid.grid
@@ -168,11 +172,11 @@ def _surface(
         with progress.another(None, "layer", "distances") as reporter:
             sdf = sdf_of("the extracted mesh", mesh, options.grid_resolution, reporter)
         save_shape(sdf, out)
-        return finish([out], base | described(sdf))
+        return finish([out], base | describe_shape(sdf))
     with progress.another(None, "layer", "voxels") as reporter:
-        voxels = field_voxels(found.solid, colored(found.mesh, source), reporter)
+        voxels = field_voxels(found.solid, color_mesh(found.mesh, source), reporter)
     save_shape(voxels, out)
-    return finish([out], base | described(voxels))
+    return finish([out], base | describe_shape(voxels))
 
 
 def _mesh(
@@ -181,22 +185,26 @@ def _mesh(
     mesh, source = found.mesh, found.solid.source
     n_faces = options.faces or (TEXTURED_FACES if options.texture else None)
     if options.fit:
-        mesh = fitted(mesh, progress, start=simplified(mesh, n_faces or TEXTURED_FACES))
+        mesh = fit_shape(mesh, progress, start=simplify_mesh(mesh, n_faces or TEXTURED_FACES))
     elif n_faces is not None:
-        mesh = simplified(mesh, n_faces)
+        mesh = simplify_mesh(mesh, n_faces)
     base |= {"fitted": options.fit, "default": options == ExportOptions()}
     if options.texture:
         progress.note(f"baking a texture of {options.texture} x {options.texture}")
-        mesh, texture = textured(mesh, source, options.texture)
+        mesh, texture = texture_mesh(mesh, source, options.texture)
         files = save_textured(mesh, texture, out)
-        return finish(files, base | described(mesh) | {"texture": options.texture})
-    mesh = colored(mesh, source)
+        return finish(files, base | describe_shape(mesh) | {"texture": options.texture})
+    mesh = color_mesh(mesh, source)
     save_shape(mesh, out)
-    return finish([out], base | described(mesh))
+    return finish([out], base | describe_shape(mesh))
 
 
 def _planes(
-    source: FieldSource, out: Path, options: ExportOptions, base: dict[str, Any], progress: Progress
+    source: SourceField,
+    out: Path,
+    options: ExportOptions,
+    base: dict[str, Any],
+    progress: Progress,
 ) -> dict[str, Any]:
     scene = source.model.scene
     index = _view_index(scene, options.view)

@@ -18,7 +18,7 @@ CRUMB_CELLS = 2.0  # across: the grid resolves nothing that is smaller
 SHOWN_CELLS = 1.5  # a pixel shows a vertex if its light stops within this many cells of it
 
 
-def refined(mesh: Mesh, solid: Solid) -> Mesh:
+def refine_mesh(mesh: Mesh, solid: Solid) -> Mesh:
     """Move vertices along their normals to where the density is the threshold (bisection).
 
     Vertices where the solid is filled, and those without a change of sign nearby, stay.
@@ -40,7 +40,7 @@ def refined(mesh: Mesh, solid: Solid) -> Mesh:
     return Mesh(vertices, mesh.faces)
 
 
-def seen_components(mesh: Mesh, solid: Solid, visibility: Visibility) -> tuple[Mesh, int]:
+def drop_unseen_components(mesh: Mesh, solid: Solid, visibility: Visibility) -> tuple[Mesh, int]:
     """The mesh without loose parts that no pixel of a training view shows; how many went.
 
     Whole components, so that the surface stays closed. Crumbs beside the largest component also
@@ -50,7 +50,7 @@ def seen_components(mesh: Mesh, solid: Solid, visibility: Visibility) -> tuple[M
     Raises:
         NerfError: no component is left.
     """
-    n_parts, labels = parts_of(mesh)
+    n_parts, labels = label_components(mesh)
     source = solid.source
     probes = _probes(labels, n_parts)
     tolerance = max(SHOWN_CELLS * solid.grid.spacing * source.scale, source.step)
@@ -70,10 +70,10 @@ def seen_components(mesh: Mesh, solid: Solid, visibility: Visibility) -> tuple[M
             f"no training camera sees a surface at --threshold {solid.threshold:.4g}: what is "
             "that dense lies hidden. Give another --threshold."
         )
-    return with_faces(mesh, keep[labels[mesh.faces[:, 0]]]), int(n_parts - keep.sum())
+    return select_faces(mesh, keep[labels[mesh.faces[:, 0]]]), int(n_parts - keep.sum())
 
 
-def parts_of(mesh: Mesh) -> tuple[int, np.ndarray]:
+def label_components(mesh: Mesh) -> tuple[int, np.ndarray]:
     """The number of connected components, and the component of each vertex [v]."""
     n = len(mesh.vertices)
     tails, heads = mesh.faces[:, [0, 1]].ravel(), mesh.faces[:, [1, 2]].ravel()
@@ -82,7 +82,7 @@ def parts_of(mesh: Mesh) -> tuple[int, np.ndarray]:
     return int(n_parts), labels
 
 
-def with_faces(mesh: Mesh, keep: np.ndarray) -> Mesh:
+def select_faces(mesh: Mesh, keep: np.ndarray) -> Mesh:
     """Only the faces where keep [f] is true, and the vertices that they use."""
     used, inverse = np.unique(mesh.faces[keep], return_inverse=True)
     colors = None if mesh.vertex_colors is None else mesh.vertex_colors[used]

@@ -18,7 +18,7 @@ from nerfcli.cameras.cameras import Cameras
 from nerfcli.cameras.rays import Rays
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Progress
-from nerfcli.extraction.source_field import FieldSource
+from nerfcli.extraction.source_field import SourceField
 from nerfcli.methods.hashgrid import HashField
 from nerfcli.reference.samples import Samples
 from nerfcli.reference.sampling import intersect_box, march
@@ -41,7 +41,7 @@ class PlaneImages:
 
 
 def plane_images(
-    source: FieldSource, cameras: Cameras, index: int, n_planes: int, progress: Progress
+    source: SourceField, cameras: Cameras, index: int, n_planes: int, progress: Progress
 ) -> PlaneImages:
     """Split one view into planes at equal steps of 1 / depth.
 
@@ -63,7 +63,7 @@ def plane_images(
     return PlaneImages(images, middles / source.scale, float(cameras.focal[index, 0]))
 
 
-def _samples(source: FieldSource, rays: Rays) -> tuple[Samples, Tensor, Tensor, Tensor]:
+def _samples(source: SourceField, rays: Rays) -> tuple[Samples, Tensor, Tensor, Tensor]:
     """Samples of rays with densities, colours and depths along the optical axis."""
     field, box = source.model.field, source.cells_box
     t_min, t_max = intersect_box(rays.origins, rays.directions, box, field.near, field.far)
@@ -87,7 +87,7 @@ def _samples(source: FieldSource, rays: Rays) -> tuple[Samples, Tensor, Tensor, 
     return samples, sigmas, rgbs, samples.t_mids * rays.z_scale[ray]
 
 
-def _depth_range(source: FieldSource, parts: list[Rays]) -> tuple[float, float]:
+def _depth_range(source: SourceField, parts: list[Rays]) -> tuple[float, float]:
     """Depths between which all but TAILS of the view's light stops, of a part of its rays."""
     depths, weights = [], []
     for part in parts:
@@ -106,7 +106,7 @@ def _depth_range(source: FieldSource, parts: list[Rays]) -> tuple[float, float]:
     return float(depth[order[low]]) - step, float(depth[order[min(high, len(order) - 1)]]) + step
 
 
-def _layers(source: FieldSource, rays: Rays, edges: Tensor) -> Tensor:
+def _layers(source: SourceField, rays: Rays, edges: Tensor) -> Tensor:
     """RGBA [n_rays, k, 4], straight alpha, of the parts of rays between inner edges [k - 1]."""
     samples, sigmas, rgbs, depths = _samples(source, rays)
     n_planes = len(edges) + 1

@@ -11,7 +11,7 @@ from scipy.spatial import KDTree
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Progress
 from nerfcli.engine.render import render_image
-from nerfcli.extraction.source_field import FieldSource
+from nerfcli.extraction.source_field import SourceField
 from nerfcli.extraction.visibility import Visibility
 from nerfcli.shapes.types import PointCloud, unit
 
@@ -22,7 +22,7 @@ LOOKED_THROUGH = 3.0  # samples in front of where other views' light ends: then 
 
 
 def field_points(
-    source: FieldSource,
+    source: SourceField,
     visibility: Visibility,
     n_points: int,
     seed: int,
@@ -55,7 +55,7 @@ def field_points(
 
 
 def _seen(
-    source: FieldSource, n_points: int, seed: int, progress: Progress
+    source: SourceField, n_points: int, seed: int, progress: Progress
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Scene points and colours of pixels drawn from all training views."""
     scene, rng = source.model.scene, np.random.default_rng(seed)
@@ -81,7 +81,7 @@ def _seen(
     return points, colors
 
 
-def _normals(source: FieldSource, points: np.ndarray, nearest: np.ndarray) -> np.ndarray:
+def _normals(source: SourceField, points: np.ndarray, nearest: np.ndarray) -> np.ndarray:
     """Across the plane through each point's neighbours, towards the side with less density."""
     normals = np.empty_like(points)
     for start in range(0, len(points), 100_000):

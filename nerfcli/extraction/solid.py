@@ -20,9 +20,9 @@ from scipy.ndimage import binary_dilation, label, map_coordinates
 
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Progress
-from nerfcli.extraction.source_field import FieldSource
+from nerfcli.extraction.source_field import SourceField
 from nerfcli.extraction.visibility import Visibility
-from nerfcli.shapes.types import Grid, all_indices
+from nerfcli.shapes.types import RegularGrid, all_indices
 
 REACH = 4.0  # values are cut to [-REACH, REACH]: marching cubes needs no more
 LEAST = 1e-3  # |value| stays above it: no vertex falls onto a sample, no face loses its area
@@ -42,11 +42,11 @@ class Solid:
     `hidden_grid`, or None where hollows are left as they are.
     """
 
-    source: FieldSource
-    grid: Grid
+    source: SourceField
+    grid: RegularGrid
     threshold: float
     hidden: np.ndarray | None
-    hidden_grid: Grid
+    hidden_grid: RegularGrid
 
     def slabs(self, progress: Progress) -> Iterator[tuple[int, np.ndarray]]:
         """(first index along x, values [n, ny, nz] in [-REACH, REACH], positive inside).
@@ -107,7 +107,7 @@ class Solid:
 
 
 def solid_of(
-    source: FieldSource,
+    source: SourceField,
     visibility: Visibility,
     resolution: int,
     threshold: float | None,
@@ -122,14 +122,14 @@ def solid_of(
     """
     box = content_box(source)
     if threshold is None:
-        threshold = chosen_threshold(source, visibility)
-    grid = Grid.over(box, resolution)
-    coarse = Grid.over(box, min(resolution, HIDDEN_SIDE))
+        threshold = choose_threshold(source, visibility)
+    grid = RegularGrid.over(box, resolution)
+    coarse = RegularGrid.over(box, min(resolution, HIDDEN_SIDE))
     hidden = _hidden(source, visibility, coarse, box) if fill else None
     return Solid(source, grid, threshold, hidden, coarse)
 
 
-def chosen_threshold(source: FieldSource, visibility: Visibility) -> float:
+def choose_threshold(source: SourceField, visibility: Visibility) -> float:
     """The density of the surface, per source unit, from where training rays lose their light.
 
     The density at which one sample stops half of its light, for samples of the length that they
@@ -151,7 +151,7 @@ def chosen_threshold(source: FieldSource, visibility: Visibility) -> float:
     return max(min(opaque, reached), LEAST) * source.scale
 
 
-def content_box(source: FieldSource) -> np.ndarray:
+def content_box(source: SourceField) -> np.ndarray:
     """The box [2, 3], source frame, around the occupied cells of the detail cube.
 
     Raises:
@@ -170,13 +170,15 @@ def content_box(source: FieldSource) -> np.ndarray:
     return np.stack([points.min(axis=0), points.max(axis=0)])
 
 
-def _hidden(source: FieldSource, visibility: Visibility, grid: Grid, box: np.ndarray) -> np.ndarray:
+def _hidden(
+    source: SourceField, visibility: Visibility, grid: RegularGrid, box: np.ndarray
+) -> np.ndarray:
     """Depth behind the last light at the samples of a grid, source units, cut to two cells.
 
     Found on every second sample first; between samples that agree on being deep inside or far
     outside, nothing else is taken to lie.
     """
-    rough = Grid.over(box, max(1, round((max(grid.shape) - 3) / 2)))
+    rough = RegularGrid.over(box, max(1, round((max(grid.shape) - 3) / 2)))
     index = all_indices(rough.shape)
     reach = 2.0 * rough.spacing
 
@@ -193,10 +195,10 @@ def _hidden(source: FieldSource, visibility: Visibility, grid: Grid, box: np.nda
     offset = source.to_scene(points) - torch.tensor(source.box.center)
     room = (source.box.half_size - offset.abs().amax(dim=-1)).numpy() / source.scale
     rim = (room < RIM_CELLS * grid.spacing).reshape(grid.shape)
-    return _enclosed(out.reshape(grid.shape), rim, reach)
+    return _find_enclosed(out.reshape(grid.shape), rim, reach)
 
 
-def _enclosed(hidden: np.ndarray, rim: np.ndarray, reach: float) -> np.ndarray:
+def _find_enclosed(hidden: np.ndarray, rim: np.ndarray, reach: float) -> np.ndarray:
     """Without the hidden parts that reach the rim of the detail cube: nothing closes them in, so
 
     they are unknown space (behind a wall, in fog that no photo shows), not the inside of anything.

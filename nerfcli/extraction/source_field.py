@@ -23,7 +23,7 @@ LATTICE_SHARE = 0.02  # of a step's light: cells that stop less count as empty
 
 
 @dataclass(frozen=True, eq=False)
-class FieldSource:
+class SourceField:
     """The field of a model, in the frame of the files that its scene was read from.
 
     steps: of the rays that are marched. cells: [cascades, R, R, R] bool, indexed [cascade, z, y,
@@ -36,14 +36,14 @@ class FieldSource:
     cells_box: Box
 
     @staticmethod
-    def of(model: Model) -> FieldSource:
+    def of(model: Model) -> SourceField:
         field = model.field
         if isinstance(field, HashField):
-            return FieldSource(model, field.steps, field.occupancy.occupied, field.box)
+            return SourceField(model, field.steps, field.occupancy.occupied, field.box)
         sampling = field.config.sampling
         steps = Steps((field.far - field.near) / (sampling.n_coarse + sampling.n_fine))
         box = Box(field.box.center, field.box.outer_half_size)
-        return FieldSource(model, steps, _lattice_cells(field, box, steps.size)[None], box)
+        return SourceField(model, steps, _lattice_cells(field, box, steps.size)[None], box)
 
     @property
     def scale(self) -> float:

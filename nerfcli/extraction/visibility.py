@@ -20,7 +20,7 @@ from nerfcli.cameras.boxes import Box
 from nerfcli.cameras.cameras import Cameras
 from nerfcli.cameras.rays import Rays
 from nerfcli.core.progress import Progress
-from nerfcli.extraction.source_field import FieldSource, rays_at_once
+from nerfcli.extraction.source_field import SourceField, rays_at_once
 from nerfcli.methods.classic import ClassicField
 from nerfcli.methods.hashgrid import HashField
 from nerfcli.reference.samples import Pixels
@@ -132,7 +132,7 @@ class Visibility:
 
         Positive: hidden. It is the view that looks deepest, save WITNESSES - 1, that counts.
         """
-        maps = _interleaved(self.training, self.outside)
+        maps = _interleave(self.training, self.outside)
         parts = [_depth_inside(part, maps, reach) for part in points.split(CHUNK)]
         return torch.cat([points.new_zeros(0), *parts])
 
@@ -151,7 +151,7 @@ class Visibility:
         return seen
 
 
-def look(source: FieldSource, progress: Progress) -> Visibility:
+def compute_visibility(source: SourceField, progress: Progress) -> Visibility:
     """Render where light stops, from the training cameras and from outside."""
     scene = source.model.scene
     training = _training_views(scene.cameras[list(scene.splits["train"])])
@@ -187,7 +187,7 @@ def _training_views(cameras: Cameras) -> list[CameraView]:
     return [CameraView(chosen, i) for i in range(len(chosen))]
 
 
-def _outside_views(source: FieldSource) -> list[ParallelView]:
+def _outside_views(source: SourceField) -> list[ParallelView]:
     views = []
     for forward in spread_directions(N_OUTSIDE):
         right = np.cross(forward, np.eye(3)[np.abs(forward).argmin()])
@@ -210,17 +210,17 @@ def _map(field: HashField | ClassicField, view: CameraView | ParallelView) -> Vi
         met = start.isfinite()
     half_t = torch.full((len(rays),), torch.inf)
     free_t = half_t.clone()
-    opacity, depth = _rendered(field, rays[met])
+    opacity, depth = _render(field, rays[met])
     half_t[met] = torch.where(opacity >= HALF, depth, torch.inf)
     if isinstance(field, ClassicField):
         return ViewMap(view, half_t + start, half_t + start)
     short = replace(field, min_transmittance=1.0 - FREE_OPACITY)
-    opacity, depth = _rendered(short, rays[met])
+    opacity, depth = _render(short, rays[met])
     free_t[met] = torch.where(opacity >= FREE_OPACITY, depth, torch.inf)
     return ViewMap(view, free_t + start, half_t + start)
 
 
-def _half_densities(source: FieldSource, found: ViewMap) -> Tensor:
+def _half_densities(source: SourceField, found: ViewMap) -> Tensor:
     """Densities where some rays of a view pass half of their opacity."""
     hit = found.half_t.isfinite().nonzero()[:, 0]
     hit = hit[:: max(1, len(hit) // DENSITIES)]
@@ -228,7 +228,7 @@ def _half_densities(source: FieldSource, found: ViewMap) -> Tensor:
     return source.model.field.density(rays.origins + found.half_t[hit, None] * rays.directions)
 
 
-def _rendered(field: HashField | ClassicField, rays: Rays) -> tuple[Tensor, Tensor]:
+def _render(field: HashField | ClassicField, rays: Rays) -> tuple[Tensor, Tensor]:
     """Opacity and median depth [n] of rays."""
     chunk, black = rays_at_once(field), torch.zeros(3)
     parts = [
@@ -262,7 +262,7 @@ def _depth_inside(points: Tensor, maps: list[ViewMap], reach: float) -> Tensor:
     return out
 
 
-def _interleaved(a: tuple[ViewMap, ...], b: tuple[ViewMap, ...]) -> list[ViewMap]:
+def _interleave(a: tuple[ViewMap, ...], b: tuple[ViewMap, ...]) -> list[ViewMap]:
     """Both lists, mixed evenly: most free points are settled after the first few."""
     places = [(i / len(a), 0, view) for i, view in enumerate(a)]
     places += [(i / len(b), 1, view) for i, view in enumerate(b)]

@@ -22,7 +22,7 @@ from nerfcli.scenes.extent import (
     points_in_view,
 )
 from nerfcli.scenes.scene import Scene, Similarity, holdout_split
-from nerfcli.scenes.source import Frame, Source, shortened
+from nerfcli.scenes.source import Frame, Source, abbreviate
 
 MOST_DOWNSCALE = 8  # by itself; what still does not fit takes turns in memory
 
@@ -55,7 +55,7 @@ def scene_from_source(source: Source, options: Options) -> Scene:
     _check_options(options)
     downscale, fit_notes = options.downscale, ()
     if not downscale:
-        downscale, fit_notes = fitting_downscale(source.frames)
+        downscale, fit_notes = choose_downscale(source.frames)
     cameras = _cameras(source.frames, downscale)
     box, box_source = _choose_box(source, cameras, options)
     scene_from = Similarity()
@@ -155,7 +155,7 @@ def _check_options(options: Options) -> None:
             raise NerfError(f"{name} must be at least {least}, got {value}.")
 
 
-def fitting_downscale(frames: tuple[Frame, ...]) -> tuple[int, tuple[str, ...]]:
+def choose_downscale(frames: tuple[Frame, ...]) -> tuple[int, tuple[str, ...]]:
     """The least downscale at which all images fit in memory, and what is to be said about it."""
     channels = 4 if any(frame.has_alpha for frame in frames) else 3
     masked = 4 if any(frame.mask is not None for frame in frames) else 0
@@ -242,7 +242,7 @@ def _splits(
     trained = {frames[i].image for i in splits["train"]}
     both = [frames[i].name for i in splits["test"] if frames[i].image in trained]
     if both:
-        notes.append(f"{len(both)} test views are training views too: {shortened(both)}")
+        notes.append(f"{len(both)} test views are training views too: {abbreviate(both)}")
     return splits, tuple(notes)
 
 

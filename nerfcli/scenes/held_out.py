@@ -10,7 +10,7 @@ from nerfcli.core.errors import NerfError
 from nerfcli.scenes.image_cache import ensure_size, image_path
 from nerfcli.scenes.images import image_header, read_image
 from nerfcli.scenes.scene import Scene
-from nerfcli.scenes.source import shortened
+from nerfcli.scenes.source import abbreviate
 
 ENDS = (  # how files begin and end: PNG and its chunk IEND, JPEG's SOI and EOI
     (b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"),
@@ -74,5 +74,5 @@ def odd_shapes(scene: Scene) -> str | None:
     odd = [i for i, (w, h) in sizes.items() if abs(w * height - h * width) > max(width, height)]
     if not odd:
         return None
-    names = shortened([f"{scene.names[i]} ({sizes[i][0]}x{sizes[i][1]})" for i in odd])
+    names = abbreviate([f"{scene.names[i]} ({sizes[i][0]}x{sizes[i][1]})" for i in odd])
     return f"held-out images of another shape than the training images' {width}x{height}: {names}"

@@ -41,7 +41,7 @@ def image_header(path: Path) -> tuple[int, int, bool, bool]:
     Raises:
         NerfError: not an image that Pillow can read.
     """
-    with _opened(path) as image:
+    with _open(path) as image:
         has_alpha = image.mode in ALPHA_MODES or "transparency" in image.info
         return image.width, image.height, has_alpha, _orientation(image) >= 5
 
@@ -61,7 +61,7 @@ def read_image(path: Path, downscale: int = 1, size: tuple[int, int] | None = No
     Raises:
         NerfError: the file is missing, corrupt, truncated or of an unknown kind.
     """
-    with _opened(path) as image:
+    with _open(path) as image:
         try:
             image.load()
             turn = _TURNS.get(_orientation(image))
@@ -70,7 +70,8 @@ def read_image(path: Path, downscale: int = 1, size: tuple[int, int] | None = No
             raise NerfError(f"{path} is corrupt or truncated ({error}).") from error
         if turn is not None and size is not None:
             turned = pixels.transpose(turn)
-            if _reduced(turned.size, downscale) == size != _reduced(pixels.size, downscale):
+            stored = _downscaled_size(pixels.size, downscale)
+            if _downscaled_size(turned.size, downscale) == size != stored:
                 pixels = turned
     # asarray would share memory that Pillow marks read-only
     return torch.from_numpy(_average(np.array(pixels), downscale))
@@ -123,7 +124,7 @@ def read_mask(path: Path, size: tuple[int, int], ignored: str, downscale: int = 
     """
     nonzero = read_image(path)[..., :3].amax(-1).numpy() > 0
     width, height = size
-    if _reduced(nonzero.shape[::-1], downscale) != size:
+    if _downscaled_size(nonzero.shape[::-1], downscale) != size:
         mask = Image.fromarray(nonzero.astype(np.uint8))
         full = (width * downscale, height * downscale)
         nonzero = np.array(mask.resize(full, Image.Resampling.NEAREST)) > 0
@@ -133,7 +134,7 @@ def read_mask(path: Path, size: tuple[int, int], ignored: str, downscale: int = 
     return torch.from_numpy(blocks.all(axis=(1, 3)))
 
 
-def _reduced(size: tuple[int, ...], downscale: int) -> tuple[int, int]:
+def _downscaled_size(size: tuple[int, ...], downscale: int) -> tuple[int, int]:
     return size[0] // downscale, size[1] // downscale
 
 
@@ -157,7 +158,7 @@ def write_png(path: Path, pixels: Tensor | np.ndarray) -> None:
         raise NerfError(f"Cannot write {path}: {error.strerror or error}.") from error
 
 
-def _opened(path: Path) -> Image.Image:
+def _open(path: Path) -> Image.Image:
     try:
         return Image.open(path)
     except FileNotFoundError as error:

@@ -239,7 +239,7 @@ def find_file(root: Path, stated: str) -> Path | None:
     return next(filter(is_file, tried), None)
 
 
-def stored_size(path: Path, stated: tuple[int, int] | None) -> tuple[int, int, bool]:
+def read_stored_size(path: Path, stated: tuple[int, int] | None) -> tuple[int, int, bool]:
     """Width and height of the pixels that `read_image(path, size=...)` gives, and transparency.
 
     The EXIF orientation counts only if the turned image alone has the stated size.
@@ -266,13 +266,13 @@ def check_focal(focal: tuple[float, float], size: tuple[int, int], lens: Lens, w
             )
 
 
-def shortened(names: Sequence[str], limit: int = 3) -> str:
+def abbreviate(names: Sequence[str], limit: int = 3) -> str:
     """A few of many names, for a message."""
     rest = len(names) - limit
     return ", ".join(names[:limit]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def duplicates(names: Iterable[str]) -> list[str]:
+def find_duplicates(names: Iterable[str]) -> list[str]:
     """Names that occur more than once, in order."""
     seen: dict[str, int] = {}
     for name in names:

@@ -16,7 +16,7 @@ from nerfcli.core.progress import Progress
 from nerfcli.shapes.fit import fit_mesh
 from nerfcli.shapes.grids import MAX_RESOLUTION, ensure_resolution, sdf_of, voxels_of
 from nerfcli.shapes.mesh_files import load_shape, save_shape
-from nerfcli.shapes.simplify import simplified
+from nerfcli.shapes.simplify import simplify_mesh
 from nerfcli.shapes.surface import surface_of
 from nerfcli.shapes.surface_samples import sample_surface
 from nerfcli.shapes.types import Mesh, PointCloud, SdfGrid, Shape, VoxelGrid, bounds
@@ -108,19 +108,20 @@ def export_file(
         NerfError: a conversion that does not exist, or a shape without what it needs.
     """
     shape = load_shape(path, progress.note)
-    made = converted(str(path), shape, options, progress)
+    made = convert_shape(str(path), shape, options, progress)
     save_shape(made, out)
-    value = {"source": str(path), "from": kind_of(shape), "to": options.to, **described(made)}
+    value = {"source": str(path), "from": kind_of(shape), "to": options.to, **describe_shape(made)}
     if options.to in ("voxels", "sdf"):
         value["resolution"] = options.grid_resolution
     return finish([out], value)
 
 
-def converted(name: str, shape: Shape, options: ExportOptions, progress: Progress) -> Shape:
+def convert_shape(name: str, shape: Shape, options: ExportOptions, progress: Progress) -> Shape:
     """Another representation of a shape. Errors as for `export_file`."""
     kind, to = kind_of(shape), options.to
     if options.fit and to == "mesh":
-        return fitted(shape if isinstance(shape, PointCloud) else surface_of(name, shape), progress)
+        target = shape if isinstance(shape, PointCloud) else surface_of(name, shape)
+        return fit_shape(target, progress)
     if to not in POSSIBLE[kind]:
         possible = ", ".join(POSSIBLE[kind])
         hint = "; a mesh by --fit, if they have normals" if kind == "points" else ""
@@ -139,11 +140,11 @@ def converted(name: str, shape: Shape, options: ExportOptions, progress: Progres
     surface = surface_of(name, shape)
     if to == "mesh":
         assert isinstance(surface, Mesh)  # POSSIBLE keeps points away
-        return surface if options.faces is None else simplified(surface, options.faces)
-    return surface if isinstance(surface, PointCloud) else _sampled(surface, options)
+        return surface if options.faces is None else simplify_mesh(surface, options.faces)
+    return surface if isinstance(surface, PointCloud) else _sample(surface, options)
 
 
-def fitted(target: Mesh | PointCloud, progress: Progress, start: Mesh | None = None) -> Mesh:
+def fit_shape(target: Mesh | PointCloud, progress: Progress, start: Mesh | None = None) -> Mesh:
     """A mesh of even triangles moved onto the target; from a sphere, unless a start is given."""
     steps = 200
     with progress.another(steps, "step", "fit") as reporter:
@@ -154,7 +155,7 @@ def fitted(target: Mesh | PointCloud, progress: Progress, start: Mesh | None = N
         return fit_mesh(target, start, steps=steps, note=note)
 
 
-def described(shape: Shape) -> dict[str, Any]:
+def describe_shape(shape: Shape) -> dict[str, Any]:
     """Sizes and place of a shape, for the sidecar."""
     box = bounds(shape).tolist()
     if isinstance(shape, Mesh):
@@ -189,7 +190,7 @@ def finish(files: list[Path], value: dict[str, Any]) -> dict[str, Any]:
     return value | {"files": [str(file) for file in (*files, sidecar)]}
 
 
-def _sampled(mesh: Mesh, options: ExportOptions) -> PointCloud:
+def _sample(mesh: Mesh, options: ExportOptions) -> PointCloud:
     import numpy as np
 
     rng = np.random.default_rng(options.seed)

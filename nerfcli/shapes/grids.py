@@ -11,9 +11,9 @@ from nerfcli.shapes.distance import Surface
 from nerfcli.shapes.inside import closedness, inside_blocks, inside_grid
 from nerfcli.shapes.surface import surface_of
 from nerfcli.shapes.types import (
-    Grid,
     Mesh,
     PointCloud,
+    RegularGrid,
     SdfGrid,
     Shape,
     VoxelGrid,
@@ -36,7 +36,7 @@ def voxels_of(name: str, shape: Shape, resolution: int) -> VoxelGrid:
     if isinstance(shape, PointCloud):
         return _cubes_with_points(shape, resolution)
     mesh = closed_surface(name, shape)
-    grid = Grid.over(bounds(mesh), resolution)
+    grid = RegularGrid.over(bounds(mesh), resolution)
     inside = inside_grid(mesh, grid.origin, np.full(3, grid.spacing), grid.shape)
     if not inside.any():
         raise NerfError(
@@ -58,7 +58,7 @@ def sdf_of(name: str, shape: Shape, resolution: int, progress: Progress) -> SdfG
     box = bounds(mesh)
     spacing = float((box[1] - box[0]).max()) / max(1, resolution - 2 * PADDING)
     margin = (PADDING - 1) * spacing  # Grid.over adds another cell
-    grid = Grid.over(np.stack([box[0] - margin, box[1] + margin]), max(1, resolution - 2))
+    grid = RegularGrid.over(np.stack([box[0] - margin, box[1] + margin]), max(1, resolution - 2))
     surface, values = Surface(mesh), np.empty(grid.shape, dtype=np.float32)
     plane = all_indices(grid.shape[1:])
     rows = max(1, 500_000 // len(plane))
@@ -100,7 +100,7 @@ def ensure_resolution(resolution: int, most: int) -> None:
 
 
 def _cubes_with_points(cloud: PointCloud, resolution: int) -> VoxelGrid:
-    grid = Grid.over(bounds(cloud), resolution)
+    grid = RegularGrid.over(bounds(cloud), resolution)
     index = np.rint((cloud.points - grid.origin) / grid.spacing).astype(np.int64)
     flat = np.ravel_multi_index(tuple(index.T), grid.shape)
     n = int(np.prod(grid.shape))
@@ -114,7 +114,7 @@ def _cubes_with_points(cloud: PointCloud, resolution: int) -> VoxelGrid:
     return VoxelGrid(values, grid.origin, np.full(3, grid.spacing), 0.5, colors)
 
 
-def surface_colors(surface: Mesh, inside: np.ndarray, grid: Grid) -> np.ndarray | None:
+def surface_colors(surface: Mesh, inside: np.ndarray, grid: RegularGrid) -> np.ndarray | None:
     """The colour of the nearest vertex at each sample inside, uint8-exact float32; or None."""
     if surface.vertex_colors is None:
         return None

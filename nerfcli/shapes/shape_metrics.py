@@ -125,8 +125,8 @@ def bootstrap(
     comes from the finite sample, and does not hold the bias that the noise floor shows. Maxima
     have no valid bootstrap and are left out. Source: Efron (1979).
     """
-    draws_ab = _redrawn_means(_columns(found.d_ab, found.cos_ab, radii), n_draws, rng)
-    draws_ba = _redrawn_means(_columns(found.d_ba, found.cos_ba, radii), n_draws, rng)
+    draws_ab = _resample_means(_columns(found.d_ab, found.cos_ab, radii), n_draws, rng)
+    draws_ba = _resample_means(_columns(found.d_ba, found.cos_ba, radii), n_draws, rng)
     n = len(radii)
     intervals: dict[str, Any] = {
         "draws": n_draws,
@@ -149,7 +149,7 @@ def _columns(d: np.ndarray, cos: np.ndarray | None, radii: Sequence[float]) -> n
     return np.column_stack(columns if cos is None else [*columns, cos]).astype(np.float64)
 
 
-def _redrawn_means(columns: np.ndarray, n_draws: int, rng: np.random.Generator) -> np.ndarray:
+def _resample_means(columns: np.ndarray, n_draws: int, rng: np.random.Generator) -> np.ndarray:
     n = len(columns)
     counts = (np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(n_draws))
     return np.stack([count @ columns / n for count in counts])

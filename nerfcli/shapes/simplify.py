@@ -11,7 +11,7 @@ from nerfcli.shapes.types import Mesh
 _ROUNDS = 3  # each asks for a little more than the last, if what came out was not closed
 
 
-def simplified(mesh: Mesh, n_faces: int) -> Mesh:
+def simplify_mesh(mesh: Mesh, n_faces: int) -> Mesh:
     """The mesh with about n_faces faces; as it is if it has no more. Colours are dropped.
 
     Raises:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from nerfcli.cameras.boxes import Box
-from nerfcli.scenes.readers.ngp_box import stated_box
+from nerfcli.scenes.readers.ngp_box import parse_box
 from nerfcli.scenes.readers.transforms import read_frames
 from nerfcli.scenes.source import Source, read_json
 
@@ -46,7 +46,7 @@ def read_blender(root: Path, only: Path | None = None) -> Source:
         if any("mask_path" in frame for frame in data["frames"]):
             masked_where = "black"
         if box is None:
-            box, box_source = stated_box(data, str(path))
+            box, box_source = parse_box(data, str(path))
     bounds = None
     distance = float(np.median([np.linalg.norm(frame.c2w[:, 3]) for frame in frames]))
     if box is None and USUAL_DISTANCE[0] <= distance <= USUAL_DISTANCE[1]:

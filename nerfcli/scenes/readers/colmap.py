@@ -18,11 +18,11 @@ from nerfcli.scenes.source import (
     Frame,
     Points,
     Source,
+    abbreviate,
     check_focal,
     is_file,
     natural_key,
-    shortened,
-    stored_size,
+    read_stored_size,
 )
 
 MODEL_FOLDERS = ("sparse/0", "sparse", "colmap/sparse/0", "colmap/sparse", ".")
@@ -53,7 +53,7 @@ def read_colmap(root: Path, folder: Path) -> Source:
     if missing:
         notes.append(
             f"{len(missing)} of {len(images)} images of the model have no file in {place} and are "
-            f"left out: {shortened(missing)}"
+            f"left out: {abbreviate(missing)}"
         )
     splits, more = _splits(root, list(found))
     images = [i for i in images if i.name in found and (not splits or i.name in splits)]
@@ -139,7 +139,7 @@ def _other_models(folder: Path) -> list[str]:
         return []
     return [
         f"{folder.parent.name} holds {len(others) + 1} models, which means that images were not "
-        f"connected; {folder.name} is read, not {shortened(others)}"
+        f"connected; {folder.name} is read, not {abbreviate(others)}"
     ]
 
 
@@ -168,7 +168,7 @@ def _intrinsics(model: ColmapModel, id_: int, folder: Path) -> Intrinsics:
 
 def _frame(image: ColmapImage, camera: Intrinsics, path: Path, folder: Path) -> Frame:
     where = f"{folder}, image {image.name!r}"
-    width, height, has_alpha = stored_size(path, camera.size)
+    width, height, has_alpha = read_stored_size(path, camera.size)
     sx, sy = size_ratio((width, height), camera.size, where)
     (fx, fy), (cx, cy) = camera.focal, camera.principal
     return Frame(
@@ -269,7 +269,7 @@ def _splits(root: Path, names: list[str]) -> tuple[dict[str, str], list[str]]:
     lost = [name for name in names if name not in splits]
     if not lost:
         return splits, []
-    return splits, [f"{len(lost)} images that no list names are left out: {shortened(lost)}"]
+    return splits, [f"{len(lost)} images that no list names are left out: {abbreviate(lost)}"]
 
 
 def _mask_folder(root: Path, images: Path) -> Path | None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from nerfcli.core.errors import NerfError
 from nerfcli.scenes.readers.colmap_cameras import CameraModel
-from nerfcli.scenes.source import duplicates, shortened
+from nerfcli.scenes.source import abbreviate, find_duplicates
 
 MAX_SIDE = 2**20  # pixels; a camera that states more is damaged
 
@@ -67,7 +67,7 @@ def no_points() -> ColmapPoints:
     return ColmapPoints(np.zeros(0, np.int64), nothing, nothing.astype(np.uint8), np.zeros(0))
 
 
-def checked_camera(camera: ColmapCamera, where: str) -> ColmapCamera:
+def check_camera(camera: ColmapCamera, where: str) -> ColmapCamera:
     """The camera, if its size can be one."""
     if not all(1 <= side <= MAX_SIDE for side in camera.size):
         raise NerfError(
@@ -77,7 +77,7 @@ def checked_camera(camera: ColmapCamera, where: str) -> ColmapCamera:
     return camera
 
 
-def checked_images(
+def check_images(
     images: list[ColmapImage], cameras: dict[int, ColmapCamera], where: str
 ) -> tuple[ColmapImage, ...]:
     """The images, if there are any, their names are unique and their cameras known.
@@ -87,9 +87,9 @@ def checked_images(
     """
     if not images:
         raise NerfError(f"{where} holds no registered image; the reconstruction failed.")
-    twice = duplicates([image.name for image in images])
+    twice = find_duplicates([image.name for image in images])
     if twice:
-        raise NerfError(f"{where} holds the same image more than once: {shortened(twice)}.")
+        raise NerfError(f"{where} holds the same image more than once: {abbreviate(twice)}.")
     for image in images:
         if image.camera_id not in cameras:
             raise NerfError(

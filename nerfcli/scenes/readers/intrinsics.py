@@ -16,7 +16,7 @@ PERSPECTIVE = ("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV")
 LENS_KEYS = ("k1", "k2", "k3", "k4", "p1", "p2")
 
 
-def stated_size(keys: Mapping[str, Any], where: str) -> tuple[int, int] | None:
+def parse_size(keys: Mapping[str, Any], where: str) -> tuple[int, int] | None:
     """`w` and `h` if both are there; they may be written as floats."""
     if "w" not in keys or "h" not in keys:
         return None
@@ -26,7 +26,7 @@ def stated_size(keys: Mapping[str, Any], where: str) -> tuple[int, int] | None:
     return round(width), round(height)
 
 
-def lens_from_keys(keys: Mapping[str, Any], where: str) -> Lens:
+def parse_lens(keys: Mapping[str, Any], where: str) -> Lens:
     """The lens of a frame that is no panorama.
 
     Fisheye by `camera_model` or `is_fisheye`, else Brown or pinhole.
@@ -74,7 +74,7 @@ def _focal_along(keys: Mapping[str, Any], axis: str, length: int, where: str) ->
     return 0.5 * length / math.tan(half_angle)
 
 
-def intrinsics(
+def parse_intrinsics(
     frame: Mapping[str, Any],
     top: Mapping[str, Any],
     real: tuple[int, int],
@@ -92,7 +92,7 @@ def intrinsics(
             shape than stated.
     """
     keys = ChainMap(dict(frame), dict(top))
-    width, height = stated_size(keys, where) or real
+    width, height = parse_size(keys, where) or real
     if keys.get("camera_model") == "EQUIRECTANGULAR":  # its focal lengths say nothing
         size_ratio(real, (width, height), where)
         return *panorama(real), Lens("equirectangular")
@@ -115,7 +115,7 @@ def intrinsics(
             f"{width}x{height} image; cx and cy are in pixels."
         )
     ratio = size_ratio(real, (width, height), where)
-    lens = lens_from_keys(keys, where)
+    lens = parse_lens(keys, where)
     check_focal((fx, fy), (width, height), lens, where)
     return (fx * ratio[0], fy * ratio[1]), (cx * ratio[0], cy * ratio[1]), lens
 

@@ -16,7 +16,7 @@ from nerfcli.scenes.source import number
 NGP_SCALE, NGP_OFFSET = 0.33, (0.5, 0.5, 0.5)  # instant-ngp's defaults
 
 
-def stated_box(data: Mapping[str, Any], where: str) -> tuple[Box | None, str]:
+def parse_box(data: Mapping[str, Any], where: str) -> tuple[Box | None, str]:
     """instant-ngp's detail cube in source units, and in words; None if nothing is stated.
 
     Its frame is p * scale + offset, its detail cube the unit cube, and aabb_scale widens it.

@@ -17,7 +17,7 @@ from nerfcli.core.files import write_json
 from nerfcli.scenes.build import Options, box_in_source, scene_from_source
 from nerfcli.scenes.extent import depths_in_view
 from nerfcli.scenes.images import read_mask, read_with_alpha, write_png
-from nerfcli.scenes.source import Frame, Source, duplicates, natural_key
+from nerfcli.scenes.source import Frame, Source, find_duplicates, natural_key
 from nerfcli.scenes.writers.blender import write_blender
 from nerfcli.scenes.writers.colmap import write_colmap
 from nerfcli.scenes.writers.llff import write_llff
@@ -28,7 +28,7 @@ DATAPARSER = "dataparser_transforms.json"
 
 
 @dataclass(frozen=True)
-class Choices:
+class WriteOptions:
     """How a scene is written.
 
     Attributes:
@@ -45,7 +45,7 @@ class Choices:
 
 
 @dataclass(frozen=True)
-class Written:
+class WriteResult:
     """What came of it: the new name of each image, and remarks."""
 
     names: dict[str, str]
@@ -53,8 +53,11 @@ class Written:
 
 
 def write_scene(
-    source: Source, folder: Path, choices: Choices, done: Callable[[int], None] = lambda n: None
-) -> Written:
+    source: Source,
+    folder: Path,
+    options: WriteOptions,
+    done: Callable[[int], None] = lambda n: None,
+) -> WriteResult:
     """Write `source` into an empty folder. `list_unsupported` says what is lost.
 
     Args:
@@ -63,33 +66,33 @@ def write_scene(
     Raises:
         NerfError: an image cannot be read, or the folder not written.
     """
-    target = choices.target
+    target = options.target
     names = image_names(source.frames, target)
     frames, notes = list(source.frames), []
     for i, frame in enumerate(frames):
         try:
-            _place_image(frame, folder / names[i], choices)
+            _write_image(frame, folder / names[i], options)
         except OSError as error:
             raise NerfError(f"cannot write {folder / names[i]}: {error.strerror}.") from error
         done(i + 1)
     if target == "blender":
-        write_blender(frames, names, folder, _stated_box(source))
+        write_blender(frames, names, folder, _box_to_state(source))
     elif target == "llff":
         bounds, note = _bounds(source)
         notes += note
         write_llff(frames, bounds, folder)
     elif target == "colmap":
         below = [name.removeprefix("images/") for name in names]
-        write_colmap(frames, source.points, below, folder, text=choices.text)
-        _place_masks(source, [f"masks/{name}.png" for name in below], folder)
+        write_colmap(frames, source.points, below, folder, text=options.text)
+        _write_masks(source, [f"masks/{name}.png" for name in below], folder)
     else:
         below = [name.removeprefix("images/") for name in names]
-        masks = _place_masks(source, [f"masks/{name}.png" for name in below], folder, all_=True)
-        write_transforms(source, names, masks, _place_depths(source, below, folder), folder)
-    if choices.dataparser:
+        masks = _write_masks(source, [f"masks/{name}.png" for name in below], folder, all_=True)
+        write_transforms(source, names, masks, _copy_depths(source, below, folder), folder)
+    if options.dataparser:
         scene = scene_from_source(source, Options())
         write_json(folder / DATAPARSER, dataparser_transforms(source, scene.scene_from_source))
-    return Written({f.name: n for f, n in zip(frames, names, strict=True)}, tuple(notes))
+    return WriteResult({f.name: n for f, n in zip(frames, names, strict=True)}, tuple(notes))
 
 
 def image_names(frames: Sequence[Frame], target: str) -> list[str]:
@@ -106,12 +109,12 @@ def image_names(frames: Sequence[Frame], target: str) -> list[str]:
         names = [n.removeprefix(f"{s}/") for n, s in zip(names, folders, strict=True)]
     if target in ("blender", "llff"):
         names = [name.replace("/", "_") for name in names]
-    names = [_suffixed(frame, name, target) for frame, name in zip(frames, names, strict=True)]
+    names = [_with_suffix(frame, name, target) for frame, name in zip(frames, names, strict=True)]
     key = str if target == "llff" else natural_key
     ordered = target == "llff" or any(frame.split is None for frame in frames)
     for folder in set(folders):
         mine = [n for n, f in zip(names, folders, strict=True) if f == folder]
-        if duplicates(mine) or (ordered and mine != sorted(mine, key=key)):
+        if find_duplicates(mine) or (ordered and mine != sorted(mine, key=key)):
             flat = (PurePosixPath(name.replace("/", "_")) for name in names)
             names = [f"{i:05d}_{name}" for i, name in enumerate(flat)]
             break
@@ -125,7 +128,7 @@ def _without_common_folder(names: Sequence[str]) -> list[str]:
     return ["/".join(p) for p in parts]
 
 
-def _suffixed(frame: Frame, name: str, target: str) -> str:
+def _with_suffix(frame: Frame, name: str, target: str) -> str:
     """With the suffix of what will be written: PNG where a separate alpha image is merged in."""
     assert frame.image is not None
     merged = frame.alpha is not None and target != "transforms"
@@ -133,17 +136,17 @@ def _suffixed(frame: Frame, name: str, target: str) -> str:
     return str(PurePosixPath(name).with_suffix(suffix))
 
 
-def _place_image(frame: Frame, place: Path, choices: Choices) -> None:
+def _write_image(frame: Frame, place: Path, options: WriteOptions) -> None:
     """Copy, link, or write anew where the format wants other pixels or another file."""
     assert frame.image is not None
     place.parent.mkdir(parents=True, exist_ok=True)
-    merged = frame.alpha is not None and choices.target != "transforms"
+    merged = frame.alpha is not None and options.target != "transforms"
     if merged or place.suffix != frame.image.suffix:
         write_png(place, read_with_alpha(frame.image, frame.alpha, 1, frame.size))
         return
-    _copy(frame.image, place, choices.link)
+    _copy(frame.image, place, options.link)
     if frame.alpha is not None:
-        _copy(frame.alpha, place.with_name(f"{place.stem}.alpha{place.suffix}"), choices.link)
+        _copy(frame.alpha, place.with_name(f"{place.stem}.alpha{place.suffix}"), options.link)
 
 
 def _copy(file: Path, place: Path, link: bool) -> None:
@@ -153,7 +156,7 @@ def _copy(file: Path, place: Path, link: bool) -> None:
         shutil.copyfile(file, place)
 
 
-def _place_masks(
+def _write_masks(
     source: Source, names: Sequence[str], folder: Path, *, all_: bool = False
 ) -> list[str | None]:
     """Masks as PNG in which black is ignored; `all_`: where any frame has one, every frame has."""
@@ -173,7 +176,7 @@ def _place_masks(
     return placed
 
 
-def _place_depths(source: Source, names: Sequence[str], folder: Path) -> list[str | None]:
+def _copy_depths(source: Source, names: Sequence[str], folder: Path) -> list[str | None]:
     placed: list[str | None] = []
     for frame, name in zip(source.frames, names, strict=True):
         if frame.depth is None:
@@ -186,7 +189,7 @@ def _place_depths(source: Source, names: Sequence[str], folder: Path) -> list[st
     return placed
 
 
-def _stated_box(source: Source) -> Box | None:
+def _box_to_state(source: Source) -> Box | None:
     """The box, in source units, that readers of Blender scenes would not guess."""
     if source.keep_frame:
         return None

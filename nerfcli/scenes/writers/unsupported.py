@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from nerfcli.scenes.readers.colmap_cameras import Intrinsics, camera_model_of
 from nerfcli.scenes.extent import MAX_CASCADES
+from nerfcli.scenes.readers.colmap_cameras import Intrinsics, camera_model_of
 from nerfcli.scenes.source import Frame, Source, median_focal
 
 TARGETS = ("blender", "llff", "colmap", "transforms")
