@@ -117,7 +117,7 @@ def test_lenses_masks_and_exchanged_pixels(
     scene = replace(scene, cameras=replace(scene.cameras, lenses=lenses), crop_radius=7.0)
     ready = prepared(scene, "hashgrid")
     assert ready.residents.at(0).usable is not None
-    ready.residents.n_parts = 2
+    ready.residents.n_shards = 2
     run = Run.create(tmp_path / "run", ready.config, ready.scene.to_json())
     assert train.train(ready, run, progress=quiet(), stop=Stop(4))["steps"] == 4
     model = load_model(run, "torch", "cuda")

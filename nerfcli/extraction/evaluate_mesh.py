@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from nerfcli.core.errors import NerfError
-from nerfcli.core.progress import Progress
+from nerfcli.core.progress import Note, Progress
 from nerfcli.engine.runs import Run
 from nerfcli.extraction.export import run_mesh
 from nerfcli.shapes.compare import CompareOptions, compare_shapes
@@ -17,7 +16,7 @@ from nerfcli.shapes.types import Shape
 RADIUS_PLACE = 1  # of compare.RADIUS_SHARES: one percent of the diagonal of the truth's box
 
 
-def load_truth(path: Path, note: Callable[[str], None]) -> Shape:
+def load_truth(path: Path, note: Note) -> Shape:
     """A shape to be judged against. Errors as for `load_shape`, naming --geometry."""
     try:
         return load_shape(path, note)

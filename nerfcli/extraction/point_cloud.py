@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from scipy.spatial import KDTree
 
 from nerfcli.core.errors import NerfError
-from nerfcli.core.progress import Progress
+from nerfcli.core.progress import Note, Progress
 from nerfcli.engine.render import render_image
 from nerfcli.extraction.source_field import SourceField
 from nerfcli.extraction.visibility import Visibility
@@ -27,7 +25,7 @@ def field_points(
     n_points: int,
     seed: int,
     progress: Progress,
-    note: Callable[[str], None],
+    note: Note,
 ) -> PointCloud:
     """Points with rendered colours and outward normals, in the source's frame.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nerfcli.core.errors import NerfError
 from nerfcli.scenes.build import Options, scene_from_source
-from nerfcli.scenes.image_cache import Residents, load_views, views_bytes
+from nerfcli.scenes.image_cache import ImageCache, load_views, views_bytes
 from nerfcli.scenes.readers import llff
 from nerfcli.scenes.readers.blender import SPLITS, blender_files, read_blender
 from nerfcli.scenes.readers.colmap import MODEL_FOLDERS, colmap_folder, read_colmap
@@ -17,7 +17,7 @@ from nerfcli.scenes.scene import Scene, Similarity
 from nerfcli.scenes.source import Source
 
 __all__ = [
-    "Residents",
+    "ImageCache",
     "Scene",
     "Similarity",
     "Source",

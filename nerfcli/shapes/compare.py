@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from nerfcli.core.errors import NerfError
+from nerfcli.core.progress import Note
 from nerfcli.shapes.align import align_similarity, scale_of
 from nerfcli.shapes.distance import Surface
 from nerfcli.shapes.iou import volumetric_iou
@@ -79,7 +79,7 @@ def compare_shapes(
     b: Shape,
     options: CompareOptions,
     names: tuple[str, str] = ("A", "B"),
-    note: Callable[[str], None] = lambda text: None,
+    note: Note = lambda text: None,
 ) -> dict[str, Any]:
     """Measure A (judged) against B (the truth); definitions in docs/geometry.md.
 

@@ -7,7 +7,6 @@ GLB where texture coordinates differ) are welded by bit-equal position, and the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,13 @@ import numpy as np
 
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import replacing
+from nerfcli.core.progress import Note
 from nerfcli.shapes.grid_files import MAX_BYTES, binvox_bytes, load_grid, save_grid
 from nerfcli.shapes.types import Mesh, PointCloud, SdfGrid, Shape, VoxelGrid, merge_vertices
 
 MESH_SUFFIXES = (".ply", ".obj", ".glb", ".stl")
 SHAPE_SUFFIXES = (*MESH_SUFFIXES, ".npz")
 MAX_COORDINATE = 1e12  # beyond, squares of differences lose every digit that matters
-
-Note = Callable[[str], None]
 
 
 def load_shape(path: Path, note: Note | None = None) -> Shape:
