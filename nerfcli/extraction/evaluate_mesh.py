@@ -1,4 +1,4 @@
-"""`nerf eval --geometry`: a run's shape against a true one."""
+"""Compare the mesh of a run with a true shape (`nerf eval --geometry`)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RADIUS_PLACE = 1  # of compare.RADIUS_SHARES: one percent of the diagonal of the
 
 
 def load_truth(path: Path, note: Note) -> Shape:
-    """A shape to be judged against. Errors as for `load_shape`, naming --geometry."""
+    """Load the true shape; errors are those of `load_shape` and name --geometry."""
     try:
         return load_shape(path, note)
     except NerfError as error:
@@ -27,12 +27,12 @@ def load_truth(path: Path, note: Note) -> Shape:
 def evaluate_mesh(
     run: Run, truth: Shape, name: str, *, backend: str, progress: Progress
 ) -> dict[str, Any]:
-    """The run's mesh (default export) measured against the truth, in one frame and unit.
+    """Measure the run's mesh (default export) against the truth, in one frame and unit.
 
     Returns:
-        f_score at 1 % of the truth's diagonal, iou (None where the truth has no inside), chamfer
-        (mean of both directions, not squared) and chamfer_percent (of the diagonal); then all
-        that `nerf compare` says, as `compare`, and how the mesh was made, as `mesh`.
+        f_score at 1 % of the truth's diagonal, iou (None if the truth has no inside), chamfer
+        (mean of both directions, not squared), chamfer_percent (of the diagonal), the result of
+        `nerf compare` as `compare`, and the settings of the mesh as `mesh`.
 
     Raises:
         NerfError: an empty field, or a degenerate truth.

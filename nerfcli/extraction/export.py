@@ -1,4 +1,4 @@
-"""`nerf export RUN`: the representations that come from a field."""
+"""Export a run as another representation (`nerf export RUN`)."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ TEXTURED_FACES = 50_000  # of a mesh with a texture, unless --faces says otherwi
 
 @dataclass(frozen=True)
 class Extracted:
-    """A surface and how it came about."""
+    """A surface, and what it was extracted from."""
 
     mesh: Mesh
     solid: Solid
@@ -67,7 +67,7 @@ def default_out(run: Run, to: str) -> Path:
 def export_run(
     run: Run, out: Path, options: ExportOptions, backend: str, progress: Progress
 ) -> dict[str, Any]:
-    """Write one representation of a run, and its sidecar; the JSON value of the command.
+    """Write one representation of a run and its sidecar; return the JSON value of the command.
 
     Raises:
         NerfError: an empty field, a threshold that leaves nothing, or a missing package.
@@ -94,9 +94,9 @@ def export_run(
 
 
 def field_for_shapes(run: Run, backend: str, progress: Progress) -> Model:
-    """The model of a run whose tensors are on the CPU, where shapes are made of them.
+    """Load the model of a run with its tensors on the CPU, where shapes are made.
 
-    Only what a hash grid says is asked of the run's device.
+    Only the hash grid is evaluated on the run's device.
     """
     device = pick(run.config.device)
     if device != "cpu" and run.config.model.method == "classic":
@@ -111,7 +111,11 @@ def field_for_shapes(run: Run, backend: str, progress: Progress) -> Model:
 
 
 def extract(source: SourceField, options: ExportOptions, progress: Progress) -> Extracted:
-    """The surface of a field: closed, oriented outwards, without colours. Errors as above."""
+    """Extract the surface of a field: closed, oriented outwards, without colours.
+
+    Raises:
+        NerfError: an empty field, or a threshold that leaves nothing.
+    """
     with progress.another(None, "view", "look") as reporter:
         visibility = compute_visibility(source, reporter)
     progress.note("finding what no light reaches")
@@ -128,10 +132,13 @@ def extract(source: SourceField, options: ExportOptions, progress: Progress) -> 
 
 
 def run_mesh(run: Run, backend: str, progress: Progress) -> tuple[Mesh, dict[str, Any]]:
-    """The mesh of a run with default options: the one in its exports if it is still true.
+    """Return the mesh of a run with default options; reuse the exported one if it is current.
 
     Returns:
-        The mesh, and its sidecar. Errors as above.
+        The mesh, and its sidecar.
+
+    Raises:
+        NerfError: as `extract`.
     """
     out = default_out(run, "mesh")
     sidecar = sidecar_of(out)
@@ -243,7 +250,7 @@ def _cameras(scene: Scene, out: Path, base: dict[str, Any]) -> dict[str, Any]:
 
 
 def _view_index(scene: Scene, view: str | None) -> int:
-    """The camera that --view names: an image, or a number among the training views."""
+    """Find the camera that --view names: an image, or a number among the training views."""
     training = scene.splits["train"]
     if view is None:
         return training[0]

@@ -27,10 +27,10 @@ TEST_EVERY = 8  # of the views on the sphere, for the test split
 
 
 def sphere_cameras(cameras: Cameras, box: Box, n: int) -> Cameras:
-    """n pinholes spread evenly over a sphere, looking at what the training cameras look at.
+    """Spread n pinhole cameras evenly over a sphere around the focus of the training cameras.
 
-    Their distance is the training cameras' median, their intrinsics are those of the first one
-    with the principal point in the middle. Upwards is the cameras' mean own up.
+    Their distance is the median of the training cameras. Their intrinsics are those of the first,
+    with the principal point in the middle. Up is the mean up of the training cameras.
     """
     found = common_focus(cameras)
     focus = np.array(box.center) if found is None else found[0].numpy()
@@ -105,7 +105,7 @@ def write_cameras(scene: Scene, folder: Path) -> tuple[list[Path], list[Unsuppor
 
 
 def frusta(scene: Scene, share: float = 0.1) -> Mesh:
-    """A pyramid for each camera, its apex at the centre; source frame.
+    """Make a pyramid for each camera, its apex at the camera's centre; source frame.
 
     share: height of a pyramid as a share of the median distance to the box's centre.
     """
@@ -126,7 +126,7 @@ def frusta(scene: Scene, share: float = 0.1) -> Mesh:
 
 
 def _rgba(model: Model, cameras: Cameras, index: int) -> np.ndarray:
-    """[height, width, 4] in [0, 1], straight alpha."""
+    """Render a view: [height, width, 4] in [0, 1], straight alpha."""
     pixels = render_image(model, cameras, index)
     rest = (1.0 - pixels.opacity)[:, None] * model.background
     colors = ((pixels.rgb - rest) / pixels.opacity.clamp(min=1e-3)[:, None]).clamp(0.0, 1.0)
