@@ -19,8 +19,8 @@ from nerfcli.core.progress import Progress
 if TYPE_CHECKING:
     from nerfcli.scenes import Source
 
-RECORD = "conversion.json"  # in the new folder: what was made of what
-MADE = re.compile(  # what conversions write into it
+RECORD = "conversion.json"  # in the new folder: source, losses and new names
+MADE = re.compile(  # the files that conversions write
     r"conversion\.json|images|masks|depths|sparse|train|val|test|(train|validation|test)_list\.txt|"
     r"(dataparser_)?transforms(_train|_val|_test)?\.json|sparse_pc\.ply|poses_bounds\.npy"
 )
@@ -88,13 +88,15 @@ def convert(
         _ensure_room(source, out)
     options = WriteOptions(to, link, text, dataparser)
     aside = out.with_name(f".{out.name}.part")
-    with Progress(progress_kind(progress, quiet), len(source.frames), "image", "convert") as told:
+    with Progress(
+        progress_kind(progress, quiet), len(source.frames), "image", "convert"
+    ) as reporter:
         for note in source.notes:
-            told.note(note)
+            reporter.note(note)
         shutil.rmtree(aside, ignore_errors=True)
         try:
             aside.mkdir(parents=True)
-            written = write_scene(source, aside, options, told.update)
+            written = write_scene(source, aside, options, reporter.update)
             value |= {"written": True, "notes": list(written.notes), "names": written.names}
             write_json(aside / RECORD, value)
             if out.exists():

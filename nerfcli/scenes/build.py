@@ -96,10 +96,10 @@ def scene_from_source(source: Source, options: Options) -> Scene:
 
 
 def source_from_scene(scene: Scene) -> Source:
-    """Return to the source's frame and units, for the writers; `scene_from_source` backwards.
+    """Describe a scene in its source's frame and units, for the writers.
 
-    Image sizes and intrinsics are those of the scene, after its downscaling. Sparse points,
-    depths and bounds of views are no part of a scene.
+    This undoes `scene_from_source`, except that image sizes and intrinsics stay downscaled and
+    that a scene has no sparse points, depth images or bounds of views.
     """
     cameras = scene.cameras
     c2w = scene.scene_from_source.inverse().apply_c2w(cameras.c2w).numpy()
@@ -156,7 +156,7 @@ def _check_options(options: Options) -> None:
 
 
 def choose_downscale(frames: tuple[Frame, ...]) -> tuple[int, tuple[str, ...]]:
-    """The least downscale at which all images fit in memory, and what is to be said about it."""
+    """Choose the least downscale at which all images fit into memory, and a note about it."""
     channels = 4 if any(frame.has_alpha for frame in frames) else 3
     masked = 4 if any(frame.mask is not None for frame in frames) else 0
     needed = (channels + masked) * sum(frame.size[0] * frame.size[1] for frame in frames)
@@ -208,7 +208,10 @@ def _choose_box(source: Source, cameras: Cameras, options: Options) -> tuple[Box
 def _bounds(
     source: Source, cameras: Cameras, moved: Cameras, box: Box, scale: float
 ) -> tuple[float, float]:
-    """Near and far in scene units; `cameras` in source units, `moved` and `box` in scene space."""
+    """Choose near and far in scene units.
+
+    cameras: in source units. moved, box: in scene space.
+    """
     if source.bounds is not None:
         return source.bounds[0] * scale, source.bounds[1] * scale
     near, far = bounds_from_cameras(moved, box)
@@ -223,7 +226,7 @@ def _bounds(
 def _splits(
     frames: tuple[Frame, ...], holdout: int
 ) -> tuple[dict[str, tuple[int, ...]], tuple[str, ...]]:
-    """The source's own split, or every n-th name; and what is to be said about it."""
+    """Split the frames as the source states, or by every n-th name; and notes about it."""
     if all(frame.split is None for frame in frames):
         return holdout_split(len(frames), holdout), ()
     splits = {

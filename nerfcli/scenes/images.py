@@ -34,9 +34,9 @@ _TURNS = {
 
 
 def image_header(path: Path) -> tuple[int, int, bool, bool]:
-    """Width, height, whether the file has transparency, and whether EXIF lays it on its side.
+    """Read width, height, has transparency, and whether EXIF turns it by 90 degrees.
 
-    Reads the header only; width and height are those of the stored pixels.
+    Only the header is read. Width and height are those of the stored pixels.
 
     Raises:
         NerfError: not an image that Pillow can read.
@@ -47,7 +47,7 @@ def image_header(path: Path) -> tuple[int, int, bool, bool]:
 
 
 def read_image(path: Path, downscale: int = 1, size: tuple[int, int] | None = None) -> Tensor:
-    """Pixels of an image file of any common kind (16-bit, grey, palette, CMYK included).
+    """Read an image file of any common kind (16-bit, grey, palette, CMYK included).
 
     Args:
         downscale: average blocks of this many pixels squared, weighted by alpha; a remainder at
@@ -80,7 +80,7 @@ def read_image(path: Path, downscale: int = 1, size: tuple[int, int] | None = No
 def read_with_alpha(
     path: Path, alpha: Path | None, downscale: int, size: tuple[int, int]
 ) -> Tensor:
-    """An image and its separate alpha image, as instant-ngp has them, as one.
+    """Read an image and its separate alpha image, as instant-ngp has them, as one.
 
     Args:
         size: width and height after the downscaling.
@@ -101,14 +101,14 @@ def read_with_alpha(
 
 
 def _srgb_to_linear(alpha: Tensor) -> Tensor:
-    """instant-ngp takes the red channel of an alpha image through the sRGB curve."""
+    """Linearise the red channel of an alpha image, as instant-ngp does."""
     value = alpha.to(torch.float64) / 255
     linear = torch.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
     return (linear * 255).to(torch.uint8)
 
 
 def read_mask(path: Path, size: tuple[int, int], ignored: str, downscale: int = 1) -> Tensor:
-    """Which pixels of an image may be used, from its mask file.
+    """Read from a mask file which pixels of an image may be used.
 
     Args:
         size: width and height of the image after the downscaling; a mask that does not come to
@@ -159,6 +159,7 @@ def write_png(path: Path, pixels: Tensor | np.ndarray) -> None:
 
 
 def _open(path: Path) -> Image.Image:
+    """Open an image with Pillow; NerfError naming the file."""
     try:
         return Image.open(path)
     except FileNotFoundError as error:
@@ -170,14 +171,14 @@ def _open(path: Path) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 to 8; 5 to 8 swap width and height."""
+    """Read the EXIF orientation, 1 to 8; 5 to 8 swap width and height."""
     if image.format == "PNG" and "exif" not in image.info:
         return 1  # asking Pillow would decode the whole image in search of it
     return int(image.getexif().get(0x0112, 1))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB or RGBA of any mode; Pillow itself clips 16-bit grey instead of scaling it."""
+    """Convert any mode to 8-bit RGB or RGBA; Pillow itself clips 16-bit grey."""
     if image.mode.startswith("I;16") or image.mode == "I":
         high = np.clip(np.array(image).astype(np.int64), 0, 65535)
         image = Image.fromarray(((high * 255 + 32767) // 65535).astype(np.uint8))
@@ -189,7 +190,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _average(pixels: np.ndarray, factor: int) -> np.ndarray:
-    """Means of factor x factor blocks, colours weighted by alpha. [h, w, c] uint8."""
+    """Average blocks of factor x factor pixels, colours weighted by alpha. [h, w, c] uint8."""
     if factor == 1:
         return pixels
     height, width, channels = pixels.shape

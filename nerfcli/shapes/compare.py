@@ -1,4 +1,4 @@
-"""Everything `nerf compare` says about two shapes, as one JSON-ready value."""
+"""Compare two shapes (`nerf compare`): all measures in one JSON-ready value."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def _sample(surface: Mesh | PointCloud, options: CompareOptions, stream: int) ->
 def _point_to_surface(
     p: SurfaceSamples, q: SurfaceSamples, a: Mesh | PointCloud, b: Mesh | PointCloud
 ) -> dict[str, Any]:
-    """Exact distances of the samples to the other's faces; None where it has no faces."""
+    """Measure exact distances of the samples to the other's faces; None if it has none."""
     return {
         "a_to_b": summary(Surface(b).closest(p.points)[0]) if isinstance(b, Mesh) else None,
         "b_to_a": summary(Surface(a).closest(q.points)[0]) if isinstance(a, Mesh) else None,
@@ -156,7 +156,7 @@ def _point_to_surface(
 def _noise_floor(
     b: Mesh | PointCloud, q: SurfaceSamples, options: CompareOptions, radii: tuple[float, ...]
 ) -> dict[str, Any] | None:
-    """What B scores against itself with two independent samples; None for a point cloud."""
+    """Score B against itself with two independent samples; None for a point cloud."""
     if isinstance(b, PointCloud):
         return None
     found = neighbours(_sample(b, options, 1), q)
@@ -173,7 +173,7 @@ def _noise_floor(
 def _volume(
     a: Shape, b: Shape, options: CompareOptions, names: tuple[str, str]
 ) -> tuple[dict[str, Any] | None, str | None]:
-    """The IoU, or why there is none: refused aloud only where the user asked for it."""
+    """Compute the IoU, or the reason why there is none; an error only if the user asked for it."""
     if options.voxels == 0:
         return None, "left out by --voxels 0"
     try:

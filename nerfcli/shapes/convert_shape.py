@@ -1,7 +1,6 @@
-"""`nerf export`: a run or a shape file becomes another representation, with a sidecar JSON.
+"""Convert a shape file to another representation, with a sidecar JSON (`nerf export FILE`).
 
-Which representation can be had from which is the table POSSIBLE; docs/representations.md says
-what each loses.
+The table POSSIBLE states which conversions exist; docs/representations.md says what each loses.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ SIDECAR = "export.json"  # in a folder; beside a file it is the file's name with
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What `nerf export` was asked for; None: the default of the kind.
+    """Options of `nerf export`; None: the default of the kind.
 
     threshold: density per source unit. fill: what no light reaches counts as inside.
     faces: about how many of a mesh. texture: side of a baked texture in texels; 0: vertex colours.
@@ -102,7 +101,7 @@ def kind_of(shape: Shape) -> str:
 def export_file(
     path: Path, out: Path, options: ExportOptions, progress: Progress
 ) -> dict[str, Any]:
-    """Convert a shape file; the files written and what they hold.
+    """Convert a shape file; return the JSON value of the command.
 
     Raises:
         NerfError: a conversion that does not exist, or a shape without what it needs.
@@ -117,7 +116,7 @@ def export_file(
 
 
 def convert_shape(name: str, shape: Shape, options: ExportOptions, progress: Progress) -> Shape:
-    """Another representation of a shape. Errors as for `export_file`."""
+    """Convert a shape to another representation. Errors as for `export_file`."""
     kind, to = kind_of(shape), options.to
     if options.fit and to == "mesh":
         target = shape if isinstance(shape, PointCloud) else surface_of(name, shape)
@@ -145,7 +144,7 @@ def convert_shape(name: str, shape: Shape, options: ExportOptions, progress: Pro
 
 
 def fit_shape(target: Mesh | PointCloud, progress: Progress, start: Mesh | None = None) -> Mesh:
-    """A mesh of even triangles moved onto the target; from a sphere, unless a start is given."""
+    """Move a mesh of even triangles onto the target, from `start` or else from a sphere."""
     steps = 200
     with progress.another(steps, "step", "fit") as reporter:
 
@@ -156,7 +155,7 @@ def fit_shape(target: Mesh | PointCloud, progress: Progress, start: Mesh | None 
 
 
 def describe_shape(shape: Shape) -> dict[str, Any]:
-    """Sizes and place of a shape, for the sidecar."""
+    """Describe the size and place of a shape, for the sidecar."""
     box = bounds(shape).tolist()
     if isinstance(shape, Mesh):
         return {"vertices": len(shape.vertices), "faces": len(shape.faces), "box": box,
@@ -176,7 +175,7 @@ def sidecar_of(path: Path) -> Path:
 
 
 def finish(files: list[Path], value: dict[str, Any]) -> dict[str, Any]:
-    """Write the sidecar beside the first file, or into its folder; the whole as JSON value."""
+    """Write the sidecar beside the first file, or into its folder; return the JSON value."""
     first = files[0]
     in_folder = value["to"] in FOLDERS
     sidecar = first.parent / SIDECAR if in_folder else sidecar_of(first)

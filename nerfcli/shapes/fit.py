@@ -1,4 +1,4 @@
-"""Moving a mesh onto a surface with the losses of geometry/losses.py.
+"""Move a mesh onto a surface with the losses of mesh_losses.py.
 
     fit_mesh(target, start=None, weights=FitWeights(), steps=200, edge_length=0.02, seed=0, note)
 

@@ -1,4 +1,4 @@
-"""Voxels and signed distances of a shape."""
+"""Make voxels and signed distances of a shape."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ PADDING = 2  # cells between a shape and the border of its distance grid
 
 
 def voxels_of(name: str, shape: Shape, resolution: int) -> VoxelGrid:
-    """Occupancy (0 or 1) at the centres of cubes, `resolution` along the longest side.
+    """Mark cubes as full (1) or empty (0), `resolution` along the longest side.
 
-    Of points, the cubes that hold one; of anything else, those whose centre lies inside.
+    A cube is full if it holds a point of a cloud, or if its centre lies inside any other shape.
 
     Raises:
         NerfError: a mesh that is not closed, or a shape too thin for any centre to lie inside.
@@ -49,7 +49,7 @@ def voxels_of(name: str, shape: Shape, resolution: int) -> VoxelGrid:
 
 
 def sdf_of(name: str, shape: Shape, resolution: int, progress: Progress) -> SdfGrid:
-    """Exact distances to the surface at grid points, negative inside (winding number).
+    """Compute exact distances to the surface at grid points, negative inside (winding number).
 
     Raises:
         NerfError: a point cloud, or a mesh that is not closed: they have no inside.
@@ -74,7 +74,7 @@ def sdf_of(name: str, shape: Shape, resolution: int, progress: Progress) -> SdfG
 
 
 def closed_surface(name: str, shape: Shape) -> Mesh:
-    """The surface of a shape that has an inside.
+    """Return the surface of a shape that has an inside.
 
     Raises:
         NerfError: a point cloud, a mesh with boundary edges, or an empty grid.
@@ -115,7 +115,7 @@ def _cubes_with_points(cloud: PointCloud, resolution: int) -> VoxelGrid:
 
 
 def surface_colors(surface: Mesh, inside: np.ndarray, grid: RegularGrid) -> np.ndarray | None:
-    """The colour of the nearest vertex at each sample inside, uint8-exact float32; or None."""
+    """Give each sample inside the colour of the nearest vertex, uint8-exact float32; or None."""
     if surface.vertex_colors is None:
         return None
     index = np.argwhere(inside)

@@ -1,4 +1,4 @@
-"""Triangles of like size on a moving surface: split long edges, collapse short ones, flip.
+"""Remesh to triangles of like size: split long edges, collapse short ones, flip.
 
 All three keep a closed surface closed and its genus; none turns a face over. Source of the
 scheme: Botsch and Kobbelt (2004), A Remeshing Approach to Multiresolution Modeling, section 4.
@@ -16,14 +16,14 @@ _SAME_SIDE = 0.3  # least cosine between the normals of a face before and after
 
 
 def remesh(mesh: Mesh, length: float) -> Mesh:
-    """The mesh with edges of about `length`; colours are dropped."""
+    """Remesh to edges of about `length`; colours are dropped."""
     mesh = split_long_edges(Mesh(mesh.vertices, mesh.faces), _LONG * length)
     mesh = collapse_short_edges(mesh, _SHORT * length, _LONG * length)
     return flip_edges(mesh)
 
 
 def icosphere(subdivisions: int, radius: float = 1.0, center: np.ndarray | None = None) -> Mesh:
-    """A sphere of 20 * 4**subdivisions nearly equal triangles, oriented outwards."""
+    """Make a sphere of 20 * 4**subdivisions nearly equal triangles, oriented outwards."""
     g = (1.0 + 5.0**0.5) / 2.0
     corners = [(-1, g, 0), (1, g, 0), (-1, -g, 0), (1, -g, 0), (0, -1, g), (0, 1, g)]
     corners += [(0, -1, -g), (0, 1, -g), (g, 0, -1), (g, 0, 1), (-g, 0, -1), (-g, 0, 1)]
@@ -40,7 +40,7 @@ def icosphere(subdivisions: int, radius: float = 1.0, center: np.ndarray | None 
 
 
 def subdivide(mesh: Mesh) -> Mesh:
-    """Every face cut into four at the middles of its edges."""
+    """Cut every face into four at the middles of its edges."""
     topology = topology_of(mesh.faces, len(mesh.vertices))
     return _split(mesh, topology, np.ones(len(topology.edges), dtype=bool))
 
@@ -201,7 +201,7 @@ def _faces_around(mesh: Mesh):  # a function from a vertex to the faces that hol
 
 
 def _drop_unused_vertices(vertices: np.ndarray, faces: np.ndarray) -> Mesh:
-    """Without faces that name a vertex twice and without vertices that no face names."""
+    """Drop faces that name a vertex twice, and vertices that no face names."""
     a, b, c = faces.T
     faces = faces[(a != b) & (b != c) & (c != a)]
     used, inverse = np.unique(faces, return_inverse=True)

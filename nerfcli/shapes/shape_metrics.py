@@ -1,4 +1,4 @@
-"""How close two sampled surfaces are: the measures of docs/geometry.md.
+"""Measure how close two sampled surfaces are, as docs/geometry.md defines.
 
 P and Q are samples of the surfaces A (judged) and B (the truth); d_ab [n] holds the distance
 from each point of P to its nearest neighbour in Q, d_ba [m] the other way round. Distances are
@@ -21,7 +21,7 @@ PERCENTILE = 95.0
 
 @dataclass(frozen=True, eq=False)
 class Neighbours:
-    """What both directions of a comparison found.
+    """Nearest neighbours of a comparison in both directions.
 
     d_ab [n], d_ba [m]: distances to the nearest neighbour.
     cos_ab [n], cos_ba [m]: |cosine| between the normals of a point and of its neighbour, or None.
@@ -35,7 +35,7 @@ class Neighbours:
 
 @dataclass(frozen=True)
 class TwoWay:
-    """A directed measure both ways, and what becomes of the two."""
+    """A directed measure in both directions, and how to combine the two."""
 
     a_to_b: float
     b_to_a: float

@@ -1,4 +1,4 @@
-"""A COLMAP model as its files state it, before anything is made of it."""
+"""A COLMAP model as its files state it."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def no_points() -> ColmapPoints:
 
 
 def check_camera(camera: ColmapCamera, where: str) -> ColmapCamera:
-    """The camera, if its size can be one."""
+    """Return the camera if its size is possible; NerfError otherwise."""
     if not all(1 <= side <= MAX_SIDE for side in camera.size):
         raise NerfError(
             f"{where}: camera {camera.id} has {camera.size[0]}x{camera.size[1]} pixels, "
@@ -80,7 +80,7 @@ def check_camera(camera: ColmapCamera, where: str) -> ColmapCamera:
 def check_images(
     images: list[ColmapImage], cameras: dict[int, ColmapCamera], where: str
 ) -> tuple[ColmapImage, ...]:
-    """The images, if there are any, their names are unique and their cameras known.
+    """Return the images if there are any, with unique names and known cameras.
 
     Raises:
         NerfError: they are not.

@@ -1,4 +1,4 @@
-"""Focal lengths, principal point and lens from the keys of a transforms.json."""
+"""Parse focal lengths, principal point and lens from the keys of a transforms.json."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LENS_KEYS = ("k1", "k2", "k3", "k4", "p1", "p2")
 
 
 def parse_size(keys: Mapping[str, Any], where: str) -> tuple[int, int] | None:
-    """`w` and `h` if both are there; they may be written as floats."""
+    """Parse `w` and `h`, which may be floats; None unless both are there."""
     if "w" not in keys or "h" not in keys:
         return None
     width, height = (number(keys[key], f"{where}: {key}") for key in ("w", "h"))
@@ -27,7 +27,7 @@ def parse_size(keys: Mapping[str, Any], where: str) -> tuple[int, int] | None:
 
 
 def parse_lens(keys: Mapping[str, Any], where: str) -> Lens:
-    """The lens of a frame that is no panorama.
+    """Parse the lens of a frame that is no panorama.
 
     Fisheye by `camera_model` or `is_fisheye`, else Brown or pinhole.
 
@@ -55,7 +55,7 @@ def parse_lens(keys: Mapping[str, Any], where: str) -> Lens:
 
 
 def _focal_along(keys: Mapping[str, Any], axis: str, length: int, where: str) -> float | None:
-    """In instant-ngp's order: degrees, then pixels, then radians."""
+    """Parse a focal length in instant-ngp's order: degrees, then pixels, then radians."""
     half_angle = None
     if f"{axis}_fov" in keys:
         half_angle = math.radians(number(keys[f"{axis}_fov"], f"{where}: {axis}_fov")) / 2
@@ -80,7 +80,7 @@ def parse_intrinsics(
     real: tuple[int, int],
     where: str,
 ) -> tuple[tuple[float, float], tuple[float, float], Lens]:
-    """Focal lengths and principal point in pixels of the image as stored, and the lens.
+    """Parse focal lengths and principal point in pixels of the stored image, and the lens.
 
     Args:
         frame, top: keys of the frame, which win, and of the file.

@@ -27,7 +27,7 @@ from nerfcli.scenes.source import (
     natural_key,
     number,
     pose_from_opengl,
-    read_json,
+    read_object,
     read_stored_size,
 )
 
@@ -46,7 +46,7 @@ def read_transforms(path: Path) -> Source:
     Raises:
         NerfError: whatever is wrong, with file, frame and key.
     """
-    data = read_json(path)
+    data = read_object(path)
     root = path.parent
     frames, notes, kind = read_frames(path, data)
     box, box_source = parse_box(data, str(path))

@@ -1,4 +1,4 @@
-"""A scene from one format to another, images and all, in a folder that needs nothing else."""
+"""Write a scene in another format: a self-contained folder, images included."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DATAPARSER = "dataparser_transforms.json"
 
 @dataclass(frozen=True)
 class WriteOptions:
-    """How a scene is written.
+    """Options of `write_scene`.
 
     Attributes:
         target: "blender", "llff", "colmap" or "transforms".
@@ -46,7 +46,7 @@ class WriteOptions:
 
 @dataclass(frozen=True)
 class WriteResult:
-    """What came of it: the new name of each image, and remarks."""
+    """The new name of each image, and notes for the user."""
 
     names: dict[str, str]
     notes: tuple[str, ...]
@@ -61,7 +61,7 @@ def write_scene(
     """Write `source` into an empty folder. `list_unsupported` says what is lost.
 
     Args:
-        done: told how many images are written.
+        done: called with the number of images written so far.
 
     Raises:
         NerfError: an image cannot be read, or the folder not written.
@@ -96,11 +96,11 @@ def write_scene(
 
 
 def image_names(frames: Sequence[Frame], target: str) -> list[str]:
-    """Paths of the images in the new folder: as they were, as far as the format lets them.
+    """Name the images in the new folder, as before where the format allows.
 
-    Where names would collide they are numbered, and where their order would differ from the
-    frames' and matters: LLFF's rows go by it (by characters), and every n-th view is held out by
-    it (in natural order) where there is no split.
+    Names are numbered if they would collide, or if their order would differ from that of the
+    frames and matters: LLFF's rows follow it (by characters), and without a split every n-th view
+    is held out by it (in natural order).
     """
     names = _without_common_folder([frame.name for frame in frames])
     folders = ["images"] * len(frames)
@@ -129,7 +129,7 @@ def _without_common_folder(names: Sequence[str]) -> list[str]:
 
 
 def _with_suffix(frame: Frame, name: str, target: str) -> str:
-    """With the suffix of what will be written: PNG where a separate alpha image is merged in."""
+    """Give a name the suffix of the file to write: PNG if a separate alpha image is merged in."""
     assert frame.image is not None
     merged = frame.alpha is not None and target != "transforms"
     suffix = ".png" if merged or target == "blender" else frame.image.suffix
@@ -137,7 +137,7 @@ def _with_suffix(frame: Frame, name: str, target: str) -> str:
 
 
 def _write_image(frame: Frame, place: Path, options: WriteOptions) -> None:
-    """Copy, link, or write anew where the format wants other pixels or another file."""
+    """Copy or link an image; write it anew if the format needs other pixels or another file."""
     assert frame.image is not None
     place.parent.mkdir(parents=True, exist_ok=True)
     merged = frame.alpha is not None and options.target != "transforms"
@@ -159,7 +159,10 @@ def _copy(file: Path, place: Path, link: bool) -> None:
 def _write_masks(
     source: Source, names: Sequence[str], folder: Path, *, all_: bool = False
 ) -> list[str | None]:
-    """Masks as PNG in which black is ignored; `all_`: where any frame has one, every frame has."""
+    """Write masks as PNG in which black is ignored.
+
+    all_: if any frame has a mask, every frame gets one.
+    """
     any_ = any(frame.mask is not None for frame in source.frames)
     placed: list[str | None] = []
     for frame, name in zip(source.frames, names, strict=True):
@@ -190,7 +193,7 @@ def _copy_depths(source: Source, names: Sequence[str], folder: Path) -> list[str
 
 
 def _box_to_state(source: Source) -> Box | None:
-    """The box, in source units, that readers of Blender scenes would not guess."""
+    """Return the box, in source units, unless readers of Blender scenes guess it."""
     if source.keep_frame:
         return None
     if source.box is not None:
@@ -199,7 +202,7 @@ def _box_to_state(source: Source) -> Box | None:
 
 
 def _bounds(source: Source) -> tuple[list[tuple[float, float]], list[str]]:
-    """Near and far depth of each view: stated, else from the points that it sees, else the box."""
+    """Find near and far depth of each view: stated, else from points in view, else the box."""
     stated = [frame.bounds for frame in source.frames if frame.bounds is not None]
     if len(stated) == len(source.frames):
         return stated, []

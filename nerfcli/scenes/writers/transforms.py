@@ -102,9 +102,10 @@ def _camera_model(frames: Sequence[Frame]) -> dict[str, str]:
 
 
 def dataparser_transforms(source: Source, scene_from_source: Similarity) -> dict[str, Any]:
-    """nerfstudio's record of how a scene is moved: x_model = scale * (transform @ x_original).
+    """Return nerfstudio's record of how training moves a scene.
 
-    The original frame is the one before `applied_transform`.
+    x_model = scale * (transform @ x_original). The original frame is the one before
+    `applied_transform`.
     """
     matrix = np.eye(4)
     if source.applied_transform is not None:
