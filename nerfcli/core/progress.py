@@ -12,7 +12,7 @@ from typing import Any
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import json_text
 
-Note = Callable[[str], None]  # takes a remark for the user; Progress.note is one
+Note = Callable[[str], None]  # shows one remark to the user
 
 KINDS = ("auto", "lines", "json", "quiet")
 LINE_SECONDS = 10.0  # between plain lines: a log of an hour stays readable
