@@ -9,8 +9,8 @@ from nerfcli.check.pose_conventions import FLIP
 from nerfcli.check.scene_check import SceneCheck
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Update, ignore_update
-from nerfcli.scenes.source import Frame, Source, shortened
-from nerfcli.scenes.writers.convert import Choices, write_scene
+from nerfcli.scenes.source import Frame, Source, abbreviate
+from nerfcli.scenes.writers.convert import WriteOptions, write_scene
 
 
 class NothingToCorrect(NerfError):
@@ -33,7 +33,7 @@ def correct_source(check: SceneCheck) -> tuple[Source, tuple[str, ...]]:
     if pose_of:
         changes.append(f"{len(pose_of)} exchanged images have their own poses again")
     if dropped:
-        changes.append(f"left out: {shortened([source.frames[i].name for i in dropped])}")
+        changes.append(f"left out: {abbreviate([source.frames[i].name for i in dropped])}")
     if not changes:
         raise NothingToCorrect(
             f"nothing to correct in {check.report.scene}: no fault with a known cure was found."
@@ -65,5 +65,5 @@ def write_corrected(
         NerfError: nothing to correct, or the folder cannot be written.
     """
     source, changes = correct_source(check)
-    write_scene(source, folder, Choices("transforms"), update)
+    write_scene(source, folder, WriteOptions("transforms"), update)
     return changes

@@ -18,7 +18,7 @@ from nerfcli.core.errors import NerfError
 from nerfcli.matching.matching import Matches
 from nerfcli.scenes.images import read_mask
 from nerfcli.scenes.scene import Scene
-from nerfcli.scenes.source import Source, shortened
+from nerfcli.scenes.source import Source, abbreviate
 
 PARALLAX = math.radians(1.0)  # between the rays of a point; below it the distance says little
 DEPTH_SLACK = 0.1  # of a depth image's scale; triangulation itself is good to a few percent
@@ -225,7 +225,7 @@ def judge_links(names: Sequence[str], matches: Matches, analysed: Sequence[int])
     if alone:
         text = (
             f"{len(alone)} of {len(analysed)} views share too few features with others to be "
-            f"judged: {shortened([names[i] for i in alone])}"
+            f"judged: {abbreviate([names[i] for i in alone])}"
         )
         findings.append(Finding("note", "unmatched", text, tuple(names[i] for i in alone)))
     groups = _connect_views(matches)
@@ -234,7 +234,7 @@ def judge_links(names: Sequence[str], matches: Matches, analysed: Sequence[int])
         text = (
             f"the views fall into {len(groups)} groups that share nothing with each other "
             f"({', '.join(str(len(group)) for group in groups)} views; the smaller ones begin "
-            f"with {shortened(small)}): nothing shows whether these groups fit together"
+            f"with {abbreviate(small)}): nothing shows whether these groups fit together"
         )
         findings.append(Finding("note", "groups", text, tuple(small)))
     return findings

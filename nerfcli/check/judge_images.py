@@ -11,7 +11,7 @@ from torch import Tensor
 from nerfcli.check.report import Finding
 from nerfcli.core.text import quantity
 from nerfcli.matching.matching import ImageAnalysis, Matches
-from nerfcli.scenes.source import shortened
+from nerfcli.scenes.source import abbreviate
 
 EQUAL = 1.5 / 255  # largest difference of thumbnails of one photo saved twice; a step of rounding
 BLUR = 0.4  # share of the neighbours' sharpness below which an image is blurred
@@ -53,7 +53,7 @@ def _find_duplicates(
     for level, differ in (("fault", True), ("warning", False)):
         pairs = [pair for pair in same if bool(moved[pair]) is differ]
         if pairs:
-            listed = shortened([f"{names[a]} = {names[b]}" for a, b in pairs])
+            listed = abbreviate([f"{names[a]} = {names[b]}" for a, b in pairs])
             how = "under different poses" if differ else "at the same pose"
             text = f"one picture twice {how}: {listed}"
             views = tuple(dict.fromkeys(str(names[i]) for pair in pairs for i in pair))
@@ -90,7 +90,7 @@ def _find_blurred(
             blurred.append(names[i])
     if not blurred:
         return []
-    text = f"{quantity(len(blurred), 'image')} much less sharp than others: {shortened(blurred)}"
+    text = f"{quantity(len(blurred), 'image')} much less sharp than others: {abbreviate(blurred)}"
     return [Finding("warning", "blurred", text, tuple(blurred))]
 
 
@@ -126,7 +126,7 @@ def _find_odd_exposures(
     if not odd:
         return []
     odd.sort(key=lambda i: -abs(float(stops[i])))
-    listed = shortened([f"{names[i]} ({float(stops[i]):+.1f} stops)" for i in odd])
+    listed = abbreviate([f"{names[i]} ({float(stops[i]):+.1f} stops)" for i in odd])
     text = f"{quantity(len(odd), 'image')} lighter or darker than the others: {listed}"
     return [Finding("warning", "exposure", text, tuple(names[i] for i in odd))]
 
@@ -135,7 +135,7 @@ def _find_blank(names: Sequence[str], images: dict[int, ImageAnalysis]) -> list[
     blank = [names[i] for i, image in images.items() if image.contrast <= LEAST_CONTRAST]
     if not blank:
         return []
-    text = f"{quantity(len(blank), 'image')} with nothing but one tone: {shortened(blank)}"
+    text = f"{quantity(len(blank), 'image')} with nothing but one tone: {abbreviate(blank)}"
     return [Finding("warning", "blank", text, tuple(blank))]
 
 

@@ -21,7 +21,7 @@ from nerfcli.check.poses import Fit, Hypothesis, find_hypothesis
 from nerfcli.check.report import Finding
 from nerfcli.core.text import quantity
 from nerfcli.matching.matching import Matches
-from nerfcli.scenes.source import shortened
+from nerfcli.scenes.source import abbreviate
 
 IMPRECISE = 1.5  # pixels: median residual above which blur hides detail of a pixel or two
 SHUFFLED = 0.3  # mean similarity rank above which images and poses do not belong together
@@ -126,7 +126,7 @@ def _report_outliers(
     findings = []
     if swaps:
         parts = [f"{names[image]} has the pose of {names[pose]}" for image, pose in swaps]
-        text = f"images are exchanged: {shortened(parts, 6)}"
+        text = f"images are exchanged: {abbreviate(parts, 6)}"
         findings.append(Finding("fault", "swapped", text, tuple(names[i] for i, _ in swaps)))
     single = [i for i in outliers if i not in {image for image, _ in swaps}]
     if single:
@@ -135,7 +135,7 @@ def _report_outliers(
             residuals = fit.residuals[(pairs == i).any(-1)]
             parts.append(f"{names[i]} ({format_pixels(float(residuals.median()))})")
         text = f"{quantity(len(single), 'pose')} at odds with the other views: "
-        text += shortened(parts, 6)
+        text += abbreviate(parts, 6)
         findings.append(Finding("fault", "pose", text, tuple(names[i] for i in single)))
     return findings
 
@@ -156,7 +156,7 @@ def _report_doubtful(
     if not wrong.any():
         return []
     order = wrong.nonzero()[:, 0][weights[wrong].argsort(descending=True)]
-    listed = shortened([f"{names[a]} and {names[b]}" for a, b in pairs[order].tolist()])
+    listed = abbreviate([f"{names[a]} and {names[b]}" for a, b in pairs[order].tolist()])
     text = (
         f"{quantity(len(doubtful), 'view')} at odds with some neighbours and in agreement with "
         f"others: {listed}. Either "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,8 +21,8 @@ from nerfcli.core.text import quantity
 if TYPE_CHECKING:
     from nerfcli.scenes import Source
 
-RECORD = "conversion.json"  # in the new folder: what was made of what
-MADE = re.compile(  # what conversions write into it
+RECORD = "conversion.json"  # in the new folder: source, losses and new names
+MADE = re.compile(  # the files that conversions write
     r"conversion\.json|images|masks|depths|sparse|train|val|test|(train|validation|test)_list\.txt|"
     r"(dataparser_)?transforms(_train|_val|_test)?\.json|sparse_pc\.ply|poses_bounds\.npy"
 )
@@ -67,8 +68,8 @@ def convert(
       nerf convert capture/ --to transforms --out capture-ns/ --link --json
     """
     from nerfcli.scenes import read_source
-    from nerfcli.scenes.writers.convert import Choices, write_scene
-    from nerfcli.scenes.writers.unsupported import TARGETS, losses
+    from nerfcli.scenes.writers.convert import WriteOptions, write_scene
+    from nerfcli.scenes.writers.unsupported import TARGETS, list_unsupported
 
     if to not in TARGETS:
         raise NerfError(f"--to: unknown format {to!r}; known: {', '.join(TARGETS)}.")
@@ -76,23 +77,23 @@ def convert(
         raise NerfError("--text is for --to colmap only.")
     ensure_free_folder(out, scene, overwrite=overwrite)
     source = read_source(scene)
-    lost = losses(source, to)
+    lost = list_unsupported(source, to)
     value: dict[str, Any] = {
         **{"scene": str(scene), "from": source.kind, "to": to, "out": str(out)},
         "n_images": len(source.frames),
-        "lost": [{"what": loss.what, "detail": loss.detail} for loss in lost],
+        "lost": [asdict(item) for item in lost],
     }
     if strict and lost:
         show(_summary({**value, "written": False}), {**value, "written": False}, as_json)
         return NOT_MET
     if not link:
         _ensure_room(source, out)
-    choices = Choices(to, link, text, dataparser)
+    options = WriteOptions(to, link, text, dataparser)
     with Progress(progress_kind(progress, quiet), len(source.frames), "image", "convert") as told:
         for note in source.notes:
             told.note(note)
         with replacing_folder(out) as aside:
-            written = write_scene(source, aside, choices, told.update)
+            written = write_scene(source, aside, options, told.update)
             value |= {"written": True, "notes": list(written.notes), "names": written.names}
             write_json(aside / RECORD, value)
     show(_summary(value), value, as_json)

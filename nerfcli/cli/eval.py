@@ -75,7 +75,7 @@ def eval(
 
     truth = None
     if geometry is not None:  # a broken file is found before anything is rendered
-        from nerfcli.extraction.evaluate_mesh import judge_geometry, load_truth
+        from nerfcli.extraction.evaluate_mesh import evaluate_mesh, load_truth
 
         truth = load_truth(geometry, lambda text: None)
     total = len(loaded.splits.get(split, ()))
@@ -91,7 +91,7 @@ def eval(
         )
     if truth is not None and result["n_views"] == total:
         with Progress(kind, None, "step", "geometry") as reporter:
-            result["geometry"] = judge_geometry(
+            result["geometry"] = evaluate_mesh(
                 opened, truth, str(geometry), backend=backend, progress=reporter
             )
         opened.write_json("eval.json", result)

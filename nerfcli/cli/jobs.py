@@ -144,7 +144,7 @@ def resumable_job(
             _ensure_held_out(scene, target_psnr)
         return Job(None, scene, run, True, target_psnr)
     from nerfcli.engine.train import Prepared
-    from nerfcli.scenes import Residents
+    from nerfcli.scenes import ImageCache
 
     if "device" not in given and config.device == "cuda" and (missing := cuda_missing()):
         note(f"the run was on cuda, and here {missing}: going on on the CPU")
@@ -152,7 +152,7 @@ def resumable_job(
     scene = scene_of_run(run, moved or recorded_path(run))
     _ensure_held_out(scene, target_psnr)
     note(f"going on with run {run.path} from step {run.step} to {_length(config.train)}")
-    residents = Residents(scene, scene.splits["train"], note)
+    residents = ImageCache(scene, scene.splits["train"], note)
     prepared = Prepared(scene, config, residents, seconds=0.0)
     return Job(prepared, scene, run, True, target_psnr)
 

@@ -139,16 +139,18 @@ def read_json(path: Path) -> Any:
         NerfError: unreadable, or broken JSON (with its line).
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_bytes().decode("utf-8-sig"))
     except json.JSONDecodeError as error:
         raise NerfError(
-            f"{path}, line {error.lineno}: broken JSON ({error.msg}). "
+            f"{path}, line {error.lineno}, column {error.colno}: broken JSON ({error.msg}). "
             "Repair the file, or take an intact copy."
         ) from error
     except UnicodeDecodeError as error:
         raise NerfError(f"{path}: not a UTF-8 text file. Take an intact copy.") from error
     except OSError as error:
         raise NerfError(f"cannot read {path}: {error.strerror or error}.") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits; too deep
+        raise NerfError(f"{path}: absurd JSON ({error}). Take an intact copy.") from error
 
 
 def ensure_writable(path: Path) -> None:
