@@ -204,7 +204,7 @@ def test_a_backend_that_cannot_run_is_told(
 ) -> None:
     code, _, err = run(["--backend", "swift"], capsys)
     assert code == 2 and "swift" in err and "cpu" in err
-    reason = backends.unavailable
+    reason = backends.why_unavailable
 
     def no_kernels(name: str, device: str) -> str | None:
         return "no compiler" if name == "cpu" else reason(name, device)

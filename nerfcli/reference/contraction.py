@@ -31,9 +31,15 @@ class Space(Protocol):
     """
 
     kind: ClassVar[str]
-    box: Box
-    near: float
-    far: float
+
+    @property
+    def box(self) -> Box: ...
+
+    @property
+    def near(self) -> float: ...
+
+    @property
+    def far(self) -> float: ...
 
     @property
     def unit_length(self) -> float: ...

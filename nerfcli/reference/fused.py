@@ -45,8 +45,8 @@ class Objective:
 
     Attributes:
         photometric: a name of losses.PHOTOMETRIC; its weight is 1.
-        opacity, depth, distortion: weights of losses.opacity_loss, depth_loss (needs
-            Batch.depth) and distortion_loss; 0 leaves a term out.
+        opacity, depth, distortion: weights of losses.opacity_loss, depth_loss and
+            distortion_loss; 0 leaves a term out, and so does a batch without depth.
         min_transmittance: samples behind less light than this are dropped first.
     """
 
@@ -65,6 +65,11 @@ class Objective:
         """The weight of every term that takes part."""
         others = {k: getattr(self, k) for k in ("opacity", "depth", "distortion")}
         return {"photometric": 1.0} | {k: w for k, w in others.items() if w}
+
+    def total(self, terms: dict[str, Tensor]) -> Tensor:
+        """The weighted sum of the terms that are there."""
+        weights = self.weights()
+        return sum((weights[k] * t for k, t in terms.items()), terms["photometric"].new_zeros(()))
 
 
 @dataclass(frozen=True)
@@ -101,8 +106,7 @@ class StepOut:
 
     def loss(self, objective: Objective) -> Tensor:
         """The weighted sum of the terms."""
-        weights = objective.weights()
-        return sum((w * self.terms[k] for k, w in weights.items()), self.mse.new_zeros(()))
+        return objective.total(self.terms)
 
 
 @dataclass(frozen=True)
@@ -225,8 +229,7 @@ def step_gradients(
             objective.min_transmittance,
         )
         terms, weights = loss_terms(network, batch, rendered, objective)
-        factors = objective.weights()
-        total = sum((factors[k] * t for k, t in terms.items()), terms["photometric"].new_zeros(()))
+        total = objective.total(terms)
     kept = rendered.kept
     ray_grads = None
     if kept.capacity:
