@@ -168,8 +168,8 @@ def test_what_is_asked_for_beside_changes_no_gradient() -> None:
 def test_only_the_first_rays_count() -> None:
     bundle = Bundle(63)
     samples, network = bundle.march(CPU), field(PAIRS, bundle.space)
-    options = {"n_live": torch.tensor(40)}
-    got, want = (step(b, network, bundle, samples, **options) for b in (CPU, TORCH))
+    n = torch.tensor(40)
+    got, want = (step(b, network, bundle, samples, n_live=n) for b in (CPU, TORCH))
     assert_same_step(got, want)
 
 
