@@ -58,7 +58,7 @@ def small(method: str) -> Config:
 
 def trainer_of(ball: Path, method: str) -> Trainer:
     ready = train.prepare(load_scene(ball), small(method))
-    ops = backends.select("torch", "cpu").ops
+    ops = backends.select("torch", "cpu").backend
     generator = devices.random_generator("cpu", 0)
     return create_trainer(
         ready.scene, ready.residents.at(0).to("cpu"), ready.config, ops, generator

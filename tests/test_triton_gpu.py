@@ -38,7 +38,7 @@ LIMITS = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.2}
 
 @pytest.fixture(autouse=True)
 def on_a_gpu() -> None:
-    if reason := backends.unavailable("triton", "cuda"):
+    if reason := backends.why_unavailable("triton", "cuda"):
         pytest.skip(reason)
 
 

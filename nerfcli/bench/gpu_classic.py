@@ -13,7 +13,8 @@ from nerfcli.core.config import Config
 from nerfcli.core.devices import random_generator
 from nerfcli.engine.resolve import resolve
 from nerfcli.methods.classic import ClassicField, gradients
-from nerfcli.methods.trainers import fixed_background, over_background
+from nerfcli.methods.trainers import fixed_background
+from nerfcli.scenes.views import over_background
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 

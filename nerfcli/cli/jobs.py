@@ -92,7 +92,9 @@ def fresh_job(
         ensure_free(out, overwrite=overwrite)
     config = config_from_values(given)
     if config.backend != "auto":
-        backends.unavailable(config.backend, "cpu")  # an unknown name is told before all reading
+        backends.why_unavailable(
+            config.backend, "cpu"
+        )  # an unknown name is told before all reading
     scene = read_scene(path, config)
     for line in scene.notes:
         note(line)

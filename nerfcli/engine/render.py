@@ -70,7 +70,7 @@ def load_model(
     choice = backends.select(backend, device, note)
     tensors, _ = run.load_model(device)
     generator = torch.Generator("cpu").manual_seed(0)
-    field = create_field(config, scene.box, scene.near, scene.far, choice.ops, generator)
+    field = create_field(config, scene.box, scene.near, scene.far, choice.backend, generator)
     field.load_state(tensors, config.occupancy.threshold)
     return Model(field, scene, config, choice.line, device)
 

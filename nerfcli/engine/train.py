@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from nerfcli import backends
-from nerfcli.backends.ops import Ops
+from nerfcli.backends.base import Backend
 from nerfcli.core.config import Config
 from nerfcli.core.devices import (
     ensure_room,
@@ -112,11 +112,16 @@ def train(
     progress.note(choice.line)
     progress.note(describe(prepared.scene, prepared.config))
     with memory_errors("training", MEMORY_ADVICE):
-        return start(prepared, run, choice.ops, device, progress, resume).go(stop)
+        return start(prepared, run, choice.backend, device, progress, resume).go(stop)
 
 
 def start(
-    prepared: Prepared, run: Run, ops: Ops, device: str, progress: Progress, resume: bool = False
+    prepared: Prepared,
+    run: Run,
+    ops: Backend,
+    device: str,
+    progress: Progress,
+    resume: bool = False,
 ) -> Loop:
     """Everything at its place: pixels and field on the device, the last checkpoint or a start."""
     clock = Clock(prepared.seconds, time.perf_counter())

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nerfcli.backends.cpu_bridge import hosted
+from nerfcli.backends.cpu_bridge import CpuBridge
 from nerfcli.core.devices import pick
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import filling, read_json, write_json
@@ -103,7 +103,7 @@ def field_for_shapes(run: Run, backend: str, progress: Progress) -> Model:
     field = model.field
     if device == "cpu" or not isinstance(field, HashField):
         return model
-    field = replace(field, ops=hosted(field.ops, device), occupancy=field.occupancy.to("cpu"))
+    field = replace(field, ops=CpuBridge(field.ops, device), occupancy=field.occupancy.to("cpu"))
     return replace(model, field=field, device="cpu")
 
 

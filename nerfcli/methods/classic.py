@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nerfcli.cameras.boxes import Box
-from nerfcli.cameras.rays import Rays
+from nerfcli.cameras.rays import Bounds, Rays
 from nerfcli.core.config import Config
 from nerfcli.core.devices import float32_products
 from nerfcli.core.tensors import ensure_same_shapes
@@ -103,7 +103,7 @@ class ClassicField:
             return torch.rand(n_rays, n, generator=generator, device=device)
 
         def shade(name: str, t: Tensor) -> tuple[Pixels, Tensor, Tensor]:
-            edges = edges_from_points(t, t_min, t_max)
+            edges = edges_from_points(t, bounds)
             positions = rays.at(t).reshape(-1, 3)
             directions = rays.directions[:, None].expand(-1, t.shape[1], -1).reshape(-1, 3)
             noise = None
@@ -115,8 +115,8 @@ class ClassicField:
             pixels = composite(sigmas, rgbs, samples, background)
             return pixels, edges, samples.dense(weights_from_density(sigmas, samples))
 
-        t_min, t_max = self._bounds(rays)
-        t = stratified(t_min, t_max, uniform(sampling.n_coarse))
+        bounds = self._bounds(rays)
+        t = stratified(bounds, uniform(sampling.n_coarse))
         coarse, edges, weights = shade("coarse", t)
         if generator is None:
             u = (torch.arange(sampling.n_fine, device=device) + 0.5) / sampling.n_fine
@@ -132,9 +132,9 @@ class ClassicField:
         with torch.no_grad():
             return self.render_coarse_fine(rays, background, None)[1]
 
-    def _bounds(self, rays: Rays) -> tuple[Tensor, Tensor]:
+    def _bounds(self, rays: Rays) -> Bounds:
         t_min = torch.full((len(rays),), self.near, device=rays.origins.device)
-        return t_min, torch.full_like(t_min, self.far)
+        return Bounds(t_min, torch.full_like(t_min, self.far))
 
     def state(self) -> dict[str, Tensor]:
         return dict(self.params)

@@ -12,17 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nerfcli.backends.ops import Ops
-from nerfcli.cameras.rays import Rays
+from nerfcli.backends.base import Backend
+from nerfcli.cameras.rays import Batch, Bounds
 from nerfcli.core.config import Config
 from nerfcli.core.tensors import ensure_same_shapes
 from nerfcli.methods import classic
 from nerfcli.methods.classic import ClassicField
 from nerfcli.methods.hashgrid import AnyField, HashField, create_field
 from nerfcli.methods.occupancy import OccupancyGrid
+from nerfcli.reference.adam import AdamConfig
+from nerfcli.reference.fused import Objective
 from nerfcli.reference.radiance import NetParams
 from nerfcli.scenes import Scene
-from nerfcli.scenes.views import Views
+from nerfcli.scenes.views import Views, over_background
 
 MIN_RAYS, MAX_RAYS = 64, 2**17
 MARCHED_COST = 0.25  # of a marched sample, in kept ones, which have gradients too
@@ -44,20 +46,12 @@ def background_color(name: str) -> tuple[float, float, float]:
     return (1.0, 1.0, 1.0) if name == "white" else (0.0, 0.0, 0.0)
 
 
-def over_background(colors: Tensor, background: Tensor) -> Tensor:
-    """Straight-alpha colours [n, 4] (or opaque [n, 3]) over [3] or [n, 3] -> [n, 3]."""
-    if colors.shape[1] == 3:
-        return colors
-    alpha = colors[:, 3:]
-    return colors[:, :3] * alpha + (1 - alpha) * background
-
-
 def fixed_background(config: Config, device: torch.device) -> Tensor:
     """The run's background, [3]."""
     return torch.tensor(background_color(config.scene.background), device=device)
 
 
-def new_field(scene: Scene, config: Config, ops: Ops, generator: torch.Generator) -> AnyField:
+def new_field(scene: Scene, config: Config, ops: Backend, generator: torch.Generator) -> AnyField:
     """A fresh field on the generator's device; the same on each, drawn on the CPU."""
     device = generator.device
     if device.type != "cpu":
@@ -70,7 +64,7 @@ class HashGridTrainer:
     """Steps of a hash-grid field: the batch is sized by samples, the ray count adapts."""
 
     def __init__(
-        self, scene: Scene, views: Views, config: Config, ops: Ops, generator: torch.Generator
+        self, scene: Scene, views: Views, config: Config, ops: Backend, generator: torch.Generator
     ) -> None:
         self.scene, self.views, self.config, self.ops = scene, views, config, ops
         self.generator, self.device = generator, generator.device
@@ -82,6 +76,11 @@ class HashGridTrainer:
         self.m = NetParams(*(torch.zeros_like(p) for p in field.params.tensors()))
         self.v = NetParams(*(torch.zeros_like(p) for p in field.params.tensors()))
         self.ema = NetParams(*(p.clone() for p in field.params.tensors()))
+        train, limit = config.train, config.sampling.min_transmittance
+        self.objective = Objective(train.loss, min_transmittance=limit)  # pyright: ignore
+        # the networks need no weight decay
+        self.adam = [AdamConfig(weight_decay=train.weight_decay, ema_decay=train.ema_decay)]
+        self.adam += 2 * [AdamConfig(ema_decay=train.ema_decay)]
         self.samples_per_ray = 0.0
         self.step_count = self.first_step = 0
 
@@ -104,38 +103,30 @@ class HashGridTrainer:
 
     def step(self, lr: float) -> StepResult:
         self.step_count += 1
-        rays, target, background = self._batch(self.n_rays())
-        samples = self.field.march(rays, self._uniform(len(rays)))
-        terms = self.ops.photometric_gradients(
-            self.field.params,
-            self.grads,
-            self.field.net,
-            self.field.box,
-            rays,
-            samples,
-            target,
-            background,
-            loss=self.config.train.loss,
-            min_transmittance=self.config.sampling.min_transmittance,
+        batch, bounds = self._draw(self.n_rays())
+        n_rays = len(batch.rays)
+        samples = self.ops.march(batch.rays, bounds, self._uniform(n_rays), self.field.grid)
+        out = self.ops.step_gradients(
+            self.field.network, self.grads, batch, samples, self.objective
         )
-        n_kept = int(terms.n_kept)  # sync
-        self._adapt(len(rays), samples.capacity, n_kept)
+        n_kept = int(out.n_kept)  # sync
+        self._adapt(n_rays, samples.capacity, n_kept)
         self._optimise(step=self.step_count, lr=lr)
         if self._update_due():
             self._update_occupancy()
-        return StepResult(terms.loss, terms.mse, len(rays), n_kept)
+        return StepResult(out.loss(self.objective), out.mse, n_rays, n_kept)
 
     def _uniform(self, *size: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.rand(*size, dtype=dtype, generator=self.generator, device=self.device)
 
-    def _batch(self, n_rays: int) -> tuple[Rays, Tensor, Tensor]:
-        flat = self.views.draw(self._uniform(n_rays, dtype=torch.float64))
-        rays = self.scene.cameras.rays(self.views.locate(flat))
+    def _draw(self, n_rays: int) -> tuple[Batch, Bounds]:
+        u = self._uniform(n_rays, dtype=torch.float64)
         if self.config.train.random_background:
             background = self._uniform(n_rays, 3)
         else:
             background = self.background.expand(n_rays, 3).contiguous()
-        return rays, over_background(self.views.colors(flat), background), background
+        cameras, space = self.scene.cameras, self.field.space
+        return self.ops.draw(self.views, cameras, u, background, space)
 
     def _adapt(self, n_rays: int, n_marched: int, n_kept: int) -> None:
         now = max((n_kept + MARCHED_COST * (n_marched - n_kept)) / n_rays, 1e-3)
@@ -145,19 +136,9 @@ class HashGridTrainer:
         self.samples_per_ray = max(mean, 0.5 * now)  # a sudden rise is believed at once
 
     def _optimise(self, **rates: Any) -> None:
-        train = self.config.train
         sets = (t.tensors() for t in (self.field.params, self.grads, self.m, self.v, self.ema))
-        for i, (p, g, m, v, ema) in enumerate(zip(*sets, strict=True)):
-            self.ops.adam_step(
-                p,
-                g,
-                m,
-                v,
-                weight_decay=train.weight_decay if i == 0 else 0.0,  # the networks need none
-                ema=ema if train.ema_decay else None,
-                ema_decay=train.ema_decay,
-                **rates,
-            )
+        for config, (p, g, m, v, ema) in zip(self.adam, zip(*sets, strict=True), strict=True):
+            self.ops.adam_step(p, g, m, v, config, ema=ema if config.ema_decay else None, **rates)
 
     def _update_due(self) -> bool:
         return self.step_count % self.config.occupancy.every == 0
@@ -211,11 +192,14 @@ class HashGridTrainer:
         self.samples_per_ray = extra["samples_per_ray"]
 
 
+ADAM = AdamConfig(beta2=0.999, eps=1e-7)  # NeRF (2020), section 5.3, and Keras' epsilon
+
+
 class ClassicTrainer:
     """Steps of the 2020 paper: coarse and fine loss, one Adam over both networks."""
 
     def __init__(
-        self, scene: Scene, views: Views, config: Config, ops: Ops, generator: torch.Generator
+        self, scene: Scene, views: Views, config: Config, ops: Backend, generator: torch.Generator
     ) -> None:
         self.scene, self.views, self.config, self.ops = scene, views, config, ops
         self.generator, self.device = generator, generator.device
@@ -245,10 +229,9 @@ class ClassicTrainer:
                 g.contiguous().view(-1),
                 self.m[key].view(-1),
                 self.v[key].view(-1),
+                ADAM,
                 step=self.step_count,
                 lr=lr,
-                beta2=0.999,
-                eps=1e-7,
             )
         per_ray = 2 * config.sampling.n_coarse + config.sampling.n_fine
         return StepResult(loss, fine_mse, len(rays), len(rays) * per_ray)
