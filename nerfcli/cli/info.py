@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from nerfcli.cli.options import Json, Quiet
-from nerfcli.cli.output import duration, show
+from nerfcli.cli.output import show
 from nerfcli.cli.sources import Source
+from nerfcli.core.text import duration
 from nerfcli.engine.runs import Run
 
 

@@ -80,7 +80,7 @@ def fresh_job(
 ) -> Job:
     """A new run: everything that can be wrong is found before its folder is made."""
     from nerfcli import backends
-    from nerfcli.check import quick_warnings
+    from nerfcli.check import check_few_views
     from nerfcli.engine.train import prepare
     from nerfcli.scenes.held_out import odd_shapes
 
@@ -101,7 +101,7 @@ def fresh_job(
     _ensure_held_out(scene, target_psnr)
     if odd := odd_shapes(scene):
         note(f"warning: {odd}")
-    for finding in quick_warnings(scene):
+    for finding in check_few_views(scene):
         note(f"warning: {finding.text}. Look closer: nerf check {path}")
     prepared = prepare(scene, config, note)
     config = prepared.config
@@ -144,7 +144,7 @@ def resumable_job(
             _ensure_held_out(scene, target_psnr)
         return Job(None, scene, run, True, target_psnr)
     from nerfcli.engine.train import Prepared
-    from nerfcli.scenes import Residents
+    from nerfcli.scenes import ImageCache
 
     if "device" not in given and config.device == "cuda" and (missing := cuda_missing()):
         note(f"the run was on cuda, and here {missing}: going on on the CPU")
@@ -152,7 +152,7 @@ def resumable_job(
     scene = scene_of_run(run, moved or recorded_path(run))
     _ensure_held_out(scene, target_psnr)
     note(f"going on with run {run.path} from step {run.step} to {_length(config.train)}")
-    residents = Residents(scene, scene.splits["train"], note)
+    residents = ImageCache(scene, scene.splits["train"], note)
     prepared = Prepared(scene, config, residents, seconds=0.0)
     return Job(prepared, scene, run, True, target_psnr)
 

@@ -27,7 +27,7 @@ from nerfcli.engine.runs import Run
 from nerfcli.engine.schedule import Budget, budget_at, learning_rate
 from nerfcli.methods.hashgrid_graph_trainer import create_trainer
 from nerfcli.methods.trainers import HashGridTrainer, StepResult, Trainer
-from nerfcli.scenes import Residents, Scene
+from nerfcli.scenes import ImageCache, Scene
 from nerfcli.scenes.hull import Silhouettes, silhouette_box, silhouettes_of, visual_hull
 from nerfcli.scenes.views import Views
 
@@ -46,7 +46,7 @@ class Prepared:
 
     scene: Scene
     config: Config
-    residents: Residents
+    residents: ImageCache
     seconds: float  # spent on it after the images were read; part of the training time
     silhouettes: Silhouettes | None = None  # of the views, where their box was looked for
 
@@ -65,7 +65,7 @@ def prepare(scene: Scene, config: Config, say: Callable[[str], None] | None = No
     if not scene.splits.get("train"):
         raise NerfError(f"scene {scene.name}: no training views; hold out fewer of its images.")
     resolve(config, scene)  # a wrong value is told before the images are read
-    residents = Residents(scene, scene.splits["train"], say)
+    residents = ImageCache(scene, scene.splits["train"], say)
     views = residents.at(0)
     start, silhouettes = time.perf_counter(), None
     if scene.has_alpha and not config.scene.box:
@@ -128,7 +128,7 @@ def start(
     scene, config, residents = prepared.scene, prepared.config, prepared.residents
     checkpoint = run.load_checkpoint(device) if resume else None
     if checkpoint is not None:
-        residents.n_parts = checkpoint[2].get("parts", 1)
+        residents.n_shards = checkpoint[2].get("parts", 1)
     views = residents.at(checkpoint[2]["step"] if checkpoint is not None else 0)
     pixels = views.pixels.numel()
     ensure_room(pixels, device, f"the pixels of {len(views)} images", MEMORY_ADVICE)
@@ -171,7 +171,7 @@ class Loop:
     """The steps of one run, with logging, checkpoints and the end."""
 
     trainer: Trainer
-    residents: Residents
+    residents: ImageCache
     config: Config
     run: Run
     budget: Budget
@@ -226,7 +226,7 @@ class Loop:
 
     def _step(self, elapsed: float) -> None:
         step = self.trainer.step_count
-        if self.residents.n_parts > 1 and (views := self.residents.exchanged(step)) is not None:
+        if self.residents.n_shards > 1 and (views := self.residents.exchange(step)) is not None:
             self.trainer.set_views(views.to(self.trainer.device.type))
         share = self.budget.progress(step, elapsed)
         lr = learning_rate(step, share, self.config.train, HOLD[self.config.model.method])
@@ -294,7 +294,7 @@ class Loop:
             "trainer": self.trainer.extra_state(),
             "generator": self.trainer.generator.get_state().tolist(),
             "budget": self.budget.state(),
-            "parts": self.residents.n_parts,
+            "parts": self.residents.n_shards,
             "psnr": round(self._psnr(), 3),
             "finished": self.budget.done(self.trainer.step_count),
         }
