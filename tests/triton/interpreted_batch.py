@@ -44,9 +44,11 @@ def views_of(channels: int, masked: bool) -> Views:
     return Views(pixels, offsets, torch.tensor(chosen), widths, usable)
 
 
-@pytest.mark.parametrize("kind", SPACES)
 @pytest.mark.parametrize("lenses", [(PINHOLE,) * 3, (BROWN, PINHOLE, BROWN)], ids=["pin", "brown"])
-@pytest.mark.parametrize(("channels", "masked"), [(3, False), (4, False), (4, True)])
+@pytest.mark.parametrize(
+    ("channels", "masked", "kind"),
+    [(3, False, "contraction"), (4, False, "box"), (4, True, "box"), (4, True, "perspective")],
+)
 def test_rays_of_a_step(lenses: tuple[Lens, ...], channels: int, masked: bool, kind: str) -> None:
     cameras, views = cameras_with(lenses), views_of(channels, masked)
     u, background = torch.rand(N, dtype=torch.float64), uniform(4, N, 3)
