@@ -228,6 +228,18 @@ def test_hash_grid_gradient_scatters_the_trilinear_weights() -> None:
     torch.testing.assert_close(got.double(), torch.tensor(expected.ravel()), atol=1e-5, rtol=0)
 
 
+def test_hash_grid_gradient_is_the_same_on_any_number_of_threads() -> None:
+    positions = random_positions(20_000)  # so many that threads share the work
+    before, gradients = torch.get_num_threads(), []
+    for n_threads in (1, 2, 2, 2, 2):
+        torch.set_num_threads(n_threads)
+        table = random_table(SMALL).requires_grad_()
+        loss = hash_grid(positions, table, SMALL).square().sum()
+        gradients.append(torch.autograd.grad(loss, table)[0])
+    torch.set_num_threads(before)
+    assert all(torch.equal(gradients[0], other) for other in gradients[1:])
+
+
 def test_dense_level_reproduces_linear_functions() -> None:
     spec = GridSpec(n_levels=1, n_features=1, log2_table_size=15, base_resolution=17)
     level = spec.levels[0]

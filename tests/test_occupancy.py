@@ -134,6 +134,21 @@ def test_unknown_and_impossible_cells_do_not_count_in_the_mean():
     assert grid.occupied.view(-1).tolist() == [False, False, True, True, True] + [False] * 3
 
 
+def test_the_same_cells_are_occupied_on_any_number_of_threads():
+    """Among the densities is every float32 near their mean, so that no rounding of it is lost."""
+    n, before, occupied = 64, torch.get_num_threads(), []
+    densities = torch.rand(n**3, generator=torch.Generator().manual_seed(5))
+    densities[:256] = densities.mean() + (torch.arange(256) - 128) * 2.0**-24
+    for n_threads in (1, 2, 3, 4):
+        torch.set_num_threads(n_threads)
+        grid = OccupancyGrid.create(Box((0.0, 0.0, 0.0), 1.0), n)
+        grid.densities = densities.view(1, n, n, n)
+        grid.refresh(threshold=1.0, step_size=0.01)
+        occupied.append(grid.occupied)
+    torch.set_num_threads(before)
+    assert all(torch.equal(occupied[0], other) for other in occupied[1:])
+
+
 def test_the_other_half_of_an_update_is_drawn_from_the_occupied():
     grid = OccupancyGrid.create(Box((0.0, 0.0, 0.0), 1.0), 8)
     generator = torch.Generator().manual_seed(0)

@@ -113,7 +113,8 @@ class OccupancyGrid:
         finite = known.isfinite()
         if not finite.all():  # choosing by a mask takes three times as long as all the rest
             known = known[finite]
-        mean = float(known.mean()) if len(known) else 0.0  # sync
+        # float64: in float32 the mean depends on the number of threads
+        mean = float(known.mean(dtype=torch.float64)) if len(known) else 0.0  # sync
         limit = min(mean, threshold / step_size)
         self.occupied = self.possible & (self.densities > limit)
 

@@ -167,5 +167,7 @@ def hash_grid(positions: Tensor, table: Tensor, spec: GridSpec) -> Tensor:
         fraction = scaled - low  # [n, 3]
         index = grid_index(low.long()[:, None] + bits, level) + level.offset  # [n, 8]
         weights = torch.where(bits.bool(), fraction[:, None], 1 - fraction[:, None]).prod(-1)
-        outputs.append((entries[index] * weights[..., None]).sum(1))
+        # not entries[index]: on a CPU, threads add up its gradient in any order
+        corners = entries.index_select(0, index.flatten()).view(-1, 8, spec.n_features)
+        outputs.append((corners * weights[..., None]).sum(1))
     return torch.cat(outputs, dim=1)
