@@ -68,8 +68,11 @@ class Objective:
 
     def total(self, terms: dict[str, Tensor]) -> Tensor:
         """The weighted sum of the terms that are there."""
-        weights = self.weights()
-        return sum((weights[k] * t for k, t in terms.items()), terms["photometric"].new_zeros(()))
+        total = terms["photometric"]  # of weight 1
+        for name, weight in self.weights().items():
+            if name != "photometric" and name in terms:
+                total = total + weight * terms[name]
+        return total
 
 
 @dataclass(frozen=True)

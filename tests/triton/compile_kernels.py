@@ -50,7 +50,7 @@ BOX = Box((0.0, 0.0, 0.0), 1.0, 2)
 SPACES: dict[str, Space] = {
     "box": BoxSpace(BOX),
     "contraction": ContractedSpace(BOX),
-    "perspective": PerspectiveSpace(BOX, (1.0,) * 9, (0.0,) * 3, 1.0, (1.0, 1.0)),
+    "perspective": PerspectiveSpace(BOX, (1.0,) * 9, (0.0, 0.0, 0.0), 1.0, (1.0, 1.0)),
 }
 compiled: dict[str, dict[str, tuple[str, int]]] = {}
 
@@ -82,7 +82,7 @@ def compile_only(self: JITFunction, *args: Any, grid: Any, warmup: bool, **optio
             Path(sys.argv[3], name).write_bytes(kernel.asm["cubin"])
 
 
-def launch_everything(dtype: torch.dtype, net: NetSpec) -> None:
+def launch_everything(dtype: torch.dtype, net: NetSpec, kind: str) -> None:
     ops = TritonBackend(dtype)
     rays = Rays(torch.zeros(N_RAYS, 3), torch.zeros(N_RAYS, 3))
     zero, colors = torch.zeros(N_RAYS), torch.zeros(N_RAYS, 3)
@@ -99,19 +99,18 @@ def launch_everything(dtype: torch.dtype, net: NetSpec) -> None:
     offsets = torch.zeros(N_RAYS + 1, dtype=torch.int64)
     samples = Samples(torch.zeros(64), torch.zeros(64), offsets)
     batch = Batch(rays, colors, colors, depth=zero, weight=zero)
-    for space in SPACES.values():
-        network = network_of(net, space)
-        grads, is_plain = network.params, space.kind == "box"
-        objective = Objective() if is_plain else Objective("mse", 0.1, 0.1, 0.1)
-        given = None if is_plain else torch.zeros(N_RAYS, net.n_ray_inputs)
-        plain = Batch(rays, colors, colors)
-        ops.step_gradients(network, grads, plain if is_plain else batch, samples, objective,
-                           ray_inputs=given, with_weights=not is_plain, with_ray_grads=True)  # fmt: skip
-        ops.render_rays(network, rays, *march, colors)
-        positions = rays.origins.clone().requires_grad_()
-        inputs = ops.spherical_harmonics(positions)
-        sigmas, rgbs = ops.radiance(network_of(net, space), positions, inputs)
-        (sigmas.sum() + rgbs.sum()).backward()
+    plain = Batch(rays, colors, colors)
+    ops.step_gradients(network_of(net), network_of(net).params, plain, samples, Objective())
+    # whatever a step can give, in one more space: compiling for all of them takes long
+    network, given = network_of(net, kind), torch.zeros(N_RAYS, net.n_ray_inputs)
+    everything = {"ray_inputs": given, "with_weights": True, "with_ray_grads": True}
+    objective = Objective("mse", 0.1, 0.1, 0.1)
+    ops.step_gradients(network, network.params, batch, samples, objective, **everything)
+    ops.render_rays(network_of(net), rays, *march, colors)
+    positions = rays.origins.clone().requires_grad_()
+    inputs = torch.cat([ops.spherical_harmonics(positions), given[:, 16:]], dim=1)
+    sigmas, rgbs = ops.radiance(network, positions, inputs)
+    (sigmas.sum() + rgbs.sum()).backward()
     sigmas = torch.zeros(64, requires_grad=True)
     ops.composite(sigmas, torch.zeros(64, 3), samples, colors).rgb.sum().backward()
     table = torch.zeros(net.grid.n_params)
@@ -120,9 +119,9 @@ def launch_everything(dtype: torch.dtype, net: NetSpec) -> None:
         ops.adam_step(table, table, table, table, AdamConfig(), lr=0.1, rates=rates, ema=ema)
 
 
-def network_of(net: NetSpec, space: Space) -> Network:
+def network_of(net: NetSpec, kind: str = "box") -> Network:
     sizes = (net.grid.n_params, mlp_n_params(net.density_widths), mlp_n_params(net.color_widths))
-    return Network(net, NetParams(*map(torch.zeros, sizes)), space)
+    return Network(net, NetParams(*map(torch.zeros, sizes)), SPACES[kind])
 
 
 def draw_and_adapt(ops: TritonBackend, colors: torch.Tensor) -> None:
@@ -130,10 +129,11 @@ def draw_and_adapt(ops: TritonBackend, colors: torch.Tensor) -> None:
     c2w, plane = torch.eye(3, 4).double()[None], torch.full((1, 2), 4.0).double()
     index, u = torch.zeros(1, dtype=torch.int64), torch.zeros(N_RAYS).double()
     offsets = torch.tensor([0, 64])
+    fisheye, some = Lens("fisheye", (0.1, 0.0, 0.0, 0.0)), torch.zeros(4, dtype=torch.int32)
     for lens, channels, usable, kind in (
         (Lens(), 4, None, "box"),
-        (Lens("fisheye", (0.1, 0.0, 0.0, 0.0)), 3, torch.zeros(4, dtype=torch.int32), "perspective"),
-    ):  # fmt: skip
+        (fisheye, 3, some, "perspective"),
+    ):
         cameras = Cameras(c2w, plane, plane, torch.full((1, 2), 8), (lens,))
         pixels = torch.zeros(64, channels, dtype=torch.uint8)
         views = Views(pixels, offsets, index, index + 8, usable)
@@ -147,7 +147,9 @@ if __name__ == "__main__":
     torch.empty = torch.zeros  # nothing is computed, so nothing may be garbage
     triton_render.ROUND_SAMPLES = 0
     if sys.argv[2] == "pairs":
-        launch_everything(torch.float16, NetSpec(GridSpec(16, 2, 10)))
+        launch_everything(torch.float16, NetSpec(GridSpec(16, 2, 10)), "perspective")
     else:
-        launch_everything(torch.bfloat16, NetSpec(GridSpec(8, 4, 10), n_embedding=16))
+        launch_everything(
+            torch.bfloat16, NetSpec(GridSpec(8, 4, 10), n_embedding=16), "contraction"
+        )
     print(json.dumps({name: list(known.values()) for name, known in compiled.items()}))

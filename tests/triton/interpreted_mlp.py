@@ -163,8 +163,8 @@ def test_field(net: NetSpec, dtype: torch.dtype) -> None:
     compare_fields(network_of(net, scale=0.5), 63, dtype)
 
 
-@pytest.mark.parametrize("kind", SPACES)
-def test_field_of_a_thin_fog_with_an_embedding_in_every_space(kind: str) -> None:
+@pytest.mark.parametrize("kind", ["contraction", "perspective"])
+def test_field_of_a_thin_fog_with_an_embedding_in_other_spaces(kind: str) -> None:
     compare_fields(network_of(EMBEDDED, kind, opacity=0.2), 63, F32)
 
 

@@ -16,7 +16,6 @@ from cases import (
     OUTPUTS,
     PAIRS,
     REFERENCE,
-    SPACES,
     assert_near,
     march_arguments,
     network_of,
@@ -28,7 +27,7 @@ from cases import (
 from torch import Tensor
 
 from nerfcli.backends.base import Backend
-from nerfcli.backends.triton import triton_render, triton_sampling, triton_step
+from nerfcli.backends.triton import triton_rays, triton_render, triton_sampling, triton_step
 from nerfcli.backends.triton.backend import TritonBackend
 from nerfcli.cameras.rays import Batch, Bounds
 from nerfcli.reference import radiance, sampling, volume
@@ -83,8 +82,7 @@ def compare(
         assert got.ray_grads is not None
         for name in ("origins", "directions", "ray_inputs"):
             found, right = getattr(got.ray_grads, name), getattr(want.ray_grads, name)
-            assert_near(found[: len(right)], right, STEP_GRADIENTS[dtype])
-            assert not found[len(right) :].any()
+            assert_near(found, right, STEP_GRADIENTS[dtype])
     return int(want.n_kept)
 
 
@@ -105,40 +103,36 @@ def loose(samples: Samples) -> Samples:
     return Samples(t_starts, t_ends, samples.ray_offsets)
 
 
-@pytest.mark.parametrize("kind", SPACES)
-def test_all_that_a_step_can_give_in_every_space(kind: str) -> None:
-    """Of a fog that rays pass: poses and embeddings get gradients, whose sums need no buffer."""
+@pytest.mark.parametrize("kind", ["contraction", "perspective"])
+def test_all_that_a_step_can_give_in_other_spaces(kind: str) -> None:
+    """Of a thin fog: every sample counts, for poses and embeddings too."""
     n = 23
     samples = sampling.march(*march_arguments(n))
-    everything = {"with_weights": True, "with_ray_grads": True}
+    everything: Any = {"with_weights": True, "with_ray_grads": True}
     fog = network_of(EMBEDDED, kind, opacity=0.2)
     compare(fog, loose(samples), n, F32, ray_inputs=normal(22, n, 32), **everything)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_directions_get_the_share_of_their_harmonics(dtype: torch.dtype) -> None:
-    n = 23
-    samples = sampling.march(*march_arguments(n))
-    compare(network_of(PAIRS), samples, n, dtype, with_ray_grads=True)
+    n = 9
+    samples = sampling.march(*march_arguments(n, steps=Steps(0.03)))
+    assert samples.ray_offsets.diff().max() > triton_rays.AHEAD  # more than are taken together
+    compare(network_of(PAIRS), samples, n, dtype, reference=samples, with_ray_grads=True)
 
 
-TERMS = (
-    Objective(opacity=0.3),
-    Objective(depth=0.2),
-    Objective(distortion=0.5),
-    Objective("mse", 0.1, 0.2, 0.3, 0.05),
-)
+TERMS = Objective("mse", 0.1, 0.2, 0.3, min_transmittance=0.6)
 
 
-@pytest.mark.parametrize("objective", TERMS)
-def test_every_term_of_an_objective(objective: Objective) -> None:
+def test_every_term_of_an_objective() -> None:
     """With rays of unequal weight, and some of unknown depth."""
     n = 40
     depth = 4 * uniform(23, n) * (uniform(24, n) < 0.7)
     batch = batch_of(n, depth=depth, weight=uniform(25, n))
     samples = sampling.march(*march_arguments(n))
-    network = network_of(PAIRS, "contraction", opacity=0.5)
-    compare(network, samples, n, F32, objective, batch=batch, with_weights=True)
+    network = network_of(PAIRS, "contraction", opacity=1.5)
+    kept = compare(network, samples, n, F32, TERMS, batch=batch, with_weights=True)
+    assert kept < 0.9 * samples.capacity  # so weights are not where they came from
 
 
 def test_half_precision_is_what_its_roundings_say() -> None:
@@ -198,10 +192,10 @@ def test_gradients_of_odd_sizes_with_padding(n: int) -> None:
 def test_only_the_live_rays_count() -> None:
     """As many as the device says: the others have no samples, no loss, and no share in the mean."""
     n, n_live = 23, 14
-    rays, (t_min, t_max), *rest = march_arguments(n)
+    rays, (t_min, t_max), jitter, grid = march_arguments(n)
     bounds = Bounds(t_min, torch.where(torch.arange(n) < n_live, t_max, t_min))
-    samples = sampling.march(rays, bounds, *rest)
-    options = {"n_live": torch.tensor(n_live), "with_weights": True, "with_ray_grads": True}
+    samples = sampling.march(rays, bounds, jitter, grid)
+    options: Any = {"n_live": torch.tensor(n_live), "with_weights": True, "with_ray_grads": True}
     compare(network_of(PAIRS), samples, n, F32, reference=samples, **options)
 
 
@@ -229,8 +223,8 @@ def test_a_step_without_samples() -> None:
 def test_nothing_in_a_step_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     network, arguments, n = network_of(EMBEDDED, "perspective"), march_arguments(3), 3
     ops, ray_inputs = TritonBackend(F32), normal(22, n, 32)
-    everything = {"with_weights": True, "with_ray_grads": True, "ray_inputs": ray_inputs}
-    gradients(ops, network, sampling.march(*arguments), n, TERMS[-1], **everything)  # fills caches
+    everything: Any = {"with_weights": True, "with_ray_grads": True, "ray_inputs": ray_inputs}
+    gradients(ops, network, sampling.march(*arguments), n, TERMS, **everything)  # fills caches
     launches = []
 
     def refuse(tensor: torch.Tensor, *_args):
@@ -242,10 +236,10 @@ def test_nothing_in_a_step_waits_for_the_device(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(torch.Tensor, name, refuse)
     samples, n_fit = triton_sampling.march_within(*arguments, capacity=64)
     batch = batch_of(n, depth=uniform(23, n), weight=uniform(25, n))
-    out, grads = gradients(ops, network, samples, n, TERMS[-1], batch, **everything)
+    out, grads = gradients(ops, network, samples, n, TERMS, batch, **everything)
     table = network.params.table
-    state = [torch.zeros_like(table) for _ in range(2)]
-    ops.adam_step(table, grads.table, *state, AdamConfig(), step=1, lr=0.01)
+    m, v = torch.zeros(2, len(table))
+    ops.adam_step(table, grads.table, m, v, AdamConfig(), step=1, lr=0.01)
     monkeypatch.undo()
     assert not launches and int(out.n_kept) > 0
 
@@ -268,7 +262,7 @@ def test_rendering_in_rounds(
     shade = triton_render._shade
     monkeypatch.setattr(triton_render, "_shade", lambda *a: rounds.append(len(a[2])) or shade(*a))
     got = TritonBackend(dtype).render_rays(*arguments, **options)
-    assert len(rounds) > 2 and rounds[0] == n and rounds[-1] < n / 2
+    assert len(rounds) > (2 if kind == "box" else 1) and rounds[0] == n > rounds[-1]
     for field in ("rgb", "opacity", "depth"):
         assert_near(getattr(got, field), getattr(want, field), 2 * OUTPUTS[dtype])
     same = torch.isclose(got.median_depth, want.median_depth, rtol=1e-5)
@@ -288,11 +282,11 @@ def test_rendering_rays_that_miss_and_none_at_all() -> None:
     assert render(0).shape == (0, 3)
 
 
-def adam_state(n: int, seed: int = 30) -> list[torch.Tensor]:
+def adam_state(n: int, seed: int = 30) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     touched = uniform(seed, n) < 0.3
     touched[n // 2 :] &= n < 2000  # whole blocks without a gradient
-    moments = [normal(seed + 1, n), normal(seed + 2, n).square()]
-    return [normal(seed + 3, n), normal(seed + 4, n) * touched, *moments]
+    m, v = normal(seed + 1, n), normal(seed + 2, n).square()
+    return normal(seed + 3, n), normal(seed + 4, n) * touched, m, v
 
 
 @pytest.mark.parametrize("n", [1, 63, 4000])

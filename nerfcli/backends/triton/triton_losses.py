@@ -143,7 +143,7 @@ def losses_and_gradients(
         sources: [capacity] int64, where the samples come from.
         n_live: how many rays count, an int64 scalar on the device.
         unit_length: of the space.
-        weights: where to write the volume-rendering weights, at the samples' sources; None: nowhere.
+        weights: [n], where the volume-rendering weights go, each to its source; None: nowhere.
     """
     capacity, n_inputs = inputs.shape
     device = batch.rgb.device
