@@ -222,11 +222,20 @@ def test_nan_weights_show_in_the_loss() -> None:
         broken.copy_(kept)
 
 
+@pytest.mark.parametrize("n_cascades", [1, 2])
+@pytest.mark.parametrize("n_rays", [0, 1, 17, 3000])
+def test_render_rays(n_rays: int, n_cascades: int) -> None:
+    bundle = Bundle(n_rays, n_cascades)
+    assert_same_pixels(bundle, PAIRS, bundle.space)
+
+
 @pytest.mark.parametrize("space", SPACES, ids=SPACE_NAMES)
-@pytest.mark.parametrize("spec", [PAIRS, QUADS], ids=["16x2", "8x4+16"])
-@pytest.mark.parametrize("n_rays", [0, 1, 63, 3000])
-def test_render_rays(n_rays: int, spec: NetSpec, space: Any) -> None:
-    bundle = Bundle(n_rays, 2)
+def test_render_rays_with_an_embedding(space: Any) -> None:
+    assert_same_pixels(Bundle(500, 2), QUADS, space)
+
+
+def assert_same_pixels(bundle: Bundle, spec: NetSpec, space: Any) -> None:
+    n_rays = len(bundle.rays)
     network = field(spec, space, 1.5)  # clouds of very different density
     where = (bundle.rays, bundle.bounds, bundle.jitter, bundle.grid, torch.ones(3))
     inputs = ray_inputs_of(spec, bundle)

@@ -280,7 +280,9 @@ static void slope_level(const Level &level, const float *x, const float *y, cons
       const float *g = cotangents + (i + lane) * F;
       for (int c = 0; c < 8; c++) {
         const float *entry = level.entries + size_t(at[c][lane]) * F;
-        for (int f = 0; f < F; f++) along[c][lane] += g[f] * entry[f];
+        float total = g[0] * entry[0];
+        for (int f = 1; f < F; f++) total += g[f] * entry[f];
+        along[c][lane] = total;
       }
     }
     Floats s[8];
