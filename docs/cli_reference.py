@@ -61,7 +61,7 @@ def field_comments(table: type) -> dict[str, str]:
     """The comment behind each field of a config table, from its source."""
     found = {}
     for line in inspect.getsource(table).splitlines():
-        if match := re.match(r"    (\w+): \w+ = [^#]+(?:# (.*))?$", line):
+        if match := re.match(r"    (\w+): [^=]+ = [^#]+(?:# (.*))?$", line):
             found[match[1]] = match[2] or ""
     return found
 

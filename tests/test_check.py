@@ -16,9 +16,10 @@ from nerfcli.check import Checked, check_source, quick_warnings, write_corrected
 from nerfcli.check.gather import Gathered, gather
 from nerfcli.check.scene_check import judge
 from nerfcli.cli import main
+from nerfcli.core.config import SceneConfig
 from nerfcli.core.progress import Progress
 from nerfcli.scenes import load_scene, read_source
-from nerfcli.scenes.build import Options, scene_from_source
+from nerfcli.scenes.build import scene_from_source
 
 # Features are found to about half a pixel; a tenth of what a wrong pose must exceed.
 TYPICAL = 0.5
@@ -42,12 +43,12 @@ def textured(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def seen(textured: Path) -> Gathered:
     """Images are looked at once: most spoilers change poses only."""
-    return gather(scene_from_source(read_source(textured), Options(holdout=0)), QUIET)
+    return gather(scene_from_source(read_source(textured), SceneConfig(holdout=0)), QUIET)
 
 
 def judged(path: Path, seen: Gathered) -> Checked:
     source = read_source(path)
-    return judge(source, scene_from_source(source, Options(holdout=0)), seen)
+    return judge(source, scene_from_source(source, SceneConfig(holdout=0)), seen)
 
 
 @pytest.mark.parametrize("name", SOUND)
@@ -254,7 +255,7 @@ def test_spoilt_real_scenes_are_caught(name: str, fault: str, tmp_path: Path) ->
     scene = real_scene(name)
     if name not in GATHERED:
         same = read_source(spoil(scene, tmp_path / "same", SOUND["as-is"]))
-        GATHERED[name] = gather(scene_from_source(same, Options(holdout=0)), QUIET)
+        GATHERED[name] = gather(scene_from_source(same, SceneConfig(holdout=0)), QUIET)
     change, what, words = SPOILERS[fault]
     copy = spoil(scene, tmp_path / "copy", change)
     found = faults(check(copy) if fault == "half-size" else judged(copy, GATHERED[name]))

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Nerf
 from safetensors.torch import load_file
+
+from conftest import Nerf
 
 KEPT = Path(__file__).parent / "data" / "format1"
 EXPECTED = json.loads((KEPT / "expected.json").read_text())

@@ -24,9 +24,10 @@ from nerfcli.check.judge_images import judge_photos, visibly_moved
 from nerfcli.check.judge_poses import Judged, judge_poses, mixed_rank, pixels_text
 from nerfcli.check.poses import Hypothesis, tolerance_for
 from nerfcli.check.report import Finding, Report, View, by_level, counted
+from nerfcli.core.config import SceneConfig
 from nerfcli.core.progress import Progress
 from nerfcli.matching.matching import nearness
-from nerfcli.scenes.build import Options, scene_from_source
+from nerfcli.scenes.build import scene_from_source
 from nerfcli.scenes.scene import Scene
 from nerfcli.scenes.source import Source
 
@@ -58,7 +59,7 @@ def check_source(source: Source, progress: Progress, *, max_views: int = MAX_VIE
     Raises:
         NerfError: what the files state is no scene at all.
     """
-    scene = scene_from_source(source, Options(holdout=0))
+    scene = scene_from_source(source, SceneConfig(holdout=0))
     return judge(source, scene, gather(scene, progress, max_views))
 
 

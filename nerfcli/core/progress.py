@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import json_text
+
+Note = Callable[[str], None]  # takes a remark for the user; Progress.note is one
 
 KINDS = ("auto", "lines", "json", "quiet")
 LINE_SECONDS = 10.0  # between plain lines: a log of an hour stays readable

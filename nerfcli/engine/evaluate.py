@@ -15,7 +15,7 @@ from nerfcli.core.signals import StopSignal
 from nerfcli.engine.image_metrics import SSIM_SIGMA, SSIM_WINDOW, psnr, round_to_8_bits, ssim
 from nerfcli.engine.render import Model, as_image, load_model, render_image, to_uint8
 from nerfcli.engine.runs import Run
-from nerfcli.methods.trainers import over_background
+from nerfcli.reference.volume import over_background
 from nerfcli.scenes import Scene, load_views
 from nerfcli.scenes.images import write_png
 
@@ -120,8 +120,8 @@ def protocol(model: Model, split: str) -> dict:
     """Everything that another program must do alike to get the same numbers."""
     return {
         "split": split,
-        "background": model.config.scene.background,
-        "downscale": model.config.scene.downscale,
+        "background": model.scene.background,
+        "downscale": model.scene.downscale,
         "rounding": "8 bits",
         "psnr": "mean over views of -10 log10(MSE), range 1",
         "ssim": f"Gaussian window {SSIM_WINDOW}x{SSIM_WINDOW}, sigma {SSIM_SIGMA}, range 1, "

@@ -19,9 +19,8 @@ from nerfcli.cameras.rays import Rays
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Progress
 from nerfcli.extraction.source_field import FieldSource
-from nerfcli.methods.hashgrid import HashField
 from nerfcli.reference.samples import Samples
-from nerfcli.reference.sampling import intersect_box, march
+from nerfcli.reference.sampling import intersect_box
 from nerfcli.reference.volume import composite
 
 ROWS = 1 << 13  # rays at a time
@@ -67,8 +66,7 @@ def _samples(source: FieldSource, rays: Rays) -> tuple[Samples, Tensor, Tensor, 
     """Samples of rays with densities, colours and depths along the optical axis."""
     field, box = source.model.field, source.cells_box
     t_min, t_max = intersect_box(rays.origins, rays.directions, box, field.near, field.far)
-    walk = field.ops.march if isinstance(field, HashField) else march
-    samples = walk(
+    samples = field.ops.march(
         rays.origins,
         rays.directions,
         t_min,

@@ -9,21 +9,21 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from nerfcli.backends.ops import Ops
 from nerfcli.cameras.rays import Rays
-from nerfcli.core.config import Config
-from nerfcli.methods.trainers import (
+from nerfcli.core.config import Config, known
+from nerfcli.methods.base import StepResult
+from nerfcli.methods.hashgrid_trainer import (
     MAX_RAYS,
     MIN_RAYS,
     RATE_MEMORY,
-    ClassicTrainer,
     HashGridTrainer,
-    StepResult,
-    Trainer,
+    step_result,
 )
 from nerfcli.scenes import Scene
 from nerfcli.scenes.views import Views
@@ -42,7 +42,7 @@ class GraphTrainer(HashGridTrainer):
         self, scene: Scene, views: Views, config: Config, ops: Ops, generator: torch.Generator
     ) -> None:
         super().__init__(scene, views, config, ops, generator)
-        n_samples = config.train.n_samples
+        n_samples = known(config.hashgrid.n_samples)
         self.max_rays = max(MIN_RAYS, min(MAX_RAYS, n_samples))
         self.capacity = MARCHED * n_samples
         first = min(self.n_rays(), self.max_rays)
@@ -100,13 +100,13 @@ class GraphTrainer(HashGridTrainer):
             samples,
             target,
             background,
-            loss=self.config.train.loss,
-            min_transmittance=self.config.sampling.min_transmittance,
+            loss=known(self.config.train.loss),
+            min_transmittance=field.min_transmittance,
             n_live=n_live,
         )
         self._adapt_there(n_live, terms.n_kept)
-        self._optimise(rates=self.rates)
-        return StepResult(terms.loss, terms.mse, n_live, terms.n_kept)
+        self.optimizer.step(rates=self.rates)
+        return step_result(terms, n_live, terms.n_kept)
 
     def _drawn(self, n: int) -> tuple[Rays, Tensor, Tensor, Tensor, Tensor]:
         """n rays, target, background, and bounds; those beyond the wanted ones miss the box."""
@@ -134,7 +134,7 @@ class GraphTrainer(HashGridTrainer):
             self.wanted,
             n_rays,
             n_kept,
-            n_samples=self.config.train.n_samples,
+            n_samples=known(self.config.hashgrid.n_samples),
             memory=RATE_MEMORY,
             limits=(MIN_RAYS, self.max_rays),
         )
@@ -184,10 +184,12 @@ class GraphTrainer(HashGridTrainer):
         if len(self._marks) > AHEAD:
             self._marks.popleft().synchronize()
 
-    def extra_state(self) -> dict:
+    def extra_state(self) -> dict[str, Any]:
         return super().extra_state() | {"samples_per_ray": float(self.rate)}
 
-    def load(self, model: dict[str, Tensor], optimizer: dict[str, Tensor], extra: dict) -> None:
+    def load(
+        self, model: dict[str, Tensor], optimizer: dict[str, Tensor], extra: dict[str, Any]
+    ) -> None:
         super().load(model, optimizer, extra)
         self.rate.fill_(self.samples_per_ray)
         self.wanted.fill_(min(self.n_rays(), self.max_rays))
@@ -201,19 +203,3 @@ class GraphTrainer(HashGridTrainer):
     def _forget_graph(self) -> None:
         self._graph, self._captured = None, None
         self.first_step = self.step_count
-
-
-def create_trainer(
-    scene: Scene, views: Views, config: Config, ops: Ops, generator: torch.Generator
-) -> Trainer:
-    """The trainer for a resolved config; everything it owns is on the generator's device.
-
-    Args:
-        views: on the same device.
-    """
-    kind: type[HashGridTrainer] | type[ClassicTrainer] = HashGridTrainer
-    if config.model.method == "classic":
-        kind = ClassicTrainer
-    elif ops.march_within is not None:
-        kind = GraphTrainer
-    return kind(scene, views, config, ops, generator)

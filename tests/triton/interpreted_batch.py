@@ -12,8 +12,8 @@ from nerfcli.backends.triton import triton_batch
 from nerfcli.cameras.boxes import Box
 from nerfcli.cameras.cameras import Cameras
 from nerfcli.cameras.lenses import Lens
-from nerfcli.methods.trainers import over_background
 from nerfcli.reference.sampling import intersect_box
+from nerfcli.reference.volume import over_background
 from nerfcli.scenes.views import Views
 
 PINHOLE, BROWN = Lens(), Lens("brown", (0.06, -0.08, 0.0, 0.0, -0.001, 0.0002))

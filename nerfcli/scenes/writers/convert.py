@@ -12,9 +12,10 @@ import numpy as np
 import torch
 
 from nerfcli.cameras.boxes import Box
+from nerfcli.core.config import SceneConfig
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import write_json
-from nerfcli.scenes.build import Options, scene_from_source
+from nerfcli.scenes.build import scene_from_source
 from nerfcli.scenes.extent import depths_in_view
 from nerfcli.scenes.images import read_mask, read_with_alpha, write_png
 from nerfcli.scenes.source import Frame, Source, duplicates, natural_key
@@ -87,7 +88,7 @@ def write_scene(
         masks = _place_masks(source, [f"masks/{name}.png" for name in below], folder, all_=True)
         write_transforms(source, names, masks, _place_depths(source, below, folder), folder)
     if choices.dataparser:
-        scene = scene_from_source(source, Options())
+        scene = scene_from_source(source, SceneConfig())
         write_json(folder / DATAPARSER, dataparser_transforms(source, scene.scene_from_source))
     return Written({f.name: n for f, n in zip(frames, names, strict=True)}, tuple(notes))
 
@@ -192,7 +193,7 @@ def _stated_box(source: Source) -> Box | None:
         return None
     if source.box is not None:
         return source.box
-    scene = scene_from_source(source, Options())
+    scene = scene_from_source(source, SceneConfig())
     half = scene.box.half_size / scene.scene_from_source.scale
     middle = torch.tensor(scene.box.center, dtype=torch.float64)
     center = scene.scene_from_source.inverse().apply(middle)
@@ -204,7 +205,7 @@ def _bounds(source: Source) -> tuple[list[tuple[float, float]], list[str]]:
     stated = [frame.bounds for frame in source.frames if frame.bounds is not None]
     if len(stated) == len(source.frames):
         return stated, []
-    scene = scene_from_source(source, Options())
+    scene = scene_from_source(source, SceneConfig())
     scale = scene.scene_from_source.scale
     whole = (scene.near / scale, scene.far / scale)
     if source.points is None:
