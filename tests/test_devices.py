@@ -20,12 +20,13 @@ import torch
 from conftest import Nerf
 from nerfcli import backends
 from nerfcli.core import devices
-from nerfcli.core.config import Config
+from nerfcli.core.config import ClassicConfig, Config, HashGridConfig, known
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Progress
 from nerfcli.core.settings import config_from_values
 from nerfcli.core.signals import StopSignal
 from nerfcli.engine import evaluate, render, train
+from nerfcli.engine.checkpoints import read_tensors, write_tensors
 from nerfcli.engine.resolve import resolve
 from nerfcli.engine.runs import Run
 from nerfcli.methods import Trainer, method_of
@@ -182,7 +183,8 @@ def test_auto_is_the_gpu_if_there_is_one(no_cuda: pytest.MonkeyPatch, ball: Path
     on_gpu = resolve(Config(), scene)
     assert on_gpu.device == "cuda"
     assert known(on_gpu.hashgrid.n_samples) > known(small_batch.hashgrid.n_samples)
-    assert on_gpu.model.log2_table_size > small_batch.model.log2_table_size
+    sizes = [known(config.hashgrid.log2_table_size) for config in (on_gpu, small_batch)]
+    assert sizes[0] > sizes[1]
 
 
 @pytest.mark.parametrize(
@@ -223,11 +225,11 @@ def test_a_run_of_a_gpu_goes_on_without_one(nerf: Nerf, ball: Path, tmp_path: Pa
         pytest.skip("there is a GPU here")
     sets = ("--set", "hashgrid.n_samples=256", "--set", "hashgrid.occupancy_resolution=8")
     nerf("train", ball, "--out", "r", "--steps", 2, *sets)
-    config, state = tmp_path / "r" / "config.toml", tmp_path / "r" / "state.json"
+    config, optimizer = tmp_path / "r" / "config.toml", tmp_path / "r" / "optimizer-2.safetensors"
     config.write_text(config.read_text().replace('device = "cpu"', 'device = "cuda"'))
-    kept = json.loads(state.read_text())
-    kept["generator"] = list(range(16))  # as long as the state of a GPU's generator
-    state.write_text(json.dumps(kept))
+    kept = read_tensors(optimizer, 2)
+    kept["generator"] = torch.arange(16, dtype=torch.uint8)  # as long as that of a GPU
+    write_tensors(optimizer, kept, 2)
     done = nerf("train", "--resume", "r", "--steps", 4, "--json")
     assert json.loads(done.stdout)["steps"] == 4
     assert "going on on the CPU" in done.stderr and "new random numbers" in done.stderr
@@ -239,14 +241,14 @@ def test_a_run_of_a_gpu_goes_on_without_one(nerf: Nerf, ball: Path, tmp_path: Pa
 def test_random_numbers_go_on_or_begin_anew() -> None:
     first = devices.random_generator("cpu", 3)
     torch.rand(5, generator=first)
-    state = first.get_state().tolist()
+    state = first.get_state()
     want = torch.rand(5, generator=first)
     again = devices.random_generator("cpu", 9)
     assert devices.restore_generator(again, state, 3, 7)
     assert torch.equal(torch.rand(5, generator=again), want)
     draws = []
     for step in (7, 7, 8):
-        assert not devices.restore_generator(again, list(range(16)), 3, step)
+        assert not devices.restore_generator(again, torch.arange(16, dtype=torch.uint8), 3, step)
         draws.append(torch.rand(5, generator=again))
     assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
 

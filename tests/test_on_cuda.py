@@ -78,9 +78,10 @@ def quiet() -> Progress:
 
 
 def prepared(scene: Scene, method: str, device: str = "cuda") -> train.Prepared:
-    config = Config(device=device, backend="torch")
+    config = Config(backend="torch")
     config = replace(
         config,
+        device=device,
         method=method,
         train=replace(config.train, steps=8, random_background=True),
         hashgrid=HashGridConfig(

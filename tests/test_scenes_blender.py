@@ -205,7 +205,7 @@ def test_lego() -> None:
     root = os.environ.get("NERF_DATA")
     if not root or not (Path(root) / "lego").is_dir():
         pytest.skip("NERF_DATA does not hold the scene lego")
-    scene = load_scene(Path(root) / "lego", downscale=4)
+    scene = load_scene(Path(root) / "lego", SceneConfig(downscale=4))
     assert [len(scene.splits[s]) for s in ("train", "val", "test")] == [100, 13, 25]
     assert scene.cameras.size[0].tolist() == [100, 100]
     assert float(scene.cameras.focal[0, 0]) == pytest.approx(1111.111 / 8, rel=1e-5)

@@ -1,6 +1,6 @@
-"""Settings as version 0.1.0 wrote them: tables by pipeline stage, 0 or "auto" for automatic.
+"""Settings of format 1: tables by pipeline stage, 0 or "auto" for automatic.
 
-Run folders of that version are read through `translated`. Remove it when no such run matters.
+Run folders of that format are read through `translated`. Remove it when no such run matters.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ AUTO_BY_NAME = {"scene.background", "model.method", "train.loss"}
 
 
 def is_format1(tree: Mapping[str, Any]) -> bool:
-    """Whether a TOML tree has a table that only version 0.1.0 wrote."""
+    """Whether a TOML tree has a table of format 1."""
     return any(name in tree for name in OLD_TABLES)
 
 
 def translated(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted keys and values of version 0.1.0 as those of today; unknown keys stay as they are.
+    """Dotted keys and values of format 1 as those of today; unknown keys stay as they are.
 
     The settings of the method that is not used go.
     """
@@ -74,5 +74,5 @@ def translated(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def new_home(key: str) -> str | None:
-    """Where a setting of version 0.1.0 stands now; None if it never was one, or has not moved."""
+    """Where a setting of format 1 stands now; None if it never was one, or has not moved."""
     return " or ".join(MOVED[key]) if key in MOVED else None

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = 2  # of the folder; raised when an older version could not read it
-READABLE = (1, 2)  # 1: version 0.1.0, see core.config_format1
+READABLE = (1, 2)  # 1: see core.config_format1
 PARTS = ("model", "optimizer")
 TENSOR_FILES = ("model-*.safetensors", "optimizer-*.safetensors")
 ASIDE = (".*.safetensors", ".state.*.json", ".metrics.*.jsonl", ".config.*.toml")  # of a crash
