@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from conftest import sphere_c2w
-from nerfcli.backends.ops import reference
+from nerfcli.backends.base import Backend
 from nerfcli.cameras.boxes import Box
 from nerfcli.cameras.cameras import Cameras
 from nerfcli.cameras.lenses import Lens
-from nerfcli.cameras.rays import Rays
 from nerfcli.engine.render import Model
 from nerfcli.methods.hashgrid import HashField
 from nerfcli.methods.occupancy import OccupancyGrid
 from nerfcli.reference.encoding import GridSpec
-from nerfcli.reference.radiance import NetParams, NetSpec
-from nerfcli.reference.samples import Pixels
-from nerfcli.reference.sampling import Steps, march
-from nerfcli.reference.volume import composite, visible
+from nerfcli.reference.radiance import NetParams, NetSpec, Network
+from nerfcli.reference.sampling import Steps
 from nerfcli.scenes.scene import Scene, Similarity
 
 Sdf = Callable[[Tensor], Tensor]
@@ -42,8 +38,20 @@ def density_of(distance: Tensor) -> Tensor:
     return LEVEL * torch.exp(-distance / FALL).clamp(max=DENSEST)
 
 
-def normal_colors(points: Tensor, directions: Tensor) -> Tensor:
-    return 0.5 + 0.5 * points / points.norm(dim=-1, keepdim=True).clamp(min=1e-6)
+class AnalyticBackend(Backend):
+    """The reference, with a density by formula and colours by the direction from the centre."""
+
+    def __init__(self, sigma: Callable[[Tensor], Tensor]) -> None:
+        self.sigma = sigma
+
+    def density(self, network: Network, positions: Tensor) -> Tensor:
+        return self.sigma(positions)
+
+    def radiance(
+        self, network: Network, positions: Tensor, ray_inputs: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        distance = positions.norm(dim=-1, keepdim=True).clamp(min=1e-6)
+        return self.sigma(positions), 0.5 + 0.5 * positions / distance
 
 
 def analytic_model(
@@ -55,25 +63,6 @@ def analytic_model(
 ) -> Model:
     """A model whose field has the density sigma(points [n, 3]) in the cube [-1, 1]**3."""
     box = Box((0.0, 0.0, 0.0), 1.0)
-
-    def density(unit: Tensor, params: NetParams, net: NetSpec) -> Tensor:
-        return sigma(box.from_unit(unit)) * box.side
-
-    def radiance(unit: Tensor, directions: Tensor, params: NetParams, net: NetSpec):
-        return density(unit, params, net), normal_colors(box.from_unit(unit), directions)
-
-    def render_rays(
-        params, net, box, rays: Rays, t_min, t_max, jitter, occupied, steps, background, least
-    ) -> Pixels:
-        samples = march(rays.origins, rays.directions, t_min, t_max, jitter, occupied, box, steps)
-        index = samples.ray_indices()
-        directions = rays.directions[index]
-        points = rays.origins[index] + samples.t_mids[:, None] * directions
-        keep = visible(sigma(points), samples, least)
-        colors = normal_colors(points[keep], directions[keep])
-        return composite(sigma(points[keep]), colors, samples.select(keep), background)
-
-    ops = replace(reference(), density=density, radiance=radiance, render_rays=render_rays)
     empty = torch.zeros(0)
     field = HashField(
         box,
@@ -84,7 +73,7 @@ def analytic_model(
         1e-4,
         NetParams(empty, empty, empty),
         _occupancy(sigma, box),
-        ops,
+        AnalyticBackend(sigma),
     )
     cameras = sphere_cameras(n_views) if cameras is None else cameras
     scene = scene_of(cameras, box, similarity or Similarity())

@@ -6,22 +6,16 @@ their gradients where these travel between kernels; all sums stay float32, as in
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nerfcli.backends.ops import Ops, reference
-from nerfcli.cameras.rays import Rays
-from nerfcli.reference.encoding import hash_grid, spherical_harmonics
-from nerfcli.reference.fused import StepTerms
-from nerfcli.reference.losses import LOSSES, mse
+from nerfcli.backends.base import Backend
+from nerfcli.reference import fused
+from nerfcli.reference.encoding import hash_grid
+from nerfcli.reference.fused import StepOut
 from nerfcli.reference.mlp import mlp_layers
-from nerfcli.reference.radiance import NetParams, NetSpec, _Exp
-from nerfcli.reference.samples import Samples
-from nerfcli.reference.sampling import Box
-from nerfcli.reference.volume import composite, visible
+from nerfcli.reference.radiance import Network, _Exp
 
 SCALE = 128.0  # of gradients on their way, with the loss as a sum over rays and channels
 
@@ -47,49 +41,41 @@ def copied(x: Tensor) -> Tensor:
     return x + (x.half().float() - x).detach()
 
 
-def network(x: Tensor, weights: Tensor, widths: tuple[int, ...]) -> Tensor:
+def mlp(x: Tensor, weights: Tensor, widths: tuple[int, ...]) -> Tensor:
     *hidden, last = mlp_layers(copied(weights), widths)
     for layer in hidden:
         x = stored(torch.relu(F.linear(x, layer)))
     return stored(F.linear(x, last))
 
 
-def geometry(positions: Tensor, params: NetParams, net: NetSpec) -> Tensor:
-    features = stored(hash_grid(positions, copied(params.table), net.grid))
-    return network(features, params.density, net.density_widths)
+def geometry(field: Network, positions: Tensor) -> Tensor:
+    """Outputs of the density network; positions in scene space."""
+    unit, params = field.space.to_unit(positions), field.params
+    features = stored(hash_grid(unit, copied(params.table), field.spec.grid))
+    return mlp(features, params.density, field.spec.density_widths)
 
 
-def density(positions: Tensor, params: NetParams, net: NetSpec) -> Tensor:
-    return _Exp.apply(geometry(positions, params, net)[:, 0])  # pyright: ignore
+class HalfBackend(Backend):
+    """The reference with the kernels' roundings."""
 
+    name = "half"
 
-def photometric_gradients(
-    params: NetParams, grads: NetParams, net: NetSpec, box: Box, rays: Rays, samples: Samples,
-    target: Tensor, background: Tensor, *, loss: str = "huber", min_transmittance: float = 1e-4,
-) -> StepTerms:  # fmt: skip
-    """step.photometric_gradients with the kernels' roundings."""
-    indices = samples.ray_indices()
-    directions = rays.directions[indices]
-    positions = box.to_unit(rays.origins[indices] + samples.t_mids[:, None] * directions)
-    with torch.no_grad():
-        keep = visible(density(positions, params, net) / box.side, samples, min_transmittance)
-    kept = samples.select(keep)
-    leaves = NetParams(*(p.detach().requires_grad_() for p in params.tensors()))
-    with torch.enable_grad():
-        shape = geometry(positions[keep], leaves, net)
-        shine = spherical_harmonics(directions[keep]).half().float()
-        colors = network(torch.cat([shape, shine], dim=1), leaves.color, net.color_widths)
-        sigmas = _Exp.apply(stored(shape[:, 0])) / box.side  # pyright: ignore
-        pixels = composite(sigmas, torch.sigmoid(colors), kept, background)
-        value = LOSSES[loss](pixels.rgb, target)
-    scale = 3 * len(rays) * SCALE
-    parts = torch.autograd.grad(value * scale, leaves.tensors())
-    for total, grad in zip(grads.tensors(), parts, strict=True):
-        total += grad / scale
-    return StepTerms(value.detach(), mse(pixels.rgb.detach(), target), torch.tensor(kept.capacity))
+    def density(self, network: Network, positions: Tensor) -> Tensor:
+        raw = geometry(network, positions)[:, 0]
+        return _Exp.apply(raw) / network.space.unit_length  # pyright: ignore
 
+    def radiance(
+        self, network: Network, positions: Tensor, ray_inputs: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        shape, widths = geometry(network, positions), network.spec.color_widths
+        inputs = torch.cat([shape, ray_inputs.half().float()], dim=1)
+        colors = torch.sigmoid(mlp(inputs, network.params.color, widths))
+        raw = stored(shape[:, 0])
+        return _Exp.apply(raw) / network.space.unit_length, colors  # pyright: ignore
 
-def half_ops() -> Ops:
-    return replace(
-        reference(), name="half", density=density, photometric_gradients=photometric_gradients
-    )
+    def step_gradients(self, network, grads, batch, samples, objective, **options) -> StepOut:
+        n_live = options.get("n_live")
+        n_rays = len(batch.rays) if n_live is None else int(n_live)
+        return fused.step_gradients(
+            self, network, grads, batch, samples, objective, **options, scale=3 * n_rays * SCALE
+        )

@@ -18,7 +18,7 @@ import safetensors
 import torch
 from torch.overrides import TorchFunctionMode
 
-from nerfcli.backends import ops_torch
+from nerfcli.backends import base
 from nerfcli.core import devices
 
 CUDA = torch.device("cuda", 0)
@@ -180,7 +180,7 @@ def pretending(monkeypatch: pytest.MonkeyPatch) -> Iterator[PretendCuda]:
 
     monkeypatch.setattr(torch, "Generator", generator)
     monkeypatch.setattr(safetensors, "safe_open", _OpenFile)
-    for module in (devices, ops_torch):
+    for module in (devices, base):
         monkeypatch.setattr(module, "cuda_missing", lambda: None)
     for name, value in (
         ("is_available", True),

@@ -14,6 +14,7 @@ import torch
 
 from conftest import Nerf
 from nerfcli import backends
+from nerfcli.backends.base import Backend
 from nerfcli.bench import gpu, gpu_peers
 from nerfcli.bench.gpu import Section
 from nerfcli.bench.gpu_measures import FULL, QUICK, Bench
@@ -26,7 +27,7 @@ from nerfcli.scenes import load_scene
 
 def test_the_command_from_end_to_end(nerf: Nerf, ball: Path, tmp_path: Path) -> None:
     backend = backends.ORDER["cpu" if cuda_missing() else "cuda"][0]
-    if backends.unavailable(backend, "cpu" if cuda_missing() else "cuda"):
+    if backends.why_unavailable(backend, "cpu" if cuda_missing() else "cuda"):
         backend = "torch"
     command = ("bench", "--gpu", ball, "--quick", "--out", "b", "--backend", backend)
     value = json.loads(nerf(*command, "--json").stdout)
@@ -185,7 +186,7 @@ def test_a_backend_that_differs_is_told() -> None:
 
 
 def test_a_ten_minute_slot_holds_all_but_the_longest_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nerfcli.backends.unavailable", lambda name, device: None)
+    monkeypatch.setattr("nerfcli.backends.why_unavailable", lambda name, device: None)
     plan = gpu.plan(Path("s"), Path("o"), "cuda", FULL)
     names = [section.name for section in plan]
     for name in ("quality triton 3 s", "quality triton 300 s", "quality tcnn 15 s", "step torch"):
@@ -230,7 +231,7 @@ def test_nerfacc_gets_the_same_work(monkeypatch: pytest.MonkeyPatch) -> None:
             return self
 
         def sampling(self, origins: torch.Tensor, directions: torch.Tensor, **options: Any) -> Any:
-            samples = seen.work.march(gpu_peers.reference())
+            samples = seen.work.march(Backend())
             return samples.ray_indices(), samples.t_starts, samples.t_ends
 
     module = ModuleType("nerfacc")

@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import nn
 
-from nerfcli.backends.ops import reference
+from nerfcli.backends.base import Backend
 from nerfcli.cameras.boxes import Box
 from nerfcli.cameras.rays import Rays
 from nerfcli.core.config import ClassicConfig, Config
@@ -156,9 +156,7 @@ def some_field(width: int, n_coarse: int, n_fine: int) -> ClassicField:
     own = ClassicConfig(width=width, n_coarse=n_coarse, n_fine=n_fine)
     config = Config("classic", classic=own)
     box = Box((0.0, 0.0, 0.0), 1.5)
-    field = ClassicField.create(
-        config, box, NEAR, FAR, reference(), torch.Generator().manual_seed(5)
-    )
+    field = ClassicField.create(config, box, NEAR, FAR, Backend(), torch.Generator().manual_seed(5))
     field.params = ParamSet(lively(field.params, 6))
     return field
 

@@ -26,7 +26,7 @@ from nerfcli.core.settings import (
     preset_names,
 )
 from nerfcli.methods import METHODS
-from nerfcli.reference.losses import LOSSES
+from nerfcli.reference.losses import PHOTOMETRIC
 
 
 def test_defaults_are_the_dataclass() -> None:
@@ -210,7 +210,7 @@ def test_every_method_has_a_table_and_every_table_a_method() -> None:
 
 def test_every_loss_can_be_chosen() -> None:
     kind = settings.field_types()["train.loss"]
-    assert {*get_args(get_args(kind)[0])} == set(LOSSES)
+    assert {*get_args(get_args(kind)[0])} == set(PHOTOMETRIC)
 
 
 def test_format_1_is_read(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def small(method: str) -> Config:
 
 def trainer_of(ball: Path, method: str) -> Trainer:
     ready = train.prepare(load_scene(ball), small(method))
-    ops = backends.select("torch", "cpu").ops
+    ops = backends.select("torch", "cpu").backend
     generator = devices.random_generator("cpu", 0)
     views = ready.residents.at(0).to("cpu")
     create = method_of(ready.config).create_trainer

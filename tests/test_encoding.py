@@ -265,3 +265,57 @@ def test_trilinear_weights_sum_to_one(position: tuple[float, float, float]) -> N
 
 def test_hash_grid_of_no_positions() -> None:
     assert hash_grid(torch.zeros(0, 3), random_table(SMALL), SMALL).shape == (0, 18)
+
+
+# derivatives in positions and directions
+
+
+@pytest.mark.parametrize("spec", [SMALL, GridSpec(n_levels=4, n_features=1, log2_table_size=14)])
+def test_hash_grid_is_differentiable_in_positions_within_a_cell(spec: GridSpec) -> None:
+    """The trilinear weights are linear along an axis, so central differences are exact there."""
+    positions, table = random_positions(40).double(), random_table(spec).double()
+    h = 1e-7
+    scales = torch.tensor([level.scale for level in spec.levels], dtype=torch.float64)
+    to_border = (positions[:, None] * scales[:, None] + 0.5) % 1.0  # [n, L, 3]
+    room = torch.minimum(to_border, 1 - to_border) / scales[:, None]
+    positions = positions[room.amin(dim=(1, 2)) > 2 * h]  # all levels within one cell
+    assert len(positions) > 30
+    generator = torch.Generator().manual_seed(4)
+    cotangent = torch.randn(
+        len(positions), spec.n_outputs, generator=generator, dtype=torch.float64
+    )
+    leaf = positions.clone().requires_grad_()
+    (got,) = torch.autograd.grad(hash_grid(leaf, table, spec), leaf, cotangent)
+    for axis in range(3):
+        step = torch.zeros(3, dtype=torch.float64)
+        step[axis] = h
+        there, back = (hash_grid(positions + s * step, table, spec) for s in (1, -1))
+        slope = ((there - back) * cotangent).sum(1) / (2 * h)
+        # slopes are up to 2000 times the values, whose rounding 2e-16 is divided by h
+        torch.testing.assert_close(got[:, axis], slope, rtol=1e-6, atol=1e-5)
+    assert (got.abs() > 1.0).any(0).all()
+
+
+def test_hash_grid_slope_of_a_linear_function_is_its_slope() -> None:
+    spec = GridSpec(n_levels=1, n_features=1, log2_table_size=15, base_resolution=17)
+    level = spec.levels[0]
+    slope = torch.tensor([0.7, -1.3, 0.4], dtype=torch.float64)
+    z, y, x = torch.meshgrid(*[torch.arange(17, dtype=torch.float64)] * 3, indexing="ij")
+    table = torch.zeros(spec.n_params, dtype=torch.float64)
+    table[: 17**3] = (slope[0] * x + slope[1] * y + slope[2] * z).ravel()
+    leaf = random_positions(50).double() * (level.scale - 0.5) / level.scale
+    leaf.requires_grad_()
+    (got,) = torch.autograd.grad(hash_grid(leaf, table, spec).sum(), leaf)
+    torch.testing.assert_close(got, (slope * level.scale).expand(50, 3))
+
+
+def test_spherical_harmonics_are_differentiable_in_directions() -> None:
+    """Also off the sphere, where each is its polynomial."""
+    directions = unit_vectors(8)
+    for scale in (1.0, 0.7):
+        leaf = (scale * directions).requires_grad_()
+        assert torch.autograd.gradcheck(spherical_harmonics, (leaf,))
+    leaf = directions.clone().requires_grad_()
+    (grad,) = torch.autograd.grad(spherical_harmonics(leaf)[:, 1].sum(), leaf)
+    expected = torch.tensor([0.0, -math.sqrt(3 / (4 * math.pi)), 0.0], dtype=torch.float64)
+    torch.testing.assert_close(grad, expected.expand(8, 3))

@@ -14,7 +14,7 @@ import torch
 from half_precision import half_ops
 
 from nerfcli.backends import ops_cpu
-from nerfcli.backends.ops import Ops, reference
+from nerfcli.backends.base import Backend, reference
 from nerfcli.core.config import Config
 from nerfcli.engine import train
 from nerfcli.engine.image_metrics import psnr
@@ -24,16 +24,16 @@ from nerfcli.methods import METHODS
 from nerfcli.methods.hashgrid_method import create_trainer
 from nerfcli.methods.hashgrid_trainer import HashGridTrainer
 from nerfcli.reference.radiance import NetParams
-from nerfcli.reference.volume import over_background
 from nerfcli.scenes import load_scene
 from nerfcli.scenes.image_cache import load_views
+from nerfcli.scenes.views import over_background
 
 STEPS = int(os.environ.get("NERF_STEPS", "500"))
 SAMPLES = 2**14  # of a step
 EVERY = 25  # n-th of the test views
 
 
-def learned(ready: train.Prepared, ops: Ops) -> HashGridTrainer:
+def learned(ready: train.Prepared, ops: Backend) -> HashGridTrainer:
     generator = torch.Generator().manual_seed(0)
     views = ready.residents.at(0)
     made = create_trainer(ready.scene, views, ready.config, ops, generator)

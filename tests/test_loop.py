@@ -51,7 +51,7 @@ def config_of(method: str) -> Config:
 def trained(ball: Path, folder: Path, method: str, callbacks: tuple[Callback, ...] = ()) -> Loop:
     ready = train.prepare(load_scene(ball), config_of(method))
     run = Run.create(folder, ready.config, ready.scene.to_json())
-    ops = backends.select("torch", "cpu").ops
+    ops = backends.select("torch", "cpu").backend
     loop = train.start(ready, run, ops, "cpu", Progress("quiet", None, "step", "train"))
     loop.callbacks = callbacks
     stop: Any = NeverStop()

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from nerfcli.backends.ops import reference
+from nerfcli.backends.base import Backend
 from nerfcli.core.errors import NerfError
 from nerfcli.methods.optimizer import Optimizer
-from nerfcli.reference.adam import adam_step
+from nerfcli.reference.adam import AdamConfig, adam_step
 from nerfcli.reference.params import ParamSet, Role
 from nerfcli.reference.radiance import NetParams
 
@@ -47,7 +48,8 @@ def test_the_parameters_of_the_hash_grid_by_name() -> None:
 
 def test_roles_reach_adam() -> None:
     """Each parameter as by a call of its own, with its rate and decay."""
-    optimizer = Optimizer(params(), reference(), weight_decay=0.3, ema_decay=0.9, beta2=0.999)
+    config = AdamConfig(beta2=0.999, weight_decay=0.3, ema_decay=0.9)
+    optimizer = Optimizer(params(), Backend(), config)
     want, means = params(), params()
     m, v = want.map(torch.zeros_like), want.map(torch.zeros_like)
     for n in (1, 2):
@@ -58,14 +60,11 @@ def test_roles_reach_adam() -> None:
                 flat[0],
                 torch.full_like(flat[0], 0.5 + i),
                 *flat[1:3],
+                config if name == "grid" else replace(config, weight_decay=0.0),
                 step=n,
-                lr=0.01 if name == "slow" else 0.1,
-                weight_decay=0.3 if name == "grid" else 0.0,
+                lr=0.1 * 0.1 if name == "slow" else 0.1,
                 ema=flat[3],
-                ema_decay=0.9,
-                beta2=0.999,
             )
-    assert optimizer.ema is not None
     for name in want:
         assert torch.equal(optimizer.params[name], want[name])
         assert torch.equal(optimizer.model()[name], means[name])
@@ -82,18 +81,19 @@ def test_a_factor_scales_rates_on_the_device() -> None:
 
     ops: Any = Ops()
     rates = torch.tensor([0.5, 0.1, 0.01])
-    Optimizer(params(), ops).step(rates=rates)
+    Optimizer(params(), ops, AdamConfig()).step(rates=rates)
     torch.testing.assert_close(seen[0], torch.tensor([0.05, 0.1, 0.01]))
     assert seen[1] is rates and seen[2] is rates  # by identity: nothing is copied for nothing
 
 
-@pytest.mark.parametrize("ema_decay", [None, 0.9])
-def test_a_checkpoint_goes_on_with_the_same_bits(ema_decay: float | None) -> None:
-    first, second = (Optimizer(params(), reference(), ema_decay=ema_decay) for _ in "ab")
+@pytest.mark.parametrize(("ema_decay", "keeps_raw"), [(0.0, False), (0.0, True), (0.9, True)])
+def test_a_checkpoint_goes_on_with_the_same_bits(ema_decay: float, keeps_raw: bool) -> None:
+    config = AdamConfig(ema_decay=ema_decay)
+    first, second = (Optimizer(params(), Backend(), config, keeps_raw=keeps_raw) for _ in "ab")
     step(first, 1)
     model = first.model().map(torch.clone).state()
     state = {name: tensor.clone() for name, tensor in first.state().items()}
-    assert ("raw.net" in state) == (ema_decay is not None)
+    assert ("raw.net" in state) == keeps_raw
     loaded = second.load(model, state)
     assert loaded is second.params
     for optimizer in (first, second):

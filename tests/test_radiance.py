@@ -7,13 +7,27 @@ import math
 import pytest
 import torch
 
+from nerfcli.cameras.boxes import Box
+from nerfcli.reference.contraction import BoxSpace
 from nerfcli.reference.encoding import GridSpec, hash_grid, spherical_harmonics
 from nerfcli.reference.mlp import mlp_layers, mlp_n_params
-from nerfcli.reference.radiance import MAX_LOG_DENSITY, NetParams, NetSpec, density, radiance
+from nerfcli.reference.radiance import (
+    MAX_LOG_DENSITY,
+    NetParams,
+    NetSpec,
+    Network,
+    density,
+    radiance,
+)
 from nerfcli.reference.samples import Samples
 from nerfcli.reference.volume import composite
 
 NET = NetSpec(GridSpec(3, 2, 9, 4, 32), width=16)
+UNIT = BoxSpace(Box((0.5, 0.5, 0.5), 0.5))  # positions are their own unit positions
+
+
+def field_of(params: NetParams) -> Network:
+    return Network(NET, params, UNIT)
 
 
 def random_params(net: NetSpec, seed: int = 0, dtype: torch.dtype = torch.float64) -> NetParams:
@@ -59,7 +73,8 @@ def test_radiance_is_grid_then_density_mlp_then_color_mlp() -> None:
     positions, directions = random_inputs(20)
     w1, w2 = mlp_layers(params.density, NET.density_widths)
     c1, c2, c3 = mlp_layers(params.color, NET.color_widths)
-    sigmas, rgbs = radiance(positions, directions, params, NET)
+    network = field_of(params)
+    sigmas, rgbs = radiance(network, positions, spherical_harmonics(directions))
     features = hash_grid(positions, params.table, NET.grid)
     for i in range(20):
         geometry = w2 @ (w1 @ features[i]).clamp(min=0)
@@ -68,13 +83,14 @@ def test_radiance_is_grid_then_density_mlp_then_color_mlp() -> None:
         rgb = 1 / (1 + torch.exp(-(c3 @ (c2 @ hidden).clamp(min=0))))
         assert sigmas[i].item() == pytest.approx(math.exp(geometry[0].item()), rel=1e-12)
         torch.testing.assert_close(rgbs[i], rgb)
-    assert torch.equal(density(positions, params, NET), sigmas)
+    assert torch.equal(density(network, positions), sigmas)
 
 
 def test_only_color_depends_on_direction() -> None:
     params = random_params(NET)
     positions, directions = random_inputs(5)
-    there, back = (radiance(positions, d, params, NET) for d in (directions, -directions))
+    both = (spherical_harmonics(d) for d in (directions, -directions))
+    there, back = (radiance(field_of(params), positions, inputs) for inputs in both)
     assert torch.equal(there[0], back[0])
     assert (there[1] - back[1]).abs().max() > 1e-3
 
@@ -82,6 +98,7 @@ def test_only_color_depends_on_direction() -> None:
 def test_gradients_match_finite_differences() -> None:
     params = random_params(NET)
     positions, directions = random_inputs(6)
+    inputs_of_rays = spherical_harmonics(directions)
     # only touched entries of the table: the numeric Jacobian costs two passes per parameter
     touched = torch.zeros(NET.grid.n_params, dtype=torch.bool)
     leaf = params.table.clone().requires_grad_()
@@ -91,7 +108,7 @@ def test_gradients_match_finite_differences() -> None:
 
     def field(entries: torch.Tensor, w: torch.Tensor, c: torch.Tensor):
         table = params.table.index_put((index,), entries)
-        return radiance(positions, directions, NetParams(table, w, c), NET)
+        return radiance(field_of(NetParams(table, w, c)), positions, inputs_of_rays)
 
     inputs = (params.table[index], params.density, params.color)
     assert torch.autograd.gradcheck(
@@ -104,7 +121,7 @@ def test_density_and_gradients_are_finite_at_extremes(log_density: float) -> Non
     params = constant_density_params(log_density, NET)
     leaves = NetParams(*(p.clone().requires_grad_() for p in params.tensors()))
     positions, directions = (v.float() for v in random_inputs(8))
-    sigmas, rgbs = radiance(positions, directions, leaves, NET)
+    sigmas, rgbs = radiance(field_of(leaves), positions, spherical_harmonics(directions))
     expected = math.exp(min(log_density, MAX_LOG_DENSITY))
     # the trilinear weights sum to 1 within 2e-7, which 100 of log density makes 2e-5
     torch.testing.assert_close(sigmas, torch.full((8,), expected), rtol=1e-4, atol=1e-40)
@@ -118,7 +135,7 @@ def test_density_and_gradients_are_finite_at_extremes(log_density: float) -> Non
 
 def test_gradient_passes_the_clamp() -> None:
     leaves = NetParams(*(p.requires_grad_() for p in constant_density_params(20.0, NET).tensors()))
-    sigmas = density(torch.full((1, 3), 0.4), leaves, NET)
+    sigmas = density(field_of(leaves), torch.full((1, 3), 0.4))
     (grad,) = torch.autograd.grad(sigmas.sum(), leaves.table)
     # d sigma / d (log density) is the clamped value itself; the weights of a level sum to 1
     assert grad.sum().item() == pytest.approx(math.exp(MAX_LOG_DENSITY), rel=1e-5)
@@ -126,5 +143,6 @@ def test_gradient_passes_the_clamp() -> None:
 
 def test_field_of_no_positions() -> None:
     positions, directions = (v[:0] for v in random_inputs(1))
-    sigmas, rgbs = radiance(positions, directions, random_params(NET), NET)
+    network = field_of(random_params(NET))
+    sigmas, rgbs = radiance(network, positions, spherical_harmonics(directions))
     assert sigmas.shape == (0,) and rgbs.shape == (0, 3)

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from nerfcli.cameras.boxes import Box
+from nerfcli.cameras.rays import Bounds, Rays
 from nerfcli.reference.samples import Samples
 from nerfcli.reference.sampling import (
+    MarchingGrid,
     Steps,
     edges_from_points,
     importance,
@@ -31,7 +33,7 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def random_rays(n: int, seed: int = 0, reach: float = 5.0) -> tuple[torch.Tensor, torch.Tensor]:
+def random_rays(n: int, seed: int = 0, reach: float = 5.0) -> Rays:
     """Rays from in and around BOX; two of each seven are parallel to an axis."""
     g = generator(seed)
     origins = (torch.rand(n, 3, generator=g, dtype=F64) - 0.5) * 2 * reach
@@ -40,7 +42,7 @@ def random_rays(n: int, seed: int = 0, reach: float = 5.0) -> tuple[torch.Tensor
     directions[::2] = aimed[::2]
     directions[::7] = torch.tensor([0.0, 0.0, -1.0], dtype=F64)
     directions[3::7] = torch.tensor([0.0, 1.0, 0.0], dtype=F64)
-    return origins, directions / directions.norm(dim=1, keepdim=True)
+    return Rays(origins, directions / directions.norm(dim=1, keepdim=True))
 
 
 # points along a ray
@@ -48,16 +50,18 @@ def random_rays(n: int, seed: int = 0, reach: float = 5.0) -> tuple[torch.Tensor
 
 def test_stratified_puts_one_point_in_each_part() -> None:
     t_min, t_max = torch.tensor([1.0, 2.0]), torch.tensor([3.0, 10.0])
-    t = stratified(t_min, t_max, torch.rand(2, 16, generator=generator()))
+    bounds = Bounds(t_min, t_max)
+    t = stratified(bounds, torch.rand(2, 16, generator=generator()))
     part = (t - t_min[:, None]) / (t_max - t_min)[:, None] * 16
     assert torch.equal(part.floor(), torch.arange(16.0).expand(2, -1))
-    middles = stratified(t_min, t_max, torch.full((2, 2), 0.5))
+    middles = stratified(bounds, torch.full((2, 2), 0.5))
     torch.testing.assert_close(middles, torch.tensor([[1.5, 2.5], [4.0, 8.0]]))
 
 
 def test_stratified_points_are_uniform_over_the_whole_range() -> None:
     jitter = torch.rand(4000, 8, generator=generator(1), dtype=F64)
-    t = stratified(torch.full((4000,), 2.0, dtype=F64), torch.full((4000,), 6.0, dtype=F64), jitter)
+    bounds = Bounds(torch.full((4000,), 2.0, dtype=F64), torch.full((4000,), 6.0, dtype=F64))
+    t = stratified(bounds, jitter)
     within = stats.kstest(((t[:, 3] - 3.5) / 0.5).numpy(), "uniform")
     assert within.pvalue > 1e-3  # fixed seed
     # stratification: the estimate of an integral is far better than with independent points
@@ -117,9 +121,10 @@ def test_importance_is_monotone_and_stays_inside(weights: list[float], u: list[f
 
 def test_edges_lie_halfway_between_points() -> None:
     t = torch.tensor([[1.0, 2.0, 4.0], [5.0, 5.0, 9.0]])
-    edges = edges_from_points(t, torch.tensor([0.5, 2.0]), torch.tensor([6.0, 9.0]))
+    edges = edges_from_points(t, Bounds(torch.tensor([0.5, 2.0]), torch.tensor([6.0, 9.0])))
     torch.testing.assert_close(edges, torch.tensor([[0.5, 1.5, 3.0, 6.0], [2.0, 5.0, 7.0, 9.0]]))
-    one = edges_from_points(torch.tensor([[3.0]]), torch.tensor([2.0]), torch.tensor([6.0]))
+    whole = Bounds(torch.tensor([2.0]), torch.tensor([6.0]))
+    one = edges_from_points(torch.tensor([[3.0]]), whole)
     assert one.tolist() == [[2.0, 6.0]]
 
 
@@ -143,11 +148,13 @@ def scalar_intersection(o: list[float], d: list[float], near: float, far: float)
 
 
 def test_intersect_box_equals_six_half_spaces() -> None:
-    origins, directions = random_rays(400)
-    t_min, t_max = intersect_box(origins, directions, BOX, 0.05, 9.0)
+    rays = random_rays(400)
+    t_min, t_max = intersect_box(rays, BOX, 0.05, 9.0)
     hits = 0
     for i in range(400):
-        expected = scalar_intersection(origins[i].tolist(), directions[i].tolist(), 0.05, 9.0)
+        expected = scalar_intersection(
+            rays.origins[i].tolist(), rays.directions[i].tolist(), 0.05, 9.0
+        )
         if expected is None:
             assert t_max[i] <= t_min[i]
         else:
@@ -161,7 +168,7 @@ def test_intersect_box_from_inside_and_on_a_face() -> None:
     # from the middle, from a face, looking away, and along a face (0 / 0 there)
     origins = torch.tensor([[0.0, 0, 0], [-1.0, 0, 0], [0.0, 0, 3], [-1.0, 0, -3]])
     directions = torch.tensor([[0.0, 0, 1], [1.0, 0, 0], [0.0, 0, 1], [0.0, 0, 1]])
-    t_min, t_max = intersect_box(origins, directions, box, 0.0, 100.0)
+    t_min, t_max = intersect_box(Rays(origins, directions), box, 0.0, 100.0)
     hit = [0, 1, 3]
     assert t_min[hit].tolist() == [0.0, 0.0, 2.0] and t_max[hit].tolist() == [1.0, 2.0, 4.0]
     assert t_max[2] <= t_min[2]
@@ -285,14 +292,15 @@ def scalar_march(ray, occupied: torch.Tensor, box: Box, steps: Steps):
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
 def test_march_equals_a_scalar_walk(steps: Steps, share: float) -> None:
     n = 60
-    origins, directions = random_rays(n, seed=6)
-    t_min, t_max = intersect_box(origins, directions, BOX, 0.02, 8.0)
+    rays = random_rays(n, seed=6)
+    bounds = intersect_box(rays, BOX, 0.02, 8.0)
     jitter = torch.rand(n, generator=generator(7), dtype=F64)
     occupied = random_occupancy(share=share)
-    got = march(origins, directions, t_min, t_max, jitter, occupied, BOX, steps)
+    got = march(rays, bounds, jitter, MarchingGrid(occupied, BOX, steps))
+    t_min, t_max = bounds
     assert (t_max <= t_min).any() and (t_max > t_min).any()
     for i in range(n):
-        ray = [v[i].tolist() for v in (origins, directions, t_min, t_max, jitter)]
+        ray = [v[i].tolist() for v in (rays.origins, rays.directions, t_min, t_max, jitter)]
         expected = scalar_march(ray, occupied, BOX, steps)
         start, stop = got.ray_offsets[i : i + 2].tolist()
         assert stop - start == len(expected)
@@ -306,12 +314,14 @@ def test_march_equals_a_scalar_walk(steps: Steps, share: float) -> None:
 @pytest.mark.parametrize("steps", [Steps(0.07), Steps(0.03, 1 / 64)])
 def test_full_grid_samples_tile_the_ray(steps: Steps) -> None:
     n = 200
-    origins, directions = (v.float() for v in random_rays(n, seed=8))
-    t_min, t_max = intersect_box(origins, directions, BOX, 0.02, 8.0)
+    exact = random_rays(n, seed=8)
+    rays = Rays(exact.origins.float(), exact.directions.float())
+    bounds = intersect_box(rays, BOX, 0.02, 8.0)
     jitter = torch.rand(n, generator=generator(9))
     occupied = torch.ones(3, 4, 4, 4, dtype=torch.bool)
-    samples = march(origins, directions, t_min, t_max, jitter, occupied, BOX, steps)
-    rays = samples.ray_indices()
+    grid = MarchingGrid(occupied, BOX, steps)
+    samples = march(rays, bounds, jitter, grid)
+    (t_min, t_max), rays = bounds, samples.ray_indices()
     assert (samples.t_ends > samples.t_starts).all()
     assert (samples.t_mids >= t_min[rays]).all() and (samples.t_mids < t_max[rays]).all()
     inside = rays[1:] == rays[:-1]
@@ -330,10 +340,9 @@ def test_march_through_one_occupied_cell_finds_its_span() -> None:
     occupied = torch.zeros(1, 8, 8, 8, dtype=torch.bool)
     occupied[0, 4, 3, 6] = True  # z in [0, .25], y in [-.25, 0], x in [.5, .75]
     origins = torch.tensor([[-3.0, -0.1, 0.1], [0.6, -3.0, 0.1], [0.6, -0.1, -3.0]])
-    directions = torch.eye(3)
-    t_min, t_max = intersect_box(origins, directions, box, 0.0, 10.0)
-    jitter = torch.full((3,), 0.5)
-    samples = march(origins, directions, t_min, t_max, jitter, occupied, box, Steps(0.001))
+    rays = Rays(origins, torch.eye(3))
+    grid = MarchingGrid(occupied, box, Steps(0.001))
+    samples = march(rays, intersect_box(rays, box, 0.0, 10.0), torch.full((3,), 0.5), grid)
     for i, (low, high) in enumerate([(3.5, 3.75), (2.75, 3.0), (3.0, 3.25)]):
         start, stop = samples.ray_offsets[i : i + 2].tolist()
         assert samples.t_starts[start].item() == pytest.approx(low, abs=0.0011)
@@ -347,9 +356,7 @@ def test_march_of_no_and_of_one_ray(n: int) -> None:
     box = Box((0.0, 0.0, 0.0), 1.0)
     origins = torch.tensor([[0.0, 0.0, -3.0]])[:n]
     directions = torch.tensor([[0.0, 0.0, 1.0]])[:n]
-    t_min, t_max = intersect_box(origins, directions, box, 0.0, 10.0)
-    samples = march(
-        origins, directions, t_min, t_max, torch.full((n,), 0.5), occupied, box, Steps(0.5)
-    )
+    rays, grid = Rays(origins, directions), MarchingGrid(occupied, box, Steps(0.5))
+    samples = march(rays, intersect_box(rays, box, 0.0, 10.0), torch.full((n,), 0.5), grid)
     assert isinstance(samples, Samples)
     assert samples.n_rays == n and samples.capacity == 4 * n

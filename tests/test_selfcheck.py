@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import pytest
 import torch
 
 from nerfcli.backends import selfcheck
-from nerfcli.backends.ops import Ops, reference
-from nerfcli.cameras.boxes import Box
-from nerfcli.cameras.cameras import Cameras
-from nerfcli.cameras.rays import Rays
+from nerfcli.backends.base import Backend
 from nerfcli.reference.encoding import GridSpec
+from nerfcli.reference.fused import StepOut
 from nerfcli.reference.radiance import NetParams, NetSpec
 from nerfcli.reference.samples import Samples
-from nerfcli.reference.sampling import intersect_box
-from nerfcli.scenes.views import Views
+
+RIGHT = Backend()
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +26,13 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(selfcheck, "N_POINTS", 63)
 
 
-def scaled(op: Callable[..., Any], factor: float = 1.1) -> Callable[..., Any]:
+def fault_of(**ops: Callable[..., Any]) -> str:
+    """The fault that is found in the reference with these ops in the place of its own."""
+    methods = {name: staticmethod(op) for name, op in ops.items()}
+    return str(selfcheck.find_fault(type("Wrong", (Backend,), methods)(), "cpu"))
+
+
+def scale(op: Callable[..., Any], factor: float = 1.1) -> Callable[..., Any]:
     """The op with every tensor that it returns ten percent too large."""
 
     def wrong(*args: Any, **options: Any) -> Any:
@@ -55,195 +57,160 @@ class _DoubledGradient(torch.autograd.Function):
         return 2 * grad
 
 
+def double_gradient(x: torch.Tensor) -> torch.Tensor:
+    return _DoubledGradient.apply(x)  # pyright: ignore[reportReturnType]
+
+
 def test_the_reference_agrees_with_itself() -> None:
-    assert selfcheck.fault(reference(), "cpu") is None
+    assert selfcheck.find_fault(Backend(), "cpu") is None
 
 
 @pytest.mark.parametrize(
     "op", ["spherical_harmonics", "hash_grid", "mlp", "density", "radiance", "composite"]
 )
 def test_a_wrong_output_is_found(op: str) -> None:
-    ops = dataclasses.replace(reference(), **{op: scaled(getattr(reference(), op))})
-    assert str(selfcheck.fault(ops, "cpu")).startswith(f"{op}")
-    assert "differs from the reference by 10%" in str(selfcheck.fault(ops, "cpu"))
+    fault = fault_of(**{op: scale(getattr(RIGHT, op))})
+    assert fault.startswith(f"{op}") and "differs from the reference by 10%" in fault
 
 
-@pytest.mark.parametrize("op", ["hash_grid", "radiance", "composite"])
-def test_a_wrong_gradient_is_found(op: str) -> None:
-    right = getattr(reference(), op)
+def test_a_wrong_gradient_in_the_table_is_found() -> None:
+    fault = fault_of(
+        hash_grid=lambda x, table, spec: RIGHT.hash_grid(x, double_gradient(table), spec)
+    )
+    assert fault == "the gradient of hash_grid differs from the reference by 100%"
 
-    def wrong(*args: Any) -> Any:
-        first = args[1] if op == "hash_grid" else args[0]
-        if op == "radiance":
-            doubled = NetParams(*(_DoubledGradient.apply(p) for p in args[2].tensors()))
-            return right(args[0], args[1], doubled, args[3])
-        doubled = _DoubledGradient.apply(first)
-        return right(args[0], doubled, args[2]) if op == "hash_grid" else right(doubled, *args[1:])
 
-    ops = dataclasses.replace(reference(), **{op: wrong})
-    assert selfcheck.fault(ops, "cpu") == f"the gradient of {op} differs from the reference by 100%"
+def test_a_wrong_gradient_in_positions_is_found() -> None:
+    fault = fault_of(
+        hash_grid=lambda x, table, spec: RIGHT.hash_grid(double_gradient(x), table, spec)
+    )
+    assert fault == "the gradient of hash_grid in positions differs from the reference by 100%"
+
+
+def test_a_wrong_gradient_in_directions_is_found() -> None:
+    fault = fault_of(spherical_harmonics=lambda d: RIGHT.spherical_harmonics(double_gradient(d)))
+    assert fault == "the gradient of spherical_harmonics differs from the reference by 100%"
+
+
+def test_a_wrong_gradient_in_the_networks_is_found() -> None:
+    def wrong(network: Any, *args: Any) -> Any:
+        params = NetParams(*map(double_gradient, network.params.tensors()))
+        return RIGHT.radiance(dataclasses.replace(network, params=params), *args)
+
+    fault = fault_of(radiance=wrong)
+    assert fault == "the gradient of radiance differs from the reference by 100%"
+
+
+def test_a_wrong_gradient_in_ray_inputs_is_found() -> None:
+    fault = fault_of(
+        radiance=lambda network, x, inputs: RIGHT.radiance(network, x, double_gradient(inputs))
+    )
+    assert fault == "its gradient differs from the reference by 100%"
+
+
+def test_a_space_that_is_ignored_is_found() -> None:
+    def wrong(network: Any, *args: Any) -> Any:
+        return RIGHT.radiance(dataclasses.replace(network, space=selfcheck.SPACES[0]), *args)
+
+    assert fault_of(radiance=wrong).startswith("radiance in contraction (density of positions)")
+
+
+def test_a_wrong_gradient_of_composite_is_found() -> None:
+    fault = fault_of(
+        composite=lambda sigmas, *args: RIGHT.composite(double_gradient(sigmas), *args)
+    )
+    assert fault == "the gradient of composite differs from the reference by 100%"
 
 
 def test_a_march_that_loses_samples_is_found() -> None:
     def wrong(*args: Any) -> Samples:
-        samples = reference().march(*args)
-        keep = torch.arange(samples.capacity) % 10 != 0
-        return samples.select(keep)
+        samples = RIGHT.march(*args)
+        return samples.select(torch.arange(samples.capacity) % 10 != 0)
 
-    ops = dataclasses.replace(reference(), march=wrong)
-    assert str(selfcheck.fault(ops, "cpu")).startswith("march differs")
+    assert fault_of(march=wrong).startswith("march differs")
 
 
 def test_gradients_of_a_step_that_are_never_written_are_found() -> None:
-    def wrong(params: NetParams, grads: NetParams, *args: Any, **options: Any) -> Any:
+    def wrong(network: Any, grads: NetParams, *args: Any, **options: Any) -> StepOut:
         nowhere = NetParams(*(torch.zeros_like(g) for g in grads.tensors()))
-        return reference().photometric_gradients(params, nowhere, *args, **options)
+        return RIGHT.step_gradients(network, nowhere, *args, **options)
 
-    ops = dataclasses.replace(reference(), photometric_gradients=wrong)
-    assert "photometric_gradients differs" in str(selfcheck.fault(ops, "cpu"))
+    assert fault_of(step_gradients=wrong).startswith("step_gradients differs")
+
+
+def test_gradients_of_rays_that_are_wrong_are_found() -> None:
+    def wrong(*args: Any, **options: Any) -> StepOut:
+        out = RIGHT.step_gradients(*args, **options)
+        if out.ray_grads is None:
+            return out
+        grads = dataclasses.replace(out.ray_grads, origins=2 * out.ray_grads.origins)
+        return dataclasses.replace(out, ray_grads=grads)
+
+    fault = fault_of(step_gradients=wrong)
+    assert fault.startswith("step_gradients with gradients of rays differs")
 
 
 def test_a_wrong_picture_is_found() -> None:
-    ops = dataclasses.replace(reference(), render_rays=scaled(reference().render_rays))
-    assert "render_rays (rgb) differs" in str(selfcheck.fault(ops, "cpu"))
+    assert "render_rays (rgb) differs" in fault_of(render_rays=scale(RIGHT.render_rays))
 
 
 def test_an_adam_that_keeps_its_gradients_is_found() -> None:
     def wrong(params: torch.Tensor, grads: torch.Tensor, *args: Any, **options: Any) -> None:
-        reference().adam_step(params, grads.clone(), *args, **options)
+        RIGHT.adam_step(params, grads.clone(), *args, **options)
 
-    ops = dataclasses.replace(reference(), adam_step=wrong)
-    assert "adam_step differs" in str(selfcheck.fault(ops, "cpu"))
+    assert "adam_step differs" in fault_of(adam_step=wrong)
 
 
 def test_what_is_not_finite_is_found() -> None:
-    ops = dataclasses.replace(reference(), mlp=scaled(reference().mlp, float("nan")))
-    assert "mlp differs" in str(selfcheck.fault(ops, "cpu"))
-
-
-def march_within(*args: Any, keep: int = 0) -> tuple[Samples, torch.Tensor]:
-    """sampling.march into a fixed capacity; `keep` more rays than fit are said to fit."""
-    whole = reference().march(*args[:-1])
-    samples, n = selfcheck._first_rays(whole, args[-1])
-    return samples, torch.tensor(n + keep)
-
-
-def gradients_of_some(
-    params: NetParams, grads: NetParams, net: NetSpec, box: Any, rays: Any, samples: Samples,
-    target: torch.Tensor, background: torch.Tensor, *, n_live: torch.Tensor | None = None,
-    **options: Any,
-) -> Any:  # fmt: skip
-    n = len(rays) if n_live is None else int(n_live)
-    live = int(samples.ray_offsets[n])
-    short = Samples(samples.t_starts[:live], samples.t_ends[:live], samples.ray_offsets[: n + 1])
-    right = reference().photometric_gradients
-    return right(params, grads, net, box, rays[:n], short, target[:n], background[:n], **options)
-
-
-def adam_by_rates(*args: Any, rates: torch.Tensor | None = None, **options: Any) -> None:
-    if rates is None:
-        return reference().adam_step(*args, **options)
-    step = round(float(torch.log(1 - rates[1].double()) / math.log(0.9)))
-    return reference().adam_step(*args, **options, step=step, lr=float(rates[0]))
-
-
-def draw(
-    views: Views, cameras: Cameras, u: torch.Tensor, background: torch.Tensor, box: Box,
-    near: float, far: float, n_counted: torch.Tensor,
-) -> tuple[Rays, torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
-    flat = views.draw(u)
-    rays, colors = cameras.rays(views.locate(flat)), views.colors(flat)
-    target = colors[:, :3] * colors[:, 3:] + (1 - colors[:, 3:]) * background
-    t_min, t_max = intersect_box(rays.origins, rays.directions, box, near, far)
-    t_max[int(n_counted) :] = t_min[int(n_counted) :]
-    return rays, target, t_min, t_max
-
-
-def adapt(rate: torch.Tensor, wanted: torch.Tensor, *now: torch.Tensor, **options: Any) -> None:
-    n_rays, n_kept = (int(n) for n in now)
-    memory = options["memory"]
-    rate.copy_(memory * rate + (1 - memory) * n_kept / n_rays)
-    wanted.fill_(int(options["n_samples"] / float(rate)))
-
-
-def waitless() -> Ops:
-    """The reference in the clothes of a backend whose counts live on the device."""
-    return dataclasses.replace(
-        reference(),
-        march_within=march_within,
-        draw=draw,
-        adapt=adapt,
-        photometric_gradients=gradients_of_some,
-        adam_step=adam_by_rates,
-    )
-
-
-def test_a_step_that_never_waits_is_compared_too() -> None:
-    assert selfcheck.fault(waitless(), "cpu") is None
-    every, fewer = (
-        {name for name, _ in selfcheck.differences(ops, "cpu")} for ops in (waitless(), reference())
-    )
-    assert every - fewer == {
-        "draw",
-        "adapt",
-        "march_within",
-        "photometric_gradients of some rays",
-        "adam_step by rates",
-    }
+    assert "mlp differs" in fault_of(mlp=scale(RIGHT.mlp, float("nan")))
 
 
 def test_rays_of_other_pixels_are_found() -> None:
-    def wrong(views: Views, cameras: Cameras, u: torch.Tensor, *rest: Any) -> Any:
-        return draw(views, cameras, 1 - u, *rest)
-
-    fault = selfcheck.fault(dataclasses.replace(waitless(), draw=wrong), "cpu")
-    assert str(fault).startswith("draw differs")
+    fault = fault_of(draw=lambda views, cameras, u, *rest: RIGHT.draw(views, cameras, 1 - u, *rest))
+    assert fault.startswith("draw differs")
 
 
 def test_rays_that_do_not_count_but_hit_the_box_are_found() -> None:
-    def wrong(views: Views, cameras: Cameras, u: torch.Tensor, *rest: Any) -> Any:
-        background, box, near, far, _counted = rest
-        return draw(views, cameras, u, background, box, near, far, torch.tensor(selfcheck.N_RAYS))
-
-    fault = selfcheck.fault(dataclasses.replace(waitless(), draw=wrong), "cpu")
-    assert str(fault).startswith("draw differs")
+    assert fault_of(draw=lambda *args: RIGHT.draw(*args[:-1])).startswith("draw differs")
 
 
 def test_a_ray_count_that_does_not_follow_is_found() -> None:
-    fault = selfcheck.fault(dataclasses.replace(waitless(), adapt=lambda *_, **__: None), "cpu")
-    assert str(fault).startswith("adapt differs")
+    assert fault_of(adapt=lambda *_, **__: None).startswith("adapt differs")
 
 
 def test_a_march_that_miscounts_the_rays_that_fit_is_found() -> None:
-    wrong = partial(march_within, keep=2)
-    fault = selfcheck.fault(dataclasses.replace(waitless(), march_within=wrong), "cpu")
-    assert str(fault).startswith("march_within differs")
+    def wrong(*args: Any) -> tuple[Samples, torch.Tensor]:
+        samples, n_fit = RIGHT.march_within(*args)
+        return samples, n_fit + 2
+
+    assert fault_of(march_within=wrong).startswith("march_within differs")
 
 
 def test_a_march_that_passes_over_what_does_not_fit_is_found() -> None:
     """All rays keep their samples: more than there is room for."""
 
     def wrong(*args: Any) -> tuple[Samples, torch.Tensor]:
-        return reference().march(*args[:-1]), march_within(*args)[1]
+        return RIGHT.march(*args[:-1]), RIGHT.march_within(*args)[1]
 
-    fault = selfcheck.fault(dataclasses.replace(waitless(), march_within=wrong), "cpu")
-    assert str(fault).startswith("march_within differs")
+    assert fault_of(march_within=wrong).startswith("march_within differs")
 
 
 def test_a_mean_over_all_rays_instead_of_the_live_ones_is_found() -> None:
-    def wrong(*args: Any, n_live: torch.Tensor | None = None, **options: Any) -> Any:
-        return reference().photometric_gradients(*args, **options)
+    def wrong(*args: Any, n_live: torch.Tensor | None = None, **options: Any) -> StepOut:
+        network, grads, batch, samples, objective = args
+        live = int(samples.ray_offsets[-1])
+        short = Samples(samples.t_starts[:live], samples.t_ends[:live], samples.ray_offsets)
+        return RIGHT.step_gradients(network, grads, batch, short, objective, **options)
 
-    ops = dataclasses.replace(waitless(), photometric_gradients=wrong)
-    assert str(selfcheck.fault(ops, "cpu")).startswith("photometric_gradients of some rays differs")
+    fault = fault_of(step_gradients=wrong)
+    assert fault.startswith("step_gradients of some rays differs")
 
 
 def test_a_step_that_does_not_see_the_rates_is_found() -> None:
     def wrong(*args: Any, rates: torch.Tensor | None = None, **options: Any) -> None:
-        reference().adam_step(*args, **({"step": 1, "lr": 0.1} | options))
+        RIGHT.adam_step(*args, **({"step": 1, "lr": 0.1} | options))
 
-    ops = dataclasses.replace(waitless(), adam_step=wrong)
-    assert str(selfcheck.fault(ops, "cpu")).startswith("adam_step by rates differs")
+    assert fault_of(adam_step=wrong).startswith("adam_step by rates differs")
 
 
 def test_a_copy_of_the_table_that_grows_stale_is_found() -> None:
@@ -251,9 +218,8 @@ def test_a_copy_of_the_table_that_grows_stale_is_found() -> None:
 
     def stale(positions: torch.Tensor, table: torch.Tensor, spec: GridSpec) -> torch.Tensor:
         if table.requires_grad:
-            return reference().hash_grid(positions, table, spec)
+            return RIGHT.hash_grid(positions, table, spec)
         copy = copies.setdefault(id(table), table.clone())
-        return reference().hash_grid(positions, copy, spec)
+        return RIGHT.hash_grid(positions, copy, spec)
 
-    ops = dataclasses.replace(reference(), hash_grid=stale)
-    assert str(selfcheck.fault(ops, "cpu")).startswith("hash_grid after adam_step differs")
+    assert fault_of(hash_grid=stale).startswith("hash_grid after adam_step differs")

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from nerfcli.backends.ops import reference
+from nerfcli.backends.base import Backend
 from nerfcli.core.config import Config, HashGridConfig
 from nerfcli.engine import train
 from nerfcli.methods.hashgrid_method import create_trainer
@@ -33,17 +33,15 @@ def trainer_of(scene: Path, seen: list[dict[str, Any]], **values: Any) -> HashGr
         ),
     )
     ready = train.prepare(load_scene(scene), config)
-    ops = reference()
 
-    def adam_step(params: torch.Tensor, *rest: Any, **options: Any) -> None:
-        seen.append({"n": len(params), **options})
-        ops.adam_step(params, *rest, **options)
+    class Noting(Backend):
+        def adam_step(self, params: torch.Tensor, *rest: Any, **options: Any) -> None:
+            seen.append({"n": len(params), "config": rest[3], **options})
+            super().adam_step(params, *rest, **options)
 
     generator = torch.Generator().manual_seed(0)
     views = ready.residents.at(0)
-    made = create_trainer(
-        ready.scene, views, ready.config, replace(ops, adam_step=adam_step), generator
-    )
+    made = create_trainer(ready.scene, views, ready.config, Noting(), generator)
     return made
 
 
@@ -52,7 +50,7 @@ def test_the_grid_alone_decays(ball: Path) -> None:
     trainer = trainer_of(ball, seen, weight_decay=3e-7)
     trainer.step(1e-2)
     assert [call["n"] for call in seen] == [len(p) for p in trainer.field.params.tensors()]
-    assert [call["weight_decay"] for call in seen] == [3e-7, 0.0, 0.0]
+    assert [call["config"].weight_decay for call in seen] == [3e-7, 0.0, 0.0]
 
 
 def test_decay_shrinks_the_grid(ball: Path) -> None:

@@ -154,7 +154,7 @@ def test_without_a_compiler_each_way_of_asking_says_so(a_gpu: pytest.MonkeyPatch
     reason = "Triton needs a C compiler"
     a_gpu.setattr(triton_host, "unavailable", lambda: reason)
     a_gpu.setattr(ops_tcnn, "unavailable", lambda device: "tinycudann is not installed")
-    assert backends.unavailable("triton", "cuda") == reason
+    assert backends.why_unavailable("triton", "cuda") == reason
     assert f"; not triton: {reason};" in backends.select("auto", "cuda").line
     with pytest.raises(BackendUnavailable, match=f"'triton' cannot run on cuda: {reason}"):
         backends.select("triton", "cuda")
@@ -166,7 +166,7 @@ def test_on_a_cpu_only_the_interpreter_runs(a_gpu: pytest.MonkeyPatch) -> None:
     assert ops_triton.unavailable("cpu") is None
     a_gpu.setattr(triton_host, "interpreter_unavailable", lambda: "it needs NumPy 2.3")
     assert ops_triton.unavailable("cpu") == "it needs NumPy 2.3"
-    assert "runs on cuda only" in str(backends.unavailable("triton", "cpu"))
+    assert "runs on cuda only" in str(backends.why_unavailable("triton", "cpu"))
 
 
 def test_a_folder_in_the_way_is_not_an_installed_package(

@@ -13,7 +13,7 @@ import torch
 
 from nerfcli import backends
 from nerfcli.backends import ops_triton, selfcheck
-from nerfcli.backends.ops import Ops, reference
+from nerfcli.backends.base import Backend, reference
 from nerfcli.core.config import ClassicConfig, Config, HashGridConfig
 from nerfcli.core.devices import random_generator
 from nerfcli.core.errors import NerfError
@@ -39,7 +39,7 @@ LIMITS = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.2}
 
 @pytest.fixture(autouse=True)
 def on_a_gpu() -> None:
-    if reason := backends.unavailable("triton", "cuda"):
+    if reason := backends.why_unavailable("triton", "cuda"):
         pytest.skip(reason)
 
 
@@ -51,7 +51,7 @@ def test_every_op_agrees_with_the_reference(
     assert selfcheck.fault(ops_triton.build(dtype), "cuda") is None
 
 
-def gradients(ops: Ops, case: selfcheck.Case, samples: Samples, grads: NetParams) -> None:
+def gradients(ops: Backend, case: selfcheck.Case, samples: Samples, grads: NetParams) -> None:
     ops.photometric_gradients(
         case.params,
         grads,
@@ -110,7 +110,7 @@ def prepared(ball: Path, method: str = "hashgrid", steps: int = 40) -> train.Pre
     return train.prepare(load_scene(ball), config)
 
 
-def trainer_with(ready: train.Prepared, ops: Ops) -> HashGridTrainer:
+def trainer_with(ready: train.Prepared, ops: Backend) -> HashGridTrainer:
     generator = random_generator("cuda", 0)
     made = create_trainer(
         ready.scene, ready.residents.at(0).to("cuda"), ready.config, ops, generator

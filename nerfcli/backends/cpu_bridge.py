@@ -2,45 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
-from nerfcli.backends.ops import Ops
+from nerfcli.backends.base import Backend
+from nerfcli.reference.encoding import GridSpec
+from nerfcli.reference.radiance import Network
+from nerfcli.reference.samples import Pixels, Samples
 
 RAYS = 2**17  # at once: the CPU has as much to do with them, and memory is not asked for
 
 
-def hosted(ops: Ops, device: str) -> Ops:
-    """`ops` with arguments brought to `device` and results to the CPU.
+class CpuBridge(Backend):
+    """Another backend, with arguments brought to its device and results to the CPU.
 
     What is there already is not copied, so parameters should be. Not for training: nothing that is
-    written in place comes back. A call is given RAYS at most.
+    written in place comes back. `render_rays` is given RAYS at most.
     """
-    reading = ("spherical_harmonics", "hash_grid", "mlp", "density", "radiance", "march")
-    reading += ("composite", "render_rays")
-    calls = {name: _hosted(getattr(ops, name), device) for name in reading}
-    return replace(ops, **calls, rays_per_chunk=min(ops.rays_per_chunk, RAYS))
+
+    def __init__(self, inner: Backend, device: str) -> None:
+        self.inner, self.device = inner, device
+        self.name = inner.name  # pyright: ignore[reportAttributeAccessIssue]
+        self.rays_per_chunk = min(inner.rays_per_chunk, RAYS)
+
+    def _call(self, op: str, *args: Any, **options: Any) -> Any:
+        there = {name: move(value, self.device) for name, value in options.items()}
+        return move(getattr(self.inner, op)(*move(args, self.device), **there), "cpu")
+
+    def spherical_harmonics(self, directions: Tensor) -> Tensor:
+        return self._call("spherical_harmonics", directions)
+
+    def hash_grid(self, positions: Tensor, table: Tensor, spec: GridSpec) -> Tensor:
+        return self._call("hash_grid", positions, table, spec)
+
+    def mlp(self, x: Tensor, weights: Tensor, widths: tuple[int, ...]) -> Tensor:
+        return self._call("mlp", x, weights, widths)
+
+    def density(self, network: Network, positions: Tensor) -> Tensor:
+        return self._call("density", network, positions)
+
+    def radiance(
+        self, network: Network, positions: Tensor, ray_inputs: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        return self._call("radiance", network, positions, ray_inputs)
+
+    def march(self, *args: Any) -> Samples:
+        return self._call("march", *args)
+
+    def composite(
+        self, sigmas: Tensor, rgbs: Tensor, samples: Samples, background: Tensor
+    ) -> Pixels:
+        return self._call("composite", sigmas, rgbs, samples, background)
+
+    def render_rays(self, *args: Any, **options: Any) -> Pixels:
+        return self._call("render_rays", *args, **options)
 
 
-def _hosted(op: Callable[..., Any], device: str) -> Callable[..., Any]:
-    def call(*args: Any, **options: Any) -> Any:
-        there = {name: _moved(value, device) for name, value in options.items()}
-        return _moved(op(*_moved(args, device), **there), "cpu")
-
-    return call
-
-
-def _moved(value: Any, device: str) -> Any:
+def move(value: Any, device: str) -> Any:
     """The same value with all tensors in it, also those of structs, on `device`."""
     if isinstance(value, Tensor):
         return value.to(device)
     if isinstance(value, tuple):
-        return tuple(_moved(part, device) for part in value)
+        parts = (move(part, device) for part in value)
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
     if is_dataclass(value) and not isinstance(value, type):
-        parts = {f.name: getattr(value, f.name) for f in fields(value)}
-        if any(isinstance(part, Tensor) for part in parts.values()):
-            return replace(value, **{name: _moved(part, device) for name, part in parts.items()})
+        before = {f.name: getattr(value, f.name) for f in fields(value)}
+        after = {name: move(part, device) for name, part in before.items()}
+        if any(after[name] is not part for name, part in before.items()):
+            return replace(value, **after)
     return value

@@ -9,14 +9,13 @@ another day may mend (memory that is full, a compiler that hangs) is told and tr
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -27,6 +26,7 @@ import torch
 from nerfcli.backends import selfcheck
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import cache_folder, read_json, write_json
+from nerfcli.core.progress import Note
 
 SECONDS = 300  # after which the check counts as hanging; most of it is for the compiler
 _of_this_process: dict[str, str | None] = {}  # verdicts, whether worth remembering or not
@@ -41,7 +41,7 @@ class Verdict:
 
 
 def verdict(
-    name: str, device: str, note: Callable[[str], None] | None = None, path: Path | None = None
+    name: str, device: str, note: Note | None = None, path: Path | None = None
 ) -> str | None:
     """Why backend `name` is not to be trusted on `device`, in words; None if it is.
 
@@ -81,7 +81,7 @@ def _remembered(path: Path) -> dict[str, str | None]:
 
 def examine(name: str, device: str, command: Sequence[str] = ()) -> Verdict:
     """The self-check of a backend by name, in a process of its own."""
-    code = f"from nerfcli.backends import verdicts; verdicts.report({name!r}, {device!r})"
+    code = f"from nerfcli.backends.selfcheck_cache import report; report({name!r}, {device!r})"
     try:
         status, out, err = _run(command or [sys.executable, "-P", "-c", code])
     except subprocess.TimeoutExpired:
@@ -120,9 +120,11 @@ def _run(command: Sequence[str]) -> tuple[int, str, str]:
 
 def report(name: str, device: str) -> None:
     """Print the verdict on a backend as JSON; what `examine` runs."""
+    from nerfcli import backends  # which imports this module
+
     try:
-        ops = importlib.import_module(f"nerfcli.backends.ops_{name}").load()
-        found = Verdict(selfcheck.fault(ops, device), True)
+        backend = backends.backend_class(name)()
+        found = Verdict(selfcheck.find_fault(backend, device), True)
     except Exception as error:
         text = _tidy((str(error).strip().splitlines() or [""])[-1])
         reason = f"its self-check failed ({type(error).__name__}: {text})"

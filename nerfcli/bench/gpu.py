@@ -103,7 +103,7 @@ def plan(
     scene: Path, out: Path, device: str, sizes: Sizes, wanted: tuple[str, ...] = ()
 ) -> list[Section]:
     """Every section, in the order in which they are worth having."""
-    usable = [n for n in backends.ORDER[device] if backends.unavailable(n, device) is None]
+    usable = [n for n in backends.ORDER[device] if backends.why_unavailable(n, device) is None]
     usable = [name for name in usable if not wanted or name in wanted]
     bench = Bench(scene, out / RUNS, device, sizes)
     first, others = usable[0], usable[1:]

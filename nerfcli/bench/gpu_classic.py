@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from nerfcli.backends.ops import reference
+from nerfcli.backends.base import Backend
 from nerfcli.bench.clock import measure
 from nerfcli.bench.gpu_measures import Bench, Row
 from nerfcli.core.config import ClassicConfig, Config, known
@@ -15,7 +15,7 @@ from nerfcli.core.devices import random_generator
 from nerfcli.engine.resolve import resolve
 from nerfcli.methods.base import background_of
 from nerfcli.methods.classic import ClassicField, gradients
-from nerfcli.reference.volume import over_background
+from nerfcli.scenes.views import over_background
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 
@@ -51,7 +51,7 @@ def _steps(bench: Bench, config: Config, precision: str) -> tuple[torch.Tensor, 
     ready, _ = bench.prepared
     scene, device = ready.scene, torch.device(bench.device)
     weights, pixels = (torch.Generator().manual_seed(seed) for seed in (0, 1))
-    field = ClassicField.create(config, scene.box, scene.near, scene.far, reference(), weights)
+    field = ClassicField.create(config, scene.box, scene.near, scene.far, Backend(), weights)
     field = replace(field.to(bench.device), precision=precision)
     for p in field.params.values():
         p.requires_grad_()

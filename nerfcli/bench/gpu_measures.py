@@ -127,7 +127,7 @@ class Bench:
         checked = self.device == "cuda" and name != "torch"
         if reason := verdicts.verdict(name, self.device) if checked else None:
             raise NerfError(f"backend {name}: {reason}.")
-        row = parity(name, backends.select(name, self.device).ops, self.device)
+        row = parity(name, backends.select(name, self.device).backend, self.device)
         return [
             {
                 "backend": name,
@@ -140,14 +140,14 @@ class Bench:
         ]
 
     def kernels(self, name: str) -> list[Row]:
-        ops = backends.select(name, self.device).ops
+        ops = backends.select(name, self.device).backend
         rows = kernel_rows(name, ops, self.device, self.sizes.effort, self.rates[1])
         return [kernel_row(r.backend, r.operation, r.samples, r.seconds) for r in rows]
 
     def step(self, name: str) -> list[Row]:
         """Training steps on the scene, once its empty space is known, and their memory."""
         ready, _ = self.prepared
-        ops = backends.select(name, self.device).ops
+        ops = backends.select(name, self.device).backend
         _reset_peak(self.device)
         generator = random_generator(self.device, 0)
         views = ready.residents.at(0).to(self.device)
@@ -212,7 +212,7 @@ class Bench:
         begin = time.perf_counter()
         ready = replace(ready, config=config)
         run = self._run(name, seconds, ready)
-        loop = start(ready, run, backends.select(name, self.device).ops, self.device, _quiet())
+        loop = start(ready, run, backends.select(name, self.device).backend, self.device, _quiet())
         wait(self.device)
         setup += time.perf_counter() - begin
         loop.clock = Clock(0.0, time.perf_counter())
@@ -235,7 +235,7 @@ class Bench:
     def _warm_up(self, name: str) -> None:
         """Compile what a run will need, outside of its time."""
         ready, _ = self.prepared
-        ops = backends.select(name, self.device).ops
+        ops = backends.select(name, self.device).backend
         views, generator = ready.residents.at(0).to(self.device), random_generator(self.device, 1)
         trainer = create_trainer(ready.scene, views, ready.config, ops, generator)
         for _ in range(WARM_STEPS):

@@ -8,19 +8,18 @@ from typing import Any
 
 import torch
 
-from nerfcli.backends.ops import reference
-from nerfcli.backends.ops_triton import installed
+from nerfcli.backends.base import Backend
 from nerfcli.bench.clock import measure
 from nerfcli.bench.gpu_measures import Row, Sizes, kernel_row
 from nerfcli.bench.kernels import Workload
-from nerfcli.core.devices import cuda_missing
+from nerfcli.core.devices import cuda_missing, is_installed
 
 
 def nerfacc_missing(device: str) -> str | None:
     """Why nerfacc cannot be measured; its kernels are CUDA's."""
     if device != "cuda":
         return f"it does not run on {device}"
-    return cuda_missing() if installed("nerfacc") else "nerfacc is not installed"
+    return cuda_missing() if is_installed("nerfacc") else "nerfacc is not installed"
 
 
 def nerfacc_rows(device: str, sizes: Sizes) -> list[Row]:
@@ -36,22 +35,23 @@ def nerfacc_rows(device: str, sizes: Sizes) -> list[Row]:
 def _operations(work: Workload) -> Iterator[tuple[str, Callable[[], Any], int]]:
     import nerfacc  # pyright: ignore[reportMissingImports]
 
-    low = [c - work.box.half_size for c in work.box.center]
-    high = [c + work.box.half_size for c in work.box.center]
-    resolution, rays = work.occupied.shape[1], work.rays
+    box, occupied, rays = work.grid.box, work.grid.occupied, work.rays
+    low = [c - box.half_size for c in box.center]
+    high = [c + box.half_size for c in box.center]
+    resolution = occupied.shape[1]
     grid = nerfacc.OccGridEstimator([*low, *high], resolution=resolution, levels=1)
     grid = grid.to(work.device)
-    grid.binaries = work.occupied.permute(0, 3, 2, 1).contiguous()  # theirs is [level, x, y, z]
+    grid.binaries = occupied.permute(0, 3, 2, 1).contiguous()  # theirs is [level, x, y, z]
 
     def march() -> Any:
         return grid.sampling(
-            rays.origins, rays.directions, render_step_size=work.steps.size,
+            rays.origins, rays.directions, render_step_size=work.grid.steps.size,
             near_plane=0.05, far_plane=20.0,
         )  # fmt: skip
 
     ray_indices, t_starts, t_ends = march()
     n, n_rays = len(t_starts), len(rays)
-    mine = work.march(reference()).capacity
+    mine = work.march(Backend()).capacity
     if not 0.9 * mine < n < 1.1 * mine:
         raise RuntimeError(f"nerfacc marches to {n} samples, this program to {mine}")
     sigmas, rgbs = torch.rand(n, device=work.device), torch.rand(n, 3, device=work.device)

@@ -9,20 +9,23 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import torch
 
-from nerfcli.backends.ops import Ops, reference
+from nerfcli.backends.base import Backend
 from nerfcli.bench.clock import Effort, measure
 from nerfcli.cameras.boxes import Box
-from nerfcli.cameras.rays import Rays
+from nerfcli.cameras.rays import Batch, Rays
+from nerfcli.reference.adam import AdamConfig
+from nerfcli.reference.contraction import BoxSpace
 from nerfcli.reference.encoding import GridSpec
+from nerfcli.reference.fused import Objective
 from nerfcli.reference.mlp import init_mlp, mlp_n_params
-from nerfcli.reference.radiance import NetParams, NetSpec
+from nerfcli.reference.radiance import NetParams, NetSpec, Network
 from nerfcli.reference.samples import Samples
-from nerfcli.reference.sampling import Steps, intersect_box
+from nerfcli.reference.sampling import MarchingGrid, Steps
 
 NET = NetSpec(GridSpec(16, 2, 17, 16, 1024))
 N_OPERATIONS = 9  # rows of a size
@@ -58,20 +61,22 @@ class Workload:
             init_mlp(NET.density_widths, g).to(device),
             init_mlp(NET.color_widths, g).to(device),
         )
-        self.box = Box((0.0, 0.0, 0.0), 1.5)
-        self.steps = Steps(2 * self.box.half_size * 3**0.5 / 1024)
+        box = Box((0.0, 0.0, 0.0), 1.5)
+        self.network = Network(NET, self.params, BoxSpace(box, 0.05, 20.0))
         axis = (torch.arange(128) + 0.5) / 64 - 1
         z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
         shell = ((x**2 + y**2 + z**2).sqrt() - 0.5).abs() < 0.02
-        self.occupied = shell[None].contiguous().to(device)
+        steps = Steps(2 * box.half_size * 3**0.5 / 1024)
+        self.grid = MarchingGrid(shell[None].contiguous().to(device), box, steps)
         self.rays = self._rays(256, g)
-        per_ray = max(self.march(reference()).capacity / 256, 1.0)
+        per_ray = max(self.march(Backend()).capacity / 256, 1.0)
         n_rays = max(1, round(n / per_ray))
         self.rays = self._rays(n_rays, g)
-        self.target, self.background = torch.rand(2, n_rays, 3, generator=g).to(device)
-        self.positions = torch.rand(n, 3, generator=g).to(device)
+        self.batch = Batch(self.rays, *torch.rand(2, n_rays, 3, generator=g).to(device))
+        self.unit = torch.rand(n, 3, generator=g).to(device)
+        self.positions = self.network.space.from_unit(self.unit)
         directions = torch.nn.functional.normalize(torch.randn(n, 3, generator=g), dim=1)
-        self.directions = directions.to(device)
+        self.ray_inputs = Backend().spherical_harmonics(directions.to(device))
         self.sigmas = torch.rand(4 * n + 64, generator=g).to(device)
 
     def _rays(self, n_rays: int, generator: torch.Generator) -> Rays:
@@ -79,17 +84,16 @@ class Workload:
         origins = 4 * torch.nn.functional.normalize(normal[0], dim=1)
         directions = torch.nn.functional.normalize(0.05 * normal[1] - origins / 4, dim=1)
         rays = Rays(origins.to(self.device), directions.to(self.device))
-        t_min, t_max = intersect_box(rays.origins, rays.directions, self.box, 0.05, 20.0)
-        self.where = (t_min, t_max, torch.full_like(t_min, 0.5))
+        bounds = self.network.space.bounds(rays)
+        self.where = (bounds, torch.full_like(bounds.t_min, 0.5), self.grid)
         return rays
 
-    def march(self, ops: Ops) -> Samples:
-        rays = (self.rays.origins, self.rays.directions)
-        return ops.march(*rays, *self.where, self.occupied, self.box, self.steps)
+    def march(self, backend: Backend) -> Samples:
+        return backend.march(self.rays, *self.where)
 
 
 def kernel_rows(
-    name: str, ops: Ops, device: str, effort: Effort, peak: float
+    name: str, backend: Backend, device: str, effort: Effort, peak: float
 ) -> Iterator[KernelRow]:
     """Rows of one backend, as they are measured; its parity is the caller's to check first.
 
@@ -97,7 +101,7 @@ def kernel_rows(
         peak: GFLOP/s that the machine reaches.
     """
     for n in effort.sizes:
-        for operation, call, samples, flop in operations(ops, Workload(n, device)):
+        for operation, call, samples, flop in operations(backend, Workload(n, device)):
             times = measure(call, device, effort.repeats, effort.seconds)
             seconds = statistics.median(times)
             rate = samples / seconds
@@ -113,56 +117,60 @@ def network_flop(net: NetSpec) -> tuple[int, int]:
     return density, density + 2 * mlp_n_params(net.color_widths)
 
 
-def operations(ops: Ops, work: Workload) -> Iterator[Operation]:
+def operations(backend: Backend, work: Workload) -> Iterator[Operation]:
     """The operations worth a row; gradients count as twice a forward pass."""
     params, n = work.params, work.positions.shape[0]
     density_flop, field_flop = network_flop(NET)
     leaves = NetParams(*(p.clone().requires_grad_() for p in params.tensors()))
-    samples = work.march(ops)
+    network = replace(work.network, params=leaves)
+    samples = work.march(backend)
     sigmas = work.sigmas[: samples.capacity]
     rgbs = torch.rand(samples.capacity, 3, device=work.device)
 
     def hash_grid_backward() -> None:
-        ops.hash_grid(work.positions, leaves.table, NET.grid).sum().backward()
+        backend.hash_grid(work.unit, leaves.table, NET.grid).sum().backward()
 
     def radiance_backward() -> None:
         torch.stack(
-            [o.sum() for o in ops.radiance(work.positions, work.directions, leaves, NET)]
+            [o.sum() for o in backend.radiance(network, work.positions, work.ray_inputs)]
         ).sum().backward()
 
     no_grad = torch.no_grad()
-    yield "hash_grid", no_grad(partial(ops.hash_grid, work.positions, params.table, NET.grid)), n, 0
+    yield "hash_grid", no_grad(partial(backend.hash_grid, work.unit, params.table, NET.grid)), n, 0
     yield "hash_grid + gradient", hash_grid_backward, n, 0
-    density = no_grad(partial(ops.density, work.positions, params, NET))
+    density = no_grad(partial(backend.density, work.network, work.positions))
     yield "density", density, n, density_flop
-    radiance = no_grad(partial(ops.radiance, work.positions, work.directions, params, NET))
+    radiance = no_grad(partial(backend.radiance, work.network, work.positions, work.ray_inputs))
     yield "radiance", radiance, n, field_flop
     yield "radiance + gradient", radiance_backward, n, 3 * field_flop
-    yield "march", partial(work.march, ops), samples.capacity, 0
-    composite = no_grad(partial(ops.composite, sigmas, rgbs, samples, work.background))
+    yield "march", partial(work.march, backend), samples.capacity, 0
+    composite = no_grad(partial(backend.composite, sigmas, rgbs, samples, work.batch.background))
     yield "composite", composite, samples.capacity, 0
-    step, n_kept = training_step(ops, work, samples)
+    step, n_kept = training_step(backend, work, samples)
     yield "gradients + Adam", step, n_kept, 3 * field_flop
     render = partial(
-        ops.render_rays, params, NET, work.box, work.rays, *work.where, work.occupied,
-        work.steps, work.background,
-    )  # fmt: skip
+        backend.render_rays, work.network, work.rays, *work.where, work.batch.background
+    )
     yield "render_rays", render, samples.capacity, 0
 
 
-def training_step(ops: Ops, work: Workload, samples: Samples) -> tuple[Callable[[], None], int]:
+def training_step(
+    backend: Backend, work: Workload, samples: Samples
+) -> tuple[Callable[[], None], int]:
     """A step without marching, from samples to new parameters; and how many samples it keeps."""
     params = NetParams(*(p.clone() for p in work.params.tensors()))
     grads, m, v = (NetParams(*map(torch.zeros_like, params.tensors())) for _ in range(3))
-    scene = (work.box, work.rays, samples, work.target, work.background)
-    count = 0
+    args = (replace(work.network, params=params), grads, work.batch, samples, Objective())
+    config, count = AdamConfig(), 0
 
     def step() -> None:
         nonlocal count
         count += 1
-        ops.photometric_gradients(params, grads, NET, *scene)
-        for state in zip(*(s.tensors() for s in (params, grads, m, v)), strict=True):
-            ops.adam_step(*state, step=count, lr=1e-5)  # small: the work stays the same
+        backend.step_gradients(*args)
+        for p, g, m_, v_ in zip(*(s.tensors() for s in (params, grads, m, v)), strict=True):
+            backend.adam_step(
+                p, g, m_, v_, config, step=count, lr=1e-5
+            )  # small: the work stays the same
 
-    n_kept = int(ops.photometric_gradients(params, grads, NET, *scene).n_kept)
+    n_kept = int(backend.step_gradients(*args).n_kept)
     return step, n_kept

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from nerfcli.backends import selfcheck
-from nerfcli.backends.ops import Ops
+from nerfcli.backends.base import Backend
 from nerfcli.reference.encoding import GridSpec
 from nerfcli.reference.radiance import NetSpec
 
@@ -30,10 +30,10 @@ class ParityRow:
         return asdict(self)
 
 
-def parity(name: str, ops: Ops, device: str) -> ParityRow:
-    """Compare `ops` with the reference; an error that is not a number is the largest of all."""
+def parity(name: str, backend: Backend, device: str) -> ParityRow:
+    """Compare `backend` with the reference; an error that is not a number is the largest of all."""
     limit = LIMITS[device]
-    errors = [found for net in NETS for found in selfcheck.differences(ops, device, net)]
+    errors = [found for net in NETS for found in selfcheck.differences(backend, device, net)]
     operation, error = max(errors, key=lambda found: (found[1] != found[1], found[1]))
     agrees = all(e <= limit for _, e in errors)
     return ParityRow(name, agrees, operation, error, limit, len(errors))

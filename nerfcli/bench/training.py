@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 import torch
 from torch import Tensor
 
-from nerfcli.backends.ops import Ops
+from nerfcli.backends.base import Backend
 from nerfcli.bench.clock import Effort, wait
 from nerfcli.bench.kernels import network_flop
 from nerfcli.cameras.boxes import Box
@@ -71,7 +71,7 @@ class Settled:
 
 
 def training_rows(
-    backends: Sequence[tuple[str, Ops]], device: str, effort: Effort, peak: float
+    backends: Sequence[tuple[str, Backend]], device: str, effort: Effort, peak: float
 ) -> Iterator[TrainingRow]:
     """Rows of these backends, fastest first, for each shape of grid, as they are measured.
 
@@ -104,7 +104,7 @@ def config_of(scene: Scene, shape: tuple[int, int], effort: Effort) -> Config:
     return resolve(Config(hashgrid=own, train=TrainConfig(steps=length)), scene)
 
 
-def settle(scene: Scene, views: Views, config: Config, ops: Ops, n_steps: int) -> Settled:
+def settle(scene: Scene, views: Views, config: Config, ops: Backend, n_steps: int) -> Settled:
     """Train until the empty space is found, so that steps look like those of a long run."""
     trainer = HashGridTrainer(scene, views, config, ops, torch.Generator().manual_seed(0))
     trainer.begin(views)
@@ -120,7 +120,7 @@ def settle(scene: Scene, views: Views, config: Config, ops: Ops, n_steps: int) -
     return Settled(config, model, optimizer, trainer.extra_state())
 
 
-def create(scene: Scene, views: Views, settled: Settled, ops: Ops) -> HashGridTrainer:
+def create(scene: Scene, views: Views, settled: Settled, ops: Backend) -> HashGridTrainer:
     """A trainer of its own at the settled state, with the same randomness for everybody."""
     generator = torch.Generator().manual_seed(1)
     trainer = HashGridTrainer(scene, views, settled.config, ops, generator)

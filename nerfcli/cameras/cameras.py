@@ -83,7 +83,8 @@ class Cameras:
         axes = tables.axes.index_select(0, camera)  # twice as fast as a batched matmul on a CPU
         directions = axes[:, 0] * local[:, :1]
         directions.addcmul_(axes[:, 1], local[:, 1:2]).addcmul_(axes[:, 2], local[:, 2:])
-        return Rays(tables.positions.index_select(0, camera), directions, local[:, 2].contiguous())
+        origins = tables.positions.index_select(0, camera)
+        return Rays(origins, directions, local[:, 2].contiguous(), camera.to(torch.int32))
 
     def image_rays(self, camera: int, device: str = "cpu") -> Rays:
         """Rays of all pixels of one camera, row after row, [height * width], on `device`."""
@@ -92,7 +93,8 @@ class Cameras:
         local = tables.directions(*grid)
         directions = local @ tables.axes[camera]
         origins = tables.positions[camera].expand(local.shape[0], 3).contiguous()
-        return Rays(origins, directions, local[:, 2].contiguous())
+        cameras = torch.full_like(grid[0], camera, dtype=torch.int32)
+        return Rays(origins, directions, local[:, 2].contiguous(), cameras)
 
     def rays_by_lookup(self, device: torch.device) -> bool:
         """Whether `rays` only gathers and multiplies there, and inverts no lens on the way."""

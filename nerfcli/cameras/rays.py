@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -16,19 +17,48 @@ class Rays:
         directions: [n_rays, 3] float32, unit length.
         z_scale: [n_rays] float32 or None; cosine between the ray and its camera's optical axis,
             so that z_depth = t * z_scale.
+        cameras: [n_rays] int32 or None; index of the ray's camera in the scene.
     """
 
     origins: Tensor
     directions: Tensor
     z_scale: Tensor | None = None
+    cameras: Tensor | None = None
 
     def __len__(self) -> int:
         return self.origins.shape[0]
 
     def __getitem__(self, index: slice | Tensor) -> Rays:
         z_scale = None if self.z_scale is None else self.z_scale[index]
-        return Rays(self.origins[index], self.directions[index], z_scale)
+        cameras = None if self.cameras is None else self.cameras[index]
+        return Rays(self.origins[index], self.directions[index], z_scale, cameras)
 
     def at(self, t: Tensor) -> Tensor:
         """Positions at distance t. t [n_rays, n] -> [n_rays, n, 3]."""
         return self.origins[:, None] + t[..., None] * self.directions[:, None]
+
+
+class Bounds(NamedTuple):
+    """Distances between which rays are sampled, each [n_rays]; t_max <= t_min: not at all."""
+
+    t_min: Tensor
+    t_max: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rays of a training step and what they should show.
+
+    Attributes:
+        rays: n_rays rays.
+        rgb: [n_rays, 3], composited over `background`.
+        background: [n_rays, 3].
+        depth: [n_rays] distance along the ray in scene units, 0 where it is not known; or None.
+        weight: [n_rays], of the ray in every loss term; None: 1.
+    """
+
+    rays: Rays
+    rgb: Tensor
+    background: Tensor
+    depth: Tensor | None = None
+    weight: Tensor | None = None

@@ -16,7 +16,7 @@ from nerfcli.cli.output import NOT_MET, show
 from nerfcli.core.progress import Progress
 
 if TYPE_CHECKING:
-    from nerfcli.backends.ops import Ops
+    from nerfcli.backends.base import Backend
     from nerfcli.bench.clock import Effort
     from nerfcli.bench.kernels import KernelRow
     from nerfcli.bench.parity import ParityRow
@@ -118,7 +118,7 @@ def measured(wanted: tuple[str, ...], quick: bool, progress: Progress) -> Report
     return report
 
 
-def _chosen(wanted: tuple[str, ...], report: Report) -> list[tuple[str, Ops]]:
+def _chosen(wanted: tuple[str, ...], report: Report) -> list[tuple[str, Backend]]:
     """The backends to look at, fastest first."""
     from nerfcli import backends
 
@@ -128,15 +128,15 @@ def _chosen(wanted: tuple[str, ...], report: Report) -> list[tuple[str, Ops]]:
     for name in backends.ORDER[DEVICE]:
         if wanted and name not in wanted:
             continue
-        if reason := backends.unavailable(name, DEVICE):
+        if reason := backends.why_unavailable(name, DEVICE):
             report.unavailable[name] = reason
         else:
-            chosen.append((name, backends.select(name, DEVICE).ops))
+            chosen.append((name, backends.select(name, DEVICE).backend))
     return chosen
 
 
 def _time(
-    chosen: list[tuple[str, Ops]], effort: Effort, report: Report, progress: Progress
+    chosen: list[tuple[str, Backend]], effort: Effort, report: Report, progress: Progress
 ) -> None:
     from nerfcli.bench.kernels import N_OPERATIONS, kernel_rows
     from nerfcli.bench.training import SHAPES, training_rows

@@ -55,7 +55,7 @@ def machine() -> dict[str, Any]:
     rows = []
     for kind, names in backends.ORDER.items():
         for name in names:
-            reason = backends.unavailable(name, kind)
+            reason = backends.why_unavailable(name, kind)
             rows.append(
                 {"name": name, "device": kind, "available": reason is None, "reason": reason}
             )

@@ -99,7 +99,7 @@ def fresh_job(
         ensure_free(out, overwrite=overwrite)
     config = config_from_values(given)
     if config.backend != "auto":
-        backends.unavailable(config.backend, "cpu")  # fail early on an unknown name
+        backends.why_unavailable(config.backend, "cpu")  # fail early on an unknown name
     scene = load_scene(path, config.scene)
     for line in scene.notes:
         note(line)

@@ -5,6 +5,7 @@ torch is imported inside, so that the command line can ask for the names without
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -28,6 +29,12 @@ def float32_products(precision: str) -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def is_installed(package: str) -> bool:
+    """Whether a package can be imported; a mere folder of that name does not count."""
+    spec = importlib.util.find_spec(package)
+    return spec is not None and spec.origin is not None
 
 
 def cuda_missing() -> str | None:

@@ -15,9 +15,9 @@ from nerfcli.core.signals import StopSignal
 from nerfcli.engine.image_metrics import SSIM_SIGMA, SSIM_WINDOW, psnr, round_to_8_bits, ssim
 from nerfcli.engine.render import Model, as_image, load_model, render_image, to_uint8
 from nerfcli.engine.runs import Run
-from nerfcli.reference.volume import over_background
 from nerfcli.scenes import Scene, load_views
 from nerfcli.scenes.images import write_png
+from nerfcli.scenes.views import over_background
 
 
 def evaluate(

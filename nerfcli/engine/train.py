@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nerfcli import backends
-from nerfcli.backends.ops import Ops
+from nerfcli.backends.base import Backend
 from nerfcli.core.config import Config, known
 from nerfcli.core.devices import (
     ensure_room,
@@ -116,7 +116,7 @@ def train(
     progress.note(choice.line)
     progress.note(describe(prepared.scene, prepared.config))
     with memory_errors("training", memory_advice(prepared.config)):
-        loop = start(prepared, run, choice.ops, device, progress, resume)
+        loop = start(prepared, run, choice.backend, device, progress, resume)
         loop.callbacks = callbacks
         return loop.go(stop)
 
@@ -129,7 +129,12 @@ def memory_advice(config: Config) -> str:
 
 
 def start(
-    prepared: Prepared, run: Run, ops: Ops, device: str, progress: Progress, resume: bool = False
+    prepared: Prepared,
+    run: Run,
+    ops: Backend,
+    device: str,
+    progress: Progress,
+    resume: bool = False,
 ) -> Loop:
     """Put pixels and field on the device, and take the run's checkpoint where it is resumed."""
     clock = Clock(prepared.seconds, time.perf_counter())

@@ -20,7 +20,7 @@ from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Progress
 from nerfcli.extraction.source_field import FieldSource
 from nerfcli.reference.samples import Samples
-from nerfcli.reference.sampling import intersect_box
+from nerfcli.reference.sampling import MarchingGrid, intersect_box
 from nerfcli.reference.volume import composite
 
 ROWS = 1 << 13  # rays at a time
@@ -65,22 +65,12 @@ def plane_images(
 def _samples(source: FieldSource, rays: Rays) -> tuple[Samples, Tensor, Tensor, Tensor]:
     """Samples of rays with densities, colours and depths along the optical axis."""
     field, box = source.model.field, source.cells_box
-    t_min, t_max = intersect_box(rays.origins, rays.directions, box, field.near, field.far)
-    samples = field.ops.march(
-        rays.origins,
-        rays.directions,
-        t_min,
-        t_max,
-        torch.full_like(t_min, 0.5),
-        source.cells,
-        box,
-        source.steps,
-    )
+    bounds = intersect_box(rays, box, field.near, field.far)
+    grid = MarchingGrid(source.cells, box, source.steps)
+    samples = field.ops.march(rays, bounds, torch.full_like(bounds.t_min, 0.5), grid)
     ray = samples.ray_indices()
-    directions = rays.directions[ray]
-    points = rays.origins[ray] + samples.t_mids[:, None] * directions
     with torch.no_grad():
-        sigmas, rgbs = field.radiance(points, directions)
+        sigmas, rgbs = field.radiance(samples.positions(rays, ray), rays.directions[ray])
     assert rays.z_scale is not None  # rays of a camera have it
     return samples, sigmas, rgbs, samples.t_mids * rays.z_scale[ray]
 

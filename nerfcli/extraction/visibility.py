@@ -93,7 +93,7 @@ class ParallelView:
     def entry(self) -> Tensor:
         """Distance [n_pixels] from the square to the cube; inf where a ray misses it."""
         rays = self._plane_rays()
-        t_min, t_max = intersect_box(rays.origins, rays.directions, self.cube, 0.0, math.inf)
+        t_min, t_max = intersect_box(rays, self.cube, 0.0, math.inf)
         return torch.where(t_max > t_min, t_min, torch.inf)
 
     def _plane_rays(self) -> Rays:

@@ -12,9 +12,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from nerfcli.backends.ops import Ops
+from nerfcli.backends.base import Backend
 from nerfcli.cameras.boxes import Box
-from nerfcli.cameras.rays import Rays
+from nerfcli.cameras.rays import Bounds, Rays
 from nerfcli.core.config import Config
 from nerfcli.methods.occupancy import OccupancyGrid
 from nerfcli.reference.samples import Pixels
@@ -39,7 +39,7 @@ class Field(Protocol):
     @property
     def far(self) -> float: ...
     @property
-    def ops(self) -> Ops: ...
+    def ops(self) -> Backend: ...
     @property
     def rays_per_chunk(self) -> int:
         """Rays that `render_rays` is best given at once."""
@@ -63,8 +63,8 @@ class Field(Protocol):
         """positions, directions [n, 3] -> sigmas [n], rgbs [n, 3]."""
         ...
 
-    def bounds(self, rays: Rays) -> tuple[Tensor, Tensor]:
-        """t_min, t_max [n_rays] between which a ray is sampled; t_max <= t_min: nowhere."""
+    def bounds(self, rays: Rays) -> Bounds:
+        """Distances between which a ray is sampled; t_max <= t_min: nowhere."""
         ...
 
     def render_rays(self, rays: Rays, background: Tensor) -> Pixels:
@@ -103,8 +103,7 @@ class StepResult:
     """What a step reports; tensors, so that reading them is the caller's choice.
 
     Attributes:
-        loss: the sum of the terms.
-        terms: by name.
+        loss: the weighted sum of the terms. terms: by name, before their weights.
         mse: of the rendered against the true colours.
         n_rays, n_samples: that took part.
         remark: to the user.
@@ -178,14 +177,14 @@ class FieldMaker(Protocol):
         box: Box,
         near: float,
         far: float,
-        ops: Ops,
+        ops: Backend,
         generator: torch.Generator,
     ) -> Field: ...
 
 
 class TrainerMaker(Protocol):
     def __call__(
-        self, scene: Scene, views: Views, config: Config, ops: Ops, generator: torch.Generator
+        self, scene: Scene, views: Views, config: Config, ops: Backend, generator: torch.Generator
     ) -> Trainer: ...
 
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from nerfcli.backends.ops import Ops
+from nerfcli.backends.base import Backend
 from nerfcli.cameras.boxes import Box
-from nerfcli.cameras.rays import Rays
+from nerfcli.cameras.rays import Bounds, Rays
 from nerfcli.core.config import Config
 from nerfcli.core.devices import float32_products
 from nerfcli.core.tensors import ensure_same_shapes
@@ -38,12 +38,12 @@ class ClassicField:
     far: float
     config: Config
     params: ParamSet  # "coarse.<layer>.weight", ...
-    ops: Ops
+    ops: Backend
     precision: str = "float32"  # of the networks' products in training: float32 | tf32 | bfloat16
 
     @staticmethod
     def create(
-        config: Config, box: Box, near: float, far: float, ops: Ops, generator: torch.Generator
+        config: Config, box: Box, near: float, far: float, ops: Backend, generator: torch.Generator
     ) -> ClassicField:
         model = config.classic
         widths = classic_layer_widths(
@@ -130,7 +130,7 @@ class ClassicField:
             return torch.rand(n_rays, n, generator=generator, device=device)
 
         def shade(name: str, t: Tensor) -> tuple[Pixels, Tensor, Tensor]:
-            edges = edges_from_points(t, t_min, t_max)
+            edges = edges_from_points(t, bounds)
             positions = rays.at(t).reshape(-1, 3)
             directions = rays.directions[:, None].expand(-1, t.shape[1], -1).reshape(-1, 3)
             noise = None
@@ -142,8 +142,8 @@ class ClassicField:
             pixels = composite(sigmas, rgbs, samples, background)
             return pixels, edges, samples.dense(weights_from_density(sigmas, samples))
 
-        t_min, t_max = self.bounds(rays)
-        t = stratified(t_min, t_max, uniform(sampling.n_coarse))
+        bounds = self.bounds(rays)
+        t = stratified(bounds, uniform(sampling.n_coarse))
         coarse, edges, weights = shade("coarse", t)
         if generator is None:
             u = (torch.arange(sampling.n_fine, device=device) + 0.5) / sampling.n_fine
@@ -159,10 +159,10 @@ class ClassicField:
         with torch.no_grad():
             return self.render_coarse_fine(rays, background, None)[1]
 
-    def bounds(self, rays: Rays) -> tuple[Tensor, Tensor]:
-        """t_min, t_max [n_rays]: near and far."""
+    def bounds(self, rays: Rays) -> Bounds:
+        """near and far, for every ray."""
         t_min = torch.full((len(rays),), self.near, device=rays.origins.device)
-        return t_min, torch.full_like(t_min, self.far)
+        return Bounds(t_min, torch.full_like(t_min, self.far))
 
     def state(self) -> dict[str, Tensor]:
         return self.params.state()

@@ -8,26 +8,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nerfcli.backends.ops import Ops
+from nerfcli.backends.base import Backend
 from nerfcli.core.config import Config, known
 from nerfcli.core.tensors import ensure_same_shapes
 from nerfcli.methods import classic
 from nerfcli.methods.base import Method, StepResult, background_of, weight_generator
 from nerfcli.methods.classic import ClassicField
 from nerfcli.methods.optimizer import Optimizer
-from nerfcli.reference.volume import over_background
+from nerfcli.reference.adam import AdamConfig
 from nerfcli.scenes import Scene
 from nerfcli.scenes.hull import Silhouettes
-from nerfcli.scenes.views import Views
+from nerfcli.scenes.views import Views, over_background
 
 N_RAYS = {"cpu": 1024, "cuda": 4096}  # of a step; the paper's batch on a GPU
+ADAM = AdamConfig(beta2=0.999, eps=1e-7)  # NeRF (2020), section 5.3, and Keras' epsilon
 
 
 class ClassicTrainer:
     """Steps of the 2020 paper: coarse and fine loss, one Adam over both networks."""
 
     def __init__(
-        self, scene: Scene, views: Views, config: Config, ops: Ops, generator: torch.Generator
+        self, scene: Scene, views: Views, config: Config, ops: Backend, generator: torch.Generator
     ) -> None:
         self.scene, self.views, self.config, self.ops = scene, views, config, ops
         self.generator, self.device = generator, generator.device
@@ -37,7 +38,7 @@ class ClassicTrainer:
         self.field = field.to(str(self.device))
         for p in self.field.params.values():
             p.requires_grad_()
-        self.optimizer = Optimizer(self.field.params, ops, beta2=0.999, eps=1e-7)
+        self.optimizer = Optimizer(self.field.params, ops, ADAM)
         self.sizes = scene.cameras.size.to(self.device)
         self.step_count = 0
 

@@ -7,18 +7,19 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from nerfcli.backends.cpu_bridge import hosted
-from nerfcli.backends.ops import Ops
+from nerfcli.backends.base import Backend
+from nerfcli.backends.cpu_bridge import CpuBridge
 from nerfcli.cameras.boxes import Box
-from nerfcli.cameras.rays import Rays
+from nerfcli.cameras.rays import Bounds, Rays
 from nerfcli.core.config import Config, known
 from nerfcli.core.tensors import ensure_same_shapes
 from nerfcli.methods.occupancy import OccupancyGrid
+from nerfcli.reference.contraction import BoxSpace
 from nerfcli.reference.encoding import GridSpec
 from nerfcli.reference.mlp import init_mlp
-from nerfcli.reference.radiance import NetParams, NetSpec
+from nerfcli.reference.radiance import NetParams, NetSpec, Network
 from nerfcli.reference.samples import Pixels, Samples
-from nerfcli.reference.sampling import Steps, intersect_box
+from nerfcli.reference.sampling import MarchingGrid, Steps
 
 TABLE_INIT = 1e-4  # Instant NGP (2022), section 4: U(-1e-4, 1e-4)
 # What lies behind less light than this moves a rendered pixel by a quarter of an 8-bit step at
@@ -38,12 +39,12 @@ class HashField:
     min_transmittance: float
     params: NetParams
     occupancy: OccupancyGrid
-    ops: Ops
+    ops: Backend
     occupancy_threshold: float = 0.01  # optical depth of a step above which a cell is occupied
 
     @staticmethod
     def create(
-        config: Config, box: Box, near: float, far: float, ops: Ops, generator: torch.Generator
+        config: Config, box: Box, near: float, far: float, ops: Backend, generator: torch.Generator
     ) -> HashField:
         net = net_from_config(config)
         table = torch.rand(net.grid.n_params, generator=generator)
@@ -64,7 +65,7 @@ class HashField:
 
     def for_cpu_callers(self, device: str) -> HashField:
         """The parameters stay on `device`; the occupancy grid is on the CPU."""
-        return replace(self, ops=hosted(self.ops, device), occupancy=self.occupancy.to("cpu"))
+        return replace(self, ops=CpuBridge(self.ops, device), occupancy=self.occupancy.to("cpu"))
 
     @property
     def rays_per_chunk(self) -> int:
@@ -79,49 +80,45 @@ class HashField:
     def density(self, positions: Tensor) -> Tensor:
         """positions [n, 3] in scene space -> sigmas [n] per scene unit, without gradients."""
         with torch.no_grad():
-            unit = self.box.to_unit(positions)
-            return self.ops.density(unit, self.params, self.net) / self.box.side
+            return self.ops.density(self.network, positions)
 
     def radiance(self, positions: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
         """positions, directions [n, 3] -> sigmas [n] per scene unit, rgbs [n, 3]."""
-        unit = self.box.to_unit(positions)
-        sigmas, rgbs = self.ops.radiance(unit, directions, self.params, self.net)
-        return sigmas / self.box.side, rgbs
+        return self.ops.radiance(self.network, positions, self.ops.spherical_harmonics(directions))
 
-    def bounds(self, rays: Rays) -> tuple[Tensor, Tensor]:
-        """t_min, t_max [n_rays] within the box; t_max <= t_min where a ray misses it."""
-        return intersect_box(rays.origins, rays.directions, self.box, self.near, self.far)
+    @property
+    def space(self) -> BoxSpace:
+        return BoxSpace(self.box, self.near, self.far)
+
+    @property
+    def network(self) -> Network:
+        """The field as the ops take it."""
+        return Network(self.net, self.params, self.space)
+
+    @property
+    def grid(self) -> MarchingGrid:
+        """What rays march through."""
+        return MarchingGrid(self.occupancy.occupied, self.box, self.steps)
+
+    def bounds(self, rays: Rays) -> Bounds:
+        """Distances within the box; t_max <= t_min where a ray misses it."""
+        return self.space.bounds(rays)
 
     def march(self, rays: Rays, jitter: Tensor) -> Samples:
         """Samples in occupied cells. jitter [n_rays] in [0, 1)."""
-        t_min, t_max = self.bounds(rays)
-        return self.ops.march(
-            rays.origins,
-            rays.directions,
-            t_min,
-            t_max,
-            jitter,
-            self.occupancy.occupied,
-            self.box,
-            self.steps,
-        )
+        return self.ops.march(rays, self.bounds(rays), jitter, self.grid)
 
     def render_rays(self, rays: Rays, background: Tensor) -> Pixels:
         """Pixels of rays, without gradients. background [3]."""
-        t_min, t_max = self.bounds(rays)
-        jitter = torch.full_like(t_min, 0.5)
+        bounds = self.bounds(rays)
         return self.ops.render_rays(
-            self.params,
-            self.net,
-            self.box,
+            self.network,
             rays,
-            t_min,
-            t_max,
-            jitter,
-            self.occupancy.occupied,
-            self.steps,
+            bounds,
+            torch.full_like(bounds.t_min, 0.5),
+            self.grid,
             background,
-            max(self.min_transmittance, RENDER_MIN_TRANSMITTANCE),
+            min_transmittance=max(self.min_transmittance, RENDER_MIN_TRANSMITTANCE),
         )
 
     def state(self) -> dict[str, Tensor]:

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nerfcli.backends.ops import Ops
-from nerfcli.cameras.rays import Rays
+from nerfcli.backends.base import Backend
+from nerfcli.cameras.rays import Batch, Bounds
 from nerfcli.core.config import Config, known
 from nerfcli.methods.base import StepResult
 from nerfcli.methods.hashgrid_trainer import (
@@ -23,7 +23,6 @@ from nerfcli.methods.hashgrid_trainer import (
     MIN_RAYS,
     RATE_MEMORY,
     HashGridTrainer,
-    step_result,
 )
 from nerfcli.scenes import Scene
 from nerfcli.scenes.views import Views
@@ -39,7 +38,7 @@ class GraphTrainer(HashGridTrainer):
     """A HashGridTrainer whose counts live on the device."""
 
     def __init__(
-        self, scene: Scene, views: Views, config: Config, ops: Ops, generator: torch.Generator
+        self, scene: Scene, views: Views, config: Config, ops: Backend, generator: torch.Generator
     ) -> None:
         super().__init__(scene, views, config, ops, generator)
         n_samples = known(config.hashgrid.n_samples)
@@ -60,7 +59,7 @@ class GraphTrainer(HashGridTrainer):
 
     def step(self, lr: float) -> StepResult:
         self.step_count += 1
-        for i, value in enumerate((lr, 1 - 0.9**self.step_count, 1 - 0.99**self.step_count)):
+        for i, value in enumerate((lr, *self.optimizer.config.bias_corrections(self.step_count))):
             self.rates[i].fill_(value)  # a kernel with an argument, not a copy from the host
         if self._captured is not None and self._graph is not None:
             self._graph.replay()
@@ -77,58 +76,28 @@ class GraphTrainer(HashGridTrainer):
     def _advance(self) -> StepResult:
         """One step: batch, march, gradients, the next ray count, Adam. Reads nothing back."""
         field, ops = self.field, self.ops
-        rays, target, background, t_min, t_max = self._drawn(self.max_rays)
-        assert ops.march_within is not None
-        samples, n_fit = ops.march_within(
-            rays.origins,
-            rays.directions,
-            t_min,
-            t_max,
-            self._uniform(self.max_rays),
-            field.occupancy.occupied,
-            field.box,
-            field.steps,
-            self.capacity,
-        )
+        batch, bounds = self._draw(self.max_rays)
+        jitter = self._uniform(self.max_rays)
+        samples, n_fit = ops.march_within(batch.rays, bounds, jitter, field.grid, self.capacity)
         n_live = torch.minimum(self.wanted, n_fit)
-        terms = ops.photometric_gradients(
-            field.params,
-            self.grads,
-            field.net,
-            field.box,
-            rays,
-            samples,
-            target,
-            background,
-            loss=known(self.config.train.loss),
-            min_transmittance=field.min_transmittance,
-            n_live=n_live,
+        out = ops.step_gradients(
+            field.network, self.grads, batch, samples, self.objective, n_live=n_live
         )
-        self._adapt_there(n_live, terms.n_kept)
+        self._adapt_there(n_live, out.n_kept)
         self.optimizer.step(rates=self.rates)
-        return step_result(terms, n_live, terms.n_kept)
+        return self._result(out, n_live, out.n_kept)
 
-    def _drawn(self, n: int) -> tuple[Rays, Tensor, Tensor, Tensor, Tensor]:
-        """n rays, target, background, and bounds; those beyond the wanted ones miss the box."""
-        field, ops = self.field, self.ops
-        if not self.by_lookup:
-            rays, target, background = self._batch(n)
-            t_min, t_max = field.bounds(rays)
-            counts = torch.arange(n, device=self.device) < self.wanted
-            return rays, target, background, t_min, torch.where(counts, t_max, t_min)
-        assert ops.draw is not None
-        u, background = self._uniform(n, dtype=torch.float64), self.backdrop
+    def _draw(self, n_rays: int) -> tuple[Batch, Bounds]:
+        """n rays; those beyond the wanted ones miss the box."""
+        u, background = self._uniform(n_rays, dtype=torch.float64), self.backdrop
         if self.config.train.random_background:
-            background = self._uniform(n, 3)
-        cameras, bounds = self.scene.cameras, (field.box, field.near, field.far)
-        drawn = ops.draw(self.views, cameras, u, background, *bounds, self.wanted)
-        rays, target, t_min, t_max = drawn
-        return rays, target, background, t_min, t_max
+            background = self._uniform(n_rays, 3)
+        cameras, space = self.scene.cameras, self.field.space
+        return self.ops.draw(self.views, cameras, u, background, space, self.wanted)
 
     def _adapt_there(self, n_rays: Tensor, n_kept: Tensor) -> None:
         """`_adapt` and `n_rays`, in tensors on the device, written in place. The budget is of kept
         samples alone: what is marched behind a surface is hardly looked at."""
-        assert self.ops.adapt is not None
         self.ops.adapt(
             self.rate,
             self.wanted,

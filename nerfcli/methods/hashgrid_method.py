@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from nerfcli.backends.ops import Ops
+from nerfcli.backends.base import Backend
 from nerfcli.core.config import Config
 from nerfcli.methods.base import Method
 from nerfcli.methods.hashgrid import HashField
@@ -70,10 +70,10 @@ def steps_per_box(pixels: float) -> int:
 
 
 def create_trainer(
-    scene: Scene, views: Views, config: Config, ops: Ops, generator: torch.Generator
+    scene: Scene, views: Views, config: Config, ops: Backend, generator: torch.Generator
 ) -> HashGridTrainer:
     """The trainer that never waits for the device, where the backend can do that."""
-    kind = HashGridTrainer if ops.march_within is None else GraphTrainer
+    kind = GraphTrainer if ops.is_asynchronous else HashGridTrainer
     return kind(scene, views, config, ops, generator)
 
 

@@ -8,17 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nerfcli.backends.ops import Ops
-from nerfcli.cameras.rays import Rays
+from nerfcli.backends.base import Backend
+from nerfcli.cameras.rays import Batch, Bounds
 from nerfcli.core.config import Config, known
 from nerfcli.core.tensors import ensure_same_shapes
 from nerfcli.methods.base import StepResult, background_of, weight_generator
 from nerfcli.methods.hashgrid import HashField
 from nerfcli.methods.occupancy import OccupancyGrid
 from nerfcli.methods.optimizer import Optimizer
-from nerfcli.reference.fused import StepTerms
+from nerfcli.reference.adam import AdamConfig
+from nerfcli.reference.fused import Objective, StepOut
 from nerfcli.reference.radiance import NetParams
-from nerfcli.reference.volume import over_background
 from nerfcli.scenes import Scene
 from nerfcli.scenes.hull import Silhouettes, visual_hull
 from nerfcli.scenes.views import Views
@@ -32,7 +32,7 @@ class HashGridTrainer:
     """Steps of a hash-grid field: the batch is sized by samples, the ray count adapts."""
 
     def __init__(
-        self, scene: Scene, views: Views, config: Config, ops: Ops, generator: torch.Generator
+        self, scene: Scene, views: Views, config: Config, ops: Backend, generator: torch.Generator
     ) -> None:
         self.scene, self.views, self.config, self.ops = scene, views, config, ops
         self.generator, self.device = generator, generator.device
@@ -41,13 +41,12 @@ class HashGridTrainer:
         field = HashField.create(config, scene.box, scene.near, scene.far, ops, weights)
         self.field = field.to(str(self.device))
         own = config.hashgrid
-        self.optimizer = Optimizer(
-            self.field.params.named(),
-            ops,
-            weight_decay=own.weight_decay,
-            ema_decay=own.ema_decay,
-        )
+        adam = AdamConfig(weight_decay=own.weight_decay, ema_decay=own.ema_decay)
+        self.optimizer = Optimizer(self.field.params.named(), ops, adam, keeps_raw=True)
         self.grads = NetParams.of(self.optimizer.grads)
+        self.objective = Objective(
+            known(config.train.loss), min_transmittance=own.min_transmittance
+        )
         self.samples_per_ray = 0.0
         self.step_count = self.first_step = 0
 
@@ -75,38 +74,33 @@ class HashGridTrainer:
 
     def step(self, lr: float) -> StepResult:
         self.step_count += 1
-        rays, target, background = self._batch(self.n_rays())
-        samples = self.field.march(rays, self._uniform(len(rays)))
-        terms = self.ops.photometric_gradients(
-            self.field.params,
-            self.grads,
-            self.field.net,
-            self.field.box,
-            rays,
-            samples,
-            target,
-            background,
-            loss=known(self.config.train.loss),
-            min_transmittance=self.field.min_transmittance,
+        batch, bounds = self._draw(self.n_rays())
+        n_rays = len(batch.rays)
+        samples = self.ops.march(batch.rays, bounds, self._uniform(n_rays), self.field.grid)
+        out = self.ops.step_gradients(
+            self.field.network, self.grads, batch, samples, self.objective
         )
-        n_kept = int(terms.n_kept)  # sync
-        self._adapt(len(rays), samples.capacity, n_kept)
+        n_kept = int(out.n_kept)  # sync
+        self._adapt(n_rays, samples.capacity, n_kept)
         self.optimizer.step(step=self.step_count, lr=lr)
         if self._update_due():
             self._update_occupancy()
-        return step_result(terms, len(rays), n_kept)
+        return self._result(out, n_rays, n_kept)
+
+    def _result(self, out: StepOut, n_rays: int | Tensor, n_samples: int | Tensor) -> StepResult:
+        return StepResult(out.loss(self.objective), out.terms, out.mse, n_rays, n_samples)
 
     def _uniform(self, *size: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.rand(*size, dtype=dtype, generator=self.generator, device=self.device)
 
-    def _batch(self, n_rays: int) -> tuple[Rays, Tensor, Tensor]:
-        flat = self.views.draw(self._uniform(n_rays, dtype=torch.float64))
-        rays = self.scene.cameras.rays(self.views.locate(flat))
+    def _draw(self, n_rays: int) -> tuple[Batch, Bounds]:
+        u = self._uniform(n_rays, dtype=torch.float64)
         if self.config.train.random_background:
             background = self._uniform(n_rays, 3)
         else:
             background = self.background.expand(n_rays, 3).contiguous()
-        return rays, over_background(self.views.colors(flat), background), background
+        cameras, space = self.scene.cameras, self.field.space
+        return self.ops.draw(self.views, cameras, u, background, space)
 
     def _adapt(self, n_rays: int, n_marched: int, n_kept: int) -> None:
         now = max((n_kept + MARCHED_COST * (n_marched - n_kept)) / n_rays, 1e-3)
@@ -154,7 +148,3 @@ class HashGridTrainer:
         self.field.occupancy.cursor = extra["occupancy_cursor"]
         self.step_count = self.first_step = extra["step"]
         self.samples_per_ray = extra["samples_per_ray"]
-
-
-def step_result(terms: StepTerms, n_rays: int | Tensor, n_samples: int | Tensor) -> StepResult:
-    return StepResult(terms.loss, {"photometric": terms.loss}, terms.mse, n_rays, n_samples)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from nerfcli.backends.ops import Ops
+from nerfcli.backends.base import Backend
 from nerfcli.core.tensors import ensure_same_shapes
+from nerfcli.reference.adam import AdamConfig
 from nerfcli.reference.params import ParamSet
 
 
@@ -16,51 +18,44 @@ class Optimizer:
     """What Adam keeps beside the parameters, which it changes in place.
 
     Args:
-        weight_decay: of the parameters whose role says so.
-        ema_decay: of the running mean; None: none is kept.
-        options: other keywords of `ops.adam_step`.
+        config: its weight decay acts on the parameters whose role says so; with an ema_decay, a
+            running mean of the parameters is kept.
+        keeps_raw: whether a checkpoint holds the parameters beside the model. Needed where the
+            model is their mean.
     """
 
     def __init__(
-        self,
-        params: ParamSet,
-        ops: Ops,
-        *,
-        weight_decay: float = 0.0,
-        ema_decay: float | None = None,
-        **options: Any,
+        self, params: ParamSet, ops: Backend, config: AdamConfig, *, keeps_raw: bool = False
     ) -> None:
-        self.params, self.ops, self.options = params, ops, options
-        self.weight_decay, self.ema_decay = weight_decay, ema_decay
+        self.params, self.ops, self.config, self.keeps_raw = params, ops, config, keeps_raw
         self.grads, self.m, self.v = (params.map(_zeros) for _ in range(3))
-        self.ema = None if ema_decay is None else params.map(lambda p: p.detach().clone())
+        self.mean = params.map(lambda p: p.detach().clone()) if config.ema_decay else None
+        plain = replace(config, weight_decay=0.0)
+        self._configs = {n: config if params.role(n).decays else plain for n in params}
 
     def step(self, **rates: Any) -> None:
-        """One step; clears the gradients.
+        """Take one step; clear the gradients.
 
-        rates: `step` and `lr`, or `rates` where the backend takes them from the device.
+        rates: `step` and `lr`, or `rates` where they are on the device.
         """
         for name, p in self.params.items():
-            role = self.params.role(name)
             self.ops.adam_step(
                 _flat(p),
                 _flat(self.grads[name]),
                 _flat(self.m[name]),
                 _flat(self.v[name]),
-                weight_decay=self.weight_decay if role.decays else 0.0,
-                ema=None if self.ema is None else _flat(self.ema[name]),
-                ema_decay=self.ema_decay or 0.0,
-                **_scaled(rates, role.lr_factor),
-                **self.options,
+                self._configs[name],
+                ema=None if self.mean is None else _flat(self.mean[name]),
+                **_scaled(rates, self.params.role(name).lr_factor),
             )
 
     def model(self) -> ParamSet:
         """What is rendered and saved as the model: the running mean, or else the parameters."""
-        return self.params if self.ema is None else self.ema
+        return self.params if self.mean is None else self.mean
 
     def state(self) -> dict[str, Tensor]:
-        """m.* and v.*; raw.* for the parameters where the model is their running mean."""
-        raw = {} if self.ema is None else self.params.state("raw.")
+        """m.*, v.* and, if kept, raw.*: what a checkpoint holds beside the model."""
+        raw = self.params.state("raw.") if self.keeps_raw else {}
         return raw | self.m.state("m.") | self.v.state("v.")
 
     def load(self, model: dict[str, Tensor], state: dict[str, Tensor]) -> ParamSet:
@@ -71,11 +66,10 @@ class Optimizer:
         """
         ensure_same_shapes(state, self.state())
         self.m, self.v = self.m.from_state(state, "m."), self.v.from_state(state, "v.")
-        if self.ema is None:
-            self.params = self.params.from_state(model)
-        else:
-            self.params = self.params.from_state(state, "raw.")
-            self.ema = self.ema.from_state(model).map(torch.clone)
+        if self.mean is not None:
+            self.mean = self.mean.from_state(model).map(torch.clone)
+        raw = (state, "raw.") if self.keeps_raw else (model, "")
+        self.params = self.params.from_state(*raw)
         return self.params
 
 

@@ -154,7 +154,7 @@ def hash_grid(positions: Tensor, table: Tensor, spec: GridSpec) -> Tensor:
         table: [spec.n_params].
 
     Returns:
-        [n, n_levels * n_features], differentiable in `table` (not in `positions`).
+        [n, n_levels * n_features], differentiable in `table` and, within a cell, in `positions`.
     """
     entries = table.view(-1, spec.n_features)
     bits = torch.tensor(

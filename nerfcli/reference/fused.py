@@ -1,99 +1,302 @@
-"""The two fused wholes of a hash-grid field: a training step's gradients, and rendering rays.
+"""The two fused wholes of a hash-grid field: the gradients of a training step, and rendering.
 
-Fast backends replace them; here they are composed of the parts.
+Here they are composed of differentiable parts, which is their definition. `ops` brings the parts
+(`density`, `radiance`, `march`, `composite`, ...), so that a backend composes its own; the fast
+backends replace the whole where the configuration is plain.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from nerfcli.cameras.rays import Rays
-from nerfcli.reference.losses import LOSSES, mse
-from nerfcli.reference.radiance import NetParams, NetSpec, density, radiance
+from nerfcli.cameras.rays import Batch, Bounds, Rays
+from nerfcli.reference.losses import PHOTOMETRIC, depth_loss, distortion_loss, mse, opacity_loss
+from nerfcli.reference.radiance import NetParams, Network
 from nerfcli.reference.samples import Pixels, Samples
-from nerfcli.reference.sampling import Box, Steps, march
-from nerfcli.reference.volume import composite, visible
+from nerfcli.reference.sampling import MarchingGrid
+from nerfcli.reference.volume import visible, weights_from_density
+
+
+class Parts(Protocol):
+    """The ops that the wholes are composed of; signatures as in backends/base.py."""
+
+    def spherical_harmonics(self, directions: Tensor) -> Tensor: ...
+
+    def density(self, network: Network, positions: Tensor) -> Tensor: ...
+
+    def radiance(
+        self, network: Network, positions: Tensor, ray_inputs: Tensor
+    ) -> tuple[Tensor, Tensor]: ...
+
+    def march(self, rays: Rays, bounds: Bounds, jitter: Tensor, grid: MarchingGrid) -> Samples: ...
+
+    def composite(
+        self, sigmas: Tensor, rgbs: Tensor, samples: Samples, background: Tensor
+    ) -> Pixels: ...
 
 
 @dataclass(frozen=True)
-class StepTerms:
-    """What a step reports, as scalars on the device: nothing waits for them."""
+class Objective:
+    """What a step minimises: the photometric loss, and further terms by their weights.
 
-    loss: Tensor
+    Attributes:
+        photometric: a name of losses.PHOTOMETRIC; its weight is 1.
+        opacity, depth, distortion: weights of losses.opacity_loss, depth_loss and
+            distortion_loss; 0 leaves a term out, and so does a batch without depth.
+        min_transmittance: samples behind less light than this are dropped first.
+    """
+
+    photometric: Literal["mse", "huber"] = "huber"
+    opacity: float = 0.0
+    depth: float = 0.0
+    distortion: float = 0.0
+    min_transmittance: float = 1e-4
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether there is no term but the photometric one."""
+        return not (self.opacity or self.depth or self.distortion)
+
+    def weights(self) -> dict[str, float]:
+        """The weight of every term that takes part."""
+        others = {k: getattr(self, k) for k in ("opacity", "depth", "distortion")}
+        return {"photometric": 1.0} | {k: w for k, w in others.items() if w}
+
+    def total(self, terms: dict[str, Tensor]) -> Tensor:
+        """The weighted sum of the terms that are there."""
+        weights = self.weights()
+        return sum((weights[k] * t for k, t in terms.items()), terms["photometric"].new_zeros(()))
+
+
+@dataclass(frozen=True)
+class RayGrads:
+    """Gradients of the loss in what belongs to the rays; distances of samples are held fixed.
+
+    Rays that do not count have zeros.
+
+    Attributes:
+        origins, directions: [n_rays, 3].
+        ray_inputs: [n_rays, 16 + n_embedding]; the share of the directions is in `directions` too.
+    """
+
+    origins: Tensor
+    directions: Tensor
+    ray_inputs: Tensor
+
+
+@dataclass(frozen=True)
+class StepOut:
+    """What a step reports, as tensors on the device: nothing waits for them.
+
+    Attributes:
+        terms: each loss term before its weight, a scalar.
+        mse: squared error, a scalar.
+        n_kept: samples that took part after the early end of rays, int64.
+        weights: [capacity] volume-rendering weights, 0 where a sample was dropped; on request.
+        ray_grads: on request.
+    """
+
+    terms: dict[str, Tensor]
     mse: Tensor
-    n_kept: Tensor  # samples that took part after the early end of rays, int64
+    n_kept: Tensor
+    weights: Tensor | None = None
+    ray_grads: RayGrads | None = None
+
+    def loss(self, objective: Objective) -> Tensor:
+        """The weighted sum of the terms."""
+        return objective.total(self.terms)
 
 
-def photometric_gradients(
-    params: NetParams,
-    grads: NetParams,
-    net: NetSpec,
-    box: Box,
+@dataclass(frozen=True)
+class Rendered:
+    """A differentiable rendering of packed samples.
+
+    Attributes:
+        pixels: of the rays.
+        kept: the samples that light reaches.
+        keep: [capacity] bool, which of the given samples these are.
+        sigmas: [kept.capacity] per scene unit.
+    """
+
+    pixels: Pixels
+    kept: Samples
+    keep: Tensor
+    sigmas: Tensor
+
+
+def render_samples(
+    ops: Parts,
+    network: Network,
     rays: Rays,
     samples: Samples,
-    target: Tensor,
+    ray_inputs: Tensor | None,
     background: Tensor,
-    *,
-    loss: str = "huber",
-    min_transmittance: float = 1e-4,
-) -> StepTerms:
-    """Render the samples, compare with the target, add d loss / d params to `grads`.
+    min_transmittance: float,
+) -> Rendered:
+    """Render packed samples, differentiable in the network, the rays and their inputs.
 
-    Samples behind T < min_transmittance are dropped first, so they cost no gradient.
+    Args:
+        ray_inputs: [n_rays, 16 + n_embedding]; None: the harmonics of the directions alone.
+        background: [3] or [n_rays, 3].
+    """
+    indices = samples.ray_indices()
+    positions = samples.positions(rays, indices)
+    with torch.no_grad():
+        sigmas = ops.density(network, positions)
+        keep = visible(sigmas, samples, min_transmittance)
+    kept = samples.select(keep)
+    if ray_inputs is None:
+        inputs = ops.spherical_harmonics(rays.directions[indices[keep]])
+    else:
+        inputs = ray_inputs[indices[keep]]
+    sigmas, rgbs = ops.radiance(network, positions[keep], inputs)
+    return Rendered(ops.composite(sigmas, rgbs, kept, background), kept, keep, sigmas)
+
+
+def loss_terms(
+    network: Network, batch: Batch, rendered: Rendered, objective: Objective
+) -> tuple[dict[str, Tensor], Tensor | None]:
+    """The terms of the objective, each differentiable, and the weights of the kept samples.
+
+    Every term but the photometric one is a function of the volume-rendering weights.
+    """
+    pixels, kept = rendered.pixels, rendered.kept
+    terms = {"photometric": PHOTOMETRIC[objective.photometric](pixels.rgb, batch.rgb, batch.weight)}
+    if objective.is_plain:
+        return terms, None
+    weights = weights_from_density(rendered.sigmas, kept)
+    if objective.opacity:
+        terms["opacity"] = opacity_loss(weights, kept, batch.weight)
+    if objective.depth and batch.depth is not None:
+        terms["depth"] = depth_loss(weights, kept, batch.depth, batch.weight)
+    if objective.distortion:
+        scale = 1.0 / network.space.unit_length
+        terms["distortion"] = distortion_loss(weights, kept, scale, batch.weight)
+    return terms, weights
+
+
+def step_gradients(
+    ops: Parts,
+    network: Network,
+    grads: NetParams,
+    batch: Batch,
+    samples: Samples,
+    objective: Objective,
+    *,
+    ray_inputs: Tensor | None = None,
+    n_live: Tensor | None = None,
+    with_weights: bool = False,
+    with_ray_grads: bool = False,
+    scale: float = 1.0,
+) -> StepOut:
+    """Render the samples, compare with the batch, add d loss / d params to `grads`.
+
+    Samples behind T < objective.min_transmittance are dropped first, so they cost no gradient.
 
     Args:
         grads: accumulated into; the optimiser step clears them.
-        rays: n_rays rays. samples: their packed samples.
-        target, background: [n_rays, 3]; the target is already composited over the background.
-        loss: a name of losses.LOSSES.
+        samples: packed samples of batch.rays.
+        ray_inputs: [n_rays, 16 + n_embedding]; None: the harmonics of the directions alone.
+        n_live: how many rays count, an int64 scalar; None: all. The others have no samples.
+        with_weights, with_ray_grads: also return these.
+        scale: of the loss on the way back, for parts that compute in half precision.
     """
-    indices = samples.ray_indices()
-    directions = rays.directions[indices]
-    positions = box.to_unit(rays.origins[indices] + samples.t_mids[:, None] * directions)
-    with torch.no_grad():
-        sigmas = density(positions, params, net) / box.side
-        keep = visible(sigmas, samples, min_transmittance)
-    kept = samples.select(keep)
-    leaves = NetParams(*(p.detach().requires_grad_() for p in params.tensors()))
+    n_rays = len(batch.rays)
+    if n_live is not None:
+        batch, samples, ray_inputs = _first(int(n_live), batch, samples, ray_inputs)
+    leaves = NetParams(*(p.detach().requires_grad_() for p in network.params.tensors()))
+    rays = batch.rays
+    wanted: tuple[Tensor, ...] = leaves.tensors()
     with torch.enable_grad():
-        sigmas, rgbs = radiance(positions[keep], directions[keep], leaves, net)
-        pixels = composite(sigmas / box.side, rgbs, kept, background)
-        value = LOSSES[loss](pixels.rgb, target)
+        if with_ray_grads:
+            origins, directions = (
+                t.detach().requires_grad_() for t in (rays.origins, rays.directions)
+            )
+            rays = replace(rays, origins=origins, directions=directions)
+            if ray_inputs is None:
+                ray_inputs = ops.spherical_harmonics(directions)
+            else:
+                ray_inputs = ray_inputs.detach().requires_grad_()
+            wanted = (*wanted, origins, directions, ray_inputs)
+        rendered = render_samples(
+            ops,
+            replace(network, params=leaves),
+            rays,
+            samples,
+            ray_inputs,
+            batch.background,
+            objective.min_transmittance,
+        )
+        terms, weights = loss_terms(network, batch, rendered, objective)
+        total = objective.total(terms)
+    kept = rendered.kept
+    found: tuple[Tensor | None, ...] = (None,) * len(wanted)
     if kept.capacity:
-        for total, grad in zip(
-            grads.tensors(), torch.autograd.grad(value, leaves.tensors()), strict=True
-        ):
-            total += grad
-    n_kept = torch.tensor(kept.capacity, device=value.device)
-    return StepTerms(value.detach(), mse(pixels.rgb.detach(), target), n_kept)
+        found = torch.autograd.grad(total * scale, wanted, allow_unused=True)
+    for own, grad in zip(grads.tensors(), found[:3], strict=True):
+        if grad is not None:
+            # what overflowed in half precision is left out of this step
+            own += grad if scale == 1.0 else grad.nan_to_num(0.0, 0.0, 0.0) / scale
+    ray_grads = None
+    if with_ray_grads:
+        of_rays = [w.new_zeros(n_rays, w.shape[1]) for w in wanted[3:]]
+        for own, grad in zip(of_rays, found[3:], strict=True):
+            if grad is not None:
+                own[: len(grad)] = grad / scale
+        ray_grads = RayGrads(*of_rays)
+    spread = None
+    if with_weights:
+        if weights is None:
+            weights = weights_from_density(rendered.sigmas, kept)
+        spread = torch.zeros_like(samples.t_starts)
+        spread[rendered.keep] = weights.detach()
+    return StepOut(
+        {name: term.detach() for name, term in terms.items()},
+        mse(rendered.pixels.rgb.detach(), batch.rgb),
+        torch.tensor(kept.capacity, device=batch.rgb.device),
+        spread,
+        ray_grads,
+    )
 
 
 def render_rays(
-    params: NetParams,
-    net: NetSpec,
-    box: Box,
+    ops: Parts,
+    network: Network,
     rays: Rays,
-    t_min: Tensor,
-    t_max: Tensor,
+    bounds: Bounds,
     jitter: Tensor,
-    occupied: Tensor,
-    steps: Steps,
+    grid: MarchingGrid,
     background: Tensor,
+    *,
     min_transmittance: float = 1e-4,
+    ray_inputs: Tensor | None = None,
 ) -> Pixels:
     """Pixels of rays through a hash-grid field, without gradients.
 
     Args:
-        t_min, t_max, jitter: [n_rays], as for sampling.march. background: [3] or [n_rays, 3].
+        jitter: [n_rays], as for sampling.march. background: [3] or [n_rays, 3].
     """
     with torch.no_grad():
-        samples = march(rays.origins, rays.directions, t_min, t_max, jitter, occupied, box, steps)
-        indices = samples.ray_indices()
-        directions = rays.directions[indices]
-        positions = box.to_unit(rays.origins[indices] + samples.t_mids[:, None] * directions)
-        keep = visible(density(positions, params, net) / box.side, samples, min_transmittance)
-        sigmas, rgbs = radiance(positions[keep], directions[keep], params, net)
-        return composite(sigmas / box.side, rgbs, samples.select(keep), background)
+        samples = ops.march(rays, bounds, jitter, grid)
+        return render_samples(
+            ops, network, rays, samples, ray_inputs, background, min_transmittance
+        ).pixels
+
+
+def _first(
+    n: int, batch: Batch, samples: Samples, ray_inputs: Tensor | None
+) -> tuple[Batch, Samples, Tensor | None]:
+    """The first n rays of a step."""
+    batch = Batch(
+        batch.rays[:n],
+        batch.rgb[:n],
+        batch.background[:n],
+        None if batch.depth is None else batch.depth[:n],
+        None if batch.weight is None else batch.weight[:n],
+    )
+    samples = replace(samples, ray_offsets=samples.ray_offsets[: n + 1])
+    return batch, samples, None if ray_inputs is None else ray_inputs[:n]

@@ -1,6 +1,6 @@
 """The hash-grid field as functions: hash grid -> density MLP -> colour MLP.
 
-positions: [n, 3] in the unit cube that the grid spans. density: per side length of that cube.
+positions: [n, 3] in scene space. sigmas: density per scene unit.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nerfcli.reference.encoding import GridSpec, hash_grid, spherical_harmonics
+from nerfcli.reference.contraction import Space
+from nerfcli.reference.encoding import GridSpec, hash_grid
 from nerfcli.reference.mlp import mlp
 from nerfcli.reference.params import ParamSet, Role
 
@@ -32,6 +33,11 @@ class NetSpec:
     width: int = 64
     n_geometry: int = 16  # outputs of the density MLP; the first is the log density
     n_color_hidden: int = 2
+    n_embedding: int = 0  # inputs of a ray to the colour network beside the harmonics
+
+    @property
+    def n_ray_inputs(self) -> int:
+        return N_HARMONICS + self.n_embedding
 
     @property
     def density_widths(self) -> tuple[int, ...]:
@@ -39,7 +45,7 @@ class NetSpec:
 
     @property
     def color_widths(self) -> tuple[int, ...]:
-        return (self.n_geometry + N_HARMONICS, *(self.width,) * self.n_color_hidden, 3)
+        return (self.n_geometry + self.n_ray_inputs, *(self.width,) * self.n_color_hidden, 3)
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,15 @@ class NetParams:
         return NetParams(*(named[name] for name in PARAM_ROLES))
 
 
+@dataclass(frozen=True)
+class Network:
+    """A hash-grid field as the ops take it: shape, parameters, and the space it lives in."""
+
+    spec: NetSpec
+    params: NetParams
+    space: Space
+
+
 class _Exp(torch.autograd.Function):
     """exp, clamped above; the gradient passes the clamp so that no density gets stuck."""
 
@@ -78,28 +93,32 @@ class _Exp(torch.autograd.Function):
         return grad * y
 
 
-def density(positions: Tensor, params: NetParams, net: NetSpec) -> Tensor:
-    """positions [n, 3] in [0, 1] -> sigmas [n] per side of the unit cube."""
-    features = hash_grid(positions, params.table, net.grid)
-    return _Exp.apply(mlp(features, params.density, net.density_widths)[:, 0])  # pyright: ignore
+def density(network: Network, positions: Tensor) -> Tensor:
+    """positions [n, 3] -> sigmas [n], differentiable in both."""
+    geometry = _geometry(network, positions)
+    return _Exp.apply(geometry[:, 0]) / network.space.unit_length  # pyright: ignore
 
 
-def radiance(
-    positions: Tensor, directions: Tensor, params: NetParams, net: NetSpec
-) -> tuple[Tensor, Tensor]:
-    """The field: density and view-dependent colour.
+def radiance(network: Network, positions: Tensor, ray_inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Evaluate density and view-dependent colour.
 
-    The colour MLP reads all density outputs (the raw log density included) and the 16 spherical
-    harmonics of the direction, in this order.
+    The colour MLP reads all density outputs (the raw log density included) and what belongs to
+    the ray, in this order: the 16 spherical harmonics of its direction, and an embedding.
 
     Args:
-        positions: [n, 3] in [0, 1]. directions: [n, 3] unit vectors.
+        positions: [n, 3]. ray_inputs: [n, 16 + n_embedding].
 
     Returns:
-        sigmas [n] per side of the unit cube, rgbs [n, 3] in [0, 1].
+        sigmas [n], rgbs [n, 3] in [0, 1], differentiable in everything.
     """
-    features = hash_grid(positions, params.table, net.grid)
-    geometry = mlp(features, params.density, net.density_widths)
-    inputs = torch.cat([geometry, spherical_harmonics(directions)], dim=1)
-    rgbs = torch.sigmoid(mlp(inputs, params.color, net.color_widths))
-    return _Exp.apply(geometry[:, 0]), rgbs  # pyright: ignore
+    geometry = _geometry(network, positions)
+    inputs = torch.cat([geometry, ray_inputs], dim=1)
+    rgbs = torch.sigmoid(mlp(inputs, network.params.color, network.spec.color_widths))
+    return _Exp.apply(geometry[:, 0]) / network.space.unit_length, rgbs  # pyright: ignore
+
+
+def _geometry(network: Network, positions: Tensor) -> Tensor:
+    """Outputs of the density MLP, [n, n_geometry]."""
+    spec, params = network.spec, network.params
+    features = hash_grid(network.space.to_unit(positions), params.table, spec.grid)
+    return mlp(features, params.density, spec.density_widths)

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from nerfcli.cameras.rays import Rays
+
 
 @dataclass(frozen=True)
 class Samples:
@@ -38,6 +40,14 @@ class Samples:
     @property
     def t_mids(self) -> Tensor:
         return 0.5 * (self.t_starts + self.t_ends)
+
+    def positions(self, rays: Rays, indices: Tensor | None = None) -> Tensor:
+        """The middles of the intervals in scene space, [capacity, 3].
+
+        indices: `ray_indices()`, where the caller has it already.
+        """
+        indices = self.ray_indices() if indices is None else indices
+        return rays.origins[indices] + self.t_mids[:, None] * rays.directions[indices]
 
     def ray_indices(self) -> Tensor:
         """The ray of each sample, [capacity] int64; padding belongs to the last ray."""

@@ -96,11 +96,3 @@ def _median_depth(weights: Tensor, opacity: Tensor, samples: Samples) -> Tensor:
     last = (samples.ray_offsets[1:] - 1).clamp(min=0)
     middle = samples.t_mids[torch.minimum(first, last)]
     return torch.where(opacity > 1e-10, middle, torch.zeros_like(middle))
-
-
-def over_background(colors: Tensor, background: Tensor) -> Tensor:
-    """Straight-alpha colours [n, 4] (or opaque [n, 3]) over [3] or [n, 3] -> [n, 3]."""
-    if colors.shape[1] == 3:
-        return colors
-    alpha = colors[:, 3:]
-    return colors[:, :3] * alpha + (1 - alpha) * background

@@ -12,6 +12,14 @@ import torch
 from torch import Tensor
 
 
+def over_background(colors: Tensor, background: Tensor) -> Tensor:
+    """Straight-alpha colours [n, 4] (or opaque [n, 3]) over [3] or [n, 3] -> [n, 3]."""
+    if colors.shape[1] == 3:
+        return colors
+    alpha = colors[:, 3:]
+    return colors[:, :3] * alpha + (1 - alpha) * background
+
+
 @dataclass(frozen=True)
 class Views:
     """Resident pixels of some cameras of a scene.

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from triton.runtime import interpreter
 
+from nerfcli.backends.base import Backend
 from nerfcli.cameras.boxes import Box
-from nerfcli.cameras.rays import Rays
+from nerfcli.cameras.rays import Bounds, Rays
+from nerfcli.reference.contraction import BoxSpace, ContractedSpace, PerspectiveSpace, Space
 from nerfcli.reference.encoding import GridSpec
 from nerfcli.reference.mlp import mlp_n_params
-from nerfcli.reference.radiance import NetParams, NetSpec
-from nerfcli.reference.sampling import Steps, intersect_box
+from nerfcli.reference.radiance import NetParams, NetSpec, Network
+from nerfcli.reference.sampling import MarchingGrid, Steps
 
 torch.set_num_threads(1)
 
@@ -28,8 +31,18 @@ GRADIENTS = {F32: 2e-5, F16: 2e-2}
 # three levels: dense, hashed, hashed; and the layout of 8-byte entries
 PAIRS = NetSpec(GridSpec(3, 2, 9, 4, 32), width=16)
 QUADS = NetSpec(GridSpec(2, 4, 8, 4, 16), width=32)
+EMBEDDED = replace(PAIRS, n_embedding=16)  # a ray has more inputs than its direction
 BOX = Box((0.2, -0.1, 0.3), 0.7, 2)
 STEPS = Steps(0.2, 0.02)
+# a frame whose axes are oblique in the scene, behind the box; rows are orthonormal
+TURN = (0.36, -0.48, 0.8, 0.8, 0.6, 0.0, -0.48, 0.64, 0.6)
+SPACES: dict[str, Space] = {
+    "box": BoxSpace(BOX, 0.1, 10.0),
+    # a detail cube so small that most samples lie outside
+    "contraction": ContractedSpace(Box((0.2, -0.1, 0.3), 0.5), 0.1, 10.0),
+    "perspective": PerspectiveSpace(BOX, TURN, (-1.4, -0.1, -0.9), 0.8, (0.7, 0.5), 0.1, 10.0),
+}
+REFERENCE = Backend()
 
 _empty = torch.empty
 
@@ -84,14 +97,21 @@ def params_of(net: NetSpec, scale: float = 0.6, seed: int = 0) -> NetParams:
     return NetParams(*(scale * normal(seed + i, n) for i, n in enumerate(sizes)))
 
 
-def opaque(params: NetParams) -> NetParams:
-    """A field that stops many rays: log densities twice as large. Steeper ones would make the
-    last bit of a position, 2e-7 of the box, 1e-3 of a gradient, in any precision."""
-    return NetParams(params.table, params.density * 2, params.color)
+def network_of(
+    net: NetSpec, kind: str = "box", scale: float = 0.6, opacity: float = 1.0
+) -> Network:
+    """A random field, its log densities multiplied by `opacity`: 2 stops many rays. A steeper
+    field would make of the last bit of a position, 2e-7 of the box, 1e-3 of a gradient, in any
+    precision."""
+    params = params_of(net, scale)
+    params = NetParams(params.table, params.density * opacity, params.color)
+    return Network(net, params, SPACES[kind])
 
 
-def leaves_of(params: NetParams) -> NetParams:
-    return NetParams(*(p.clone().requires_grad_() for p in params.tensors()))
+def leaves_of(network: Network) -> Network:
+    """The same field, whose parameters take gradients."""
+    params = NetParams(*(p.clone().requires_grad_() for p in network.params.tensors()))
+    return replace(network, params=params)
 
 
 def zeros_like(params: NetParams) -> NetParams:
@@ -120,9 +140,11 @@ def rays_of(n: int, box: Box = BOX) -> Rays:
     return Rays(origins, directions / directions.norm(dim=1, keepdim=True))
 
 
-def march_arguments(n: int, box: Box = BOX, steps: Steps = STEPS, resolution: int = 8) -> tuple:
-    """Arguments of ops.march for n rays of rays_of through a random grid."""
+def march_arguments(
+    n: int, box: Box = BOX, steps: Steps = STEPS, resolution: int = 8
+) -> tuple[Rays, Bounds, Tensor, MarchingGrid]:
+    """Arguments of Backend.march for n rays of rays_of through a random grid."""
     rays = rays_of(n, box)
-    bounds = intersect_box(rays.origins, rays.directions, box, 0.1, 10.0)
+    bounds = BoxSpace(box, 0.1, 10.0).bounds(rays)
     occupied = uniform(14, box.n_cascades, *[resolution] * 3) < 0.4
-    return (rays.origins, rays.directions, *bounds, uniform(15, n), occupied, box, steps)
+    return rays, bounds, uniform(15, n), MarchingGrid(occupied, box, steps)

@@ -1,4 +1,4 @@
-"""The rays of a step, drawn by one kernel, against views, cameras and box as everybody has them."""
+"""The rays of a step, drawn by one kernel, against the reference."""
 
 from __future__ import annotations
 
@@ -6,18 +6,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cases import assert_near, normal, uniform
+from cases import BOX, REFERENCE, SPACES, assert_near, normal, uniform
 
-from nerfcli.backends.triton import triton_batch
+from nerfcli.backends.triton.backend import TritonBackend
 from nerfcli.cameras.boxes import Box
 from nerfcli.cameras.cameras import Cameras
 from nerfcli.cameras.lenses import Lens
-from nerfcli.reference.sampling import intersect_box
-from nerfcli.reference.volume import over_background
+from nerfcli.reference.contraction import BoxSpace
 from nerfcli.scenes.views import Views
 
 PINHOLE, BROWN = Lens(), Lens("brown", (0.06, -0.08, 0.0, 0.0, -0.001, 0.0002))
-BOX = Box((0.2, -0.1, 0.3), 0.7, 2)
 SIZES = ((7, 5), (4, 9), (7, 5))  # width, height
 N = 200  # rays
 
@@ -46,30 +44,35 @@ def views_of(channels: int, masked: bool) -> Views:
     return Views(pixels, offsets, torch.tensor(chosen), widths, usable)
 
 
+@pytest.mark.parametrize("kind", SPACES)
 @pytest.mark.parametrize("lenses", [(PINHOLE,) * 3, (BROWN, PINHOLE, BROWN)], ids=["pin", "brown"])
 @pytest.mark.parametrize(("channels", "masked"), [(3, False), (4, False), (4, True)])
-def test_rays_of_a_step(lenses: tuple[Lens, ...], channels: int, masked: bool) -> None:
+def test_rays_of_a_step(lenses: tuple[Lens, ...], channels: int, masked: bool, kind: str) -> None:
     cameras, views = cameras_with(lenses), views_of(channels, masked)
     u, background = torch.rand(N, dtype=torch.float64), uniform(4, N, 3)
     u[0], u[1] = 0.0, 1.0 - 2**-53
-    n_counted = torch.tensor(150)
-    rays, target, t_min, t_max = triton_batch.draw(
-        views, cameras, u, background, BOX, 0.1, 3.5, n_counted
+    space = replace(SPACES[kind], near=0.1, far=3.5)  # pyright: ignore[reportArgumentType]
+    n_counted = None if masked else torch.tensor(150)
+    (got, mine), (want, right) = (
+        ops.draw(views, cameras, u, background, space, n_counted)
+        for ops in (TritonBackend(), REFERENCE)
     )
-    flat = views.draw(u)
-    right = cameras.rays(views.locate(flat))
-    assert torch.equal(rays.origins, right.origins)
-    assert_near(rays.directions, right.directions, 3e-7)  # products in another order
-    assert_near(target, over_background(views.colors(flat), background), 1e-6)
-    want_min, want_max = intersect_box(right.origins, right.directions, BOX, 0.1, 3.5)
-    hit = want_max > want_min
-    assert hit.sum() > 20 and (want_max[hit] == 3.5).any()
+    assert torch.equal(got.rays.origins, want.rays.origins)
+    assert got.rays.cameras is not None and want.rays.cameras is not None
+    assert got.rays.cameras.dtype == torch.int32
+    assert torch.equal(got.rays.cameras, want.rays.cameras)
+    assert_near(got.rays.directions, want.rays.directions, 3e-7)  # products in another order
+    assert_near(got.rgb, want.rgb, 1e-6)
+    assert got.background is background
     # a ray that is nearly parallel to a face loses digits there
-    torch.testing.assert_close(t_min, want_min, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(t_max[:150], want_max[:150], rtol=1e-5, atol=1e-5)
-    assert torch.equal(t_max[150:], t_min[150:])
+    torch.testing.assert_close(mine.t_min, right.t_min, rtol=1e-5, atol=1e-5)
+    n = N if masked else 150
+    torch.testing.assert_close(mine.t_max[:n], right.t_max[:n], rtol=1e-5, atol=1e-5)
+    assert torch.equal(mine.t_max[n:], mine.t_min[n:])
+    hit = right.t_max > right.t_min
+    assert hit.sum() > 20 and (right.t_max[hit] == 3.5).any()
     if not masked:
-        assert set(views.locate(flat)[:, 0].tolist()) == {1, 2}
+        assert set(got.rays.cameras.tolist()) == {1, 2}
 
 
 def test_a_ray_within_a_face_is_not_divided_by_zero() -> None:
@@ -79,12 +82,10 @@ def test_a_ray_within_a_face_is_not_divided_by_zero() -> None:
     cameras = replace(cameras, c2w=c2w, principal=torch.full((3, 2), 2.5).double())
     views, n, box = views_of(3, False), 35, Box((0.0, 0.0, 0.0), 1.0)
     u = (torch.arange(n).double() + 0.5) / views.n_pixels
-    rays, _, *bounds = triton_batch.draw(
-        views, cameras, u, uniform(4, n, 3), box, 0.1, 10.0, torch.tensor(n)
-    )
+    space = BoxSpace(box, 0.1, 10.0)
+    batch, bounds = TritonBackend().draw(views, cameras, u, uniform(4, n, 3), space)
+    rays = batch.rays
     middle = 2 * 7 + 2  # pixel (2, 2), whose centre is the principal point
     assert rays.directions[middle].tolist() == [0.0, 0.0, 1.0]
-    for got, want in zip(
-        bounds, intersect_box(rays.origins, rays.directions, box, 0.1, 10.0), strict=True
-    ):
+    for got, want in zip(bounds, space.bounds(rays), strict=True):
         torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from cases import (
+    BOX,
     DTYPES,
     F16,
     F32,
@@ -14,6 +15,8 @@ from cases import (
     OUTPUTS,
     PAIRS,
     QUADS,
+    REFERENCE,
+    SPACES,
     assert_near,
     directions_of,
     normal,
@@ -22,23 +25,30 @@ from cases import (
 )
 from triton.runtime import interpreter
 
-from nerfcli.backends.triton import triton_encoding, triton_harmonics
+from nerfcli.backends.triton import triton_encoding, triton_harmonics, triton_spaces
+from nerfcli.backends.triton.backend import TritonBackend
 from nerfcli.reference import encoding
 from nerfcli.reference.encoding import GridSpec
 
 
 def compare(n: int, spec: GridSpec, dtype: torch.dtype) -> None:
-    x = positions_of(n)
-    mine, right = (normal(0, spec.n_params).requires_grad_() for _ in range(2))
-    got = triton_encoding.hash_grid(x, mine, spec, dtype=dtype)
-    want = encoding.hash_grid(x, right, spec)
+    leaves = [(normal(0, spec.n_params).requires_grad_(), positions_of(n)) for _ in "ab"]
+    for _, x in leaves:
+        x.requires_grad_()
+    got, want = (
+        ops.hash_grid(x, table, spec)
+        for ops, (table, x) in zip((TritonBackend(dtype), REFERENCE), leaves, strict=True)
+    )
     assert_near(got, want, OUTPUTS[dtype])
     cotangent = normal(1, *want.shape)
-    (d_got,) = torch.autograd.grad(got, mine, cotangent)
-    (d_want,) = torch.autograd.grad(want, right, cotangent)
+    mine, right = (
+        torch.autograd.grad(out, pair, cotangent.clone())
+        for out, pair in zip((got, want), leaves, strict=True)
+    )
     # the table's precision does not enter its gradient
-    assert_near(d_got, d_want, GRADIENTS[F32])
-    assert torch.equal(d_got != 0, d_want != 0)
+    assert_near(mine[0], right[0], GRADIENTS[F32])
+    assert torch.equal(mine[0] != 0, right[0] != 0)
+    assert_near(mine[1], right[1], OUTPUTS[dtype])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -72,6 +82,8 @@ def test_rows_beyond_the_live_count_are_left_alone() -> None:
     assert torch.equal(grads, again) and grads.abs().max() > 0
     triton_encoding.scatter(x, features, again, PAIRS.grid, n_live, 2 * half)  # adds, whole
     torch.testing.assert_close(again, 3 * grads)
+    d_x = triton_encoding.position_gradients(x, features, table, PAIRS.grid, n_live)
+    assert d_x[:21].isfinite().all() and d_x[21:].isnan().all()
 
 
 def along_a_ray(n: int) -> torch.Tensor:
@@ -111,15 +123,34 @@ def test_gradients_of_neighbours(n: int, n_dead: int, monkeypatch: pytest.Monkey
     assert n < 600 or sum(sent) < 0.5 * 8 * grid.n_features * grid.n_levels * n
 
 
-def test_gradients_in_positions_are_torchs() -> None:
-    x = positions_of(5).requires_grad_()
-    out = triton_encoding.hash_grid(x, params_of(PAIRS).table, PAIRS.grid, dtype=F32)
-    assert torch.autograd.grad(out.sum(), x)[0].abs().max() > 0
-
-
 @pytest.mark.parametrize("n", [0, 1, 63, 300])
 def test_harmonics(n: int) -> None:
-    d = directions_of(n)
-    want = encoding.spherical_harmonics(d)
-    assert_near(triton_harmonics.spherical_harmonics(d), want, 1e-6)
-    assert_near(triton_harmonics.spherical_harmonics(d, F16).float(), want, 5e-4)
+    d = directions_of(n).requires_grad_()
+    got, want = (ops.spherical_harmonics(d) for ops in (TritonBackend(), REFERENCE))
+    assert_near(got, want, 1e-6)
+    assert_near(triton_harmonics.harmonics(d.detach(), F16).float(), want, 5e-4)
+    # of a transposed cotangent, which is not row-major
+    mine, right = (torch.autograd.grad(out, d, normal(2, 16, n).T)[0] for out in (got, want))
+    assert_near(mine, right, 1e-6)
+
+
+def test_an_unknown_entry_size_goes_to_torch() -> None:
+    spec, x = GridSpec(2, 3, 9, 4, 32), positions_of(5)
+    table = normal(1, spec.n_params)
+    assert torch.equal(
+        TritonBackend().hash_grid(x, table, spec), encoding.hash_grid(x, table, spec)
+    )
+
+
+@pytest.mark.parametrize("kind", SPACES)
+def test_spaces(kind: str) -> None:
+    """Positions in the unit cube, and cotangents on their way back, also where it is clamped."""
+    space, n = SPACES[kind], 300
+    x = (torch.tensor(BOX.center) + 1.5 * normal(5, n, 3)).requires_grad_()
+    got, want = triton_spaces.map_to_unit(x, space), space.to_unit(x)
+    assert_near(got, want, 2e-6)
+    assert kind == "contraction" or ((want == 0) | (want == 1)).any(1).sum() > 30
+    cotangent = normal(6, n, 3)
+    mine, right = (torch.autograd.grad(out, x, cotangent)[0] for out in (got, want))
+    assert_near(mine, right, 2e-5)
+    assert_near(mine, space.pull_back(x.detach(), cotangent), 2e-5)

@@ -17,7 +17,7 @@ from triton.runtime.interpreter import GridExecutor
 from conftest import write_blender_scene
 from nerfcli import backends
 from nerfcli.backends import ops_triton, selfcheck
-from nerfcli.backends.ops import Ops, reference
+from nerfcli.backends.base import Backend, reference
 from nerfcli.backends.triton import triton_encoding
 from nerfcli.core.config import Config, HashGridConfig
 from nerfcli.core.progress import Progress
@@ -62,7 +62,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> train.Prepared:
     )
 
 
-def trainer_with(ops: Ops, prepared: train.Prepared) -> HashGridTrainer:
+def trainer_with(ops: Backend, prepared: train.Prepared) -> HashGridTrainer:
     generator = torch.Generator().manual_seed(0)
     made = create_trainer(prepared.scene, prepared.residents.at(0), prepared.config, ops, generator)
     return made

@@ -1,4 +1,4 @@
-// Adam that leaves untouched entries alone; the reference is nerfcli/adam.py.
+// Adam that leaves untouched entries alone; the reference is nerfcli/reference/adam.py.
 #pragma once
 #include "simd.h"
 

@@ -1,6 +1,7 @@
-// The hash grid and the spherical harmonics; the reference is nerfcli/encoding.py.
+// The hash grid and the spherical harmonics; the reference is
+// nerfcli/reference/encoding.py.
 #pragma once
-#include "simd.h"
+#include "space.h"
 
 namespace {
 
@@ -263,19 +264,68 @@ static void scatter(const NerfGrid &grid, const float *x, const float *y, const 
   });
 }
 
-// Separate, clamped coordinates of positions [n, 3], padded with zeros to `padded`.
-static void unpack_positions(const float *positions, int64_t n, int64_t padded, float *x, float *y,
-                             float *z) {
-  for (int64_t i = 0; i < n; i++) {
-    float p[3];
-    for (int a = 0; a < 3; a++) {
-      float v = positions[i * 3 + a];
-      v = v > 0.0f ? v : 0.0f;  // NaN becomes 0: no look-up leaves the table
-      p[a] = v < 1.0f ? v : 1.0f;
+// Adds d loss / d position of n samples at one level, within their cells, to dx, dy, dz.
+template <int F>
+static void slope_level(const Level &level, const float *x, const float *y, const float *z,
+                        int64_t n, const float *cotangents, float *dx, float *dy, float *dz) {
+  for (int64_t i = 0; i < n; i += LANES) {
+    Words index[8];
+    Floats weight[8];
+    corners(level, x + i, y + i, z + i, index, weight);
+    uint32_t at[8][LANES];
+    memcpy(at, index, sizeof at);
+    float along[8][LANES] = {};  // d loss / d weight of a corner
+    int lanes = int(least(LANES, n - i));
+    for (int lane = 0; lane < lanes; lane++) {
+      const float *g = cotangents + (i + lane) * F;
+      for (int c = 0; c < 8; c++) {
+        const float *entry = level.entries + size_t(at[c][lane]) * F;
+        for (int f = 0; f < F; f++) along[c][lane] += g[f] * entry[f];
+      }
     }
-    x[i] = p[0], y[i] = p[1], z[i] = p[2];
+    Floats s[8];
+    memcpy(s, along, sizeof s);
+    Words low;
+    Floats fx, fy, fz;
+    split(x + i, level.scale, low, fx);
+    split(y + i, level.scale, low, fy);
+    split(z + i, level.scale, low, fz);
+    Floats gx = 1.0f - fx, gy = 1.0f - fy, gz = 1.0f - fz;
+    Floats sx = ((s[1] - s[0]) * gy + (s[3] - s[2]) * fy) * gz +
+                ((s[5] - s[4]) * gy + (s[7] - s[6]) * fy) * fz;
+    Floats sy = ((s[2] - s[0]) * gx + (s[3] - s[1]) * fx) * gz +
+                ((s[6] - s[4]) * gx + (s[7] - s[5]) * fx) * fz;
+    Floats sz = ((s[4] - s[0]) * gx + (s[5] - s[1]) * fx) * gy +
+                ((s[6] - s[2]) * gx + (s[7] - s[3]) * fx) * fy;
+    store(dx + i, load(dx + i) + level.scale * sx);
+    store(dy + i, load(dy + i) + level.scale * sy);
+    store(dz + i, load(dz + i) + level.scale * sz);
   }
-  for (int64_t i = n; i < padded; i++) x[i] = y[i] = z[i] = 0.0f;
+}
+
+// The gradient of n unit positions [n, 3], all levels in order; cotangents [n_levels][stride][F].
+// A sample's sum is its own, so it does not depend on how samples are shared out to threads.
+static void slopes(const NerfGrid &grid, const float *table, const float *x, const float *y,
+                   const float *z, int64_t n, const float *cotangents, int64_t stride, int thread,
+                   float *d_positions) {
+  int64_t padded = round_up(n, LANES);
+  float *dx = static_cast<float *>(
+      nerf_buffer(thread, SLOT_SLOPES, size_t(padded * 3 + 16) * 4));
+  float *dy = dx + padded, *dz = dy + padded;
+  memset(dx, 0, size_t(padded) * 12);
+  for (int level = 0; level < grid.n_levels; level++) {
+    Level at = grid_level(grid, table, level);
+    const float *g = cotangents + level * stride * grid.n_features;
+    switch (grid.n_features) {
+      case 1: slope_level<1>(at, x, y, z, n, g, dx, dy, dz); break;
+      case 2: slope_level<2>(at, x, y, z, n, g, dx, dy, dz); break;
+      case 4: slope_level<4>(at, x, y, z, n, g, dx, dy, dz); break;
+      default: slope_level<8>(at, x, y, z, n, g, dx, dy, dz);
+    }
+  }
+  for (int64_t i = 0; i < n; i++) {
+    d_positions[i * 3] = dx[i], d_positions[i * 3 + 1] = dy[i], d_positions[i * 3 + 2] = dz[i];
+  }
 }
 
 INLINE void harmonics(const float *direction, float *out) {
@@ -297,6 +347,25 @@ INLINE void harmonics(const float *direction, float *out) {
   out[13] = 0.45704579946446572f * x * (1.0f - 5.0f * z2);
   out[14] = 1.4453057213202769f * z * (x2 - y2);
   out[15] = 0.59004358992664352f * x * (-x2 + 3.0f * y2);
+}
+
+// d loss / d direction from that of the 16 harmonics.
+INLINE void harmonics_backward(const float *direction, const float *g, float *out) {
+  float x = direction[0], y = direction[1], z = direction[2];
+  float xy = x * y, xz = x * z, yz = y * z, x2 = x * x, y2 = y * y, z2 = z * z;
+  out[0] = -0.48860251190291987f * g[3] + 1.0925484305920792f * (y * g[4] - z * g[7] + x * g[8]) +
+           1.7701307697799304f * (y2 - x2) * g[15] - 3.5402615395598609f * xy * g[9] +
+           2.8906114426405538f * (yz * g[10] + xz * g[14]) +
+           0.45704579946446572f * (1.0f - 5.0f * z2) * g[13];
+  out[1] = -0.48860251190291987f * g[1] + 1.0925484305920792f * (x * g[4] - z * g[5] - y * g[8]) +
+           1.7701307697799304f * (y2 - x2) * g[9] + 3.5402615395598609f * xy * g[15] +
+           2.8906114426405538f * (xz * g[10] - yz * g[14]) +
+           0.45704579946446572f * (1.0f - 5.0f * z2) * g[11];
+  out[2] = 0.48860251190291987f * g[2] - 1.0925484305920792f * (y * g[5] + x * g[7]) +
+           1.8923493915151199f * z * g[6] + 2.8906114426405538f * xy * g[10] -
+           4.5704579946446572f * (yz * g[11] + xz * g[13]) +
+           0.3731763325901154f * (15.0f * z2 - 3.0f) * g[12] +
+           1.4453057213202769f * (x2 - y2) * g[14];
 }
 
 }  // namespace

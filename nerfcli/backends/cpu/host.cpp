@@ -1,6 +1,7 @@
 // The host side: choice of the instruction set, thread pool, buffers, and the C interface that
-// ops_cpu.py calls. Compiled for the plainest processor of the architecture.
+// library.py calls. Compiled for the plainest processor of the architecture.
 #include "host.h"
+#include "layout.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +14,7 @@
 #include <memory>
 #include <mutex>
 #include <new>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -244,8 +246,8 @@ struct Call {
 
 }  // namespace
 
-// The number of this interface: ops_cpu.py refuses a library built from other sources.
-NERF_API int nerf_cpu_interface() { return 1; }
+// The number of what the functions mean: library.py refuses a library of another one.
+NERF_API int nerf_cpu_interface() { return 2; }
 
 NERF_API const char *nerf_cpu_instruction_set() { return kernels->name; }
 
@@ -269,10 +271,11 @@ NERF_API void nerf_cpu_hash_grid(const NerfGrid *grid, const float *table, const
   kernels->hash_grid(grid, table, positions, n, out);
 }
 
-NERF_API void nerf_cpu_hash_grid_backward(const NerfGrid *grid, const float *positions,
-                                          const float *cotangents, int64_t n, float *grads) {
+NERF_API void nerf_cpu_hash_grid_backward(const NerfGrid *grid, const float *table,
+                                          const float *positions, const float *cotangents,
+                                          int64_t n, float *grads, float *d_positions) {
   Call call;
-  kernels->hash_grid_backward(grid, positions, cotangents, n, grads);
+  kernels->hash_grid_backward(grid, table, positions, cotangents, n, grads, d_positions);
 }
 
 NERF_API void nerf_cpu_spherical_harmonics(const float *directions, int64_t n, float *out) {
@@ -280,25 +283,42 @@ NERF_API void nerf_cpu_spherical_harmonics(const float *directions, int64_t n, f
   kernels->spherical_harmonics(directions, n, out);
 }
 
-NERF_API void nerf_cpu_density(const NerfNet *net, const NerfParams *params,
-                               const float *positions, int64_t n, float *sigmas) {
+NERF_API void nerf_cpu_spherical_harmonics_backward(const float *directions,
+                                                    const float *cotangents, int64_t n,
+                                                    float *d_directions) {
   Call call;
-  kernels->density(net, params, positions, n, sigmas);
+  kernels->spherical_harmonics_backward(directions, cotangents, n, d_directions);
+}
+
+NERF_API void nerf_cpu_density(const NerfNet *net, const NerfParams *params,
+                               const NerfSpace *space, const float *positions, int64_t n,
+                               float *sigmas) {
+  Call call;
+  kernels->density(net, params, space, positions, n, sigmas);
+}
+
+NERF_API void nerf_cpu_density_backward(const NerfNet *net, const NerfParams *params,
+                                        const NerfSpace *space, const float *positions, int64_t n,
+                                        const float *d_sigmas, NerfParams *grads, float *d_unit) {
+  Call call;
+  kernels->density_backward(net, params, space, positions, n, d_sigmas, grads, d_unit);
 }
 
 NERF_API void nerf_cpu_radiance(const NerfNet *net, const NerfParams *params,
-                                const float *positions, const float *directions, int64_t n,
-                                float *sigmas, float *rgbs) {
+                                const NerfSpace *space, const float *positions,
+                                const float *ray_inputs, int64_t n, float *sigmas, float *rgbs) {
   Call call;
-  kernels->radiance(net, params, positions, directions, n, sigmas, rgbs);
+  kernels->radiance(net, params, space, positions, ray_inputs, n, sigmas, rgbs);
 }
 
 NERF_API void nerf_cpu_radiance_backward(const NerfNet *net, const NerfParams *params,
-                                         const float *positions, const float *directions,
-                                         int64_t n, const float *d_sigmas, const float *d_rgbs,
-                                         NerfParams *grads) {
+                                         const NerfSpace *space, const float *positions,
+                                         const float *ray_inputs, int64_t n, const float *d_sigmas,
+                                         const float *d_rgbs, NerfParams *grads, float *d_unit,
+                                         float *d_ray_inputs) {
   Call call;
-  kernels->radiance_backward(net, params, positions, directions, n, d_sigmas, d_rgbs, grads);
+  kernels->radiance_backward(net, params, space, positions, ray_inputs, n, d_sigmas, d_rgbs, grads,
+                             d_unit, d_ray_inputs);
 }
 
 NERF_API void nerf_cpu_composite(const float *sigmas, const float *rgbs,
@@ -319,14 +339,12 @@ NERF_API void nerf_cpu_composite_backward(const float *sigmas, const float *rgbs
                               grads, d_sigmas, d_rgbs);
 }
 
-NERF_API void nerf_cpu_photometric(const NerfNet *net, const NerfParams *params, NerfParams *grads,
-                                   const NerfBox *box, const NerfRays *rays,
-                                   const NerfSamples *samples, const float *target,
-                                   const float *background, int loss, float min_transmittance,
-                                   NerfTerms *terms) {
+NERF_API void nerf_cpu_step(const NerfNet *net, const NerfParams *params, NerfParams *grads,
+                            const NerfSpace *space, const NerfRays *rays,
+                            const NerfSamples *samples, const NerfBatch *batch,
+                            const NerfObjective *objective, NerfStepOut *out) {
   Call call;
-  kernels->photometric(net, params, grads, box, rays, samples, target, background, loss,
-                       min_transmittance, terms);
+  kernels->step(net, params, grads, space, rays, samples, batch, objective, out);
 }
 
 NERF_API void nerf_cpu_adam(float *params, float *grads, float *m, float *v, float *ema, int64_t n,
@@ -335,13 +353,13 @@ NERF_API void nerf_cpu_adam(float *params, float *grads, float *m, float *v, flo
   kernels->adam(params, grads, m, v, ema, n, options);
 }
 
-NERF_API void nerf_cpu_render(const NerfNet *net, const NerfParams *params, const NerfBox *box,
-                              const NerfRays *rays, const float *t_min, const float *t_max,
+NERF_API void nerf_cpu_render(const NerfNet *net, const NerfParams *params,
+                              const NerfSpace *space, const NerfRays *rays, const float *t_min, const float *t_max,
                               const float *jitter, const NerfOccupancy *occupancy,
                               const NerfSteps *steps, const float *background,
                               int background_stride, float min_transmittance, NerfPixels *pixels) {
   Call call;
-  kernels->render(net, params, box, rays, t_min, t_max, jitter, occupancy, steps, background,
+  kernels->render(net, params, space, rays, t_min, t_max, jitter, occupancy, steps, background,
                   background_stride, min_transmittance, pixels);
 }
 
@@ -355,4 +373,31 @@ NERF_API void *nerf_cpu_march(const NerfRays *rays, const float *t_min, const fl
 NERF_API void nerf_cpu_march_take(void *handle, const int64_t *offsets, float *t_starts,
                                   float *t_ends) {
   nerf_march_take(handle, offsets, t_starts, t_ends);
+}
+
+// A line for each struct with its size and the offsets of its fields, and for each function with
+// the kinds of its result and arguments; library.py compares them with its own.
+NERF_API const char *nerf_cpu_layout() {
+  static const std::string text = [] {
+    std::string out = describe_structs();
+#define SIGNATURE(name) out += #name " " + letters(nerf_cpu_##name) + "\n"
+    SIGNATURE(hash_grid);
+    SIGNATURE(hash_grid_backward);
+    SIGNATURE(spherical_harmonics);
+    SIGNATURE(spherical_harmonics_backward);
+    SIGNATURE(density);
+    SIGNATURE(density_backward);
+    SIGNATURE(radiance);
+    SIGNATURE(radiance_backward);
+    SIGNATURE(composite);
+    SIGNATURE(composite_backward);
+    SIGNATURE(step);
+    SIGNATURE(adam);
+    SIGNATURE(render);
+    SIGNATURE(march);
+    SIGNATURE(march_take);
+#undef SIGNATURE
+    return out;
+  }();
+  return text.c_str();
 }

@@ -21,14 +21,16 @@ struct NerfGrid {
 struct NerfNet {
   NerfGrid grid;
   int32_t width, n_geometry, n_color_hidden;
+  int32_t n_ray_inputs;  // of the colour network beside the geometry: harmonics and embedding
 };
 
-struct NerfParams {  // of one field; the gradients have the same shape
+struct NerfParams {  // of one field; the gradients have the same shape, null: not wanted
   float *table, *density, *color;
 };
 
 struct NerfRays {
   const float *origins, *directions;  // [n_rays, 3]
+  const float *ray_inputs;            // [n_rays, n_ray_inputs]; null: harmonics of the directions
   int64_t n_rays;
 };
 
@@ -37,8 +39,15 @@ struct NerfSamples {
   const int64_t *offsets;  // [n_rays + 1]
 };
 
-struct NerfBox {  // the unit cube of the grid in the scene: (position - low) / side
-  float low[3], side;
+enum NerfSpaceKind { NERF_BOX, NERF_CONTRACTION, NERF_PERSPECTIVE };
+
+// The map from the scene to the grid's unit cube; the reference is reference/contraction.py.
+struct NerfSpace {
+  int32_t kind;
+  float unit_length;           // the raw density is per this length
+  float origin[3];             // low corner of a box, centre of a contraction, the mean camera
+  float size;                  // side of a box, half size of a contraction, z_near of a camera
+  float rotation[9], tan[2];   // of the mean camera, by rows
 };
 
 struct NerfSteps {
@@ -51,9 +60,25 @@ struct NerfOccupancy {
   float center[3], half_size;
 };
 
-struct NerfTerms {
-  float loss, mse;
+struct NerfBatch {
+  const float *target, *background;  // [n_rays, 3]
+  const float *depth, *weight;       // [n_rays] or null
+};
+
+struct NerfObjective {
+  int32_t photometric;               // 0: mse, 1: huber
+  float opacity, depth, distortion;  // weights of terms; 0: not wanted
+  float scale;                       // of lengths in the distortion
+  float min_transmittance;
+};
+
+struct NerfStepOut {
+  float photometric, opacity, depth, distortion;  // terms before their weights
+  float mse;
   int64_t n_kept;
+  // null: not wanted; what belongs to a sample that was dropped is left alone
+  float *weights, *d_unit;  // [n_samples], [n_samples, 3]: of the unit positions
+  float *d_ray_inputs;      // [n_rays, n_ray_inputs], added to
 };
 
 struct NerfPixels {
@@ -95,23 +120,29 @@ const NerfBricks *nerf_bricks(const NerfOccupancy *occupancy, NerfSteps steps);
 struct NerfKernels {
   const char *name;
   void (*hash_grid)(const NerfGrid *, const float *, const float *, int64_t, float *);
-  void (*hash_grid_backward)(const NerfGrid *, const float *, const float *, int64_t, float *);
+  void (*hash_grid_backward)(const NerfGrid *, const float *, const float *, const float *,
+                             int64_t, float *, float *);
   void (*spherical_harmonics)(const float *, int64_t, float *);
-  void (*density)(const NerfNet *, const NerfParams *, const float *, int64_t, float *);
-  void (*radiance)(const NerfNet *, const NerfParams *, const float *, const float *, int64_t,
-                   float *, float *);
-  void (*radiance_backward)(const NerfNet *, const NerfParams *, const float *, const float *,
-                            int64_t, const float *, const float *, NerfParams *);
+  void (*spherical_harmonics_backward)(const float *, const float *, int64_t, float *);
+  void (*density)(const NerfNet *, const NerfParams *, const NerfSpace *, const float *, int64_t,
+                  float *);
+  void (*density_backward)(const NerfNet *, const NerfParams *, const NerfSpace *, const float *,
+                           int64_t, const float *, NerfParams *, float *);
+  void (*radiance)(const NerfNet *, const NerfParams *, const NerfSpace *, const float *,
+                   const float *, int64_t, float *, float *);
+  void (*radiance_backward)(const NerfNet *, const NerfParams *, const NerfSpace *, const float *,
+                            const float *, int64_t, const float *, const float *, NerfParams *,
+                            float *, float *);
   void (*composite)(const float *, const float *, const NerfSamples *, int64_t, const float *,
                     int, NerfPixels *);
   void (*composite_backward)(const float *, const float *, const NerfSamples *, int64_t,
                              const float *, int, const NerfPixels *, const NerfPixels *, float *,
                              float *);
-  void (*photometric)(const NerfNet *, const NerfParams *, NerfParams *, const NerfBox *,
-                      const NerfRays *, const NerfSamples *, const float *, const float *, int,
-                      float, NerfTerms *);
+  void (*step)(const NerfNet *, const NerfParams *, NerfParams *, const NerfSpace *,
+               const NerfRays *, const NerfSamples *, const NerfBatch *, const NerfObjective *,
+               NerfStepOut *);
   void (*adam)(float *, float *, float *, float *, float *, int64_t, const NerfAdam *);
-  void (*render)(const NerfNet *, const NerfParams *, const NerfBox *, const NerfRays *,
+  void (*render)(const NerfNet *, const NerfParams *, const NerfSpace *, const NerfRays *,
                  const float *, const float *, const float *, const NerfOccupancy *,
                  const NerfSteps *, const float *, int, float, NerfPixels *);
 };

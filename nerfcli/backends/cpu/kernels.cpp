@@ -6,8 +6,20 @@ extern "C" const NerfKernels *NERF_TABLE();
 
 extern "C" const NerfKernels *NERF_TABLE() {
   static const NerfKernels table = {
-      NERF_ISA,  hash_grid, hash_grid_backward, spherical_harmonics, density, radiance,
-      radiance_backward, composite, composite_backward, photometric, adam, render,
+      NERF_ISA,
+      hash_grid,
+      hash_grid_backward,
+      spherical_harmonics,
+      spherical_harmonics_backward,
+      density,
+      density_backward,
+      radiance,
+      radiance_backward,
+      composite,
+      composite_backward,
+      step,
+      adam,
+      render,
   };
   return &table;
 }

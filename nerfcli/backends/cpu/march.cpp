@@ -1,4 +1,4 @@
-// Marching through the occupancy grid; the reference is nerfcli/sampling.py.
+// Marching through the occupancy grid; the reference is nerfcli/reference/sampling.py.
 //
 // Compiled without contraction of products and sums, for the plainest processor: then the steps
 // are the reference's to the bit (with cone > 0 up to the last digits of exp and log).

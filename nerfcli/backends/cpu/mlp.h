@@ -1,8 +1,9 @@
-// The two small networks over tiles of samples; the reference is nerfcli/mlp.py and radiance.py.
+// The two small networks over tiles of samples; the reference is
+// nerfcli/reference/mlp.py and radiance.py.
 //
 // Activations lie sample-major, [sample][feature]: then the forward product, the gradient of the
 // input and the gradient of the weights are one and the same kernel without any transposition,
-// and a ray's spherical harmonics are one copy per sample.
+// and a ray's inputs are one copy per sample.
 #pragma once
 #include "encoding.h"
 
@@ -85,7 +86,7 @@ static void multiply(float *C, int ldc, const float *A, int row, int inner, cons
 // The weights of a field, as the products want them: forward [in][out], backward [out][in].
 struct Weights {
   const NerfNet *net;
-  int in, width, geometry, color_in, n_hidden;
+  int in, width, geometry, ray_inputs, color_in, n_hidden;
   const float *d1, *d2, *c[5];  // [out][in], as the file holds them
   float *d1_t, *d2_t, *c_t[5];  // [in][out], the last padded to RGB_PADDED
 };
@@ -98,7 +99,7 @@ INLINE int64_t n_density(const NerfNet &net) {
 
 INLINE int64_t n_color(const NerfNet &net) {
   int64_t hidden = int64_t(net.n_color_hidden - 1) * net.width * net.width;
-  return int64_t(net.n_geometry + N_HARMONICS) * net.width + hidden + 3 * int64_t(net.width);
+  return int64_t(net.n_geometry + net.n_ray_inputs) * net.width + hidden + 3 * int64_t(net.width);
 }
 
 static float *transposed(const float *w, int out, int in, int ld, float *to) {
@@ -111,7 +112,8 @@ static Weights prepare(const NerfNet &net, const NerfParams &params) {
   Weights w;
   w.net = &net;
   w.in = n_inputs(net), w.width = net.width, w.geometry = net.n_geometry;
-  w.color_in = net.n_geometry + N_HARMONICS, w.n_hidden = net.n_color_hidden;
+  w.ray_inputs = net.n_ray_inputs, w.color_in = w.geometry + w.ray_inputs;
+  w.n_hidden = net.n_color_hidden;
   size_t floats = size_t(n_density(net) + n_color(net) + RGB_PADDED * net.width);
   float *to = static_cast<float *>(nerf_buffer(-1, SLOT_WEIGHTS, floats * 4));
   w.d1 = params.density, w.d2 = params.density + w.in * w.width;
@@ -182,9 +184,10 @@ struct WeightGrads {  // laid out as the parameters
 };
 
 // From d loss / d (pre-sigmoid rgb) in `out` and d loss / d log density: adds the gradients of the
-// weights to `grads` and leaves that of x in `x`.
+// weights to `grads` and leaves that of x in `x`; those of the ray inputs go to `d_ray_inputs`
+// [rows][ray_inputs] unless it is null.
 static void field_backward(const Weights &w, const Activations &a, const WeightGrads &grads,
-                           int64_t first, int rows) {
+                           int64_t first, int rows, float *d_ray_inputs = nullptr) {
   const float *dy = a.out + first * RGB_PADDED;
   int ld = RGB_PADDED, n_out = 3;
   float *next = a.grad_a, *other = a.grad_b;
@@ -200,8 +203,10 @@ static void field_backward(const Weights &w, const Activations &a, const WeightG
   }
   const float *in = a.color_in + first * w.color_in, *h = a.h + first * w.width;
   multiply<ADD>(grads.color, w.color_in, dy, 1, ld, in, w.color_in, w.width, w.color_in, rows);
-  // the harmonics need no gradient
   multiply<STORE>(next, w.geometry, dy, ld, 1, w.c[0], w.color_in, rows, w.geometry, w.width);
+  if (d_ray_inputs)
+    multiply<STORE>(d_ray_inputs, w.ray_inputs, dy, ld, 1, w.c[0] + w.geometry, w.color_in, rows,
+                    w.ray_inputs, w.width);
   for (int i = 0; i < rows; i++) next[i * w.geometry] += a.log_density_grad[first + i];
   float *dg = next, *dh = other;
   multiply<ADD>(grads.density + w.in * w.width, w.width, dg, 1, w.geometry, h, w.width, w.geometry,

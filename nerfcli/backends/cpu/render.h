@@ -1,4 +1,4 @@
-// Rays to pixels in one call; the reference is nerfcli/step.py:render_rays.
+// Rays to pixels in one call; the reference is render_rays in nerfcli/reference/fused.py.
 //
 // A thread takes a tile of rays and advances them all by a few samples at a time, so that there
 // are always enough samples to fill the vectors and no ray goes on behind a surface.
@@ -16,6 +16,7 @@ struct RenderRay {
   NerfMarcher march;
   RaySums sums;
   float light, colored;  // transmittance so far; weight that has a colour
+  const float *inputs;          // of the colour network
   float harmonics[N_HARMONICS];
 };
 
@@ -25,7 +26,7 @@ struct RenderHistory {  // for the median depth, which wants the final opacity
 };
 
 static void render_tile(const NerfNet &net, const Weights &w, const NerfParams &params,
-                        const NerfBox &box, const NerfSteps &steps, const NerfBricks *bricks,
+                        const NerfSpace &space, const NerfSteps &steps, const NerfBricks *bricks,
                         RenderRay *rays, int32_t *alive, int64_t n_alive, float min_transmittance,
                         int thread, RenderHistory **history, int64_t *n_history) {
   while (n_alive > 0) {
@@ -40,7 +41,7 @@ static void render_tile(const NerfNet &net, const Weights &w, const NerfParams &
     for (int64_t k = 0; k < n_alive; k++) {
       NerfMarcher &march = rays[alive[k]].march;
       counts[k] = nerf_march_some(&march, bricks, steps, limit, starts + n, ends + n);
-      unit_positions(box, march.origin, march.direction, starts + n, ends + n, counts[k],
+      unit_positions(space, march.origin, march.direction, starts + n, ends + n, counts[k],
                      block.x + n, block.y + n, block.z + n);
       n += counts[k];
     }
@@ -73,7 +74,7 @@ static void render_tile(const NerfNet &net, const Weights &w, const NerfParams &
       clear_padding(w, a, live);
       density_forward(w, a, 0, int(round_up(live, 16)));
       densities(w, a, live, a.log_density_grad);
-      for (int64_t s = 0; s < live; s++) sigmas[i + s] = a.log_density_grad[s] / box.side;
+      for (int64_t s = 0; s < live; s++) sigmas[i + s] = a.log_density_grad[s] / space.unit_length;
       float depth[TILE], through[TILE], alpha[TILE];
       optical(sigmas + i, starts + i, ends + i, live, depth, through, alpha);
       memcpy(geometry, a.color_in, size_t(live) * w.color_in * 4);
@@ -92,7 +93,7 @@ static void render_tile(const NerfNet &net, const Weights &w, const NerfParams &
         colored[n_colored] = {weight, id};
         float *row = rows + n_colored++ * w.color_in;
         memcpy(row, geometry + s * w.color_in, size_t(w.geometry) * 4);
-        memcpy(row + w.geometry, ray.harmonics, sizeof ray.harmonics);
+        memcpy(row + w.geometry, ray.inputs, size_t(w.ray_inputs) * 4);
         if (n_colored == TILE) color();
       }
     }
@@ -106,7 +107,7 @@ static void render_tile(const NerfNet &net, const Weights &w, const NerfParams &
   }
 }
 
-static void render(const NerfNet *net, const NerfParams *params, const NerfBox *box,
+static void render(const NerfNet *net, const NerfParams *params, const NerfSpace *space,
                    const NerfRays *in, const float *t_min, const float *t_max, const float *jitter,
                    const NerfOccupancy *occupancy, const NerfSteps *steps, const float *background,
                    int background_stride, float min_transmittance, NerfPixels *pixels) {
@@ -125,12 +126,17 @@ static void render(const NerfNet *net, const NerfParams *params, const NerfBox *
       ray.light = 1.0f, ray.colored = 0.0f;
       nerf_march_start(&ray.march, in->origins + r * 3, in->directions + r * 3, t_min[r], t_max[r],
                        jitter[r], *steps);
-      harmonics(in->directions + r * 3, ray.harmonics);
+      ray.inputs = ray.harmonics;
+      if (in->ray_inputs) {
+        ray.inputs = in->ray_inputs + r * w.ray_inputs;
+      } else {
+        harmonics(in->directions + r * 3, ray.harmonics);
+      }
       if (ray.march.step >= 0) alive[n_alive++] = int32_t(k);
     }
     RenderHistory *history = nullptr;
     int64_t n_history = 0;
-    render_tile(*net, w, *params, *box, *steps, bricks, rays, alive, n_alive, min_transmittance,
+    render_tile(*net, w, *params, *space, *steps, bricks, rays, alive, n_alive, min_transmittance,
                 thread, &history, &n_history);
     for (int64_t k = 0; k < n; k++) {
       RenderRay &ray = rays[k];

@@ -1,4 +1,5 @@
-// One training step's gradients in one call; the reference is nerfcli/step.py.
+// One training step's gradients in one call; the reference is step_gradients in
+// nerfcli/reference/fused.py.
 //
 // 1. Density along the rays, in rounds of a few samples per ray, until little light comes
 //    through: what lies behind surfaces is never evaluated.
@@ -17,36 +18,10 @@ enum Loss { LOSS_MSE, LOSS_HUBER };
 struct StepInput {
   const NerfNet *net;
   const NerfParams *params;
-  const NerfBox *box;
+  const NerfSpace *space;
   const NerfRays *rays;
   const NerfSamples *samples;
 };
-
-// Unit positions of n consecutive samples of a ray, rounded as the reference rounds them.
-INLINE void unit_positions(const NerfBox &box, const float *origin, const float *direction,
-                           const float *t_starts, const float *t_ends, int64_t n, float *x,
-                           float *y, float *z) {
-  float *to[3] = {x, y, z};
-  for (int64_t i = 0; i < n; i += LANES) {
-    int64_t live = least(LANES, n - i);
-    Floats start{}, end{};
-    if (live == LANES) {
-      start = load(t_starts + i), end = load(t_ends + i);
-    } else {
-      memcpy(&start, t_starts + i, size_t(live) * 4), memcpy(&end, t_ends + i, size_t(live) * 4);
-    }
-    Floats t_mid = 0.5f * (start + end);
-    for (int a = 0; a < 3; a++) {
-      Floats p = (origin[a] + rounded(t_mid * direction[a]) - box.low[a]) / box.side;
-      p = lower(higher(p, Floats{}), splat(1.0f));
-      if (live == LANES) {
-        store(to[a] + i, p);
-      } else {
-        memcpy(to[a] + i, &p, size_t(live) * 4);
-      }
-    }
-  }
-}
 
 // What phase 1 leaves: where each evaluated sample's features lie, how many samples of each ray
 // take part.
@@ -113,7 +88,7 @@ static Evaluated evaluate(const StepInput &in, const Weights &w, float min_trans
         int n = take(r);
         int64_t first = samples.offsets[r] + e.n_seen[r];
         for (int i = 0; i < n; i++) e.place[first + i] = int32_t(at + i);
-        unit_positions(*in.box, in.rays->origins + r * 3, in.rays->directions + r * 3,
+        unit_positions(*in.space, in.rays->origins + r * 3, in.rays->directions + r * 3,
                        samples.t_starts + first, samples.t_ends + first, n, e.x + at, e.y + at,
                        e.z + at);
         at += n;
@@ -143,7 +118,7 @@ static Evaluated evaluate(const StepInput &in, const Weights &w, float min_trans
         int kept = 0;
         while (kept < n && depth <= max_depth) {
           int64_t i = first + kept++;
-          float d = e.sigmas[e.place[i]] / in.box->side * (samples.t_ends[i] - samples.t_starts[i]);
+          float d = e.sigmas[e.place[i]] / in.space->unit_length * (samples.t_ends[i] - samples.t_starts[i]);
           depth += d > MAX_OPTICAL_DEPTH ? MAX_OPTICAL_DEPTH : d;
         }
         e.depth[r] = depth, e.n_seen[r] += n, e.n_kept[r] += kept;
@@ -167,15 +142,78 @@ INLINE float channel_loss(int loss, float error, float &slope) {
 }
 
 struct ChunkBuffers {
-  float *sigma, *depth, *through, *alpha;
+  float *sigma, *depth, *through, *alpha, *starts, *ends;
+};
+
+// Sums over rays, before the mean.
+struct TermSums {
+  double photometric, opacity, depth, distortion, mse;
+};
+
+// The terms of a ray that are functions of its weights. Each is another summand of
+// q_i = d loss / d w_i: a constant, and what `slope` adds for a sample on the way back.
+class WeightTerms {
+ public:
+  float constant = 0.0f;
+
+  WeightTerms(const NerfObjective &objective, const ChunkBuffers &b, int64_t at, int64_t n,
+              const float *known, float opacity, float scale, float weight, TermSums &sums)
+      : objective_(objective), b_(b), weight_(weight), sums_(sums) {
+    distortion_ = objective.distortion * scale;
+    if (objective.opacity) {
+      const float clamped = opacity > 1e-6f ? opacity : 1e-6f, log = __builtin_logf(clamped);
+      sums.opacity += -clamped * log * weight;
+      if (opacity >= 1e-6f) constant -= objective.opacity * scale * (log + 1.0f);
+    }
+    if (objective.depth && known && *known > 0.0f) {
+      depth_ = *known;
+      double error = 0;
+      for (int64_t i = at; i < at + n; i++) error += double(b.alpha[i]) * (middle(i) - depth_);
+      sums.depth += __builtin_fabs(error) * weight;
+      d_error_ = objective.depth * scale * (error < 0 ? -1.0f : error > 0 ? 1.0f : 0.0f);
+    }
+    if (objective.distortion) {
+      for (int64_t i = at; i < at + n; i++)
+        before_ += b.alpha[i], moment_ += b.alpha[i] * double(middle(i));
+    }
+  }
+
+  // To be called from the last sample to the first.
+  float slope(int64_t i) {
+    float q = constant;
+    if (d_error_ != 0.0f) q += d_error_ * (middle(i) - depth_);
+    if (objective_.distortion) {
+      const double w = b_.alpha[i], m = middle(i), length = b_.ends[i] - b_.starts[i];
+      before_ -= w, moment_ -= w * m;
+      const double in_front = m * before_ - moment_, behind = moment_after_ - m * after_;
+      after_ += w, moment_after_ += w * m;
+      sums_.distortion += objective_.scale * (2 * w * in_front + w * w * length / 3) * weight_;
+      q += float(distortion_ * objective_.scale * 2 * (in_front + behind + w * length / 3));
+    }
+    return q;
+  }
+
+ private:
+  float middle(int64_t i) const { return 0.5f * (b_.starts[i] + b_.ends[i]); }
+
+  const NerfObjective &objective_;
+  const ChunkBuffers &b_;
+  float weight_;
+  TermSums &sums_;
+  float depth_ = 0.0f, d_error_ = 0.0f, distortion_;
+  double before_ = 0, moment_ = 0, after_ = 0, moment_after_ = 0;  // of weights and w * middle
 };
 
 // Composites the rays of a chunk and goes back: rgb in `a.out` becomes its gradient before the
-// sigmoid, `a.log_density_grad` is filled. Returns the chunk's sums of loss and squared error.
+// sigmoid, `a.log_density_grad` is filled, `b.alpha` becomes the weights. Adds to the sums.
+// PLAIN: there is no term but the photometric one.
+template <bool PLAIN>
 static void composite_chunk(const StepInput &in, const Activations &a, const Evaluated &e,
-                            const ChunkBuffers &b, int64_t from, int64_t to, const float *target,
-                            const float *background, int loss, double *sums) {
-  float scale = 1.0f / (3.0f * float(in.rays->n_rays));
+                            const ChunkBuffers &b, int64_t from, int64_t to,
+                            const NerfBatch &batch, const NerfObjective &objective,
+                            TermSums &sums) {
+  const float *target = batch.target, *background = batch.background;
+  const float n_rays = float(in.rays->n_rays), mean = 1.0f / (3.0f * n_rays);
   int64_t at = 0;
   for (int64_t r = from; r < to; r++) {
     int64_t n = e.n_kept[r];
@@ -187,19 +225,23 @@ static void composite_chunk(const StepInput &in, const Activations &a, const Eva
       opacity += weight;
       b.alpha[i] = weight, b.through[i] = light;
     }
+    const float of_ray = batch.weight ? batch.weight[r] : 1.0f, scale = mean * of_ray;
     float g[3], constant = 0.0f;
     for (int c = 0; c < 3; c++) {
       float behind = background[r * 3 + c];
       float error = rgb[c] + (1.0f - opacity) * behind - target[r * 3 + c], slope;
-      sums[0] += channel_loss(loss, error, slope);
-      sums[1] += double(error) * error;
+      sums.photometric += channel_loss(objective.photometric, error, slope) * of_ray;
+      sums.mse += double(error) * error;
       g[c] = slope * scale;
       constant -= behind * g[c];
     }
+    WeightTerms terms(objective, b, at, PLAIN ? 0 : n, batch.depth ? batch.depth + r : nullptr,
+                      opacity, of_ray / n_rays, of_ray, sums);
     float after = 0.0f;
     for (int64_t i = at + n - 1; i >= at; i--) {
       float *c = a.out + i * RGB_PADDED;
       float s = constant + c[0] * g[0] + c[1] * g[1] + c[2] * g[2];
+      if (!PLAIN) s += terms.slope(i);
       // d loss / d log density = d loss / d depth * depth, unless the depth was clamped
       float d_depth = b.through[i] * s - after;
       after += b.alpha[i] * s;
@@ -211,88 +253,137 @@ static void composite_chunk(const StepInput &in, const Activations &a, const Eva
   }
 }
 
-static void photometric(const NerfNet *net, const NerfParams *params, NerfParams *grads,
-                        const NerfBox *box, const NerfRays *rays, const NerfSamples *samples,
-                        const float *target, const float *background, int loss,
-                        float min_transmittance, NerfTerms *terms) {
-  StepInput in{net, params, box, rays, samples};
-  const NerfGrid &grid = net->grid;
-  Weights w = prepare(*net, *params);
-  Evaluated e = evaluate(in, w, min_transmittance);
-  int64_t n_rays = rays->n_rays;
+// Whole rays that are worked on together: chunk c holds the rays rays[c] .. rays[c + 1], whose
+// kept samples are first[c] .. first[c + 1] of all that are kept.
+struct Chunks {
+  int64_t *rays, *first;
+  int64_t n, n_kept, largest;
+};
 
-  // chunks of whole rays: chunk c holds rays chunk_rays[c] .. chunk_rays[c + 1]
-  int64_t *chunk_rays = static_cast<int64_t *>(
+static Chunks make_chunks(const Evaluated &e, int64_t n_rays) {
+  Chunks chunks{};
+  chunks.rays = static_cast<int64_t *>(
       nerf_buffer(-1, SLOT_CHUNKS, size_t(2 * n_rays + 4) * 8));
-  int64_t *chunk_first = chunk_rays + n_rays + 2;
-  int64_t n_chunks = 0, n_kept = 0, largest = 0;
+  chunks.first = chunks.rays + n_rays + 2;
   for (int64_t r = 0; r < n_rays;) {
-    chunk_rays[n_chunks] = r, chunk_first[n_chunks] = n_kept;
+    chunks.rays[chunks.n] = r, chunks.first[chunks.n] = chunks.n_kept;
     int64_t size = 0;
     for (int64_t begin = r; r < n_rays && (r == begin || size + e.n_kept[r] <= STRETCH) &&
                             r - begin < 4 * STRETCH; r++)
       size += e.n_kept[r];
-    n_kept += size, largest = most(largest, size), n_chunks++;
+    chunks.n_kept += size, chunks.largest = most(chunks.largest, size), chunks.n++;
   }
-  chunk_rays[n_chunks] = n_rays, chunk_first[n_chunks] = n_kept;
+  chunks.rays[chunks.n] = n_rays, chunks.first[chunks.n] = chunks.n_kept;
+  return chunks;
+}
 
-  int64_t stride = level_stride(round_up(n_kept + LANES, TILE), grid.n_features);
-  int64_t capacity = round_up(most(largest, 1), TILE);
-  float *x = static_cast<float *>(nerf_buffer(-1, SLOT_POSITIONS, size_t(stride * 3 + 64) * 4));
-  float *y = x + stride, *z = y + stride;
-  float *back = static_cast<float *>(
-      nerf_buffer(-1, SLOT_FEATURE_GRADIENTS, size_t(stride * w.in + 64) * 4));
-  Places places = gradient_places(*net, least(n_chunks, MAX_PLACES));
-  double sums[MAX_PLACES][2] = {};
+// Gradients of unit positions by kept sample -> by sample of the caller.
+static void spread_slopes(const StepInput &in, const Evaluated &e, const List &list,
+                          float *d_unit) {
+  float *kept = static_cast<float *>(
+      nerf_buffer(-1, SLOT_KEPT, size_t(list.n * 3 + 64) * 4));
+  parallel(ceil_div(list.n, BLOCK), [&](int64_t task, int thread) {
+    int64_t first = task * BLOCK, size = least(BLOCK, list.n - first);
+    list_slopes(in.net->grid, in.params->table, list, first, size, thread, kept);
+  });
+  for (int64_t r = 0, at = 0; r < in.rays->n_rays; at += e.n_kept[r++])
+    memcpy(d_unit + in.samples->offsets[r] * 3, kept + at * 3, size_t(e.n_kept[r]) * 12);
+}
+
+static void step(const NerfNet *net, const NerfParams *params, NerfParams *grads,
+                 const NerfSpace *space, const NerfRays *rays, const NerfSamples *samples,
+                 const NerfBatch *batch, const NerfObjective *objective, NerfStepOut *out) {
+  StepInput in{net, params, space, rays, samples};
+  const NerfGrid &grid = net->grid;
+  Weights w = prepare(*net, *params);
+  Evaluated e = evaluate(in, w, objective->min_transmittance);
+  int64_t n_rays = rays->n_rays;
+  Chunks chunks = make_chunks(e, n_rays);
+  int64_t capacity = round_up(most(chunks.largest, 1), TILE);
+  List list = list_buffers(grid, chunks.n_kept + LANES);  // its padding is cleared
+  list.n = chunks.n_kept;
+  float *x = list.x, *y = list.y, *z = list.z;
+  const bool plain = !(objective->opacity || objective->depth || objective->distortion);
+  Places places = gradient_places(*net, least(chunks.n, MAX_PLACES));
+  TermSums sums[MAX_PLACES] = {};
   parallel(places.n, [&](int64_t place, int thread) {
     clear_place(places, place);
     WeightGrads to = places.at(place);
     Activations a = activations(w, thread, capacity);
     float *p = static_cast<float *>(
         nerf_buffer(thread, SLOT_TILE, size_t(capacity * 6 + 64) * 4));
-    ChunkBuffers b{p, p + capacity, p + 2 * capacity, p + 3 * capacity};
-    float *starts = p + 4 * capacity, *ends = p + 5 * capacity;
-    for (int64_t c = place; c < n_chunks; c += places.n) {
-      int64_t first = chunk_first[c], n = chunk_first[c + 1] - first, at = 0;
-      for (int64_t r = chunk_rays[c]; r < chunk_rays[c + 1]; r++) {
+    ChunkBuffers b{p, p + capacity, p + 2 * capacity, p + 3 * capacity, p + 4 * capacity,
+                   p + 5 * capacity};
+    float *d_rows = nullptr;
+    if (out->d_ray_inputs)
+      d_rows = static_cast<float *>(
+          nerf_buffer(thread, SLOT_RAY_GRADIENTS, size_t(TILE * w.ray_inputs) * 4));
+    for (int64_t c = place; c < chunks.n; c += places.n) {
+      int64_t first = chunks.first[c], n = chunks.first[c + 1] - first, at = 0;
+      for (int64_t r = chunks.rays[c]; r < chunks.rays[c + 1]; r++) {
         int64_t kept = e.n_kept[r], from = samples->offsets[r];
         if (kept == 0) continue;
         assemble(grid, e.features, e.capacity, e.place, from, kept, a.x + at * w.in);
         float sh[N_HARMONICS];
-        harmonics(rays->directions + r * 3, sh);
+        const float *ray_inputs = sh;
+        if (rays->ray_inputs) {
+          ray_inputs = rays->ray_inputs + r * w.ray_inputs;
+        } else {
+          harmonics(rays->directions + r * 3, sh);
+        }
         for (int64_t i = 0; i < kept; i++) {
           int64_t place_of = e.place[from + i];
-          memcpy(a.color_in + (at + i) * w.color_in + w.geometry, sh, sizeof sh);
+          memcpy(a.color_in + (at + i) * w.color_in + w.geometry, ray_inputs,
+                 size_t(w.ray_inputs) * 4);
           x[first + at + i] = e.x[place_of], y[first + at + i] = e.y[place_of];
           z[first + at + i] = e.z[place_of];
-          starts[at + i] = samples->t_starts[from + i], ends[at + i] = samples->t_ends[from + i];
+          b.starts[at + i] = samples->t_starts[from + i];
+          b.ends[at + i] = samples->t_ends[from + i];
         }
         at += kept;
       }
       clear_padding(w, a, n);
       field_forward(w, a, n);
       densities(w, a, n, b.sigma);
-      for (int64_t i = 0; i < n; i++) b.sigma[i] /= box->side;
-      optical(b.sigma, starts, ends, n, b.depth, b.through, b.alpha);
-      composite_chunk(in, a, e, b, chunk_rays[c], chunk_rays[c + 1], target, background, loss,
-                      sums[place]);
+      for (int64_t i = 0; i < n; i++) b.sigma[i] /= space->unit_length;
+      optical(b.sigma, b.starts, b.ends, n, b.depth, b.through, b.alpha);
+      auto composite = plain ? composite_chunk<true> : composite_chunk<false>;
+      composite(in, a, e, b, chunks.rays[c], chunks.rays[c + 1], *batch, *objective, sums[place]);
       for (int64_t i = n; i < round_up(n, 16); i++)
         memset(a.out + i * RGB_PADDED, 0, RGB_PADDED * 4);
+      int64_t ray = chunks.rays[c], left = e.n_kept[ray];
       for (int64_t i = 0; i < n; i += TILE) {
-        field_backward(w, a, to, i, int(least(TILE, round_up(n - i, 16))));
-        disassemble(grid, a.x + i * w.in, least(TILE, n - i), back, stride, first + i);
+        int live = int(least(TILE, n - i));
+        field_backward(w, a, to, i, int(round_up(live, 16)), d_rows);
+        disassemble(grid, a.x + i * w.in, live, list.back, list.stride, first + i);
+        for (int s = 0; d_rows && s < live; s++, left--) {
+          while (left == 0) left = e.n_kept[++ray];
+          float *sum = out->d_ray_inputs + ray * w.ray_inputs;
+          for (int k = 0; k < w.ray_inputs; k++) sum[k] += d_rows[s * w.ray_inputs + k];
+        }
+      }
+      if (out->weights) {
+        at = 0;
+        for (int64_t r = chunks.rays[c]; r < chunks.rays[c + 1]; at += e.n_kept[r++])
+          memcpy(out->weights + samples->offsets[r], b.alpha + at, size_t(e.n_kept[r]) * 4);
       }
     }
   });
-  for (int64_t i = n_kept; i < stride; i++) x[i] = y[i] = z[i] = 0.0f;
+  for (int64_t i = list.n; i < list.stride; i++) x[i] = y[i] = z[i] = 0.0f;
   sum_places(places, grads);
-  scatter(grid, x, y, z, n_kept, back, stride, grads->table);
-  double total = 0, squared = 0;
-  for (int64_t place = 0; place < places.n; place++)
-    total += sums[place][0], squared += sums[place][1];
-  terms->loss = float(total / (3.0 * double(most(n_rays, 1))));
-  terms->mse = float(squared / (3.0 * double(most(n_rays, 1))));
-  terms->n_kept = n_kept;
+  scatter(grid, x, y, z, list.n, list.back, list.stride, grads->table);
+  if (out->d_unit) spread_slopes(in, e, list, out->d_unit);
+  TermSums total{};
+  for (int64_t place = 0; place < places.n; place++) {
+    total.photometric += sums[place].photometric, total.mse += sums[place].mse;
+    total.opacity += sums[place].opacity, total.depth += sums[place].depth;
+    total.distortion += sums[place].distortion;
+  }
+  const double n = double(most(n_rays, 1));
+  out->photometric = float(total.photometric / (3.0 * n)), out->mse = float(total.mse / (3.0 * n));
+  out->opacity = float(total.opacity / n), out->depth = float(total.depth / n);
+  out->distortion = float(total.distortion / n);
+  out->n_kept = list.n;
 }
 
 }  // namespace

@@ -11,11 +11,14 @@ from nerfcli.backends.cpu import library
 from nerfcli.cameras.rays import Rays
 from nerfcli.core.errors import NerfError
 from nerfcli.core.tensors import ensure_shape
+from nerfcli.reference.contraction import PerspectiveSpace, Space
 from nerfcli.reference.encoding import GridSpec
 from nerfcli.reference.mlp import mlp_n_params
 from nerfcli.reference.radiance import NetParams, NetSpec
 from nerfcli.reference.samples import Pixels, Samples
 from nerfcli.reference.sampling import Box, Steps
+
+KINDS = {"box": 0, "contraction": 1, "perspective": 2}  # of spaces, as host.h counts them
 
 
 def checked(
@@ -34,6 +37,11 @@ def checked(
     return value.contiguous()
 
 
+def pointer(tensor: Tensor | None) -> int | None:
+    """Where its numbers are; null for None."""
+    return None if tensor is None else tensor.data_ptr()
+
+
 @cache
 def grid_view(spec: GridSpec) -> library.Grid:
     view = library.Grid(spec.n_levels, spec.n_features)
@@ -46,7 +54,8 @@ def grid_view(spec: GridSpec) -> library.Grid:
 
 @cache
 def net_view(net: NetSpec) -> library.Net:
-    return library.Net(grid_view(net.grid), net.width, net.n_geometry, net.n_color_hidden)
+    shape = (net.width, net.n_geometry, net.n_color_hidden, net.n_ray_inputs)
+    return library.Net(grid_view(net.grid), *shape)
 
 
 def params_view(params: NetParams, net: NetSpec, *, written: bool = False) -> library.Params:
@@ -59,12 +68,23 @@ def params_view(params: NetParams, net: NetSpec, *, written: bool = False) -> li
     return library.Params(*(tensor.data_ptr() for tensor in tensors))
 
 
-def rays_view(rays: Rays) -> tuple[library.RaysView, tuple[Tensor, ...]]:
-    """The struct, and the tensors that must live as long as it does."""
+def rays_view(
+    rays: Rays, ray_inputs: Tensor | None = None, net: NetSpec | None = None
+) -> tuple[library.RaysView, tuple[Tensor | None, ...]]:
+    """The struct, and the tensors that must live as long as it does.
+
+    Raises:
+        NerfError: wrong shapes; no ray inputs though `net` has an embedding.
+    """
     origins = checked("origins", rays.origins, (None, 3))
-    directions = checked("directions", rays.directions, (origins.shape[0], 3))
-    view = library.RaysView(origins.data_ptr(), directions.data_ptr(), origins.shape[0])
-    return view, (origins, directions)
+    n = origins.shape[0]
+    directions = checked("directions", rays.directions, (n, 3))
+    if ray_inputs is not None and net is not None:
+        ray_inputs = checked("ray_inputs", ray_inputs, (n, net.n_ray_inputs))
+    elif net is not None and net.n_embedding:
+        raise NerfError("ray_inputs must be given where the network takes an embedding.")
+    view = library.RaysView(origins.data_ptr(), directions.data_ptr(), pointer(ray_inputs), n)
+    return view, (origins, directions, ray_inputs)
 
 
 def samples_view(samples: Samples) -> tuple[library.SamplesView, tuple[Tensor, ...]]:
@@ -76,9 +96,19 @@ def samples_view(samples: Samples) -> tuple[library.SamplesView, tuple[Tensor, .
     return view, (t_starts, t_ends, offsets)
 
 
-def unit_box(box: Box) -> library.UnitBox:
-    low = torch.tensor(box.center) - box.outer_half_size  # float32, as Box.to_unit has it
-    return library.UnitBox((library.c_float * 3)(*low.tolist()), box.side)
+@cache
+def space_view(space: Space) -> library.SpaceView:
+    box = space.box
+    view = library.SpaceView(KINDS[space.kind], space.unit_length)
+    if isinstance(space, PerspectiveSpace):
+        view.origin[:], view.size = space.origin, space.z_near
+        view.rotation[:], view.tan[:] = space.rotation, space.tan
+    elif space.kind == "contraction":
+        view.origin[:], view.size = box.center, box.half_size
+    else:
+        low = torch.tensor(box.center) - box.outer_half_size  # float32, as Box.to_unit has it
+        view.origin[:], view.size = low.tolist(), box.side
+    return view
 
 
 def step_lengths(steps: Steps) -> library.StepLengths:

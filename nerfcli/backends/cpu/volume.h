@@ -1,4 +1,4 @@
-// Volume rendering, forward and backward; the reference is nerfcli/volume.py.
+// Volume rendering, forward and backward; the reference is nerfcli/reference/volume.py.
 #pragma once
 #include "mlp.h"
 

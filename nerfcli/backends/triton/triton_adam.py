@@ -1,4 +1,4 @@
-"""The optimiser step in Triton, and the half-precision copy that it keeps up to date.
+"""The optimiser step in Triton, and the half-precision copy that it changes too.
 
 One pass: read the gradient; where it is not zero, update moments, value, running mean and copy,
 and clear it. Elements go in groups of four, 16 bytes of each tensor, so that a group without any
@@ -11,15 +11,12 @@ gradient costs that one read and every other access is as wide as it can be.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from nerfcli.backends.triton.launch import blocks
+from nerfcli.reference.adam import AdamConfig
 
 BLOCK = 256  # groups of a program
 GROUP = 4
@@ -57,58 +54,30 @@ def _adam(
         tl.store(copy + index, p.to(copy.dtype.element_ty), some)
 
 
-@dataclass
-class _Copy:
-    tensor: Tensor
-    version: int  # of the original when the copy was true
-
-
-# A table and its half-precision copy are one thing to this backend and two to nobody else.
-# torch counts the in-place changes of a tensor, though not those of our kernels, so a copy that
-# somebody else made stale is noticed.
-_copies: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-
-
-def table_as(table: Tensor, dtype: torch.dtype) -> Tensor:
-    """`table` itself if it has `dtype`, else its copy; made at first use, kept by adam_step."""
-    if table.dtype == dtype:
-        return table.detach()
-    known = _copies.get(table)
-    if known is None or known.version != table._version or known.tensor.dtype != dtype:
-        known = _Copy(table.detach().to(dtype), table._version)
-        _copies[table] = known
-    return known.tensor
-
-
 def adam_step(
     params: Tensor,
     grads: Tensor,
     m: Tensor,
     v: Tensor,
-    *,
+    config: AdamConfig,
     step: int = 1,
     lr: float = 0.0,
-    beta1: float = 0.9,
-    beta2: float = 0.99,
-    eps: float = 1e-15,
-    weight_decay: float = 0.0,
-    ema: Tensor | None = None,
-    ema_decay: float = 0.0,
     rates: Tensor | None = None,
+    ema: Tensor | None = None,
+    copy: Tensor | None = None,
 ) -> None:
     """adam.adam_step: in place, entries without gradient left alone, `grads` cleared.
 
     Args:
-        rates: [3] float32 on the device: lr, 1 - beta1**step and 1 - beta2**step, in place of
-            `lr` and `step`, which a CUDA graph would never see change.
+        rates: [3] float32 on the device, in place of `lr` and `step`, which a CUDA graph would
+            never see change.
+        copy: of the parameters in another precision, changed along with them.
     """
-    known = _copies.get(params)
-    copy = None if known is None else known.tensor  # a stale one stays stale
     n = params.shape[0]
     group = GROUP if n % GROUP == 0 else 1
     _adam[(blocks(n // group, BLOCK),)](
         params, grads, m, v, m if ema is None else ema, m if copy is None else copy,
-        m if rates is None else rates, n, lr, beta1, beta2, eps, weight_decay, 1 - beta1**step,
-        1 - beta2**step, ema_decay, ema is not None, copy is not None, rates is not None, group,
-        BLOCK,
+        m if rates is None else rates, n, lr, config.beta1, config.beta2, config.eps,
+        config.weight_decay, *config.bias_corrections(step), config.ema_decay, ema is not None,
+        copy is not None, rates is not None, group, BLOCK,
     )  # fmt: skip

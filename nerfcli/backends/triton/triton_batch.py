@@ -1,6 +1,6 @@
 """What a step on the device begins and ends with, a launch each: its rays, and how many are next.
 
-The twins of trainers.HashGridTrainer._batch and _adapt.
+The twins of Backend.draw and Backend.adapt.
 """
 
 # Kernels are Python to read, not to type-check: constants become constexpr at the launch.
@@ -9,6 +9,8 @@ The twins of trainers.HashGridTrainer._batch and _adapt.
 
 from __future__ import annotations
 
+from weakref import WeakKeyDictionary
+
 import torch
 import triton
 import triton.language as tl
@@ -16,9 +18,10 @@ from torch import Tensor
 
 from nerfcli.backends.triton.launch import blocks
 from nerfcli.backends.triton.triton_packed import find_ray, halvings
-from nerfcli.cameras.boxes import Box
-from nerfcli.cameras.cameras import Cameras
-from nerfcli.cameras.rays import Rays
+from nerfcli.backends.triton.triton_spaces import load_point, space_numbers
+from nerfcli.cameras.cameras import Cameras, RayTables
+from nerfcli.cameras.rays import Batch, Bounds, Rays
+from nerfcli.reference.contraction import Space
 from nerfcli.scenes.views import Views
 
 BLOCK = 128
@@ -26,20 +29,17 @@ BLOCK = 128
 
 @triton.jit
 def _direction(
-    camera, x, y, inside, kinds, plane, table, starts, widths, PINHOLE: tl.constexpr
+    pose, camera, x, y, inside, table, places, PINHOLE: tl.constexpr
 ):  # fmt: skip
     """Unit vector through a pixel in the camera's frame; cameras.RayTables.directions."""
-    kind = tl.load(kinds + camera, inside, 0)
     if PINHOLE:
-        u = x.to(tl.float32) * tl.load(plane + kind * 4) + tl.load(plane + kind * 4 + 2)
-        v = y.to(tl.float32) * tl.load(plane + kind * 4 + 1) + tl.load(plane + kind * 4 + 3)
+        u = x.to(tl.float32) * tl.load(pose + 12) + tl.load(pose + 14)
+        v = y.to(tl.float32) * tl.load(pose + 13) + tl.load(pose + 15)
         ahead = tl.rsqrt(1.0 + u * u + v * v)
         right, down = u * ahead, v * ahead
     else:
-        place = 3 * (tl.load(starts + kind) + y * tl.load(widths + kind) + x)
-        right = tl.load(table + place, inside, 0.0)
-        down = tl.load(table + place + 1, inside, 0.0)
-        ahead = tl.load(table + place + 2, inside, 0.0)
+        start, width = tl.load(places + camera * 2), tl.load(places + camera * 2 + 1)
+        right, down, ahead = load_point(table, start + y * width + x, inside)
     return right, down, ahead
 
 
@@ -53,11 +53,12 @@ def _slab(origin, direction, center, half):
 
 @triton.jit(do_not_specialize=["n_rays", "n_pixels", "n_views", "n_halvings"])
 def _draw(
-    u, pixels, usable, view_offsets, view_cameras, view_widths, axes, positions, kinds, plane,
-    table, starts, widths, background, n_counted, origins, directions, target, t_min, t_max,
-    n_rays, n_pixels, n_views, n_halvings, center_x, center_y, center_z, half, near, far,
-    MASKED: tl.constexpr, PINHOLE: tl.constexpr, CHANNELS: tl.constexpr, BLOCK: tl.constexpr,
+    u, pixels, usable, view_offsets, view_cameras, view_widths, poses, table, places, background,
+    n_counted, space, vectors, cameras, bounds, n_rays, n_pixels, n_views, n_halvings,
+    BOXED: tl.constexpr, COUNTED: tl.constexpr, MASKED: tl.constexpr, PINHOLE: tl.constexpr,
+    CHANNELS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
+    """BOXED: rays are cut where they leave the box. COUNTED: some rays do not count."""
     rays = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = rays < n_rays
     flat = (tl.load(u + rays, inside, 0.0) * n_pixels).to(tl.int64)
@@ -70,23 +71,26 @@ def _draw(
     y = rest // width
     x = rest - y * width
     camera = tl.load(view_cameras + view)
-    right, down, ahead = _direction(
-        camera, x, y, inside, kinds, plane, table, starts, widths, PINHOLE
-    )
-    enter, leave = tl.full((BLOCK,), near, tl.float32), tl.full((BLOCK,), far, tl.float32)
+    tl.store(cameras + rays, camera.to(tl.int32), inside)
+    pose = poses + camera * 16
+    right, down, ahead = _direction(pose, camera, x, y, inside, table, places, PINHOLE)
+    enter = tl.full((BLOCK,), 0.0, tl.float32) + tl.load(space + 4)
+    leave = tl.full((BLOCK,), 0.0, tl.float32) + tl.load(space + 5)
+    origins, directions, target = vectors, vectors + n_rays * 3, vectors + n_rays * 6
     for axis in tl.static_range(3):
-        direction = tl.load(axes + camera * 9 + axis) * right
-        direction += tl.load(axes + camera * 9 + 3 + axis) * down
-        direction += tl.load(axes + camera * 9 + 6 + axis) * ahead
-        origin = tl.load(positions + camera * 3 + axis)
-        center = center_x if axis == 0 else (center_y if axis == 1 else center_z)
-        a, b = _slab(origin, direction, center, half)
-        enter, leave = tl.maximum(enter, a), tl.minimum(leave, b)
+        direction = tl.load(pose + axis) * right
+        direction += tl.load(pose + 3 + axis) * down
+        direction += tl.load(pose + 6 + axis) * ahead
+        origin = tl.load(pose + 9 + axis)
+        if BOXED:
+            a, b = _slab(origin, direction, tl.load(space + axis), tl.load(space + 3))
+            enter, leave = tl.maximum(enter, a), tl.minimum(leave, b)
         tl.store(origins + rays * 3 + axis, origin, inside)
         tl.store(directions + rays * 3 + axis, direction, inside)
-    tl.store(t_min + rays, enter, inside)
-    # the rays that do not count miss the box
-    tl.store(t_max + rays, tl.where(rays < tl.load(n_counted), leave, enter), inside)
+    tl.store(bounds + rays, enter, inside)
+    if COUNTED:  # the others miss
+        leave = tl.where(rays < tl.load(n_counted), leave, enter)
+    tl.store(bounds + n_rays + rays, leave, inside)
     for channel in tl.static_range(3):
         color = tl.load(pixels + flat * CHANNELS + channel).to(tl.float32) * (1.0 / 255.0)
         if CHANNELS == 4:
@@ -96,43 +100,47 @@ def _draw(
         tl.store(target + rays * 3 + channel, color, inside)
 
 
+# of each camera, packed so that a ray reads one line of memory; as long as the tables live
+_packed: WeakKeyDictionary[RayTables, tuple[Tensor, Tensor]] = WeakKeyDictionary()
+
+
+def _pack(tables: RayTables) -> tuple[Tensor, Tensor]:
+    """Poses [n, 16]: axes, position, and what a pinhole multiplies and adds; places [n, 2] int64:
+    where the table of directions begins, and its width."""
+    if tables not in _packed:
+        kinds = tables.kind
+        poses = (tables.axes.flatten(1), tables.positions, tables.plane[kinds])
+        starts = torch.zeros_like(tables.widths) if tables.table is None else tables.starts
+        places = torch.stack([starts[kinds], tables.widths[kinds]], dim=1)
+        _packed[tables] = torch.cat(poses, dim=1).contiguous(), places
+    return _packed[tables]
+
+
 def draw(
     views: Views,
     cameras: Cameras,
     u: Tensor,
     background: Tensor,
-    box: Box,
-    near: float,
-    far: float,
-    n_counted: Tensor,
-) -> tuple[Rays, Tensor, Tensor, Tensor]:
-    """Rays through random pixels, with what they should show and their bounds in the box.
-
-    Args:
-        views: on the device of u.
-        cameras: of the scene; cameras.rays_by_lookup of the device must be true.
-        u: [n_rays] float64 in [0, 1), which pixel each ray goes through.
-        background: [n_rays, 3], behind pixels that are not opaque.
-        n_counted: how many rays count, an int64 scalar on the device.
-
-    Returns:
-        Rays (without z_scale), target [n_rays, 3], and t_min, t_max [n_rays] as
-        sampling.intersect_box; t_max = t_min where a ray does not count.
-    """
+    space: Space,
+    n_counted: Tensor | None = None,
+) -> tuple[Batch, Bounds]:
+    """Backend.draw, without z_scale, where cameras.rays_by_lookup of the device is true."""
     tables, n, device = cameras.ray_tables(u.device), len(u), u.device
-    origins, directions, target = torch.empty(3, n, 3, device=device)
-    t_min, t_max = torch.empty(2, n, device=device)
-    none = views.offsets
-    looked_up = (none, none) if tables.table is None else (tables.table, tables.starts)
+    poses, places = _pack(tables)
+    vectors, bounds = torch.empty(3, n, 3, device=device), torch.empty(2, n, device=device)
+    which = torch.empty(n, dtype=torch.int32, device=device)
+    none, background = views.offsets, background.contiguous()
     _draw[(blocks(n, BLOCK),)](
         u, views.pixels, none if views.usable is None else views.usable, views.offsets,
-        views.cameras, views.widths, tables.axes, tables.positions, tables.kind, tables.plane,
-        *looked_up, tables.widths, background, n_counted, origins, directions, target, t_min,
-        t_max, n, views.n_pixels, len(views), halvings(len(views)), *box.center,
-        box.outer_half_size, near, far, views.usable is not None, tables.table is None,
-        views.pixels.shape[1], BLOCK,
+        views.cameras, views.widths, poses, poses if tables.table is None else tables.table,
+        places, background, none if n_counted is None else n_counted,
+        space_numbers(space, device), vectors, which, bounds, n, views.n_pixels, len(views),
+        halvings(len(views)), space.kind == "box", n_counted is not None,
+        views.usable is not None, tables.table is None, views.pixels.shape[1], BLOCK,
     )  # fmt: skip
-    return Rays(origins, directions), target, t_min, t_max
+    origins, directions, target = vectors
+    batch = Batch(Rays(origins, directions, cameras=which), target, background)
+    return batch, Bounds(bounds[0], bounds[1])
 
 
 @triton.jit
@@ -154,20 +162,11 @@ def adapt(
     wanted: Tensor,
     n_rays: Tensor,
     n_kept: Tensor,
-    *,
     n_samples: int,
     memory: float,
     limits: tuple[int, int],
 ) -> None:
-    """Set how many rays should fill the budget of a step, from what the last one took.
-
-    Args:
-        rate: float32 scalar, running mean of kept samples per ray (0: none yet); written in place.
-        wanted: int64 scalar, how many rays are next; written in place.
-        n_rays, n_kept: int64 scalars, what the step had.
-        n_samples: the budget. memory: of the running mean.
-        limits: least and largest number of rays.
-    """
+    """Backend.adapt on the device."""
     least, most = limits
     _adapt[(1,)](
         rate, wanted, n_rays, n_kept, float(n_samples), memory, float(least), float(most),

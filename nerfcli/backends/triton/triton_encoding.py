@@ -18,12 +18,12 @@ import triton.language as tl
 from torch import Tensor
 
 from nerfcli.backends.triton.launch import blocks, count, scalar
-from nerfcli.backends.triton.triton_adam import table_as
-from nerfcli.reference import encoding as reference
+from nerfcli.backends.triton.triton_spaces import store_point
 from nerfcli.reference.encoding import PRIMES, GridSpec
 
 BLOCK = 256
 RUNS, RUN = 128, 4  # of `_scatter`: threads of a program, rows of each
+POSITION_BLOCK = 128  # rows of a program of `_encode_backward`
 PROGRAMS = 1024  # of a level at most: each takes one block of rows after another
 PRIME_Y = tl.constexpr(PRIMES[1])
 PRIME_Z = tl.constexpr(PRIMES[2])
@@ -179,6 +179,53 @@ def _scatter(
         )  # fmt: skip
 
 
+@triton.jit
+def _slope(fx, fy, fz, CORNER: tl.constexpr, AXIS: tl.constexpr):
+    """Derivative of a corner's weight in the fraction along one axis, [rows]."""
+    if AXIS == 0:
+        slope = (fy if CORNER >> 1 & 1 else 1.0 - fy) * (fz if CORNER >> 2 else 1.0 - fz)
+    elif AXIS == 1:
+        slope = (fx if CORNER & 1 else 1.0 - fx) * (fz if CORNER >> 2 else 1.0 - fz)
+    else:
+        slope = (fx if CORNER & 1 else 1.0 - fx) * (fy if CORNER >> 1 & 1 else 1.0 - fy)
+    return slope if CORNER >> AXIS & 1 else -slope
+
+
+@triton.jit(do_not_specialize=["n_rows", "sources", "n_live"])
+def _encode_backward(
+    positions, sources, d_features, table, scales, levels, d_positions, n_rows, n_live, n_levels,
+    MOVED: tl.constexpr, N_FEATURES: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Gradients in the positions. MOVED: the position of a row lies at its source.
+
+    A program goes through all levels, so that each row is written once and in one order.
+    """
+    n = tl.load(n_live)
+    columns = tl.arange(0, N_FEATURES)[None, :]
+    for tile in range(tl.program_id(0), tl.cdiv(n, BLOCK), tl.num_programs(0)):
+        rows = tile * BLOCK + tl.arange(0, BLOCK).to(tl.int64)
+        live = rows < n
+        place = tl.load(sources + rows, live, 0) if MOVED else rows
+        d_x = tl.zeros((BLOCK,), tl.float32)
+        d_y, d_z = d_x, d_x
+        for level in range(n_levels):
+            scale = tl.load(scales + level)
+            resolution, offset, n_entries, hashed = _level(levels, level)
+            x, fx = _axis(positions, place, live, scale, 0)
+            y, fy = _axis(positions, place, live, scale, 1)
+            z, fz = _axis(positions, place, live, scale, 2)
+            d_out = d_features + (level * n_rows + rows)[:, None] * N_FEATURES + columns
+            d_value = tl.load(d_out, live[:, None], 0.0).to(tl.float32) * scale
+            for corner in tl.static_range(8):
+                entry = _corner(x, y, z, resolution, offset, n_entries, hashed, corner)
+                values = tl.load(table + entry[:, None] * N_FEATURES + columns, live[:, None], 0.0)
+                share = tl.sum(values.to(tl.float32) * d_value, 1)
+                d_x += _slope(fx, fy, fz, corner, 0) * share
+                d_y += _slope(fx, fy, fz, corner, 1) * share
+                d_z += _slope(fx, fy, fz, corner, 2) * share
+        store_point(d_positions, rows, d_x, d_y, d_z, live)
+
+
 @functools.cache
 def _level_tables(spec: GridSpec, device: torch.device) -> tuple[Tensor, Tensor]:
     """scales [L] float32 and levels [L, 4] int64: resolution, offset, entries, hashed."""
@@ -237,11 +284,30 @@ def scatter(
     )  # fmt: skip
 
 
+def position_gradients(
+    positions: Tensor, d_features: Tensor, table: Tensor, spec: GridSpec, n_live: Tensor,
+    sources: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """d positions [n, 3] float32 within their cells; arguments as of `encode` and `scatter`.
+
+    Rows from n_live on are not written.
+    """
+    n, moved = positions.shape[0], sources is not None
+    scales, levels = _level_tables(spec, positions.device)
+    out = torch.empty(n, 3, device=positions.device)
+    programs = min(blocks(n, POSITION_BLOCK), PROGRAMS * spec.n_levels)
+    _encode_backward[(programs,)](
+        positions, sources if moved else levels, d_features, table, scales, levels, out, n,
+        n_live, spec.n_levels, moved, spec.n_features, POSITION_BLOCK,
+    )  # fmt: skip
+    return out
+
+
 class _HashGrid(torch.autograd.Function):
     @staticmethod
     def forward(ctx, table: Tensor, copy: Tensor, positions: Tensor, spec: GridSpec) -> Tensor:
         n = positions.shape[0]
-        ctx.save_for_backward(positions)
+        ctx.save_for_backward(positions, copy)
         ctx.spec, ctx.n_params = spec, table.shape[0]
         n_live = count(n, positions.device)
         features = new_features(n, spec, torch.float32, positions.device)
@@ -250,21 +316,23 @@ class _HashGrid(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, d_out: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        (positions,) = ctx.saved_tensors
-        spec, n = ctx.spec, positions.shape[0]
-        d_features = d_out.view(n, spec.n_levels, spec.n_features).permute(1, 0, 2).contiguous()
-        grads = torch.zeros(ctx.n_params, device=positions.device)
-        device = positions.device
-        scatter(positions, d_features, grads, spec, count(n, device), scalar(1.0, device))
-        return grads, None, None, None
+        positions, copy = ctx.saved_tensors
+        spec, n, device = ctx.spec, positions.shape[0], positions.device
+        d_features = d_out.reshape(n, spec.n_levels, spec.n_features).permute(1, 0, 2).contiguous()
+        n_live, grads, d_positions = count(n, device), None, None
+        if ctx.needs_input_grad[0]:
+            grads = torch.zeros(ctx.n_params, device=device)
+            scatter(positions, d_features, grads, spec, n_live, scalar(1.0, device))
+        if ctx.needs_input_grad[2]:
+            d_positions = position_gradients(positions, d_features, copy, spec, n_live)
+        return grads, None, d_positions, None
 
 
-def hash_grid(positions: Tensor, table: Tensor, spec: GridSpec, *, dtype: torch.dtype) -> Tensor:
-    """encoding.hash_grid with the table read in `dtype`; float32 in, out and in the gradient.
+def fits(spec: GridSpec) -> bool:
+    """Whether the kernels cover a grid of this shape."""
+    return spec.n_features in (1, 2, 4, 8)
 
-    Gradients in the positions are left to torch.
-    """
-    if positions.requires_grad:
-        return reference.hash_grid(positions, table, spec)
-    copy = table_as(table, dtype)
+
+def hash_grid(positions: Tensor, table: Tensor, copy: Tensor, spec: GridSpec) -> Tensor:
+    """encoding.hash_grid with `copy` read in place of the table; float32 in, out and gradients."""
     return _HashGrid.apply(table, copy, positions.contiguous(), spec)  # pyright: ignore

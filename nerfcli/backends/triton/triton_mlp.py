@@ -18,9 +18,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from nerfcli.backends.triton.launch import blocks, count, persistent_programs, power_of_two
-from nerfcli.backends.triton.launch import unit_scale as _unit_scale
-from nerfcli.reference import mlp as reference
+from nerfcli.backends.triton.launch import (
+    blocks,
+    count,
+    persistent_programs,
+    power_of_two,
+    unit_scale,
+)
 
 BLOCK = 128  # rows of a tile on the way forward, 4 warps
 BACKWARD_BLOCK = 64  # and back, 4 warps again
@@ -212,10 +216,11 @@ def backward(
     """d x, laid out and rounded like x.values; grads [n_params] float32 += factor [1] * d weights.
 
     Args:
-        d_y: [n, at least widths[-1]], rows may be longer.
+        d_y: [n, at least widths[-1]], row-major; rows may be longer.
         sources, d_first: both or none. [n] int64, the rows of x that those of d_y and d x belong
             to; and [n], added to the first column of d_y.
     """
+    assert d_y.stride(1) == 1, "the kernel reads rows"
     device, moved = weights.device, sources is not None
     d_x = torch.empty(x.values.shape, dtype=x.values.dtype, device=device)
     programs = min(persistent_programs(device, BACKWARD_RESIDENT), blocks(x.n, BACKWARD_BLOCK))
@@ -240,15 +245,13 @@ class _Mlp(torch.autograd.Function):
     @staticmethod
     def backward(ctx, d_y: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         rows, weights = ctx.saved_tensors
-        scale = _unit_scale(d_y)  # so that half precision neither over- nor underflows
-        d_rows = (d_y / scale).to(rows.dtype)
+        scale = unit_scale(d_y)  # so that half precision neither over- nor underflows
+        d_rows = (d_y / scale).to(rows.dtype).contiguous()
         n_live, d_weights = count(rows.shape[0], rows.device), torch.zeros_like(weights)
         d_x = backward(Rows.plain(rows), weights, ctx.widths, d_rows, n_live, d_weights, scale)
         return d_x.float() * scale, d_weights, None, None
 
 
-def mlp(x: Tensor, weights: Tensor, widths: tuple[int, ...], *, dtype: torch.dtype) -> Tensor:
-    """mlp.mlp with products in `dtype` and float32 sums; shapes that do not fit go to torch."""
-    if not fits(widths):
-        return reference.mlp(x, weights, widths)
+def mlp(x: Tensor, weights: Tensor, widths: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """mlp.mlp with products in `dtype` and float32 sums, of widths that fit."""
     return _Mlp.apply(x, weights, widths, dtype)  # pyright: ignore[reportReturnType]

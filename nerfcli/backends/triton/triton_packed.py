@@ -12,8 +12,15 @@ import triton.language as tl
 from torch import Tensor
 
 from nerfcli.backends.triton.launch import blocks
-from nerfcli.cameras.boxes import Box
+from nerfcli.backends.triton.triton_spaces import (
+    KINDS,
+    load_point,
+    space_numbers,
+    store_point,
+    to_unit,
+)
 from nerfcli.cameras.rays import Rays
+from nerfcli.reference.contraction import Space
 from nerfcli.reference.samples import Samples
 
 POINT_BLOCK = 256
@@ -64,8 +71,8 @@ def cut(offsets: Tensor, capacity: int) -> tuple[Tensor, Tensor]:
 @triton.jit(do_not_specialize=["n_rays", "n_halvings", "skip"])
 def _points(
     origins, directions, ids, t_starts, t_ends, offsets, row_offsets, places, positions,
-    n_rays, n_halvings, skip, low_x, low_y, low_z, side,
-    FRESH: tl.constexpr, SOME: tl.constexpr, BLOCK: tl.constexpr,
+    space, n_rays, n_halvings, skip,
+    KIND: tl.constexpr, FRESH: tl.constexpr, SOME: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """FRESH: of all rays. SOME: only of the samples that row_offsets count, from `skip` on."""
     n = tl.load(row_offsets + n_rays)
@@ -81,15 +88,14 @@ def _points(
         tl.store(places + rows, place, live)
     ray = slot if FRESH else tl.load(ids + slot)
     middle = 0.5 * (tl.load(t_starts + place, live, 0.0) + tl.load(t_ends + place, live, 0.0))
-    for axis in tl.static_range(3):
-        low = low_x if axis == 0 else (low_y if axis == 1 else low_z)
-        x = tl.load(origins + ray * 3 + axis) + middle * tl.load(directions + ray * 3 + axis)
-        x = tl.minimum(tl.maximum((x - low) / side, 0.0), 1.0)
-        tl.store(positions + place * 3 + axis, x, live)
+    x, y, z = load_point(origins, ray, live)
+    dx, dy, dz = load_point(directions, ray, live)
+    x, y, z = to_unit(space, x + middle * dx, y + middle * dy, z + middle * dz, KIND)
+    store_point(positions, place, x, y, z, live)
 
 
 def points(
-    rays: Rays, ids: Tensor | None, samples: Samples, box: Box, positions: Tensor,
+    rays: Rays, ids: Tensor | None, samples: Samples, space: Space, positions: Tensor,
     row_offsets: Tensor | None = None, skip: int = 0,
 ) -> Tensor | None:  # fmt: skip
     """Write the middles of samples in the unit cube to positions [capacity, 3].
@@ -104,10 +110,10 @@ def points(
     """
     n, offsets, some = samples.n_rays, samples.ray_offsets, row_offsets is not None
     places = torch.empty(samples.capacity if some else 1, dtype=torch.int64, device=offsets.device)
-    low = (c - box.outer_half_size for c in box.center)
     _points[(blocks(samples.capacity, POINT_BLOCK),)](
         rays.origins.contiguous(), rays.directions.contiguous(), offsets if ids is None else ids,
         samples.t_starts, samples.t_ends, offsets, row_offsets if some else offsets, places,
-        positions, n, halvings(n), skip, *low, box.side, ids is None, some, POINT_BLOCK,
+        positions, space_numbers(space, offsets.device), n, halvings(n), skip, KINDS[space.kind],
+        ids is None, some, POINT_BLOCK,
     )  # fmt: skip
     return places if some else None

@@ -8,18 +8,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nerfcli.backends.triton import triton_encoding, triton_harmonics, triton_mlp
+from nerfcli.backends.triton import triton_encoding, triton_mlp
 from nerfcli.backends.triton.launch import count, unit_scale
-from nerfcli.backends.triton.triton_adam import table_as
 from nerfcli.backends.triton.triton_mlp import Rows
+from nerfcli.backends.triton.triton_spaces import map_to_unit
 from nerfcli.core.errors import NerfError
-from nerfcli.reference import radiance as reference
-from nerfcli.reference.radiance import MAX_LOG_DENSITY, NetParams, NetSpec
+from nerfcli.reference.radiance import NetSpec, Network, _Exp
 
 
 def ensure_fits(net: NetSpec) -> None:
     """Raise NerfError for a field that the kernels have no shape for."""
-    if net.grid.n_features not in (1, 2, 4, 8):
+    if not triton_encoding.fits(net.grid):
         raise NerfError(
             f"backend triton: model.n_features must be 1, 2, 4 or 8, got {net.grid.n_features}; "
             "choose one of these, or --backend torch."
@@ -34,7 +33,7 @@ def ensure_fits(net: NetSpec) -> None:
 
 
 class _Geometry(torch.autograd.Function):
-    """Hash grid and density MLP: positions [n, 3] -> [n, n_geometry] float32."""
+    """Hash grid and density MLP: positions [n, 3] in the unit cube -> [n, n_geometry] float32."""
 
     @staticmethod
     def forward(ctx, table: Tensor, weights: Tensor, copy: Tensor, positions: Tensor, net: NetSpec):
@@ -42,7 +41,7 @@ class _Geometry(torch.autograd.Function):
         n_live = count(n, device)
         features = triton_encoding.new_features(n, net.grid, copy.dtype, device)
         triton_encoding.encode(positions, copy, net.grid, n_live, features)
-        ctx.save_for_backward(positions, features, weights)
+        ctx.save_for_backward(positions, features, weights, copy)
         ctx.net, ctx.n_params = net, table.shape[0]
         rows = Rows.of_levels(features)
         out = torch.empty(n, net.n_geometry, device=device)
@@ -50,56 +49,42 @@ class _Geometry(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, d_out: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        positions, features, weights = ctx.saved_tensors
-        net, n_live = ctx.net, count(positions.shape[0], positions.device)
+        positions, features, weights, copy = ctx.saved_tensors
+        grid, n_live = ctx.net.grid, count(positions.shape[0], positions.device)
         scale = unit_scale(d_out)
-        d_rows = (d_out / scale).to(features.dtype)
-        grads, d_weights = positions.new_zeros(ctx.n_params), torch.zeros_like(weights)
-        d_features = triton_mlp.backward(
-            Rows.of_levels(features), weights, net.density_widths, d_rows, n_live, d_weights, scale
-        )
-        triton_encoding.scatter(positions, d_features, grads, net.grid, n_live, scale)
-        return grads, d_weights, None, None, None
+        d_rows = (d_out / scale).to(features.dtype).contiguous()
+        d_weights = torch.zeros_like(weights)
+        rows, widths = Rows.of_levels(features), ctx.net.density_widths
+        d_features = triton_mlp.backward(rows, weights, widths, d_rows, n_live, d_weights, scale)
+        grads, d_positions = None, None
+        if ctx.needs_input_grad[0]:
+            grads = positions.new_zeros(ctx.n_params)
+            triton_encoding.scatter(positions, d_features, grads, grid, n_live, scale)
+        if ctx.needs_input_grad[3]:
+            d_positions = scale * triton_encoding.position_gradients(
+                positions, d_features, copy, grid, n_live
+            )
+        return grads, d_weights, None, d_positions, None
 
 
-class _Exp(torch.autograd.Function):
-    """radiance._Exp: clamped above, the gradient passes the clamp."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        y = torch.exp(x.clamp(max=MAX_LOG_DENSITY))
-        ctx.save_for_backward(y)
-        return y
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        (y,) = ctx.saved_tensors
-        return grad * y
+def _geometry(network: Network, copy: Tensor, positions: Tensor) -> Tensor:
+    ensure_fits(network.spec)
+    unit, params = map_to_unit(positions, network.space), network.params
+    return _Geometry.apply(params.table, params.density, copy, unit, network.spec)  # pyright: ignore
 
 
-def _geometry(positions: Tensor, params: NetParams, net: NetSpec, dtype: torch.dtype) -> Tensor:
-    ensure_fits(net)
-    copy = table_as(params.table, dtype)
-    return _Geometry.apply(params.table, params.density, copy, positions.contiguous(), net)  # pyright: ignore
-
-
-def density(positions: Tensor, params: NetParams, net: NetSpec, *, dtype: torch.dtype) -> Tensor:
-    """radiance.density: positions [n, 3] in [0, 1] -> sigmas [n] per side of the unit cube.
-
-    Gradients in the positions are left to torch, here and in `radiance`.
-    """
-    if positions.requires_grad:
-        return reference.density(positions, params, net)
-    return _Exp.apply(_geometry(positions, params, net, dtype)[:, 0])  # pyright: ignore
+def density(network: Network, copy: Tensor, positions: Tensor) -> Tensor:
+    """radiance.density; `copy` is read in place of the table."""
+    geometry = _geometry(network, copy, positions)
+    return _Exp.apply(geometry[:, 0]) / network.space.unit_length  # pyright: ignore
 
 
 def radiance(
-    positions: Tensor, directions: Tensor, params: NetParams, net: NetSpec, *, dtype: torch.dtype
+    network: Network, copy: Tensor, positions: Tensor, ray_inputs: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """radiance.radiance: sigmas [n] per side of the unit cube, rgbs [n, 3] in [0, 1]."""
-    if positions.requires_grad:
-        return reference.radiance(positions, directions, params, net)
-    geometry = _geometry(positions, params, net, dtype)
-    inputs = torch.cat([geometry, triton_harmonics.spherical_harmonics(directions)], dim=1)
-    rgbs = torch.sigmoid(triton_mlp.mlp(inputs, params.color, net.color_widths, dtype=dtype))
-    return _Exp.apply(geometry[:, 0]), rgbs  # pyright: ignore
+    """radiance.radiance; `copy` is read in place of the table."""
+    geometry = _geometry(network, copy, positions)
+    inputs = torch.cat([geometry, ray_inputs], dim=1)
+    widths = network.spec.color_widths
+    rgbs = torch.sigmoid(triton_mlp.mlp(inputs, network.params.color, widths, copy.dtype))
+    return _Exp.apply(geometry[:, 0]) / network.space.unit_length, rgbs  # pyright: ignore

@@ -1,4 +1,4 @@
-"""Rendering rays in Triton: the twin of step.render_rays.
+"""Rendering rays in Triton: the twin of fused.render_rays.
 
 Rays go on together in rounds and drop out as they leave the box or grow opaque; the fewer are
 left, the farther each goes in a round. What light reaches is shaded and kept; at the end the
@@ -19,18 +19,24 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from nerfcli.backends.triton import triton_harmonics, triton_mlp
+from nerfcli.backends.triton import triton_mlp
 from nerfcli.backends.triton.launch import blocks
 from nerfcli.backends.triton.triton_mlp import Rows
 from nerfcli.backends.triton.triton_packed import find_ray, halvings
 from nerfcli.backends.triton.triton_radiance import ensure_fits
 from nerfcli.backends.triton.triton_sampling import new_walk
-from nerfcli.backends.triton.triton_step import Kept, depth_limit, keep_visible, look
+from nerfcli.backends.triton.triton_step import (
+    Kept,
+    depth_limit,
+    keep_visible,
+    look,
+    ray_inputs_of,
+)
 from nerfcli.backends.triton.triton_volume import composite, sigma_of
-from nerfcli.cameras.rays import Rays
-from nerfcli.reference.radiance import NetParams, NetSpec
+from nerfcli.cameras.rays import Bounds, Rays
+from nerfcli.reference.radiance import Network
 from nerfcli.reference.samples import Pixels, Samples
-from nerfcli.reference.sampling import Box, Steps
+from nerfcli.reference.sampling import MarchingGrid
 
 ROUND_SAMPLES = 8  # of a round, per ray at the start: 1 GiB for 800 x 800 rays
 LEAST_SAMPLES = 4  # of a ray in a round
@@ -49,56 +55,54 @@ class Piece:
 
 
 def render_rays(
-    params: NetParams,
-    net: NetSpec,
-    box: Box,
+    network: Network,
     rays: Rays,
-    t_min: Tensor,
-    t_max: Tensor,
+    bounds: Bounds,
     jitter: Tensor,
-    occupied: Tensor,
-    steps: Steps,
+    grid: MarchingGrid,
     background: Tensor,
     min_transmittance: float = 1e-4,
-    *,
-    dtype: torch.dtype,
+    ray_inputs: Tensor | None = None,
 ) -> Pixels:
-    """step.render_rays with table and networks in `dtype`. Waits for the device every round."""
-    ensure_fits(net)
-    n_rays = len(rays)
+    """fused.render_rays in the precision of the table. Waits for the device every round."""
+    ensure_fits(network.spec)
+    n_rays, device, unit_length = len(rays), jitter.device, network.space.unit_length
     with torch.no_grad():
-        walk = new_walk(rays.origins, rays.directions, t_min, t_max, jitter, occupied, box, steps)
-        harmonics = triton_harmonics.spherical_harmonics(rays.directions, dtype)
+        walk = new_walk(rays, bounds, jitter, grid)
+        inputs = ray_inputs_of(rays, ray_inputs, network.params.table.dtype)
         max_depth = depth_limit(min_transmittance)
-        ids = torch.arange(n_rays, device=t_min.device)
-        depths = torch.zeros(n_rays, device=t_min.device)
-        totals = torch.zeros(n_rays, dtype=torch.int64, device=t_min.device)
+        ids = torch.arange(n_rays, device=device)
+        depths = torch.zeros(n_rays, device=device)
+        totals = torch.zeros(n_rays, dtype=torch.int64, device=device)
         pieces, room = [], int(ROUND_SAMPLES * n_rays)
         while len(ids):
             limit = max(LEAST_SAMPLES, room // len(ids))
             offsets, next_steps, begins = walk.count(limit)
             samples = walk.write(offsets, begins, int(offsets[-1]))  # sync
-            shaded = look(rays, ids, samples, box, params, net, min_transmittance, 0, dtype)
-            kept = keep_visible(shaded, samples, harmonics, ids, box, min_transmittance, depths)
-            pieces.append(_shade(kept, ids, totals[ids], params, net))
+            shaded = look(network, rays, ids, samples, min_transmittance, 0)
+            kept = keep_visible(
+                shaded, samples, inputs, ids, unit_length, min_transmittance, depths
+            )
+            pieces.append(_shade(network, kept, ids, totals[ids]))
             totals[ids] += kept.samples.ray_offsets.diff()
             goes_on = (offsets.diff() == limit) & (depths <= max_depth)
             depths, ids = depths[goes_on], ids[goes_on]  # sync
             walk = replace(walk, ids=ids, first_steps=next_steps[goes_on])
-        return composite(*_joined(pieces, totals, box), background)
+        return composite(*_joined(pieces, totals, unit_length), background)
 
 
-def _shade(kept: Kept, ids: Tensor, before: Tensor, params: NetParams, net: NetSpec) -> Piece:
+def _shade(network: Network, kept: Kept, ids: Tensor, before: Tensor) -> Piece:
     rows = Rows.plain(kept.inputs)
     colors = torch.empty(rows.n, 3, device=ids.device)
-    triton_mlp.forward(rows, params.color, net.color_widths, kept.n_live, colors)
+    widths = network.spec.color_widths
+    triton_mlp.forward(rows, network.params.color, widths, kept.n_live, colors)
     return Piece(ids, before, kept.samples, kept.inputs[:, 0].contiguous(), colors)
 
 
 @triton.jit(do_not_specialize=["n_rays", "n_halvings"])
 def _lay(
     logs, colors, t_starts, t_ends, offsets, ids, before, whole_offsets,
-    sigmas, rgbs, whole_starts, whole_ends, n_rays, n_halvings, inverse_side, BLOCK: tl.constexpr,
+    sigmas, rgbs, whole_starts, whole_ends, n_rays, n_halvings, inverse_unit, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Move a piece's samples to where they lie among those of all pieces."""
     first = tl.program_id(0).to(tl.int64) * BLOCK
@@ -110,7 +114,7 @@ def _lay(
     slot = find_ray(offsets, n_rays, n_halvings, rows)
     place = tl.load(whole_offsets + tl.load(ids + slot)) + tl.load(before + slot)
     place += rows - tl.load(offsets + slot)
-    tl.store(sigmas + place, sigma_of(logs, rows, live, 1, inverse_side, True), live)
+    tl.store(sigmas + place, sigma_of(logs, rows, live, 1, inverse_unit, True), live)
     tl.store(whole_starts + place, tl.load(t_starts + rows, live, 0.0), live)
     tl.store(whole_ends + place, tl.load(t_ends + rows, live, 0.0), live)
     for channel in tl.static_range(3):
@@ -118,7 +122,9 @@ def _lay(
         tl.store(rgbs + place * 3 + channel, 1.0 / (1.0 + tl.exp(-color)), live)
 
 
-def _joined(pieces: list[Piece], totals: Tensor, box: Box) -> tuple[Tensor, Tensor, Samples]:
+def _joined(
+    pieces: list[Piece], totals: Tensor, unit_length: float
+) -> tuple[Tensor, Tensor, Samples]:
     """sigmas, rgbs and samples of all pieces, packed ray after ray."""
     offsets = F.pad(totals.cumsum(0), (1, 0))
     n, device = int(offsets[-1]), totals.device  # sync
@@ -129,6 +135,6 @@ def _joined(pieces: list[Piece], totals: Tensor, box: Box) -> tuple[Tensor, Tens
         _lay[(blocks(samples.capacity, BLOCK),)](
             piece.logs, piece.colors, samples.t_starts, samples.t_ends, samples.ray_offsets,
             piece.ids, piece.before, offsets, sigmas, rgbs, t_starts, t_ends, n_rays,
-            halvings(n_rays), 1.0 / box.side, BLOCK,
+            halvings(n_rays), 1.0 / unit_length, BLOCK,
         )  # fmt: skip
     return sigmas, rgbs, Samples(t_starts, t_ends, offsets)

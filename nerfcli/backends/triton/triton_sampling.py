@@ -13,8 +13,9 @@ same samples.
 
 from __future__ import annotations
 
+import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import triton
@@ -23,8 +24,11 @@ from torch import Tensor
 
 from nerfcli.backends.triton.launch import blocks
 from nerfcli.backends.triton.triton_packed import cut
+from nerfcli.backends.triton.triton_spaces import load_point
+from nerfcli.cameras.boxes import Box
+from nerfcli.cameras.rays import Bounds, Rays
 from nerfcli.reference.samples import Samples
-from nerfcli.reference.sampling import Box, Steps
+from nerfcli.reference.sampling import MarchingGrid, Steps
 
 RAYS = 16  # of a program, which is one warp: they wait for the slowest of them
 AHEAD = 8  # steps of each ray that are looked at together
@@ -94,21 +98,21 @@ def _step(
 @triton.jit(do_not_specialize=["n_rays", "limit"])
 def _march(
     origins, directions, t_min, t_max, jitter, ids, first_steps, occupied,
-    offsets, counts, next_steps, begins, t_starts, t_ends,
-    n_rays, limit, center_x, center_y, center_z, half_size, size, cone, growth,
+    offsets, counts, next_steps, begins, t_starts, t_ends, numbers, n_rays, limit,
     FRESH: tl.constexpr, WRITE: tl.constexpr, CONE: tl.constexpr, STRIDE: tl.constexpr,
     N_CASCADES: tl.constexpr, R: tl.constexpr, RAYS: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
     """FRESH: all rays, counted from their first step. Names of up to two letters: [RAYS]."""
+    half_size, size = tl.load(numbers + 3), tl.load(numbers + 4)
+    cone, growth = tl.load(numbers + 5), tl.load(numbers + 6)
     slots = tl.program_id(0) * RAYS + tl.arange(0, RAYS)
     inside = slots < n_rays
     rays = slots if FRESH else tl.load(ids + slots, inside, 0)
-    ox = tl.load(origins + rays * 3, inside, 0.0) - center_x
-    oy = tl.load(origins + rays * 3 + 1, inside, 0.0) - center_y
-    oz = tl.load(origins + rays * 3 + 2, inside, 0.0) - center_z
-    dx = tl.load(directions + rays * 3, inside, 0.0)
-    dy = tl.load(directions + rays * 3 + 1, inside, 0.0)
-    dz = tl.load(directions + rays * 3 + 2, inside, 0.0)
+    ox, oy, oz = load_point(origins, rays, inside)
+    dx, dy, dz = load_point(directions, rays, inside)
+    ox -= tl.load(numbers)
+    oy -= tl.load(numbers + 1)
+    oz -= tl.load(numbers + 2)
     start = tl.load(t_min + rays, inside, 0.0)
     end = tl.load(t_max + rays, inside, 0.0)
     active = inside & (end > start)
@@ -173,31 +177,34 @@ def _march(
         tl.store(begins + slots, begin, inside)
 
 
+@functools.cache
+def _numbers(box: Box, steps: Steps, device: torch.device) -> Tensor:
+    """What the kernel reads of a grid, float32; made once, as a copy waits."""
+    numbers = [*box.center, box.half_size, steps.size, steps.cone, math.log1p(steps.cone)]
+    return torch.tensor(numbers, dtype=torch.float32, device=device)
+
+
 @dataclass(frozen=True)
 class Walk:
     """Rays on their way through the grid."""
 
-    origins: Tensor  # [n_rays, 3], like all below of the rays that ids point into
-    directions: Tensor
-    t_min: Tensor
-    t_max: Tensor
+    rays: Rays
+    bounds: Bounds
     jitter: Tensor
-    occupied: Tensor
-    box: Box
-    steps: Steps
+    grid: MarchingGrid
     ids: Tensor | None = None  # [n] int64, those that are still under way; None: all
     first_steps: Tensor | None = None  # [n] float32, the step at which each goes on; None: the 0th
 
     def __len__(self) -> int:
-        return len(self.origins if self.ids is None else self.ids)
+        return len(self.rays if self.ids is None else self.ids)
 
     def count(self, limit: int) -> tuple[Tensor, Tensor, Tensor]:
         """Offsets [n + 1] int64 of the samples of each ray until `limit` are found, and [n] of
         the steps after them, and at or a little before the first of them."""
-        n, device = len(self), self.origins.device
+        n, device = len(self), self.jitter.device
         counts = torch.empty(n + 1, dtype=torch.int64, device=device)  # a zero in front
         next_steps, begins = torch.empty(n, device=device), torch.empty(n, device=device)
-        nothing = self.t_min
+        nothing = self.jitter
         first_steps = nothing if self.first_steps is None else self.first_steps
         outputs = (counts, counts, next_steps, begins, nothing, nothing)
         self._launch(False, limit, first_steps, outputs)
@@ -207,7 +214,7 @@ class Walk:
         """The samples that `offsets` [n + 1] leaves room for; begins as counted."""
         t_starts = torch.empty(capacity, device=offsets.device)
         t_ends = torch.empty(capacity, device=offsets.device)
-        nothing = self.t_min
+        nothing = self.jitter
         outputs = (offsets, offsets, nothing, nothing, t_starts, t_ends)
         self._launch(True, NO_LIMIT, begins, outputs)
         return Samples(t_starts, t_ends, offsets)
@@ -215,70 +222,40 @@ class Walk:
     def _launch(
         self, write: bool, limit: int, first_steps: Tensor, outputs: tuple[Tensor, ...]
     ) -> None:
-        box, n, cone = self.box, len(self), self.steps.cone
-        resolution = self.occupied.shape[1]
+        box, steps, n = self.grid.box, self.grid.steps, len(self)
+        occupied, resolution = self.grid.occupied.view(torch.uint8), self.grid.occupied.shape[1]
         # a coarse cell lies either inside or outside of the finer cube only if R/4 is whole
         stride = resolution % 4 == 0 or box.n_cascades == 1
         fresh = self.ids is None
         going = (outputs[0] if fresh else self.ids, first_steps)
         _march[(blocks(n, RAYS),)](
-            self.origins, self.directions, self.t_min, self.t_max, self.jitter, *going,
-            self.occupied.view(torch.uint8), *outputs, n, limit, *box.center, box.half_size,
-            self.steps.size, cone, math.log1p(cone), fresh, write, cone > 0, stride,
-            box.n_cascades, resolution, RAYS, AHEAD, num_warps=1,
+            self.rays.origins, self.rays.directions, *self.bounds, self.jitter, *going, occupied,
+            *outputs, _numbers(box, steps, occupied.device), n, limit, fresh, write,
+            steps.cone > 0, stride, box.n_cascades, resolution, RAYS, AHEAD, num_warps=1,
             enable_fp_fusion=False,  # so that both walks round alike
         )  # fmt: skip
 
 
-def new_walk(
-    origins: Tensor,
-    directions: Tensor,
-    t_min: Tensor,
-    t_max: Tensor,
-    jitter: Tensor,
-    occupied: Tensor,
-    box: Box,
-    steps: Steps,
-) -> Walk:
+def new_walk(rays: Rays, bounds: Bounds, jitter: Tensor, grid: MarchingGrid) -> Walk:
     """All rays at their first step."""
-    tensors = (t.contiguous() for t in (origins, directions, t_min, t_max, jitter, occupied))
-    return Walk(*tensors, box, steps)
+    rays = Rays(rays.origins.contiguous(), rays.directions.contiguous())
+    bounds = Bounds(*(t.contiguous() for t in bounds))
+    grid = replace(grid, occupied=grid.occupied.contiguous())
+    return Walk(rays, bounds, jitter.contiguous(), grid)
 
 
-def march(
-    origins: Tensor,
-    directions: Tensor,
-    t_min: Tensor,
-    t_max: Tensor,
-    jitter: Tensor,
-    occupied: Tensor,
-    box: Box,
-    steps: Steps,
-) -> Samples:
+def march(rays: Rays, bounds: Bounds, jitter: Tensor, grid: MarchingGrid) -> Samples:
     """sampling.march; waits for the number of samples."""
-    walk = new_walk(origins, directions, t_min, t_max, jitter, occupied, box, steps)
+    walk = new_walk(rays, bounds, jitter, grid)
     offsets, _, begins = walk.count(NO_LIMIT)
     return walk.write(offsets, begins, int(offsets[-1]))  # sync
 
 
 def march_within(
-    origins: Tensor,
-    directions: Tensor,
-    t_min: Tensor,
-    t_max: Tensor,
-    jitter: Tensor,
-    occupied: Tensor,
-    box: Box,
-    steps: Steps,
-    capacity: int,
+    rays: Rays, bounds: Bounds, jitter: Tensor, grid: MarchingGrid, capacity: int
 ) -> tuple[Samples, Tensor]:
-    """sampling.march into `capacity` places, without waiting for the device.
-
-    Returns:
-        Samples, and how many rays from the first on have room for all that is theirs, an int64
-        scalar; the others are empty.
-    """
-    walk = new_walk(origins, directions, t_min, t_max, jitter, occupied, box, steps)
+    """sampling.march_within, without waiting for the device."""
+    walk = new_walk(rays, bounds, jitter, grid)
     offsets, _, begins = walk.count(NO_LIMIT)
     offsets, n_fit = cut(offsets, capacity)
     return walk.write(offsets, begins, capacity), n_fit

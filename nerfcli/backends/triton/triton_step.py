@@ -1,4 +1,4 @@
-"""A training step's gradients in Triton: the twin of step.photometric_gradients.
+"""A training step's gradients in Triton: the twin of fused.step_gradients.
 
 The kernels one after another, with nothing that waits for the device: every buffer has the
 capacity of the samples given, and the live counts stay where they are made.
@@ -24,11 +24,11 @@ from torch import Tensor
 
 from nerfcli.backends.triton import triton_encoding, triton_harmonics, triton_mlp
 from nerfcli.backends.triton.launch import blocks, count, power_of_two
-from nerfcli.backends.triton.triton_adam import table_as
-from nerfcli.backends.triton.triton_losses import photometric
+from nerfcli.backends.triton.triton_losses import losses_and_gradients
 from nerfcli.backends.triton.triton_mlp import Rows
 from nerfcli.backends.triton.triton_packed import find_ray, halvings, points
 from nerfcli.backends.triton.triton_radiance import ensure_fits
+from nerfcli.backends.triton.triton_rays import ray_gradients
 from nerfcli.backends.triton.triton_volume import (
     AHEAD,
     OPAQUE,
@@ -38,11 +38,10 @@ from nerfcli.backends.triton.triton_volume import (
     ray_block,
     sigma_of,
 )
-from nerfcli.cameras.rays import Rays
-from nerfcli.reference.fused import StepTerms
-from nerfcli.reference.radiance import NetParams, NetSpec
+from nerfcli.cameras.rays import Batch, Rays
+from nerfcli.reference.fused import Objective, StepOut
+from nerfcli.reference.radiance import NetParams, Network
 from nerfcli.reference.samples import Samples
-from nerfcli.reference.sampling import Box
 
 GATHER_BLOCK = 128
 # Samples of each ray that are looked at before those of the rays that light passes: of lego's and
@@ -55,7 +54,7 @@ ROUNDING = 1e-5
 
 @triton.jit(do_not_specialize=["n_rays", "skip", "most"])
 def _onward(
-    logs, t_starts, t_ends, offsets, counts, n_rays, stride, inverse_side, max_depth, skip, most,
+    logs, t_starts, t_ends, offsets, counts, n_rays, stride, inverse_unit, max_depth, skip, most,
     RAYS: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
     """Count the samples of each ray behind its first `skip`, up to `most`, if light gets there."""
@@ -65,7 +64,7 @@ def _onward(
     while tl.max(left) > 0:
         i = begin[:, None] + tl.arange(0, AHEAD)[None, :]
         live = (i < last[:, None]) & (left > 0)[:, None]
-        sigma = sigma_of(logs, i, live, stride, inverse_side, True)
+        sigma = sigma_of(logs, i, live, stride, inverse_unit, True)
         depth += tl.sum(tl.minimum(sigma * delta_of(t_starts, t_ends, i, live), OPAQUE), 1)
         begin += AHEAD
         left = tl.where(depth <= max_depth, left - AHEAD, 0)
@@ -77,7 +76,7 @@ def _onward(
 
 @triton.jit(do_not_specialize=["n_rays"])
 def _visible(
-    logs, t_starts, t_ends, offsets, depths, counts, n_rays, stride, inverse_side, max_depth,
+    logs, t_starts, t_ends, offsets, depths, counts, n_rays, stride, inverse_unit, max_depth,
     FRESH: tl.constexpr, RAYS: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
     """Count the samples of each ray that light reaches. Not FRESH: there were samples before, and
@@ -89,7 +88,7 @@ def _visible(
     while tl.max(left) > 0:
         i = first[:, None] + tl.arange(0, AHEAD)[None, :]
         live = (i < last[:, None]) & (left > 0)[:, None]
-        sigma = sigma_of(logs, i, live, stride, inverse_side, True)
+        sigma = sigma_of(logs, i, live, stride, inverse_unit, True)
         tau = tl.minimum(sigma * delta_of(t_starts, t_ends, i, live), OPAQUE)
         lit = live & (depth[:, None] + in_front(tau) <= max_depth)
         count += tl.sum(lit.to(tl.int32), 1)
@@ -105,7 +104,7 @@ def _visible(
 
 @triton.jit(do_not_specialize=["n_rays", "n_halvings"])
 def _gather(
-    geometry, harmonics, ids, t_starts, t_ends, offsets, kept_offsets,
+    geometry, ray_inputs, ids, t_starts, t_ends, offsets, kept_offsets,
     inputs, kept_starts, kept_ends, sources, n_rays, n_halvings, FRESH: tl.constexpr,
     N_GEOMETRY: tl.constexpr, N_INPUTS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -126,9 +125,9 @@ def _gather(
     columns = tl.arange(0, COLUMNS)[None, :]
     shape = live[:, None] & (columns < N_GEOMETRY)
     value = tl.load(geometry + source[:, None] * N_GEOMETRY + columns, shape, 0.0)
-    shine = live[:, None] & (columns >= N_GEOMETRY) & (columns < N_INPUTS)
+    belongs = live[:, None] & (columns >= N_GEOMETRY) & (columns < N_INPUTS)
     width: tl.constexpr = N_INPUTS - N_GEOMETRY
-    value += tl.load(harmonics + ray[:, None] * width + columns - N_GEOMETRY, shine, 0.0)
+    value += tl.load(ray_inputs + ray[:, None] * width + columns - N_GEOMETRY, belongs, 0.0)
     cells = inputs + rows[:, None] * N_INPUTS + columns
     tl.store(cells, value, live[:, None] & (columns < N_INPUTS))
 
@@ -148,7 +147,7 @@ class Kept:
 
     samples: Samples
     sources: Tensor  # [capacity] int64, where they were
-    inputs: Tensor  # [capacity, n_geometry + 16], of the colour network
+    inputs: Tensor  # [capacity, n_geometry + n_ray_inputs], of the colour network
 
     @property
     def n_live(self) -> Tensor:
@@ -161,16 +160,18 @@ def depth_limit(min_transmittance: float) -> float:
 
 
 def look(
-    rays: Rays, ids: Tensor | None, samples: Samples, box: Box, params: NetParams, net: NetSpec,
-    min_transmittance: float, first_round: int, dtype: torch.dtype,
+    network: Network, rays: Rays, ids: Tensor | None, samples: Samples, min_transmittance: float,
+    first_round: int,
 ) -> Shaded:  # fmt: skip
-    """Grid and density network at the middles of packed samples; ids as those of a Walk.
+    """Grid and density network at the middles of packed samples, in the precision of the table.
 
     Args:
+        ids: as those of a Walk.
         first_round: samples of each ray that are looked at before the rest of the rays that light
             passes; the rest of the others is not written. 0: all at once.
     """
-    n, device, table = samples.capacity, samples.t_starts.device, table_as(params.table, dtype)
+    net, params, space = network.spec, network.params, network.space
+    n, device, dtype = samples.capacity, samples.t_starts.device, params.table.dtype
     positions = torch.empty(n, 3, device=device)
     features = triton_encoding.new_features(n, net.grid, dtype, device)
     geometry = torch.empty(n, net.n_geometry, dtype=dtype, device=device)
@@ -178,10 +179,11 @@ def look(
     for skip, most in ((0, first_round), (first_round, n)) if first_round else ((0, 0),):
         wanted = samples.ray_offsets
         if first_round:
-            wanted = _wanted(shaded, samples, box, depth_limit(min_transmittance), skip, most)
+            limit = depth_limit(min_transmittance)
+            wanted = _wanted(shaded, samples, space.unit_length, limit, skip, most)
         some = wanted if first_round else None
-        places, n_live = points(rays, ids, samples, box, positions, some, skip), wanted[-1:]
-        triton_encoding.encode(positions, table, net.grid, n_live, features, places)
+        places, n_live = points(rays, ids, samples, space, positions, some, skip), wanted[-1:]
+        triton_encoding.encode(positions, params.table, net.grid, n_live, features, places)
         triton_mlp.forward(
             Rows.of_levels(features), params.density, net.density_widths, n_live, geometry, places
         )
@@ -189,94 +191,109 @@ def look(
 
 
 def _wanted(
-    shaded: Shaded, samples: Samples, box: Box, max_depth: float, skip: int, most: int
+    shaded: Shaded, samples: Samples, unit_length: float, max_depth: float, skip: int, most: int
 ) -> Tensor:
     """Offsets [n_rays + 1] of the samples of the next round."""
     n, geometry = samples.n_rays, shaded.geometry
     counts = torch.empty_like(samples.ray_offsets)  # a zero in front
     _onward[(blocks(n, RAYS),)](
         geometry, samples.t_starts, samples.t_ends, samples.ray_offsets, counts, n,
-        geometry.shape[1], 1.0 / box.side, max_depth * (1.0 + ROUNDING), skip, most, RAYS, AHEAD,
+        geometry.shape[1], 1.0 / unit_length, max_depth * (1.0 + ROUNDING), skip, most, RAYS, AHEAD,
         num_warps=1,
     )  # fmt: skip
     return counts.cumsum(0)
 
 
 def keep_visible(
-    shaded: Shaded, samples: Samples, harmonics: Tensor, ids: Tensor | None, box: Box,
+    shaded: Shaded, samples: Samples, ray_inputs: Tensor, ids: Tensor | None, unit_length: float,
     min_transmittance: float, depths: Tensor | None = None,
 ) -> Kept:  # fmt: skip
     """Drop the samples behind T < min_transmittance.
 
     Args:
-        harmonics: [n, 16] of the rays that ids, as those of a Walk, point at.
+        ray_inputs: [n, n_ray_inputs] of the rays that ids, as those of a Walk, point at.
         depths: [n_rays], optical depth in front of each ray's first sample, written to; None: 0.
     """
-    n_rays, capacity, device = samples.n_rays, samples.capacity, harmonics.device
+    n_rays, capacity, device = samples.n_rays, samples.capacity, ray_inputs.device
     geometry = shaded.geometry
     n_geometry = geometry.shape[1]
     counts = torch.empty(n_rays + 1, dtype=torch.int64, device=device)  # a zero in front
     packed = (samples.t_starts, samples.t_ends, samples.ray_offsets)
     _visible[(blocks(n_rays, RAYS),)](
         geometry, *packed, samples.t_starts if depths is None else depths, counts, n_rays,
-        n_geometry, 1.0 / box.side, depth_limit(min_transmittance), depths is None, RAYS, AHEAD,
+        n_geometry, 1.0 / unit_length, depth_limit(min_transmittance), depths is None, RAYS, AHEAD,
         num_warps=1,
     )  # fmt: skip
     offsets = counts.cumsum(0)
-    n_inputs = n_geometry + harmonics.shape[1]
+    n_inputs = n_geometry + ray_inputs.shape[1]
     inputs = torch.empty(capacity, n_inputs, dtype=geometry.dtype, device=device)
     t_starts, t_ends = (torch.empty(capacity, device=device) for _ in range(2))  # both aligned
     sources = torch.empty(capacity, dtype=torch.int64, device=device)
     _gather[(blocks(capacity, GATHER_BLOCK),)](
-        geometry, harmonics, offsets if ids is None else ids, *packed, offsets, inputs, t_starts,
+        geometry, ray_inputs, offsets if ids is None else ids, *packed, offsets, inputs, t_starts,
         t_ends, sources, n_rays, halvings(n_rays), ids is None, n_geometry, n_inputs,
         power_of_two(n_inputs), GATHER_BLOCK,
     )  # fmt: skip
     return Kept(Samples(t_starts, t_ends, offsets), sources, inputs)
 
 
-def photometric_gradients(
-    params: NetParams,
-    grads: NetParams,
-    net: NetSpec,
-    box: Box,
-    rays: Rays,
-    samples: Samples,
-    target: Tensor,
-    background: Tensor,
-    *,
-    loss: str = "huber",
-    min_transmittance: float = 1e-4,
-    n_live: Tensor | None = None,
-    dtype: torch.dtype,
-) -> StepTerms:
-    """step.photometric_gradients, with table, network inputs and hidden values in `dtype`.
+def ray_inputs_of(rays: Rays, ray_inputs: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """What the colour network is given of each ray, in its precision; None: the harmonics."""
+    if ray_inputs is None:
+        return triton_harmonics.harmonics(rays.directions, dtype)
+    return ray_inputs.to(dtype).contiguous()
 
-    Args:
-        n_live: how many rays count, an int64 scalar on the device; None: all. The others must
-            have no samples.
+
+def step_gradients(
+    network: Network,
+    grads: NetParams,
+    batch: Batch,
+    samples: Samples,
+    objective: Objective,
+    *,
+    ray_inputs: Tensor | None = None,
+    n_live: Tensor | None = None,
+    with_weights: bool = False,
+    with_ray_grads: bool = False,
+) -> StepOut:
+    """fused.step_gradients, with network inputs and hidden values in the precision of the table.
+
+    RayGrads are of all rays: those that do not count have zeros.
     """
+    net, params, space, rays = network.spec, network.params, network.space, batch.rays
     ensure_fits(net)
+    device, limit = batch.rgb.device, objective.min_transmittance
     if n_live is None:
-        n_live = count(len(rays), target.device)
-    shaded = look(rays, None, samples, box, params, net, min_transmittance, FIRST_ROUND, dtype)
-    harmonics = triton_harmonics.spherical_harmonics(rays.directions, dtype)
-    kept = keep_visible(shaded, samples, harmonics, None, box, min_transmittance)
+        n_live = count(len(rays), device)
+    shaded = look(network, rays, None, samples, limit, FIRST_ROUND)
+    inputs = ray_inputs_of(rays, ray_inputs, params.table.dtype)
+    kept = keep_visible(shaded, samples, inputs, None, space.unit_length, limit)
     color_rows, widths = Rows.plain(kept.inputs), net.color_widths
-    colors = torch.empty(samples.capacity, 3, dtype=dtype, device=target.device)
+    colors = torch.empty(samples.capacity, 3, dtype=params.table.dtype, device=device)
     triton_mlp.forward(color_rows, params.color, widths, kept.n_live, colors)
-    d_logs, d_colors, terms = photometric(
-        kept.inputs, colors, kept.samples, target, background, n_live, box, loss
-    )
-    factor = terms[2:]
+    weights = torch.zeros_like(samples.t_starts) if with_weights else None
+    found = losses_and_gradients(
+        kept.inputs, colors, kept.samples, kept.sources, batch, n_live, space.unit_length,
+        objective, weights,
+    )  # fmt: skip
     d_inputs = triton_mlp.backward(
-        color_rows, params.color, widths, d_colors, kept.n_live, grads.color, factor
+        color_rows, params.color, widths, found.d_colors, kept.n_live, grads.color, found.factor
     )
     d_features = triton_mlp.backward(
         Rows.of_levels(shaded.features), params.density, net.density_widths, d_inputs,
-        kept.n_live, grads.density, factor, kept.sources, d_logs,
+        kept.n_live, grads.density, found.factor, kept.sources, found.d_logs,
     )  # fmt: skip
+    where = (net.grid, kept.n_live)
     triton_encoding.scatter(
-        shaded.positions, d_features, grads.table, net.grid, kept.n_live, factor, kept.sources
+        shaded.positions, d_features, grads.table, *where, found.factor, kept.sources
     )
-    return StepTerms(terms[0], terms[1], kept.n_live[0])
+    ray_grads = None
+    if with_ray_grads:
+        d_positions = triton_encoding.position_gradients(
+            shaded.positions, d_features, params.table, *where, kept.sources
+        )
+        ray_grads = ray_gradients(
+            rays, kept.samples, d_positions, d_inputs, net.n_geometry, space, found.factor,
+            ray_inputs is None,
+        )  # fmt: skip
+    return StepOut(found.terms, found.mse, kept.n_live[0], weights, ray_grads)

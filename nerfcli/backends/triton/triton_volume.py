@@ -42,10 +42,10 @@ def _alpha(tau):
 
 
 @triton.jit
-def sigma_of(sigmas, i, live, stride, inverse_side, RAW: tl.constexpr):
+def sigma_of(sigmas, i, live, stride, inverse_unit, RAW: tl.constexpr):
     sigma = tl.load(sigmas + i * stride, live, 0.0).to(tl.float32)
     if RAW:
-        sigma = tl.where(live, tl.exp(tl.minimum(sigma, MAX_LOG)) * inverse_side, 0.0)
+        sigma = tl.where(live, tl.exp(tl.minimum(sigma, MAX_LOG)) * inverse_unit, 0.0)
     return sigma
 
 
@@ -70,10 +70,12 @@ def in_front(tau):
 
 @triton.jit
 def walk_forward(
-    sigmas, rgbs, t_starts, t_ends, light_out, first, last, stride, inverse_side,
-    RAW: tl.constexpr, KEEP: tl.constexpr, AHEAD: tl.constexpr,
+    sigmas, rgbs, t_starts, t_ends, light_out, weights_out, sources, first, last, stride,
+    inverse_unit, RAW: tl.constexpr, KEEP: tl.constexpr, WEIGHTS: tl.constexpr,
+    AHEAD: tl.constexpr,
 ):  # fmt: skip
-    """Sums over each ray: red, green, blue, weights, weights times t. KEEP: note the light."""
+    """Sums over each ray: red, green, blue, weights, weights times t. KEEP: note the light.
+    WEIGHTS: and the weights, where the samples come from."""
     depth = tl.zeros_like(first).to(tl.float32)
     red, green, blue, opacity, expected = depth, depth, depth, depth, depth
     # the rows of i are made in the loop: Triton 3.5 fails over a tile that is carried through it
@@ -83,7 +85,7 @@ def walk_forward(
         live = i < last[:, None]
         start = tl.load(t_starts + i, live, 0.0)
         delta = tl.load(t_ends + i, live, 0.0) - start
-        sigma = sigma_of(sigmas, i, live, stride, inverse_side, RAW)
+        sigma = sigma_of(sigmas, i, live, stride, inverse_unit, RAW)
         tau = tl.minimum(sigma * delta, OPAQUE)
         light = tl.exp(-(depth[:, None] + in_front(tau)))
         weight = light * _alpha(tau)
@@ -94,6 +96,8 @@ def walk_forward(
         expected += tl.sum(weight * (start + 0.5 * delta), 1)
         if KEEP:
             tl.store(light_out + i, light, live)
+        if WEIGHTS:
+            tl.store(weights_out + tl.load(sources + i, live, 0), weight, live)
         depth += tl.sum(tau, 1)
         begin += AHEAD
         left -= AHEAD
@@ -102,18 +106,26 @@ def walk_forward(
 
 @triton.jit
 def walk_back(
-    sigmas, rgbs, t_starts, t_ends, light_in, d_sigmas, d_rgbs, first, last, stride, inverse_side,
-    d_red, d_green, d_blue, d_opacity, d_expected, RAW: tl.constexpr, AHEAD: tl.constexpr,
+    sigmas, rgbs, t_starts, t_ends, light_in, d_sigmas, d_rgbs, first, last, stride, inverse_unit,
+    d_red, d_green, d_blue, d_opacity, d_expected, d_distortion, opacity, mean_t,
+    RAW: tl.constexpr, DISTORTION: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of the samples of each ray from those of its five sums."""
+    """Gradients of the samples of each ray from those of its five sums, and of its distortion.
+
+    Every further loss is a summand of q. Returns the distortion, in scene units. With m_i the
+    middles, taken from mean_t since only their differences count, and W, M the sums of w and w m,
+        dL/dw_i = 2 (m_i (W_front - W_behind) - (M_front - M_behind)) + 2/3 w_i delta_i,
+    and the distortion is half of the sum of w_i dL/dw_i.
+    """
     behind = tl.zeros_like(d_red)  # sum of q_j w_j behind the samples
+    w_behind, m_behind, distortion = behind, behind, behind
     end, left = last, tl.max(last - first)
     while left > 0:
         i = end[:, None] - 1 - tl.arange(0, AHEAD)[None, :]  # from the last sample to the first
         live = i >= first[:, None]
         start = tl.load(t_starts + i, live, 0.0)
         delta = tl.load(t_ends + i, live, 0.0) - start
-        sigma = sigma_of(sigmas, i, live, stride, inverse_side, RAW)
+        sigma = sigma_of(sigmas, i, live, stride, inverse_unit, RAW)
         tau = tl.minimum(sigma * delta, OPAQUE)
         light = tl.load(light_in + i, live, 0.0)
         red = _color(rgbs, i, live, 0, RAW)
@@ -122,6 +134,16 @@ def walk_back(
         q = d_red[:, None] * red + d_green[:, None] * green + d_blue[:, None] * blue
         q += d_opacity[:, None] + d_expected[:, None] * (start + 0.5 * delta)
         weight = light * _alpha(tau)
+        if DISTORTION:
+            m = start + 0.5 * delta - mean_t[:, None]
+            w_back = w_behind[:, None] + in_front(weight)
+            m_back = m_behind[:, None] + in_front(weight * m)
+            slope = m * (opacity[:, None] - weight - 2.0 * w_back) + weight * m + 2.0 * m_back
+            slope = 2.0 * slope + (2.0 / 3.0) * weight * delta
+            q += d_distortion[:, None] * slope
+            distortion += 0.5 * tl.sum(weight * slope, 1)
+            w_behind += tl.sum(weight, 1)
+            m_behind += tl.sum(weight * m, 1)
         share = q * weight
         d_tau = q * light * tl.exp(-tau) - behind[:, None] - in_front(share)
         behind += tl.sum(share, 1)
@@ -137,6 +159,7 @@ def walk_back(
         tl.store(d_sigmas + i, d_sigma, live)
         end -= AHEAD
         left -= AHEAD
+    return distortion
 
 
 @triton.jit
@@ -155,8 +178,9 @@ def _composite(
 ):  # fmt: skip
     rays, inside, first, last = ray_block(offsets, n_rays, RAYS)
     red, green, blue, total, expected = walk_forward(
-        sigmas, rgbs, t_starts, t_ends, sigmas, first, last, 1, 1.0, False, False, AHEAD
-    )
+        sigmas, rgbs, t_starts, t_ends, sigmas, sigmas, offsets, first, last, 1, 1.0, False, False,
+        False, AHEAD,
+    )  # fmt: skip
     shine = 1.0 - total
     tl.store(rgb + rays * 3, red + shine * tl.load(background + rays * 3, inside, 0.0), inside)
     back = tl.load(background + rays * 3 + 1, inside, 0.0)
@@ -190,8 +214,9 @@ def _composite_backward(
 ):  # fmt: skip
     rays, inside, first, last = ray_block(offsets, n_rays, RAYS)
     red, green, blue, total, expected = walk_forward(
-        sigmas, rgbs, t_starts, t_ends, light, first, last, 1, 1.0, False, True, AHEAD
-    )
+        sigmas, rgbs, t_starts, t_ends, light, light, offsets, first, last, 1, 1.0, False, True,
+        False, AHEAD,
+    )  # fmt: skip
     tl.debug_barrier()  # the light is read by other threads than wrote it
     d_red = tl.load(d_rgb + rays * 3, inside, 0.0)
     d_green = tl.load(d_rgb + rays * 3 + 1, inside, 0.0)
@@ -205,7 +230,7 @@ def _composite_backward(
     d_total -= d_expected * (expected / safe)
     walk_back(
         sigmas, rgbs, t_starts, t_ends, light, d_sigmas, d_rgbs, first, last, 1, 1.0,
-        d_red, d_green, d_blue, d_total, d_expected, False, AHEAD,
+        d_red, d_green, d_blue, d_total, d_expected, total, total, total, False, False, AHEAD,
     )  # fmt: skip
 
 

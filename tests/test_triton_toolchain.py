@@ -1,4 +1,4 @@
-"""What Triton needs beside a GPU: found, made up for, or told in words.
+"""What Triton needs beside a GPU: found, made up for, or named as missing.
 
 No GPU is needed: the stub that Triton compiles for the driver is compiled and loaded for real,
 with a stand-in for libcuda that has its functions' names.
@@ -18,7 +18,7 @@ from types import SimpleNamespace
 import pytest
 
 from conftest import nerf_environment
-from nerfcli.backends import triton_host
+from nerfcli.backends.triton import toolchain
 
 # Says what the backend says on a machine with a GPU; HEADERS names the folder of Python.h
 ASK = """
@@ -32,8 +32,8 @@ if "HEADERS" in os.environ:
     sysconfig.get_paths = lambda *a, **o: known(*a, **o) | {"include": os.environ["HEADERS"]}
 if "NO_ZIG" in os.environ:
     sys.modules["ziglang"] = None
-from nerfcli.backends import ops_triton
-print(ops_triton.unavailable("cuda"))
+from nerfcli.backends.triton.backend import TritonBackend
+print(TritonBackend.why_unavailable("cuda"))
 print(os.environ.get("CC"), os.environ.get("TRITON_CACHE_DIR"))
 """
 
@@ -160,7 +160,7 @@ def test_old_interpreters_need_an_old_numpy(
     monkeypatch.setitem(sys.modules, "numpy", SimpleNamespace(__version__=numpy_version))
     monkeypatch.setitem(sys.modules, "triton", SimpleNamespace(__version__=version))
     want = f"the interpreter of Triton {version} needs NumPy 2.3 or older"
-    assert triton_host.interpreter_unavailable() == (None if runs else want)
+    assert toolchain.why_interpreter_unavailable() == (None if runs else want)
 
 
 @pytest.fixture
@@ -185,14 +185,14 @@ def program(path: Path, text: str = "") -> Path:
 def test_gcc_comes_first_and_any_c_compiler_will_do(tools: Path) -> None:
     for name in ("cc", "clang", "gcc"):
         program(tools / name)
-        assert triton_host.compiler() == [name]
+        assert toolchain.compiler() == [name]
 
 
 def test_what_triton_finds_itself_needs_no_variable(tools: Path) -> None:
-    triton_host.show_compiler(["gcc"])
-    triton_host.show_compiler(["clang"])
+    toolchain.show_compiler(["gcc"])
+    toolchain.show_compiler(["clang"])
     assert "CC" not in os.environ
-    triton_host.show_compiler(["cc"])
+    toolchain.show_compiler(["cc"])
     assert os.environ["CC"] == "cc"
 
 
@@ -200,8 +200,8 @@ def test_an_empty_cc_is_as_good_as_none(tools: Path, monkeypatch: pytest.MonkeyP
     """Triton would take it for the name of a program."""
     monkeypatch.setenv("CC", "")
     program(tools / "gcc")
-    assert triton_host.compiler() == ["gcc"]
-    triton_host.show_compiler(["gcc"])
+    assert toolchain.compiler() == ["gcc"]
+    toolchain.show_compiler(["gcc"])
     assert os.environ["CC"] == "gcc"
 
 
@@ -209,8 +209,8 @@ def test_a_cc_with_options_becomes_a_program(tools: Path, monkeypatch: pytest.Mo
     """Triton takes the whole of $CC for a program's name."""
     program(tools / "ccache", 'printf "%s|" "$@"')
     monkeypatch.setenv("CC", "ccache gcc -m64")
-    assert triton_host.compiler() == ["ccache", "gcc", "-m64"]
-    triton_host.show_compiler(["ccache", "gcc", "-m64"])
+    assert toolchain.compiler() == ["ccache", "gcc", "-m64"]
+    toolchain.show_compiler(["ccache", "gcc", "-m64"])
     done = subprocess.run([os.environ["CC"], "a file.c", "-O3"], capture_output=True, text=True)
     assert done.stdout == "gcc|-m64|a file.c|-O3|"
 
@@ -220,8 +220,8 @@ def test_a_cc_that_is_no_program_is_refused_by_name(
 ) -> None:
     program(tools / "gcc")
     monkeypatch.setenv("CC", "no-such-compiler")
-    assert triton_host.compiler() is None
-    reason = triton_host._in_words(RuntimeError("whatever"), "", None)
+    assert toolchain.compiler() is None
+    reason = toolchain._explain(RuntimeError("whatever"), "", None)
     assert reason == (
         "Triton needs a C compiler, and $CC is 'no-such-compiler', which is none (unset it)"
     )
@@ -232,11 +232,11 @@ def test_a_stub_in_the_cache_is_enough_where_it_is_the_only_one(
     per_kernel: bool, tools: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Up to Triton 3.6 each kernel needs the compiler again."""
-    monkeypatch.setattr(triton_host, "_build_stub", lambda command: per_kernel)
-    reason = triton_host.unavailable.__wrapped__()
+    monkeypatch.setattr(toolchain, "_build_stub", lambda command: per_kernel)
+    reason = toolchain.why_unavailable.__wrapped__()
     assert ("needs a C compiler" in str(reason)) == per_kernel
     program(tools / "gcc")
-    assert triton_host.unavailable.__wrapped__() is None
+    assert toolchain.why_unavailable.__wrapped__() is None
 
 
 def driver_of(version: str, *folders: Path) -> SimpleNamespace:
@@ -259,17 +259,17 @@ def test_libcuda_is_linked_to_by_the_name_that_triton_links_to(
     tools: Path, libcuda: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Up to Triton 3.5 that is libcuda.so, which only developers have."""
-    monkeypatch.setattr(triton_host, "_loaded_libcuda", lambda: str(libcuda))
-    triton_host.show_libcuda(driver_of("3.6", libcuda.parent))
+    monkeypatch.setattr(toolchain, "_loaded_libcuda", lambda: str(libcuda))
+    toolchain.show_libcuda(driver_of("3.6", libcuda.parent))
     assert "TRITON_LIBCUDA_PATH" not in os.environ
     for driver in (driver_of("3.5", libcuda.parent), driver_of("3.6")):
-        triton_host.show_libcuda(driver)
+        toolchain.show_libcuda(driver)
         folder = Path(os.environ.pop("TRITON_LIBCUDA_PATH"))
         assert sorted(driver.cleared) == ["libcuda_dirs", "library_dirs"]
         for name in ("libcuda.so", "libcuda.so.1"):
             assert (folder / name).resolve() == libcuda.resolve()
     complete = driver_of("3.5", folder)
-    triton_host.show_libcuda(complete)
+    toolchain.show_libcuda(complete)
     assert "TRITON_LIBCUDA_PATH" not in os.environ and not complete.cleared
 
 
@@ -277,11 +277,11 @@ def test_triton_keeps_the_cache_that_the_user_chose(
     tools: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = Path(os.environ["HOME"])
-    triton_host.show_cache()
+    toolchain.show_cache()
     assert "TRITON_CACHE_DIR" not in os.environ  # Triton's own choice will do
     monkeypatch.setenv("TRITON_HOME", "/proc/nowhere")
-    triton_host.show_cache()
+    toolchain.show_cache()
     assert os.environ["TRITON_CACHE_DIR"] == str(home / ".cache" / "nerfcli" / "triton")
     monkeypatch.setenv("TRITON_CACHE_DIR", "/proc/chosen")
-    triton_host.show_cache()
+    toolchain.show_cache()
     assert os.environ["TRITON_CACHE_DIR"] == "/proc/chosen"

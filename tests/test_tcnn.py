@@ -14,18 +14,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from nerfcli.backends import ops_tcnn
+from nerfcli.backends import tcnn
+from nerfcli.backends.base import Backend
+from nerfcli.backends.tcnn import TcnnBackend
 from nerfcli.cameras.boxes import Box
-from nerfcli.cameras.rays import Rays
+from nerfcli.cameras.rays import Batch, Rays
 from nerfcli.core.errors import NerfError
 from nerfcli.reference import encoding, mlp, radiance
-from nerfcli.reference import fused as step
+from nerfcli.reference.contraction import BoxSpace
 from nerfcli.reference.encoding import GridSpec
+from nerfcli.reference.fused import Objective
 from nerfcli.reference.radiance import NetParams, NetSpec
 from nerfcli.reference.samples import Samples
-from nerfcli.reference.sampling import Steps, intersect_box, march
+from nerfcli.reference.sampling import MarchingGrid, Steps, march
 from nerfcli.reference.volume import composite
 
+SPACE = BoxSpace(Box((0.0, 0.0, 0.0), 1.0), 0.1, 10.0)
 NET = NetSpec(GridSpec(8, 2, 9, 4, 32), width=16)
 
 
@@ -95,8 +99,8 @@ def stand_in(monkeypatch: pytest.MonkeyPatch):
     module.Encoding, module.Network = Encoding, Network  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "tinycudann", module)
     yield
-    ops_tcnn._grid_module.cache_clear()
-    ops_tcnn._network_module.cache_clear()
+    tcnn._grid_module.cache_clear()
+    tcnn._network_module.cache_clear()
 
 
 def params_of(seed: int = 0) -> NetParams:
@@ -124,8 +128,10 @@ def test_field_and_gradients_are_the_references(n: int) -> None:
     for params in (mine, right):
         for p in params.tensors():
             p.requires_grad_()
-    d = torch.nn.functional.normalize(positions(n) - 0.4, dim=1)
-    got, want = ops_tcnn.radiance(x, d, mine, NET), radiance.radiance(x, d, right, NET)
+    ray_inputs = torch.randn(n, 16, generator=torch.Generator().manual_seed(2))
+    mine_network, right_network = (radiance.Network(NET, p, SPACE) for p in (mine, right))
+    got = TcnnBackend().radiance(mine_network, x, ray_inputs)
+    want = radiance.radiance(right_network, x, ray_inputs)
     torch.testing.assert_close(got, want)
     weights = torch.arange(3.0)
     assert_same_gradients(
@@ -134,12 +140,12 @@ def test_field_and_gradients_are_the_references(n: int) -> None:
         mine,
         right,
     )
-    torch.testing.assert_close(ops_tcnn.density(x, mine, NET), want[0])
+    torch.testing.assert_close(TcnnBackend().density(mine_network, x), want[0])
 
 
 def test_a_density_beyond_the_clamp_keeps_its_gradient() -> None:
     geometry = torch.tensor([[20.0], [1.0]], requires_grad=True)
-    sigmas = ops_tcnn._sigmas(geometry)
+    sigmas = tcnn._sigmas(geometry)
     (grad,) = torch.autograd.grad(sigmas.sum(), geometry)
     want = torch.tensor([radiance.MAX_LOG_DENSITY, 1.0]).exp()
     torch.testing.assert_close(sigmas, want)
@@ -149,30 +155,27 @@ def test_a_density_beyond_the_clamp_keeps_its_gradient() -> None:
 def test_a_network_of_an_unpadded_input_goes_to_torch() -> None:
     widths = (6, 16, 3)
     weights, x = mlp.init_mlp(widths), positions(6).repeat(1, 2)
-    assert torch.equal(ops_tcnn.mlp(x, weights, widths), mlp.mlp(x, weights, widths))
-    assert not ops_tcnn._network_module.cache_info().currsize
+    assert torch.equal(TcnnBackend().mlp(x, weights, widths), mlp.mlp(x, weights, widths))
+    assert not tcnn._network_module.cache_info().currsize
 
 
 def test_a_step_and_a_picture_are_the_references() -> None:
-    box, steps, params = Box((0.0, 0.0, 0.0), 1.0), Steps(0.1), params_of()
+    params = params_of()
     origins = torch.tensor([[-3.0, 0.1, 0.2], [0.1, 3.0, 0.2], [0.0, 0.0, 9.0]])
     goal = torch.tensor([[0.2, 0.1, 0.0]])
     rays = Rays(origins, torch.nn.functional.normalize(goal - origins, dim=1))
-    bounds = (
-        *intersect_box(*(rays.origins, rays.directions), box, 0.1, 10.0),
-        torch.full((3,), 0.5),
-    )
-    occupied = torch.ones(1, 4, 4, 4, dtype=torch.bool)
-    samples = march(rays.origins, rays.directions, *bounds, occupied, box, steps)
-    target, background = positions(3), torch.ones(3, 3)
-    results = []
-    for ops in (ops_tcnn, step):
+    bounds, jitter = SPACE.bounds(rays), torch.full((3,), 0.5)
+    grid = MarchingGrid(torch.ones(1, 4, 4, 4, dtype=torch.bool), SPACE.box, Steps(0.1))
+    samples = march(rays, bounds, jitter, grid)
+    batch, objective = Batch(rays, positions(3), torch.ones(3, 3)), Objective(min_transmittance=0.1)
+    network, results = radiance.Network(NET, params, SPACE), []
+    for backend in (TcnnBackend(), Backend()):
         grads = NetParams(*(torch.zeros_like(p) for p in params.tensors()))
-        terms = ops.photometric_gradients(
-            params, grads, NET, box, rays, samples, target, background, min_transmittance=0.1
+        out = backend.step_gradients(network, grads, batch, samples, objective)
+        pixels = backend.render_rays(
+            network, rays, bounds, jitter, grid, batch.background, min_transmittance=0.1
         )
-        pixels = ops.render_rays(params, NET, box, rays, *bounds, occupied, steps, background, 0.1)
-        results.append((terms.loss, terms.mse, terms.n_kept, *grads.tensors(), pixels.rgb))
+        results.append((out.loss(objective), out.mse, out.n_kept, *grads.tensors(), pixels.rgb))
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b)
 
@@ -182,24 +185,23 @@ def test_gradients_in_half_precision_neither_vanish_nor_overflow(
 ) -> None:
     """A batch as large as in training, of pixels far off and of pixels that are almost right."""
     monkeypatch.setattr(Network, "rounds", True)
-    n, box, params = 20000, Box((0.0, 0.0, 0.0), 1.0), params_of()
+    n, params = 20000, params_of()
+    network = radiance.Network(NET, params, SPACE)
     origins = 3 * torch.nn.functional.normalize(positions(n) - 0.5, dim=1)
     rays = Rays(origins, -origins / 3)
     edges = torch.tensor([2.5, 3.0, 3.5]).expand(n, 3)
     samples, background = Samples.from_edges(edges), torch.ones(n, 3)
     want = NetParams(*(torch.zeros_like(p) for p in params.tensors()))
     got = NetParams(*(torch.zeros_like(p) for p in params.tensors()))
-    t_mids = samples.t_mids.view(n, 2, 1)
-    x = box.to_unit(origins[:, None] + t_mids * rays.directions[:, None]).view(-1, 3)
-    sigmas, rgbs = radiance.radiance(x, rays.directions.repeat_interleave(2, 0), params, NET)
-    rendered = composite(sigmas / box.side, rgbs, samples, background).rgb
+    inputs = encoding.spherical_harmonics(rays.directions).repeat_interleave(2, 0)
+    sigmas, rgbs = radiance.radiance(network, samples.positions(rays), inputs)
+    rendered = composite(sigmas, rgbs, samples, background).rgb
     for target in (torch.zeros(n, 3), rendered - 0.001):
-        for ops, grads in ((step, want), (ops_tcnn, got)):
+        for backend, grads in ((Backend(), want), (TcnnBackend(), got)):
             for g in grads.tensors():
                 g.zero_()
-            ops.photometric_gradients(
-                params, grads, NET, box, rays, samples, target, background, loss="mse"
-            )
+            batch = Batch(rays, target, background)
+            backend.step_gradients(network, grads, batch, samples, Objective("mse"))
         for a, b in zip(got.tensors()[1:], want.tensors()[1:], strict=True):
             assert float((a - b).norm() / b.norm()) < 0.01  # ten bits, less among the subnormal
 
@@ -207,7 +209,7 @@ def test_gradients_in_half_precision_neither_vanish_nor_overflow(
 def test_a_library_with_another_layout_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Encoding, "__init__", lambda self, *_: _with_params(self, 7))
     with pytest.raises(NerfError, match=r"has 7 parameters for the grid.*another --backend"):
-        ops_tcnn.hash_grid(positions(4), params_of().table, NET.grid)
+        TcnnBackend().hash_grid(positions(4), params_of().table, NET.grid)
 
 
 def _with_params(module: torch.nn.Module, n: int) -> None:
@@ -216,18 +218,18 @@ def _with_params(module: torch.nn.Module, n: int) -> None:
 
 
 def test_a_library_that_does_not_load_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ops_tcnn, "installed", lambda name: True)
-    monkeypatch.setattr(ops_tcnn, "cuda_missing", lambda: None)
-    assert ops_tcnn.unavailable("cuda") is None
+    monkeypatch.setattr(tcnn, "is_installed", lambda name: True)
+    monkeypatch.setattr(tcnn, "cuda_missing", lambda: None)
+    assert TcnnBackend.why_unavailable("cuda") is None
     monkeypatch.setitem(sys.modules, "tinycudann", None)  # importing it fails
-    assert "cannot be imported" in str(ops_tcnn.unavailable("cuda"))
+    assert "cannot be imported" in str(TcnnBackend.why_unavailable("cuda"))
 
 
 def test_without_the_library_the_reason_has_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ops_tcnn, "installed", lambda name: False)
-    reason = str(ops_tcnn.unavailable("cuda"))
+    monkeypatch.setattr(tcnn, "is_installed", lambda name: False)
+    reason = str(TcnnBackend.why_unavailable("cuda"))
     assert "git+https://github.com/NVlabs/tiny-cuda-nn" in reason and "nvcc" in reason
-    assert ops_tcnn.unavailable("cpu") == "it does not run on cpu"
-    monkeypatch.setattr(ops_tcnn, "installed", lambda name: True)
-    monkeypatch.setattr(ops_tcnn, "cuda_missing", lambda: "no GPU")
-    assert ops_tcnn.unavailable("cuda") == "no GPU"
+    assert TcnnBackend.why_unavailable("cpu") == "it does not run on cpu"
+    monkeypatch.setattr(tcnn, "is_installed", lambda name: True)
+    monkeypatch.setattr(tcnn, "cuda_missing", lambda: "no GPU")
+    assert TcnnBackend.why_unavailable("cuda") == "no GPU"

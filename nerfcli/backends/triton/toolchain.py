@@ -3,7 +3,7 @@
 Triton speaks to the driver through stubs in C that it compiles at first use and keeps in its
 cache: one for the driver and, up to Triton 3.6, one for each kernel. That takes a C compiler
 (Triton looks for $CC, gcc and clang), Python's headers, libcuda and a folder to write in. Where its
-own search fails, it is shown what else there is, by the environment variables that it reads.
+own search fails, the environment variables that it reads point it at what else there is.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ GET_HEADERS = "apt install python3-dev, or dnf install python3-devel"
 
 
 @functools.cache
-def unavailable() -> str | None:
-    """Why Triton cannot launch kernels here, in words; None if it can. Needs a GPU.
+def why_unavailable() -> str | None:
+    """The reason why Triton cannot launch kernels here, or None. Needs a GPU.
 
     The way to know is to compile the driver's stub: half a second the first time, later it comes
     from Triton's cache.
@@ -44,7 +44,7 @@ def unavailable() -> str | None:
                 per_kernel = _build_stub(command)
         except Exception as error:  # of Triton, of the compiler, of the loader
             log.seek(0)
-            return _in_words(error, log.read(), command)
+            return _explain(error, log.read(), command)
     return _no_compiler() if per_kernel and command is None else None
 
 
@@ -61,7 +61,7 @@ def _build_stub(command: Sequence[str] | None) -> bool:
     return hasattr(nvidia, "make_launcher")
 
 
-def _in_words(error: Exception, log: str, command: Sequence[str] | None) -> str:
+def _explain(error: Exception, log: str, command: Sequence[str] | None) -> str:
     """What was missing, from the compiler's output or else the exception."""
     if command is None:
         return _no_compiler()
@@ -159,8 +159,8 @@ def show_libcuda(nvidia: Any) -> None:
         search.cache_clear()
 
 
-def interpreter_unavailable() -> str | None:
-    """Why Triton's interpreter does not run here, in words; None if it does."""
+def why_interpreter_unavailable() -> str | None:
+    """The reason why Triton's interpreter does not run here, or None."""
     import numpy
     import triton  # pyright: ignore[reportMissingImports]
 
