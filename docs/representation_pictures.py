@@ -17,7 +17,7 @@ from PIL import Image
 
 from nerfcli.cameras.cameras import Cameras
 from nerfcli.engine.runs import Run
-from nerfcli.extraction.rasterize import visible_faces
+from nerfcli.extraction.rasterize import covered_pixels
 from nerfcli.scenes.scene import Scene
 from nerfcli.shapes.mesh_files import load_shape
 from nerfcli.shapes.types import Mesh, PointCloud, SdfGrid, VoxelGrid
@@ -38,6 +38,32 @@ def export(run: Path, folder: Path, kind: str, name: str, *words: object) -> Pat
     command = [sys.executable, "-m", "nerfcli", "export", run, "--to", kind, "--out", out, *words]
     subprocess.run([str(word) for word in command], check=True, stdout=subprocess.DEVNULL)
     return out
+
+
+def visible_faces(mesh: Mesh, cameras: Cameras, index: int) -> tuple[np.ndarray, np.ndarray]:
+    """Find the nearest face at each pixel of a camera's picture, by z-buffer.
+
+    Returns:
+        face [height * width], -1 where there is none, and its barycentric weights [.., 3].
+    """
+    import torch
+
+    width, height = cameras.size[index].tolist()
+    xy, z = (v.numpy() for v in cameras.project(index, torch.from_numpy(mesh.vertices)))
+    faces = np.flatnonzero((z[mesh.faces] > 1e-9).all(axis=1))
+    best = np.full(width * height, np.inf)
+    found = np.full(width * height, -1)
+    shares = np.zeros((width * height, 3))
+    for part in covered_pixels(xy[mesh.faces[faces]], width, height):
+        face = faces[part.face]
+        # weights in the picture, to weights in space: 1 / z is linear in the picture
+        scaled = part.weights / z[mesh.faces[face]]
+        depth = 1.0 / scaled.sum(axis=1)
+        np.minimum.at(best, part.pixel, depth)
+        wins = depth == best[part.pixel]
+        found[part.pixel[wins]] = face[wins]
+        shares[part.pixel[wins]] = scaled[wins] * depth[wins, None]
+    return found, shares
 
 
 def shaded(mesh: Mesh, cameras: Cameras, color: np.ndarray | None = None) -> np.ndarray:

@@ -36,14 +36,17 @@ CPU, TORCH = CpuBackend(), Backend()
 
 BOX = Box((0.1, 0.0, -0.05), 1.0)
 UNIT = BoxSpace(Box((0.5, 0.5, 0.5), 0.5))  # in which positions are those of the grid
-_C, _S = math.cos(0.3), math.sin(0.3)
+# a turn by right angles: products with 0 and 1 are exact, so that both sides round alike
+_TURN = (0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 SPACES: list[Space] = [
     BoxSpace(Box((0.1, 0.0, -0.05), 1.0, 2)),
     ContractedSpace(BOX),
-    PerspectiveSpace(
-        BOX, (_C, 0.0, _S, 0.0, 1.0, 0.0, -_S, 0.0, _C), (0, 0.1, -2), 0.5, (0.6, 0.4)
-    ),
+    PerspectiveSpace(BOX, _TURN, (-2.0, 0.1, 0.2), 0.5, (0.6, 0.4)),
 ]
+_C, _S = math.cos(0.3), math.sin(0.3)
+TURNED = PerspectiveSpace(
+    BOX, (_C, 0.0, _S, 0.0, 1.0, 0.0, -_S, 0.0, _C), (0.0, 0.1, -2.0), 0.5, (0.6, 0.4)
+)
 SPACE_NAMES = [space.kind for space in SPACES]
 
 

@@ -14,19 +14,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from nerfcli.cameras.rotations import look_at
+
 FLIP = np.diag([1.0, -1.0, -1.0, 1.0])
 WIDTH, HEIGHT, FOCAL = 240, 180, 220.0
 N_VIEWS = 14
 
 
-def look_at(eye: np.ndarray, target: np.ndarray) -> np.ndarray:
+def opengl_pose(eye: np.ndarray, target: np.ndarray) -> np.ndarray:
     """OpenGL camera-to-world [4, 4], z up."""
-    back = (eye - target) / np.linalg.norm(eye - target)
-    right = np.cross([0.0, 0.0, 1.0], back)
-    right /= np.linalg.norm(right)
-    pose = np.eye(4)
-    pose[:3, 0], pose[:3, 1], pose[:3, 2], pose[:3, 3] = right, np.cross(back, right), back, eye
-    return pose
+    pose = look_at(eye[None], target, np.array([0.0, 0.0, 1.0]))[0]
+    return np.concatenate([pose, [[0.0, 0.0, 0.0, 1.0]]]) @ FLIP
 
 
 def arc(n: int = N_VIEWS, step: float = 0.16) -> list[np.ndarray]:
@@ -37,7 +35,7 @@ def arc(n: int = N_VIEWS, step: float = 0.16) -> list[np.ndarray]:
         distance, height = 4.0 + 0.3 * np.sin(1.7 * i), 1.6 + 0.5 * np.cos(2.3 * i)
         eye = np.array([distance * np.cos(angle), distance * np.sin(angle), height])
         target = np.array([0.15 * np.sin(3 * i), 0.15 * np.cos(5 * i), 0.0])
-        poses.append(look_at(eye, target))
+        poses.append(opengl_pose(eye, target))
     return poses
 
 

@@ -1,4 +1,4 @@
-"""`nerf check` on a scene that is sound, and on the same scene spoilt in every usual way."""
+"""`nerf check` on a sound scene, and on the same scene spoilt in every usual way."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from PIL import Image
 from spoiled import SOUND, SPOILERS, scenes_with_masks, spoil, write_textured_scene
 
 from conftest import Nerf
-from nerfcli.check import Checked, check_source, quick_warnings, write_corrected
-from nerfcli.check.gather import Gathered, gather
-from nerfcli.check.scene_check import judge
+from nerfcli.check import SceneCheck, check_few_views, check_source, write_corrected
+from nerfcli.check.scene_check import judge_scene
 from nerfcli.cli import main
 from nerfcli.core.config import SceneConfig
 from nerfcli.core.progress import Progress
+from nerfcli.matching.matching import MatchedScene, match_scene
 from nerfcli.scenes import load_scene, read_source
 from nerfcli.scenes.build import scene_from_source
 
-# Features are found to about half a pixel; a tenth of what a wrong pose must exceed.
+# Features are found to about half a pixel, a tenth of the error of a wrong pose.
 TYPICAL = 0.5
 QUIET = Progress("quiet", None, "", "")
 REAL = ("fern", "can", "fox", "pc_tower", "lego")
 
 
-def check(path: Path) -> Checked:
+def check(path: Path) -> SceneCheck:
     return check_source(read_source(path), QUIET)
 
 
-def faults(checked: Checked) -> dict[str, str]:
-    return {finding.what: finding.text for finding in checked.report.faults}
+def faults(result: SceneCheck) -> dict[str, str]:
+    return {finding.what: finding.text for finding in result.report.faults}
 
 
 @pytest.fixture(scope="module")
@@ -41,33 +41,35 @@ def textured(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def seen(textured: Path) -> Gathered:
-    """Images are looked at once: most spoilers change poses only."""
-    return gather(scene_from_source(read_source(textured), SceneConfig(holdout=0)), QUIET)
+def matched(textured: Path) -> MatchedScene:
+    """The images, matched once: most spoilers change poses only."""
+    return match_scene(scene_from_source(read_source(textured), SceneConfig(holdout=0)), QUIET)
 
 
-def judged(path: Path, seen: Gathered) -> Checked:
+def judge(path: Path, matched: MatchedScene) -> SceneCheck:
     source = read_source(path)
-    return judge(source, scene_from_source(source, SceneConfig(holdout=0)), seen)
+    return judge_scene(source, scene_from_source(source, SceneConfig(holdout=0)), matched)
 
 
 @pytest.mark.parametrize("name", SOUND)
-def test_a_sound_scene_is_sound(name: str, textured: Path, seen: Gathered, tmp_path: Path) -> None:
-    checked = judged(spoil(textured, tmp_path / "copy", SOUND[name]), seen)
-    assert faults(checked) == {}
-    assert checked.report.measures["residual_px"] < TYPICAL
-    assert checked.report.measures["agreeing_pairs"] == 1.0
-    assert checked.strays == ()
+def test_a_sound_scene_is_sound(
+    name: str, textured: Path, matched: MatchedScene, tmp_path: Path
+) -> None:
+    result = judge(spoil(textured, tmp_path / "copy", SOUND[name]), matched)
+    assert faults(result) == {}
+    assert result.report.measures["residual_px"] < TYPICAL
+    assert result.report.measures["agreeing_pairs"] == 1.0
+    assert result.outliers == ()
 
 
 @pytest.mark.parametrize("name", SPOILERS)
 def test_every_spoilt_scene_is_caught_and_named(
-    name: str, textured: Path, seen: Gathered, tmp_path: Path
+    name: str, textured: Path, matched: MatchedScene, tmp_path: Path
 ) -> None:
     change, what, words = SPOILERS[name]
     copy = spoil(textured, tmp_path / "copy", change)
-    checked = check(copy) if name == "half-size" else judged(copy, seen)
-    found = faults(checked)
+    result = check(copy) if name == "half-size" else judge(copy, matched)
+    found = faults(result)
     assert what in found
     assert words in found[what]
     assert len(found) == 1
@@ -76,16 +78,16 @@ def test_every_spoilt_scene_is_caught_and_named(
 @pytest.mark.parametrize(
     "name", ["flipped", "w2c", "w2c-opencv", "transposed", "focal", "swapped", "one-pose"]
 )
-def test_what_fix_writes_is_sound(
-    name: str, textured: Path, seen: Gathered, tmp_path: Path
+def test_the_fixed_scene_is_sound(
+    name: str, textured: Path, matched: MatchedScene, tmp_path: Path
 ) -> None:
     copy = spoil(textured, tmp_path / "copy", SPOILERS[name][0])
     (tmp_path / "fixed").mkdir()
-    changes = write_corrected(judged(copy, seen), tmp_path / "fixed", lambda n: None)
+    changes = write_corrected(judge(copy, matched), tmp_path / "fixed")
     assert changes
     fixed, true = read_source(tmp_path / "fixed"), read_source(textured)
     poses = {frame.name: frame for frame in true.frames}
-    if name == "one-pose":  # nothing tells the true pose of one view: it is left out
+    if name == "one-pose":  # the true pose of one view is unknown: it is left out
         assert {frame.name for frame in fixed.frames} == set(poses) - {"images/v_5.png"}
     for frame in fixed.frames:
         np.testing.assert_allclose(frame.c2w, poses[frame.name].c2w, atol=1e-9)
@@ -93,27 +95,29 @@ def test_what_fix_writes_is_sound(
         assert frame.focal[0] == pytest.approx(poses[frame.name].focal[0], rel=0.03)
 
 
-def test_one_exchange_names_both_images(textured: Path, seen: Gathered, tmp_path: Path) -> None:
-    checked = judged(spoil(textured, tmp_path / "copy", SPOILERS["swapped"][0]), seen)
-    assert sorted(checked.exchanged) == [(3, 8), (8, 3)]
+def test_one_exchange_names_both_images(
+    textured: Path, matched: MatchedScene, tmp_path: Path
+) -> None:
+    result = judge(spoil(textured, tmp_path / "copy", SPOILERS["swapped"][0]), matched)
+    assert sorted(result.swapped) == [(3, 8), (8, 3)]
 
 
 @pytest.mark.parametrize(("inverted", "expected"), [(False, set()), (True, {"masks-inverted"})])
 def test_polarity_of_masks(inverted: bool, expected: set[str], tmp_path: Path) -> None:
-    checked = check(scenes_with_masks(tmp_path / "scene", inverted=inverted))
-    assert set(faults(checked)) == expected
+    result = check(scenes_with_masks(tmp_path / "scene", inverted=inverted))
+    assert set(faults(result)) == expected
 
 
-def test_scale_of_depth_images(tmp_path: Path, seen: Gathered) -> None:
+def test_scale_of_depth_images(tmp_path: Path, matched: MatchedScene) -> None:
     scene = write_textured_scene(tmp_path / "scene", depth=True)
-    good = judged(scene, seen)
+    good = judge(scene, matched)
     assert faults(good) == {}
     # the median of thousands of points; rounding to millimetres and the grid of pixels are less
     assert good.report.measures["depth / geometry"] == pytest.approx(1.0, abs=0.02)
     table = json.loads((scene / "transforms.json").read_text())
     table["depth_unit_scale_factor"] = 0.01
     (scene / "transforms.json").write_text(json.dumps(table))
-    found = faults(judged(scene, seen))
+    found = faults(judge(scene, matched))
     assert set(found) == {"depth-scale"}
     assert "10" in found["depth-scale"]
 
@@ -127,26 +131,26 @@ def test_faults_of_images(textured: Path, tmp_path: Path) -> None:
         image.resize((40, 30)).resize(image.size).save(images / "v_9.png")
     with Image.open(images / "v_4.png") as image:
         image.point(lambda value: value * 0.6).save(images / "v_4.png")
-    checked = check(copy)
-    named = {f.what: f.views for f in checked.report.findings}
+    result = check(copy)
+    named = {f.what: f.views for f in result.report.findings}
     assert named["unreadable"] == ("images/v_2.png",)
     assert set(named["duplicate"]) == {"images/v_6.png", "images/v_11.png"}
     assert named["blurred"] == ("images/v_9.png",)
     assert "images/v_4.png" in named["exposure"]
 
 
-def test_a_box_that_holds_nothing(textured: Path, seen: Gathered, tmp_path: Path) -> None:
+def test_a_box_that_holds_nothing(textured: Path, matched: MatchedScene, tmp_path: Path) -> None:
     def shrink(folder: Path, table: dict) -> None:
         table |= {"scale": 8.0, "offset": [0.5, 0.5, 0.5], "aabb_scale": 1}
 
-    found = faults(judged(spoil(textured, tmp_path / "copy", shrink), seen))
+    found = faults(judge(spoil(textured, tmp_path / "copy", shrink), matched))
     assert "box" in found
 
 
-def test_training_looks_at_a_few_views_first(textured: Path, tmp_path: Path) -> None:
+def test_training_checks_a_few_views_first(textured: Path, tmp_path: Path) -> None:
     flipped = spoil(textured, tmp_path / "flipped", SPOILERS["flipped"][0])
-    assert quick_warnings(load_scene(textured), seconds=60) == []
-    found = quick_warnings(load_scene(flipped), seconds=60)
+    assert check_few_views(load_scene(textured), seconds=60) == []
+    found = check_few_views(load_scene(flipped), seconds=60)
     assert [(f.level, f.what) for f in found] == [("warning", "convention")]
 
 
@@ -169,7 +173,7 @@ def test_the_command(textured: Path, tmp_path: Path, nerf: Nerf) -> None:
     assert faults(check(tmp_path / "fixed")) == {}
 
 
-def test_what_has_no_cure_is_reported_all_the_same(
+def test_a_scene_without_a_cure_is_still_reported(
     textured: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "fixed"
@@ -183,7 +187,9 @@ def test_what_has_no_cure_is_reported_all_the_same(
 
 
 @pytest.mark.parametrize("spoilt", [b"", b"no array", None])
-def test_depth_that_cannot_be_read(tmp_path: Path, seen: Gathered, spoilt: bytes | None) -> None:
+def test_depth_that_cannot_be_read(
+    tmp_path: Path, matched: MatchedScene, spoilt: bytes | None
+) -> None:
     scene = write_textured_scene(tmp_path / "scene", depth=True)
     table = json.loads((scene / "transforms.json").read_text())
     path = scene / "d.npy"
@@ -193,7 +199,7 @@ def test_depth_that_cannot_be_read(tmp_path: Path, seen: Gathered, spoilt: bytes
         path.write_bytes(spoilt)
     table["frames"][0]["depth_file_path"] = "d.npy"
     (scene / "transforms.json").write_text(json.dumps(table))
-    assert "d.npy cannot be read" in faults(judged(scene, seen))["unreadable"]
+    assert "d.npy cannot be read" in faults(judge(scene, matched))["unreadable"]
 
 
 @pytest.mark.parametrize(
@@ -235,13 +241,13 @@ def real_scene(name: str) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", REAL)
 def test_real_scenes_are_sound(name: str) -> None:
-    checked = check(real_scene(name))
-    assert faults(checked) == {}
+    result = check(real_scene(name))
+    assert faults(result) == {}
     # their README measured 0.2 to 0.5 px with another matcher
-    assert 0.1 < checked.report.measures["residual_px"] < 0.6
+    assert 0.1 < result.report.measures["residual_px"] < 0.6
 
 
-GATHERED: dict[str, Gathered] = {}
+MATCHED: dict[str, MatchedScene] = {}
 
 
 @pytest.mark.slow
@@ -253,12 +259,12 @@ def test_spoilt_real_scenes_are_caught(name: str, fault: str, tmp_path: Path) ->
     if fault == "text-order" and name != "lego":
         pytest.skip("names of equal length sort the same as text and as numbers")
     scene = real_scene(name)
-    if name not in GATHERED:
+    if name not in MATCHED:
         same = read_source(spoil(scene, tmp_path / "same", SOUND["as-is"]))
-        GATHERED[name] = gather(scene_from_source(same, SceneConfig(holdout=0)), QUIET)
+        MATCHED[name] = match_scene(scene_from_source(same, SceneConfig(holdout=0)), QUIET)
     change, what, words = SPOILERS[fault]
     copy = spoil(scene, tmp_path / "copy", change)
-    found = faults(check(copy) if fault == "half-size" else judged(copy, GATHERED[name]))
+    found = faults(check(copy) if fault == "half-size" else judge(copy, MATCHED[name]))
     assert what in found
     assert words in found[what]
 

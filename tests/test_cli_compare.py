@@ -13,7 +13,7 @@ from test_geometry_shapes import box
 from conftest import Nerf
 from nerfcli.shapes.mesh_files import save_shape
 from nerfcli.shapes.remesh import icosphere
-from nerfcli.shapes.types import Mesh, SdfGrid, transformed
+from nerfcli.shapes.types import Mesh, SdfGrid, transform_mesh
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def shapes(tmp_path: Path) -> Path:
     save_shape(ball, tmp_path / "ball.ply")
     save_shape(ball, tmp_path / "ball.stl")
     matrix = np.hstack([2 * np.eye(3), [[5.0], [0], [0]]])
-    save_shape(transformed(ball, matrix), tmp_path / "moved.glb")
+    save_shape(transform_mesh(ball, matrix), tmp_path / "moved.glb")
     save_shape(Mesh(box().vertices, box().faces[2:]), tmp_path / "open.ply")
     save_shape(SdfGrid(np.ones((4, 4, 4)), np.zeros(3), np.ones(3)), tmp_path / "empty.npz")
     (tmp_path / "run").mkdir()

@@ -14,7 +14,7 @@ from nerfcli.cli import main
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Progress
 from nerfcli.scenes import load_scene
-from nerfcli.shapes.convert_shape import KINDS, POSSIBLE, ExportOptions, converted, kind_of
+from nerfcli.shapes.convert_shape import KINDS, POSSIBLE, ExportOptions, convert_shape, kind_of
 from nerfcli.shapes.inside import closedness
 from nerfcli.shapes.mesh_files import load_shape, save_shape
 from nerfcli.shapes.remesh import icosphere
@@ -48,9 +48,9 @@ def test_the_table_of_conversions_is_true(shapes: dict[str, Shape], kind: str, t
         with pytest.raises(
             NerfError, match=f"holds {kind}, from which there are {POSSIBLE[kind][0]}"
         ):
-            converted("x", shapes[kind], options, QUIET)
+            convert_shape("x", shapes[kind], options, QUIET)
         return
-    made = converted("x", shapes[kind], options, QUIET)
+    made = convert_shape("x", shapes[kind], options, QUIET)
     assert kind_of(made) == to
     points = made.vertices if isinstance(made, Mesh) else None
     points = made.points if isinstance(made, PointCloud) else points
@@ -76,8 +76,8 @@ def test_an_open_mesh_has_no_inside(shapes: dict[str, Shape]) -> None:
     torn = Mesh(ball.vertices, ball.faces[1:])
     for to in ("voxels", "sdf"):
         with pytest.raises(NerfError, match="not watertight: 3 boundary edges"):
-            converted("torn.ply", torn, ExportOptions(to), QUIET)
-    assert kind_of(converted("torn.ply", torn, ExportOptions("points"), QUIET)) == "points"
+            convert_shape("torn.ply", torn, ExportOptions(to), QUIET)
+    assert kind_of(convert_shape("torn.ply", torn, ExportOptions("points"), QUIET)) == "points"
 
 
 def test_a_file_becomes_another_through_the_command(nerf: Nerf, tmp_path: Path) -> None:
@@ -142,6 +142,12 @@ def test_a_trained_run_leaves_as_everything(nerf: Nerf, ball: Path, tmp_path: Pa
     stated = json.loads((ball / "transforms_train.json").read_text())["frames"]
     first = next(f for f in table["frames"] if f["file_path"] == "train/r_0.png")
     assert np.allclose(first["transform_matrix"], stated[0]["transform_matrix"], atol=1e-12)
+    record = tmp_path / "run/scene.json"
+    scene = json.loads(record.read_text())
+    scene["frames"][0] |= {"lens": "fov", "lens_params": [0.8]}
+    record.write_text(json.dumps(scene))
+    done = nerf("export", "run", "--to", "cameras", "--quiet", "--overwrite")
+    assert "lost: lens: 1 images have a lens (fov)" in done.stdout
 
 
 @pytest.mark.slow

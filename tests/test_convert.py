@@ -19,8 +19,8 @@ from nerfcli.cli import main
 from nerfcli.scenes import Source, load_scene, load_views, read_source
 from nerfcli.scenes.images import read_image
 from nerfcli.scenes.source import Points
-from nerfcli.scenes.writers.convert import Choices, image_names, write_scene
-from nerfcli.scenes.writers.unsupported import TARGETS, losses
+from nerfcli.scenes.writers.convert import WriteOptions, image_names, write_scene
+from nerfcli.scenes.writers.unsupported import TARGETS, list_unsupported
 
 WIDTH, HEIGHT = 12, 8
 
@@ -43,7 +43,7 @@ def capture(root: Path, n: int = 9, **top: Any) -> dict[str, Any]:
 
 def converted(source: Source, target: str, folder: Path, **choices: Any) -> Source:
     folder.mkdir()
-    write_scene(source, folder, Choices(target, **choices))
+    write_scene(source, folder, WriteOptions(target, **choices))
     return read_source(folder)
 
 
@@ -115,7 +115,7 @@ def test_lenses_splits_masks_and_points_survive(tmp_path: Path, target: str) -> 
     assert again.points is not None and again.points.rgb is not None
     np.testing.assert_array_equal(again.points.xyz, points.xyz)
     np.testing.assert_array_equal(again.points.rgb, points.rgb)
-    lost = {loss.what for loss in losses(source, target)}
+    lost = {item.what for item in list_unsupported(source, target)}
     if target == "colmap":
         assert lost == set()
         np.testing.assert_array_equal(again.points.error, points.error)
@@ -132,12 +132,14 @@ def test_panoramas_survive(tmp_path: Path) -> None:
     source = read_source(tmp_path / "source")
     assert source.frames[0].lens.model == "equirectangular"
     for target in ("colmap", "transforms"):
-        assert losses(source, target) == []
+        assert list_unsupported(source, target) == []
         assert_same_views(source, converted(source, target, tmp_path / target))
-    assert "lens" in {loss.what for loss in losses(source, "llff")}
+    assert "lens" in {item.what for item in list_unsupported(source, "llff")}
     mixed = list(source.frames)
     mixed[0] = replace(mixed[0], lens=Lens())
-    assert "8 images" in losses(replace(source, frames=tuple(mixed)), "transforms")[0].detail
+    assert (
+        "8 images" in list_unsupported(replace(source, frames=tuple(mixed)), "transforms")[0].detail
+    )
 
 
 def test_a_box_goes_along_into_blenders_files(tmp_path: Path) -> None:
@@ -210,7 +212,7 @@ def test_transparency_becomes_png_and_depth_is_kept(tmp_path: Path) -> None:
     depth = read_source(tmp_path / "transforms").frames[2].depth
     assert depth is not None and (depth.scale, depth.is_euclidean) == (0.001, False)
     assert np.asarray(Image.open(depth.path))[0, 0] == 1500
-    assert "depth" in {loss.what for loss in losses(source, "colmap")}
+    assert "depth" in {item.what for item in list_unsupported(source, "colmap")}
 
 
 def test_names_keep_their_order_and_stay_unique(tmp_path: Path) -> None:
@@ -238,7 +240,7 @@ def test_each_loss_is_told(tmp_path: Path) -> None:
     capture(tmp_path, camera_model="OPENCV_FISHEYE", k1=0.1, cx=5.0, fl_y=11.0, aabb_scale=2)
     source = with_bounds(read_source(tmp_path))
     source = replace(source, points=Points(np.zeros((5, 3))), crop_radius=3.0)
-    lost = {target: {loss.what for loss in losses(source, target)} for target in TARGETS}
+    lost = {target: {item.what for item in list_unsupported(source, target)} for target in TARGETS}
     shape = {"lens", "square pixels", "principal point"}
     assert lost["blender"] == shape | {"fisheye circle", "points", "bounds"}
     assert lost["llff"] == shape | {"fisheye circle", "points", "box"}
@@ -246,9 +248,13 @@ def test_each_loss_is_told(tmp_path: Path) -> None:
     assert lost["transforms"] == {"bounds"}
     frames = list(source.frames)
     frames[2] = replace(frames[2], focal=(12.0, 12.0), split="val")
-    varied = {loss.what for loss in losses(replace(source, frames=tuple(frames)), "blender")}
+    varied = {
+        item.what for item in list_unsupported(replace(source, frames=tuple(frames)), "blender")
+    }
     assert "one focal length" in varied
-    assert "splits" in {x.what for x in losses(replace(source, frames=tuple(frames)), "llff")}
+    assert "splits" in {
+        x.what for x in list_unsupported(replace(source, frames=tuple(frames)), "llff")
+    }
 
 
 def test_bounds_come_from_the_points_that_a_view_sees(tmp_path: Path) -> None:

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from conftest import ROOT, nerf_environment
 from nerfcli import backends
-from nerfcli.backends import ops_cpu
 from nerfcli.backends.cpu import build_kernels, library
+from nerfcli.backends.cpu.backend import CpuBackend
 from nerfcli.core.errors import BackendUnavailable, NerfError
 
 
 def test_the_kernels_were_built() -> None:
     """The build is optional for users; here a failure must not hide behind that."""
-    assert ops_cpu.unavailable("cpu") is None
-    assert backends.select("auto", "cpu").ops.name == "cpu"
+    assert CpuBackend.why_unavailable("cpu") is None
+    assert backends.select("auto", "cpu").backend.name == "cpu"
     assert library.instruction_set() in ("avx512", "avx2", "base")
 
 
 def test_it_does_not_run_on_a_gpu() -> None:
-    assert "cuda" in str(ops_cpu.unavailable("cuda"))
+    assert "cuda" in str(CpuBackend.why_unavailable("cuda"))
 
 
 def test_without_the_library_torch_is_taken_and_the_reason_told(
@@ -36,28 +39,80 @@ def test_without_the_library_torch_is_taken_and_the_reason_told(
     assert "never built" in str(library.missing())
     library.REASON.write_text("no C++ compiler was found\n")
     choice = backends.select("auto", "cpu")
-    assert choice.ops.name == "torch"
+    assert choice.backend.name == "torch"
     assert "no C++ compiler was found" in choice.line and "\n" not in choice.line
     with pytest.raises(BackendUnavailable, match=r"'cpu'.*no C\+\+ compiler was found"):
         backends.select("cpu", "cpu")
 
 
+@pytest.fixture
+def reopened() -> Iterator[None]:
+    """The library is opened again in this test, and by whoever is next."""
+    library._open.cache_clear()
+    yield
+    library._open.cache_clear()
+
+
 def test_a_library_that_does_not_load_is_a_reason(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    reopened: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     broken = tmp_path / "kernels.so"
     broken.write_bytes(b"not a library")
     monkeypatch.setattr(library, "LIBRARY", broken)
-    library._open.cache_clear()
-    try:
-        assert "do not load" in str(library.missing())
-    finally:
-        library._open.cache_clear()
+    assert "do not load" in str(library.missing())
 
 
-def test_a_library_of_other_sources_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_of_another_meaning_is_refused(
+    reopened: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(library, "INTERFACE", library.INTERFACE + 1)
     assert "another version" in str(library.missing())
+
+
+def without_width(fields: list[Any]) -> list[Any]:
+    return [f for f in fields if f[0] != "width"]
+
+
+def swapped(fields: list[Any]) -> list[Any]:
+    """Of the same size, but two fields in the place of each other."""
+    return [fields[0], fields[2], fields[1], *fields[3:]]
+
+
+@pytest.mark.parametrize("edit", [without_width, swapped])
+def test_a_struct_of_another_layout_is_refused(
+    reopened: None, monkeypatch: pytest.MonkeyPatch, edit: Callable[[list[Any]], list[Any]]
+) -> None:
+    """It would be memory that is read and written in the wrong places."""
+    wrong = type("Net", (ctypes.Structure,), {"_fields_": edit(list(library.Net._fields_))})
+    monkeypatch.setitem(library.STRUCTS, "NerfNet", wrong)
+    assert "another version (the layout of NerfNet differs)" in str(library.missing())
+    choice = backends.select("auto", "cpu")
+    assert choice.backend.name == "torch" and "layout of NerfNet" in choice.line
+
+
+def test_a_function_of_other_arguments_is_refused(
+    reopened: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result, arguments = library._SIGNATURES["adam"]
+    monkeypatch.setitem(library._SIGNATURES, "adam", (result, arguments[1:]))
+    assert "the layout of adam differs" in str(library.missing())
+
+
+def test_a_library_without_a_function_is_refused(
+    reopened: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(library._SETTINGS, "no_such", (None, []))
+    assert "another version" in str(library.missing())
+
+
+def test_every_struct_that_crosses_is_compared() -> None:
+    found = {
+        c
+        for c in vars(library).values()
+        if isinstance(c, type) and c.__module__ == library.__name__
+    }
+    structs = {c for c in found if issubclass(c, ctypes.Structure)}
+    assert structs == set(library.STRUCTS.values())
 
 
 def test_loading_the_library_leaves_subnormals_alone() -> None:
@@ -92,14 +147,14 @@ def test_a_forked_child_can_compute() -> None:
     """The threads of the parent are not there in the child: it must start its own."""
     code = (
         "import os, torch\n"
-        "from nerfcli.backends import ops_cpu\n"
+        "from nerfcli.backends.cpu.backend import CpuBackend\n"
         "torch.set_num_threads(2)\n"
-        "ops = ops_cpu.load()\n"
+        "backend = CpuBackend()\n"
         "d = torch.nn.functional.normalize(torch.ones(50000, 3), dim=1)\n"
-        "want = ops.spherical_harmonics(d).numpy()\n"
+        "want = backend.spherical_harmonics(d).numpy()\n"
         "pid = os.fork()\n"
         # no torch operation in the child: torch's own OpenMP threads do not survive a fork
-        "same = (ops.spherical_harmonics(d).numpy() == want).all()\n"
+        "same = (backend.spherical_harmonics(d).numpy() == want).all()\n"
         "if pid == 0: os._exit(0 if same else 1)\n"
         "print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))"
     )

@@ -91,7 +91,7 @@ def test_composite(n_rays: int, one_background: bool) -> None:
     results = []
     for backend in (CPU, TORCH):
         leaves = [sigmas.clone().requires_grad_(), rgbs.clone().requires_grad_()]
-        pixels = backend.composite(*leaves, samples, background)
+        pixels = backend.composite(leaves[0], leaves[1], samples, background)
         torch.autograd.backward([pixels.rgb, pixels.opacity, pixels.depth], cotangents)
         results.append((pixels, leaves))
     (got, mine), (want, theirs) = results
@@ -132,10 +132,10 @@ def test_adam_step_by_rates() -> None:
     rates = torch.tensor([0.1, *config.bias_corrections(7)])
     results = []
     for options in ({"rates": rates}, {"step": 7, "lr": 0.1}):
-        state = [start.clone(), grads.clone(), *torch.zeros(2, 100)]
-        CPU.adam_step(*state, config, **options)  # pyright: ignore
-        results.append(state[0])
-    assert_near(*results, OUTPUTS)
+        params, (m, v) = start.clone(), torch.zeros(2, 100)
+        CPU.adam_step(params, grads.clone(), m, v, config, **options)  # pyright: ignore
+        results.append(params)
+    assert_near(results[0], results[1], OUTPUTS)
 
 
 def test_a_shape_that_the_kernels_do_not_take_goes_to_the_reference() -> None:

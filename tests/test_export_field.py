@@ -15,14 +15,14 @@ from nerfcli.core.progress import Progress
 from nerfcli.engine.render import Model, as_image, render_image
 from nerfcli.extraction import solid as extract
 from nerfcli.extraction import visibility
-from nerfcli.extraction.bake import colored, surface_colors
+from nerfcli.extraction.bake import color_mesh, surface_colors
 from nerfcli.extraction.marching_cubes import marching_cubes
-from nerfcli.extraction.mesh_cleanup import parts_of, refined, seen_components
+from nerfcli.extraction.mesh_cleanup import drop_unseen_components, label_components, refine_mesh
 from nerfcli.extraction.mpi import plane_images
 from nerfcli.extraction.point_cloud import field_points
 from nerfcli.extraction.solid import Solid, solid_of
-from nerfcli.extraction.source_field import FieldSource
-from nerfcli.extraction.visibility import ParallelView, Visibility, look
+from nerfcli.extraction.source_field import SourceField
+from nerfcli.extraction.visibility import ParallelView, Visibility, compute_visibility
 from nerfcli.extraction.voxels import field_voxels
 from nerfcli.scenes.scene import Similarity
 from nerfcli.shapes.inside import closedness
@@ -35,11 +35,11 @@ BALL = 4.0 / 3.0 * math.pi * 0.5**3
 def surface(
     model: Model, resolution: int = 40, threshold: float | None = None, fill: bool = True
 ) -> tuple[Mesh, Solid, Visibility]:
-    source = FieldSource.of(model)
-    seen = look(source, QUIET)
+    source = SourceField.of(model)
+    seen = compute_visibility(source, QUIET)
     solid = solid_of(source, seen, resolution, threshold, fill)
-    mesh = refined(marching_cubes(solid, QUIET), solid)
-    return seen_components(mesh, solid, seen)[0], solid, seen
+    mesh = refine_mesh(marching_cubes(solid, QUIET), solid)
+    return drop_unseen_components(mesh, solid, seen)[0], solid, seen
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -82,13 +82,13 @@ def test_bisection_is_what_places_the_vertices(whole) -> None:
     _, solid, _ = whole
     raw = marching_cubes(solid, QUIET)
     error = [np.abs(np.linalg.norm(m.vertices, axis=1) - 0.5).max()
-             for m in (raw, refined(raw, solid))]  # fmt: skip
+             for m in (raw, refine_mesh(raw, solid))]  # fmt: skip
     assert error[1] < 0.5 * error[0]
 
 
 def test_colours_are_what_a_camera_above_the_surface_sees(whole) -> None:
     mesh, solid, _ = whole
-    colors = colored(mesh, solid.source).vertex_colors
+    colors = color_mesh(mesh, solid.source).vertex_colors
     assert colors is not None
     # the field is coloured by direction, constant along each normal
     assert np.abs(colors - (0.5 + 0.5 * mesh.vertices / 0.5)).max() < 0.02
@@ -194,9 +194,9 @@ def test_crumbs_that_the_grid_cannot_resolve_go() -> None:
     for small, expected in ((0.025, 1), (0.06, 5)):
         model = analytic_model(lambda points, small=small: shapes(points, small))
         mesh, solid, _ = surface(model, 32)
-        raw = refined(marching_cubes(solid, QUIET), solid)
-        assert parts_of(raw)[0] == 5
-        assert parts_of(mesh)[0] == expected
+        raw = refine_mesh(marching_cubes(solid, QUIET), solid)
+        assert label_components(raw)[0] == 5
+        assert label_components(mesh)[0] == expected
         assert (2.0 * small < 2.0 * solid.grid.spacing) == (expected == 1)
 
 
@@ -234,7 +234,7 @@ def test_points_lie_on_the_surface_with_outward_normals(whole) -> None:
 
 def test_voxels_hold_the_density_and_the_filled_inside() -> None:
     _, solid, _ = surface(analytic_model(shell), 24)
-    mesh = colored(marching_cubes(solid, QUIET), solid.source)
+    mesh = color_mesh(marching_cubes(solid, QUIET), solid.source)
     grid = field_voxels(solid, mesh, QUIET)
     index = np.moveaxis(np.indices(grid.values.shape), 0, -1)
     radius = np.linalg.norm(grid.origin + grid.spacing * index, axis=-1)

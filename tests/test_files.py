@@ -1,4 +1,4 @@
-"""Where files of the program itself go."""
+"""Folders of the program itself, files that are whole or absent, numbers as text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from nerfcli.core.files import cache_folder
+from nerfcli.core.errors import NerfError
+from nerfcli.core.files import cache_folder, replacing_folder
+from nerfcli.core.text import clock, duration, quantity
 
 
 @pytest.fixture
@@ -63,3 +65,31 @@ def test_a_folder_that_others_can_write_to_is_not_taken(
     monkeypatch.setattr(os, "getuid", lambda: another)
     theirs.rename(temporary / f"nerfcli-{another}")
     assert cache_folder().name != f"nerfcli-{another}"
+
+
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    (folder / "old").mkdir(parents=True)
+    with pytest.raises(ZeroDivisionError), replacing_folder(folder) as aside:
+        (aside / "half").write_text("")
+        raise ZeroDivisionError
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "old"]
+    (tmp_path / ".out.part" / "left").mkdir(parents=True)  # by a process that was killed
+    with replacing_folder(folder) as aside:
+        (aside / "new").write_text("")
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "new"]
+    with pytest.raises(NerfError, match="cannot write"), replacing_folder(Path("/proc/none")):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("seconds", "short", "long"),
+    [(0.123, "0.123 s", "0:00"), (59, "59 s", "0:59"), (61, "1:01", "1:01")]
+    + [(3599.6, "1:00:00", "1:00:00"), (7384, "2:03:04", "2:03:04")],
+)
+def test_times_as_people_write_them(seconds: float, short: str, long: str) -> None:
+    assert (duration(seconds), clock(seconds)) == (short, long)
+
+
+def test_a_count_bends_its_noun() -> None:
+    assert [quantity(n, "view") for n in (0, 1, 2)] == ["0 views", "1 view", "2 views"]

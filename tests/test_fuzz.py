@@ -22,8 +22,8 @@ from nerfcli.scenes.readers.colmap_binary import read_binary
 from nerfcli.scenes.readers.colmap_text import read_text_model
 from nerfcli.scenes.readers.llff import read_table
 from nerfcli.scenes.readers.transforms import read_frames
-from nerfcli.scenes.source import Points, read_json
-from nerfcli.scenes.writers.convert import Choices, write_scene
+from nerfcli.scenes.source import Points, read_object
+from nerfcli.scenes.writers.convert import WriteOptions, write_scene
 
 N_VIEWS = 4
 MOST_BYTES = 20_000_000  # that reading a few kilobytes may take, whatever they state
@@ -54,7 +54,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("blender", "blender", False),
     ):
         (root / name).mkdir()
-        write_scene(source, root / name, Choices(target, text=text))
+        write_scene(source, root / name, WriteOptions(target, text=text))
     return root
 
 
@@ -109,7 +109,7 @@ PARSERS: dict[str, Callable[[Path], object]] = {  # by the ending of the file
     ".bin": lambda path: read_model(path.parent),
     ".txt": lambda path: read_model(path.parent),
     ".npy": read_table,
-    ".json": lambda path: read_frames(path, read_json(path)),
+    ".json": lambda path: read_frames(path, read_object(path)),
 }
 
 

@@ -14,7 +14,7 @@ from nerfcli.shapes.distance import Surface, closest_points_on_triangles
 from nerfcli.shapes.inside import closedness, inside_grid
 from nerfcli.shapes.iou import volumetric_iou
 from nerfcli.shapes.remesh import icosphere
-from nerfcli.shapes.types import Mesh, PointCloud, SdfGrid, VoxelGrid, transformed
+from nerfcli.shapes.types import Mesh, PointCloud, SdfGrid, VoxelGrid, transform_mesh
 
 AB = ("A", "B")
 
@@ -84,7 +84,7 @@ def test_distances_equal_brute_force(spread: float) -> None:
 def test_distances_to_a_mesh_of_very_unlike_faces() -> None:
     """A huge plate, a tiny ball above it, a sliver, a face without area and a lone vertex."""
     plate = box((-50, -50, -1), (50, 50, 0))
-    ball = transformed(icosphere(2), np.hstack([0.01 * np.eye(3), [[0], [0], [0.1]]]))
+    ball = transform_mesh(icosphere(2), np.hstack([0.01 * np.eye(3), [[0], [0], [0.1]]]))
     odd = Mesh(
         np.array([[0, 0, 3.0], [40, 0, 3], [40, 1e-6, 3], [7, 7, 7]]),
         np.array([[0, 1, 2], [3, 3, 3]]),
@@ -245,4 +245,4 @@ def test_what_has_no_volume_is_refused() -> None:
         volumetric_iou(PointCloud(mesh.vertices), mesh, 16, AB)
     thin = box((0, 0, 0), (1, 1, 1e-9))
     with pytest.raises(NerfError, match="too thin"):
-        volumetric_iou(thin, transformed(thin, np.hstack([np.eye(3), [[0], [0], [0.4]]])), 4, AB)
+        volumetric_iou(thin, transform_mesh(thin, np.hstack([np.eye(3), [[0], [0], [0.4]]])), 4, AB)

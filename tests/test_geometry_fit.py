@@ -20,9 +20,9 @@ from nerfcli.shapes.remesh import (
     collapse_short_edges,
     flip_edges,
     icosphere,
-    remeshed,
+    remesh,
     split_long_edges,
-    subdivided,
+    subdivide,
 )
 from nerfcli.shapes.shape_metrics import chamfer, neighbours
 from nerfcli.shapes.surface import surface_of
@@ -57,7 +57,7 @@ def test_an_icosphere_is_a_sphere() -> None:
 
 def test_subdividing_and_splitting_keep_the_surface() -> None:
     mesh = box((0, 0, 0), (3, 1, 1))
-    fine = subdivided(mesh)
+    fine = subdivide(mesh)
     assert len(fine.faces) == 48 and fine.area == pytest.approx(14.0)
     split = mesh
     for _ in range(6):
@@ -128,7 +128,7 @@ def test_flipping_makes_a_thin_pair_delaunay_and_leaves_a_fold() -> None:
 def test_remeshing_brings_edges_to_the_wanted_length() -> None:
     mesh = bumpy()
     for _ in range(6):
-        mesh = remeshed(mesh, 0.3)
+        mesh = remesh(mesh, 0.3)
     assert euler(mesh) == 2 and closedness(mesh).closed and closedness(mesh).oriented
     lengths = edge_lengths(mesh)
     assert 0.2 < np.median(lengths) < 0.35

@@ -11,7 +11,7 @@ from test_geometry_shapes import box
 from torch import Tensor
 
 from nerfcli.shapes.mesh_losses import (
-    Matches,
+    NearestPairs,
     chamfer_loss,
     chamfer_squared_loss,
     edge_loss,
@@ -69,9 +69,9 @@ def test_chamfer_by_hand() -> None:
 def test_normal_loss_by_hand() -> None:
     normals_p = torch.tensor([[1.0, 0, 0], [0, 1, 0]], dtype=torch.float64)
     normals_q = torch.tensor([[-0.6, 0.8, 0]], dtype=torch.float64)
-    matches = Matches(torch.tensor([0, 0]), torch.tensor([1]))
+    matches = NearestPairs(torch.tensor([0, 0]), torch.tensor([1]))
     assert normal_loss(normals_p, normals_q, matches).item() == pytest.approx(-0.7 - 0.8)
-    own = Matches(torch.tensor([0, 1]), torch.tensor([0, 1]))
+    own = NearestPairs(torch.tensor([0, 1]), torch.tensor([0, 1]))
     assert normal_loss(normals_p, -normals_p, own).item() == -2.0
 
 

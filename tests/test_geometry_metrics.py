@@ -31,7 +31,7 @@ from nerfcli.shapes.shape_metrics import (
     normal_distance,
 )
 from nerfcli.shapes.surface_samples import SurfaceSamples, sample_shape, sample_surface
-from nerfcli.shapes.types import Mesh, PointCloud, SdfGrid, VoxelGrid, transformed
+from nerfcli.shapes.types import Mesh, PointCloud, SdfGrid, VoxelGrid, transform_mesh
 
 QUICK = CompareOptions(samples=2_000, voxels=32, bootstrap=20)
 
@@ -156,7 +156,7 @@ def test_umeyama_recovers_a_similarity_and_never_mirrors() -> None:
 @pytest.mark.parametrize("seed", [1, 2])
 def test_alignment_finds_any_similarity(seed: int) -> None:
     a, want = bumpy(), random_similarity(seed, 0.3 + seed)
-    b = transformed(a, want)
+    b = transform_mesh(a, want)
     found = align_similarity(a, b, np.random.default_rng(0))
     assert scale_of(found) == pytest.approx(0.3 + seed, rel=1e-9)
     assert np.abs(found - want).max() < 1e-7  # Gauss-Newton has converged, rounding is left
@@ -164,15 +164,17 @@ def test_alignment_finds_any_similarity(seed: int) -> None:
 
 def test_a_part_that_only_one_shape_has_does_not_pull_the_alignment() -> None:
     body, want = bumpy(), random_similarity(4, 2.0)
-    knob = transformed(icosphere(1), np.hstack([0.15 * np.eye(3), [[1.6], [0], [0]]]))
-    found = align_similarity(joined(body, knob), transformed(body, want), np.random.default_rng(0))
+    knob = transform_mesh(icosphere(1), np.hstack([0.15 * np.eye(3), [[1.6], [0], [0]]]))
+    found = align_similarity(
+        joined(body, knob), transform_mesh(body, want), np.random.default_rng(0)
+    )
     assert np.abs(found - want).max() < 1e-3
 
 
 def test_alignment_of_points_is_as_close_as_they_are_dense() -> None:
     a, want = bumpy(), random_similarity(3, 1.7)
     p = sample_surface(a, 4_000, np.random.default_rng(0)).points
-    q = sample_surface(transformed(a, want), 4_000, np.random.default_rng(1)).points
+    q = sample_surface(transform_mesh(a, want), 4_000, np.random.default_rng(1)).points
     found = align_similarity(PointCloud(p), PointCloud(q), np.random.default_rng(0))
     assert scale_of(found) == pytest.approx(1.7, rel=0.01)
     moved, exact = (p @ m[:3, :3].T + m[:3, 3] for m in (found, want))
@@ -237,7 +239,7 @@ def test_every_pair_of_representations_compares() -> None:
 def test_alignment_is_stated_and_moves_the_volume_too() -> None:
     matrix = random_similarity(5, 0.25)
     options = CompareOptions(samples=2_000, align="similarity", voxels=32, bootstrap=0)
-    value = compare_shapes(transformed(bumpy(), matrix), bumpy(), options)
+    value = compare_shapes(transform_mesh(bumpy(), matrix), bumpy(), options)
     assert value["align"]["scale"] == pytest.approx(4.0)
     assert np.allclose(np.array(value["align"]["b_from_a"]) @ matrix, np.eye(4), atol=1e-7)
     assert value["volume"]["iou"] > 0.999 and value["chamfer"]["sum"] < 1e-7
@@ -301,7 +303,7 @@ def test_spot_has_a_volume_and_bunny_is_refused() -> None:
     assert "295 repeated vertices" in notes[0]
     shift = np.hstack([np.eye(3), [[0.05], [0], [0]]])
     options = CompareOptions(samples=2_000, voxels=128, bootstrap=0)
-    value = compare_shapes(transformed(spot, shift), spot, options)
+    value = compare_shapes(transform_mesh(spot, shift), spot, options)
     # the exact volume of the mesh; the grid counts it within 0.1 %
     assert value["volume"]["volume_b"] == pytest.approx(spot.volume, rel=1e-3)
     assert value["volume"]["iou"] == pytest.approx(0.80, abs=0.01)

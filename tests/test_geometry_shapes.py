@@ -22,8 +22,8 @@ from nerfcli.shapes.types import (
     VoxelGrid,
     bounds,
     diagonal,
-    merged_vertices,
-    transformed,
+    merge_vertices,
+    transform_mesh,
 )
 
 
@@ -53,7 +53,7 @@ def test_a_box_has_the_area_volume_and_normals_of_a_box() -> None:
 
 def test_a_similarity_scales_area_and_volume() -> None:
     matrix = np.hstack([2.0 * np.eye(3)[[1, 2, 0]], [[5.0], [6.0], [7.0]]])
-    moved = transformed(box(), matrix)
+    moved = transform_mesh(box(), matrix)
     assert moved.volume == pytest.approx(8.0)
     assert np.allclose(bounds(moved), [[5, 6, 7], [7, 8, 9]])
 
@@ -69,17 +69,17 @@ def test_grid_bounds_hold_half_a_voxel_more_than_the_samples() -> None:
 def test_merging_joins_equal_positions_only_and_keeps_the_order() -> None:
     mesh = box()
     loose = Mesh(mesh.triangles.reshape(-1, 3), np.arange(36).reshape(-1, 3))
-    merged, n_merged = merged_vertices(loose)
+    merged, n_merged = merge_vertices(loose)
     assert n_merged == 28
     assert np.array_equal(merged.triangles, mesh.triangles)
     assert np.array_equal(merged.vertices[0], mesh.vertices[mesh.faces[0, 0]])
     nearly = Mesh(loose.vertices + np.linspace(0, 1e-9, 36)[:, None], loose.faces)
-    assert merged_vertices(nearly)[1] == 0
+    assert merge_vertices(nearly)[1] == 0
 
 
 @pytest.mark.parametrize("suffix", [".ply", ".obj", ".glb", ".stl"])
 def test_meshes_come_back_as_they_were_written(tmp_path: Path, suffix: str) -> None:
-    mesh = transformed(icosphere(1), np.hstack([np.eye(3), [[100.1], [0.3], [-7.7]]]))
+    mesh = transform_mesh(icosphere(1), np.hstack([np.eye(3), [[100.1], [0.3], [-7.7]]]))
     path = tmp_path / f"ball{suffix}"
     notes: list[str] = []
     save_shape(mesh, path)

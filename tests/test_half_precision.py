@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from half_precision import half_ops
+from half_precision import HalfBackend
 
-from nerfcli.backends import ops_cpu
-from nerfcli.backends.base import Backend, reference
+from nerfcli.backends.base import Backend
+from nerfcli.backends.cpu.backend import CpuBackend
 from nerfcli.core.config import Config
 from nerfcli.engine import train
 from nerfcli.engine.image_metrics import psnr
@@ -48,7 +48,7 @@ def score(ready: train.Prepared, trainer: HashGridTrainer, rounds: bool) -> floa
     field, scores = trainer.field, []
     if rounds:
         field.params = NetParams(*(p.half().float() for p in field.params.tensors()))
-    field.ops = ops_cpu.load() if ops_cpu.unavailable("cpu") is None else reference()
+    field.ops = CpuBackend() if CpuBackend.why_unavailable("cpu") is None else Backend()
     white = torch.ones(3)
     for index in ready.scene.splits["test"][::EVERY]:
         views = load_views(ready.scene, [index])
@@ -74,7 +74,7 @@ def test_half_precision_reaches_the_quality_of_single() -> None:
         hashgrid=replace(config.hashgrid, n_samples=SAMPLES),
     )
     ready = train.prepare(load_scene(Path(scenes) / "lego"), config)
-    single, half = (learned(ready, ops) for ops in (reference(), half_ops()))
+    single, half = (learned(ready, ops) for ops in (Backend(), HalfBackend()))
     found = [score(ready, trainer, rounds) for trainer, rounds in ((single, False), (half, True))]
     print(f"{STEPS} steps of {SAMPLES} samples: float32 {found[0]:.2f} dB, half {found[1]:.2f} dB")
     assert found[0] > 20  # it does learn

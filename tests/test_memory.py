@@ -18,7 +18,7 @@ from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Progress
 from nerfcli.engine.runs import Run
 from nerfcli.engine.train import Prepared, prepare, train
-from nerfcli.scenes import Residents, Scene, load_scene, views_bytes
+from nerfcli.scenes import ImageCache, Scene, load_scene, views_bytes
 from nerfcli.scenes import image_cache as views_module
 from nerfcli.scenes.views import Views
 
@@ -81,10 +81,10 @@ def test_images_that_do_not_fit_are_scaled_and_that_is_said(
 def test_parts_take_turns_by_the_step(ball: Path, free: Callable[[int], None]) -> None:
     free(WHOLE)
     scene = load_scene(ball, SceneConfig(downscale=1))
-    free(WHOLE - 1)  # parts of half of that, since two are there while they are exchanged
+    free(WHOLE - 1)  # shards of half of that, since two are there while they are exchanged
     said: list[str] = []
-    residents = Residents(scene, scene.splits["train"], said.append)
-    assert residents.n_parts == 3
+    residents = ImageCache(scene, scene.splits["train"], said.append)
+    assert residents.n_shards == 3
     first = residents.at(0)
     assert first.cameras.tolist() == [0, 3, 6]
     assert first is residents.at(999)
@@ -130,7 +130,7 @@ def ten_steps(ball: Path, folder: Path, *, stop_after: int = 100, resume: bool =
         hashgrid=HashGridConfig(n_samples=256),
     )
     prepared = prepare(load_scene(ball, SceneConfig(downscale=1)), config)
-    fresh = Residents(prepared.scene, prepared.scene.splits["train"])
+    fresh = ImageCache(prepared.scene, prepared.scene.splits["train"])
     prepared = Prepared(prepared.scene, prepared.config, fresh, 0.0)
     if resume:
         run = Run.open(folder)

@@ -28,7 +28,7 @@ from nerfcli.engine.evaluate import evaluate
 from nerfcli.engine.render import load_model, render_image, render_path
 from nerfcli.engine.runs import Run
 from nerfcli.extraction.export import export_run, field_for_shapes
-from nerfcli.extraction.source_field import FieldSource
+from nerfcli.extraction.source_field import SourceField
 from nerfcli.methods.hashgrid import HashField
 from nerfcli.scenes import Scene, load_scene
 from nerfcli.scenes import image_cache as scene_views
@@ -120,7 +120,7 @@ def test_lenses_masks_and_exchanged_pixels(
     scene = replace(scene, cameras=replace(scene.cameras, lenses=lenses), crop_radius=7.0)
     ready = prepared(scene, "hashgrid")
     assert ready.residents.at(0).usable is not None
-    ready.residents.n_parts = 2
+    ready.residents.n_shards = 2
     run = Run.create(tmp_path / "run", ready.config, ready.scene.to_json())
     assert train.train(ready, run, progress=quiet(), stop=Stop(4))["steps"] == 4
     model = load_model(run, "torch", "cuda")
@@ -149,7 +149,7 @@ def test_shapes_are_made_on_the_cpu_of_a_field_on_the_gpu(
     )
     assert isinstance(mine.field, HashField) and mine.field.params.table.device == CUDA
     points = np.random.default_rng(0).uniform(-1.0, 1.0, (50, 3))
-    got, want = (FieldSource.of(model).density(points) for model in (mine, right))
+    got, want = (SourceField.of(model).density(points) for model in (mine, right))
     assert (got == want).all() and want.max() > 0
     rays = ready.scene.cameras.image_rays(0)[:40]
     for ask in (
@@ -172,7 +172,7 @@ def test_a_classic_field_is_exported_on_the_cpu_and_says_so(
     train.train(ready, run, progress=quiet(), stop=Stop(1))
     model = field_for_shapes(run, "torch", Progress("lines", None, "step", "export"))
     assert model.device == "cpu" and "on the cpu, not on cuda" in capsys.readouterr().err
-    assert FieldSource.of(model).density(np.zeros((1, 3))).shape == (1,)
+    assert SourceField.of(model).density(np.zeros((1, 3))).shape == (1,)
 
 
 @pytest.mark.slow

@@ -55,15 +55,16 @@ def test_roles_reach_adam() -> None:
     for n in (1, 2):
         step(optimizer, n)
         for i, name in enumerate(want):
-            flat = [t[name].view(-1) for t in (want, m, v, means)]
+            flat, m_flat, v_flat, mean = (t[name].view(-1) for t in (want, m, v, means))
             adam_step(
-                flat[0],
-                torch.full_like(flat[0], 0.5 + i),
-                *flat[1:3],
+                flat,
+                torch.full_like(flat, 0.5 + i),
+                m_flat,
+                v_flat,
                 config if name == "grid" else replace(config, weight_decay=0.0),
                 step=n,
                 lr=0.1 * 0.1 if name == "slow" else 0.1,
-                ema=flat[3],
+                ema=mean,
             )
     for name in want:
         assert torch.equal(optimizer.params[name], want[name])

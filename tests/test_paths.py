@@ -102,7 +102,7 @@ def test_up_survives_cameras_that_are_held_slanted() -> None:
     for i in range(3):  # three are held sideways
         x, y = cameras.c2w[i, :, 0].clone(), cameras.c2w[i, :, 1].clone()
         cameras.c2w[i, :, 0], cameras.c2w[i, :, 1] = y, -x
-    up = paths._up(cameras)
+    up = paths._estimate_up(cameras)
     assert float(torch.from_numpy(up) @ UP) > math.cos(math.radians(2))
 
 
@@ -171,11 +171,11 @@ def test_interpolation_keeps_the_object_in_the_picture(n: int) -> None:
         assert n < 12 or float(steps.max()) < 3 * float(steps.median())
 
 
-def test_aimed_turns_by_the_least_angle() -> None:
+def test_aim_turns_by_the_least_angle() -> None:
     rng = np.random.default_rng(0)
     rotations = Rotation.random(50, rng).as_matrix()
     vectors, wanted = rng.normal(size=(2, 50, 3))
-    got = splines.aimed(rotations, vectors, wanted)
+    got = splines.aim(rotations, vectors, wanted)
     np.testing.assert_allclose(
         got @ got.transpose(0, 2, 1), np.tile(np.eye(3), (50, 1, 1)), atol=1e-9
     )
@@ -221,7 +221,7 @@ def test_real_captures(name: str, around: bool) -> None:
     # lego's hemisphere is sparse at 100 views, the hand-held arcs are dense
     nearest = torch.cdist(path.positions, cameras.positions).amin(1) / distances
     assert float(nearest.max()) < 0.5
-    up = torch.from_numpy(paths._up(cameras))
+    up = torch.from_numpy(paths._estimate_up(cameras))
     assert float(up[2]) > 0.99  # all three sources have z up
     level = torch.tensor([1.0, 1.0, 0.0]).double()
     side = ((cameras.positions - found[0]) * level).mean(0)

@@ -13,18 +13,17 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 from PIL import Image
-from spoiled import look_at, write_textured_scene
+from spoiled import write_textured_scene
 
 from conftest import Nerf
+from nerfcli.cameras.rotations import look_at
 from nerfcli.cli import main
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Progress
-from nerfcli.prepare import Stopped, Wish, clear, prepare_scene
-from nerfcli.prepare import pipeline as capture
-from nerfcli.prepare import sfm as motion
-from nerfcli.prepare.frames import sharpness, take_frames
-from nerfcli.prepare.normalise import DISTANCE, placed, upright
-from nerfcli.prepare.photos import find_photos, new_names, take_photos
+from nerfcli.prepare import PrepareOptions, Stopped, clear_scene, pipeline, prepare_scene, sfm
+from nerfcli.prepare.frames import measure_sharpness, take_frames
+from nerfcli.prepare.normalise import DISTANCE, estimate_up, normalise
+from nerfcli.prepare.photos import find_photos, make_names, take_photos
 from nerfcli.scenes import load_scene, read_source
 from nerfcli.scenes.source import Source
 
@@ -55,15 +54,17 @@ def prepared(scene: Path) -> tuple[Path, dict]:
     """The textured scene's bare images, prepared once."""
     pytest.importorskip("pycolmap")
     out = scene.parent / "prepared"
-    return out, prepare_scene(scene / "images", out, Wish(pyramid=1), QUIET, lambda: False)
+    return out, prepare_scene(
+        scene / "images", out, PrepareOptions(pyramid=1), QUIET, lambda: False
+    )
 
 
 def test_poses_are_those_of_the_renderer(scene: Path, prepared: tuple[Path, dict]) -> None:
-    out, verdict = prepared
-    assert verdict["registered"] == verdict["images"] == N_VIEWS
-    assert verdict["failed"] == {}
-    assert verdict["enough"]
-    assert 0 < verdict["reprojection_px"] < 1.5
+    out, record = prepared
+    assert record["registered"] == record["images"] == N_VIEWS
+    assert record["failed"] == {}
+    assert record["enough"]
+    assert 0 < record["reprojection_px"] < 1.5
     assert aligned_error(read_source(out), read_source(scene)) < 0.01
     # the lens is found along with the poses; a percent is what views of 240 pixels give
     assert read_source(out).frames[0].focal[0] == pytest.approx(220.0, rel=0.03)
@@ -126,7 +127,7 @@ def test_starting_again_removes_only_what_was_made(
     assert ended.value.code == 2
     assert "holds 0 images" in capsys.readouterr().err
     assert sorted(out.rglob("*")) == before
-    clear(scene / "images", out)
+    clear_scene(scene / "images", out)
     assert [path.name for path in out.iterdir()] == ["run"]
 
 
@@ -139,13 +140,13 @@ def test_undistorted_images_keep_their_size_and_are_undistorted_once(
     photos.mkdir()
     for i in range(5):
         shutil.copy(scene / "images" / f"v_{i}.png", photos)
-    out, wish = tmp_path / "out", Wish(undistort=True)
+    out, options = tmp_path / "out", PrepareOptions(undistort=True)
     with monkeypatch.context() as patch:
-        patch.setattr(capture, "write_transforms", lambda *_: 1 / 0)
+        patch.setattr(pipeline, "write_transforms", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            prepare_scene(photos, out, wish, QUIET, lambda: False)
+            prepare_scene(photos, out, options, QUIET, lambda: False)
     first = {path.name: path.read_bytes() for path in (out / "images").iterdir()}
-    assert prepare_scene(photos, out, wish, QUIET, lambda: False)["registered"] == 5
+    assert prepare_scene(photos, out, options, QUIET, lambda: False)["registered"] == 5
     assert {path.name: path.read_bytes() for path in (out / "images").iterdir()} == first
     frame = read_source(out).frames[0]
     assert frame.lens.is_pinhole
@@ -153,7 +154,7 @@ def test_undistorted_images_keep_their_size_and_are_undistorted_once(
     for path in photos.iterdir():
         Image.open(path).convert("RGBA").save(path)
     with pytest.raises(NerfError, match="transparency"):
-        prepare_scene(photos, tmp_path / "clear", wish, QUIET, lambda: False)
+        prepare_scene(photos, tmp_path / "clear", options, QUIET, lambda: False)
 
 
 def test_a_stopped_run_goes_on(scene: Path, tmp_path: Path) -> None:
@@ -170,12 +171,12 @@ def test_a_stopped_run_goes_on(scene: Path, tmp_path: Path) -> None:
         return calls > 2
 
     with pytest.raises(Stopped):
-        prepare_scene(photos, out, Wish(), QUIET, soon)
+        prepare_scene(photos, out, PrepareOptions(), QUIET, soon)
     assert not (out / "transforms.json").exists()
     with pytest.raises(NerfError, match="lens"):
-        prepare_scene(photos, out, Wish(lens="opencv"), QUIET, lambda: False)
-    verdict = prepare_scene(photos, out, Wish(), QUIET, lambda: False)
-    assert verdict["registered"] == 5
+        prepare_scene(photos, out, PrepareOptions(lens="opencv"), QUIET, lambda: False)
+    record = prepare_scene(photos, out, PrepareOptions(), QUIET, lambda: False)
+    assert record["registered"] == 5
 
 
 def test_watching_takes_no_lock(tmp_path: Path) -> None:
@@ -184,8 +185,8 @@ def test_watching_takes_no_lock(tmp_path: Path) -> None:
     link.execute("CREATE TABLE keypoints (image_id INTEGER)")
     link.execute("INSERT INTO keypoints VALUES (1)")
     link.execute("BEGIN EXCLUSIVE")  # any reader that asks for a lock is refused now
-    assert motion._glimpse(tmp_path / "d?b.db", "keypoints") == 1
-    assert motion._glimpse(tmp_path / "none.db", "keypoints") == 0
+    assert sfm._count_without_lock(tmp_path / "d?b.db", "keypoints") == 1
+    assert sfm._count_without_lock(tmp_path / "none.db", "keypoints") == 0
     link.close()
 
 
@@ -194,7 +195,7 @@ def test_without_pycolmap_it_says_how_to_install_it(
 ) -> None:
     monkeypatch.setitem(sys.modules, "pycolmap", None)
     with pytest.raises(NerfError, match="pip install pycolmap"):
-        prepare_scene(scene / "images", tmp_path / "out", Wish(), QUIET, lambda: False)
+        prepare_scene(scene / "images", tmp_path / "out", PrepareOptions(), QUIET, lambda: False)
     assert not (tmp_path / "out").exists()
 
 
@@ -225,9 +226,9 @@ def test_photos_are_copied_upright_and_the_bad_ones_named(tmp_path: Path) -> Non
     assert (tmp_path / "out" / "p10.jpg").read_bytes() == (photos / "p10.jpg").read_bytes()
 
 
-def test_names_that_pycolmap_cannot_work_with_are_changed(tmp_path: Path) -> None:
+def test_names_that_pycolmap_cannot_read_are_changed(tmp_path: Path) -> None:
     names = ["a 1.jpg", "a_1.jpg", "a\t1.jpg", "#b.png", "two words/c.jpg", "d.webp", "d.png"]
-    new = new_names(names)
+    new = make_names(names)
     assert list(map(new.get, names)) == [
         *("a_1_2.jpg", "a_1.jpg", "a_1_3.jpg", "_b.png", "two_words/c.jpg", "d_2.png", "d.png")
     ]
@@ -263,19 +264,19 @@ def test_the_sharpest_frame_of_each_window(tmp_path: Path) -> None:
     write_video(tmp_path / "v.mp4", [sharp if i in best else soft for i in range(24)])
     names = take_frames(tmp_path / "v.mp4", tmp_path / "frames", 4)
     assert {int(name[6:12]) for name in names} == best
-    assert sharpness(sharp) > 2 * sharpness(soft)
+    assert measure_sharpness(sharp) > 2 * measure_sharpness(soft)
 
 
 def test_up_is_square_to_level_cameras_that_all_look_down() -> None:
     """The mean of the cameras' own up axes leans; their sideways axes do not."""
     eyes = [np.array([np.cos(a), np.sin(a), 2.0]) for a in np.linspace(0, 2.5, 9)]
-    c2w = np.stack([look_at(eye, np.zeros(3))[:3] * [1, -1, -1, 1] for eye in eyes])
-    np.testing.assert_allclose(upright(c2w), [0, 0, 1], atol=1e-6)
+    c2w = look_at(np.stack(eyes), np.zeros(3), np.array([0.0, 0.0, 1.0]))
+    np.testing.assert_allclose(estimate_up(c2w), [0, 0, 1], atol=1e-6)
 
 
-def test_placing_moves_nothing_relative_to_anything(scene: Path) -> None:
+def test_normalising_moves_everything_alike(scene: Path) -> None:
     source = read_source(scene)
-    moved = placed(source)
+    moved = normalise(source)
     before = np.stack([frame.c2w for frame in source.frames])
     after = np.stack([frame.c2w for frame in moved.frames])
     apply, scale = moved.applied_transform, moved.applied_scale
@@ -329,8 +330,10 @@ def fox() -> Path:
 
 @pytest.mark.slow
 def test_the_fox_photos_find_their_published_places(tmp_path: Path) -> None:
-    verdict = prepare_scene(fox() / "images", tmp_path / "fox", Wish(), QUIET, lambda: False)
-    assert verdict["registered"] >= 49
+    record = prepare_scene(
+        fox() / "images", tmp_path / "fox", PrepareOptions(), QUIET, lambda: False
+    )
+    assert record["registered"] >= 49
     assert aligned_error(read_source(tmp_path / "fox"), read_source(fox())) < 0.01
 
 
@@ -341,8 +344,8 @@ def test_rendered_views_find_their_exact_places(tmp_path: Path) -> None:
     biplane = Path(__file__).parents[1] / "datasets" / "biplane"
     shutil.copytree(biplane / "train", tmp_path / "photos")
     out = tmp_path / "out"
-    verdict = prepare_scene(tmp_path / "photos", out, Wish(), QUIET, lambda: False)
-    assert verdict["registered"] >= 0.9 * verdict["images"]
+    record = prepare_scene(tmp_path / "photos", out, PrepareOptions(), QUIET, lambda: False)
+    assert record["registered"] >= 0.9 * record["images"]
     true = read_source(biplane / "transforms_train.json")
     assert aligned_error(read_source(out), true) < 0.01
 

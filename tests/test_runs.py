@@ -215,7 +215,7 @@ def test_truncated_state_names_the_line(run: Run) -> None:
     save(run, 7)
     file = run.path / "state.json"
     file.write_text(file.read_text()[:30])
-    with pytest.raises(NerfError, match=r"state.json, line \d+: broken JSON"):
+    with pytest.raises(NerfError, match=r"state.json, line \d+, column \d+: broken JSON"):
         Run.open(run.path)
 
 

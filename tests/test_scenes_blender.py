@@ -38,7 +38,7 @@ def test_a_blender_folder(ball: Path) -> None:
 def test_pixels_arrive_with_straight_alpha(ball: Path) -> None:
     scene = load_scene(ball)
     said: list[str] = []
-    views = load_views(scene, scene.splits["train"], say=said.append)
+    views = load_views(scene, scene.splits["train"], note=said.append)
     assert said == ["reading 8 images, 0 MB"]
     assert views_bytes(scene, scene.splits["train"]) == 8 * SIZE * SIZE * 4
     assert np.array_equal(views.image(3).numpy(), sphere_image(sphere_c2w(9, 10)))

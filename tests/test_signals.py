@@ -25,7 +25,7 @@ from nerfcli.core.files import filling
 from nerfcli.core.signals import Interrupted, StopSignal, interruptible
 from nerfcli.engine import evaluate, render
 from nerfcli.extraction import multiview
-from nerfcli.matching import matching as witness
+from nerfcli.matching import matching
 from nerfcli.scenes.writers import convert
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 75}
@@ -111,7 +111,7 @@ def signalling(call: int, number: int, function: Callable[..., Any]) -> Callable
 STOPPED: dict[str, tuple[list[str], Any, str]] = {
     "export": (["export", "RUN", "--to", "views", "--views", "5"], multiview, "_rgba"),
     "convert": (["convert", "BALL", "--to", "transforms", "--out", "OUT"], convert, "_place_image"),
-    "check": (["check", "BALL", "--picture", "OUT.png"], witness, "read_image"),
+    "check": (["check", "BALL", "--picture", "OUT.png"], matching, "read_image"),
 }
 
 

@@ -16,7 +16,11 @@ import torch
 
 from conftest import ROOT, nerf_environment
 from nerfcli import backends
-from nerfcli.backends import ops_tcnn, ops_triton, triton_host
+from nerfcli.backends.tcnn import TcnnBackend
+from nerfcli.backends.triton import backend as triton_backend
+from nerfcli.backends.triton import toolchain
+from nerfcli.backends.triton.backend import TritonBackend
+from nerfcli.core.devices import is_installed
 from nerfcli.core.errors import BackendUnavailable
 
 INTERPRETED = {**nerf_environment(), "TRITON_INTERPRET": "1"}
@@ -26,8 +30,11 @@ SHARED = {"80": 163 * 1024, "89": 99 * 1024, "90": 227 * 1024, "120": 99 * 1024}
 
 
 def interpreter_missing() -> str:
-    """Why the kernels cannot be interpreted here, in the backend's own words; else empty."""
-    code = "from nerfcli.backends import ops_triton; print(ops_triton.unavailable('cpu') or '')"
+    """The backend's reason why the kernels cannot be interpreted here, or nothing."""
+    code = (
+        "from nerfcli.backends.triton.backend import TritonBackend\n"
+        "print(TritonBackend.why_unavailable('cpu') or '')"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], env=INTERPRETED, capture_output=True, text=True, check=True
     )
@@ -79,7 +86,7 @@ def check_compilation(capability: str, layout: str, dots: str, adds: str, cache:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     kernels = json.loads(done.stdout.splitlines()[-1])
-    assert len(kernels) == 18
+    assert len(kernels) == 23
     # Triton 3.6 writes `atom`, later ones `red`: to the assembler the same, as nobody reads it
     assert all(f".global.gpu.relaxed.{adds} " in ptx for ptx, _ in kernels["_scatter"])
     for name in ("_forward", "_backward"):
@@ -113,25 +120,25 @@ def test_every_kernel_compiles_for_other_gpus(
 
 @pytest.fixture
 def a_gpu(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """A machine with Triton and a new GPU, as far as `unavailable` can see."""
+    """A machine with Triton and a new GPU, as far as `why_unavailable` can see."""
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    monkeypatch.setattr(ops_triton, "installed", lambda name: True)
+    monkeypatch.setattr(triton_backend, "is_installed", lambda name: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
-    monkeypatch.setattr(triton_host, "unavailable", lambda: None)
-    monkeypatch.setattr(triton_host, "interpreter_unavailable", lambda: None)
+    monkeypatch.setattr(toolchain, "why_unavailable", lambda: None)
+    monkeypatch.setattr(toolchain, "why_interpreter_unavailable", lambda: None)
     return monkeypatch
 
 
 def test_it_runs_where_there_is_a_gpu(a_gpu: pytest.MonkeyPatch) -> None:
-    assert ops_triton.unavailable("cuda") is None
+    assert TritonBackend.why_unavailable("cuda") is None
     a_gpu.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
-    assert ops_triton.unavailable("cuda") is None
+    assert TritonBackend.why_unavailable("cuda") is None
 
 
 def test_an_old_gpu_is_refused(a_gpu: pytest.MonkeyPatch) -> None:
     a_gpu.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
-    assert ops_triton.unavailable("cuda") == (
+    assert TritonBackend.why_unavailable("cuda") == (
         "the GPU has compute capability 7.5, Triton needs 8.0 or newer"
     )
 
@@ -139,21 +146,21 @@ def test_an_old_gpu_is_refused(a_gpu: pytest.MonkeyPatch) -> None:
 def test_without_cuda_it_says_what_is_missing(a_gpu: pytest.MonkeyPatch) -> None:
     a_gpu.setattr(torch.cuda, "is_available", lambda: False)
     a_gpu.setattr(torch.version, "cuda", None)
-    assert "built without CUDA" in str(ops_triton.unavailable("cuda"))
+    assert "built without CUDA" in str(TritonBackend.why_unavailable("cuda"))
     a_gpu.setattr(torch.version, "cuda", "12.8")
-    assert "nvidia-smi" in str(ops_triton.unavailable("cuda"))
+    assert "nvidia-smi" in str(TritonBackend.why_unavailable("cuda"))
 
 
 def test_without_triton_it_says_so(a_gpu: pytest.MonkeyPatch) -> None:
-    a_gpu.setattr(ops_triton, "installed", lambda name: False)
-    assert "pip install triton" in str(ops_triton.unavailable("cuda"))
+    a_gpu.setattr(triton_backend, "is_installed", lambda name: False)
+    assert "pip install triton" in str(TritonBackend.why_unavailable("cuda"))
 
 
 def test_without_a_compiler_each_way_of_asking_says_so(a_gpu: pytest.MonkeyPatch) -> None:
     """`nerf info`, auto, and the name itself."""
     reason = "Triton needs a C compiler"
-    a_gpu.setattr(triton_host, "unavailable", lambda: reason)
-    a_gpu.setattr(ops_tcnn, "unavailable", lambda device: "tinycudann is not installed")
+    a_gpu.setattr(toolchain, "why_unavailable", lambda: reason)
+    a_gpu.setattr(TcnnBackend, "why_unavailable", lambda device: "tinycudann is not installed")
     assert backends.why_unavailable("triton", "cuda") == reason
     assert f"; not triton: {reason};" in backends.select("auto", "cuda").line
     with pytest.raises(BackendUnavailable, match=f"'triton' cannot run on cuda: {reason}"):
@@ -161,11 +168,11 @@ def test_without_a_compiler_each_way_of_asking_says_so(a_gpu: pytest.MonkeyPatch
 
 
 def test_on_a_cpu_only_the_interpreter_runs(a_gpu: pytest.MonkeyPatch) -> None:
-    assert "TRITON_INTERPRET=1" in str(ops_triton.unavailable("cpu"))
+    assert "TRITON_INTERPRET=1" in str(TritonBackend.why_unavailable("cpu"))
     a_gpu.setenv("TRITON_INTERPRET", "1")
-    assert ops_triton.unavailable("cpu") is None
-    a_gpu.setattr(triton_host, "interpreter_unavailable", lambda: "it needs NumPy 2.3")
-    assert ops_triton.unavailable("cpu") == "it needs NumPy 2.3"
+    assert TritonBackend.why_unavailable("cpu") is None
+    a_gpu.setattr(toolchain, "why_interpreter_unavailable", lambda: "it needs NumPy 2.3")
+    assert TritonBackend.why_unavailable("cpu") == "it needs NumPy 2.3"
     assert "runs on cuda only" in str(backends.why_unavailable("triton", "cpu"))
 
 
@@ -174,6 +181,6 @@ def test_a_folder_in_the_way_is_not_an_installed_package(
 ) -> None:
     (tmp_path / "folder_only").mkdir()
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert not ops_triton.installed("folder_only")
-    assert not ops_triton.installed("no_such_package_at_all")
-    assert ops_triton.installed("torch")
+    assert not is_installed("folder_only")
+    assert not is_installed("no_such_package_at_all")
+    assert is_installed("torch")

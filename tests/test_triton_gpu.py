@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from nerfcli import backends
-from nerfcli.backends import ops_triton, selfcheck
-from nerfcli.backends.base import Backend, reference
+from nerfcli.backends import selfcheck
+from nerfcli.backends.base import Backend
+from nerfcli.backends.triton.backend import TritonBackend
 from nerfcli.core.config import ClassicConfig, Config, HashGridConfig
 from nerfcli.core.devices import random_generator
 from nerfcli.core.errors import NerfError
@@ -26,6 +27,7 @@ from nerfcli.engine.runs import Run
 from nerfcli.methods.hashgrid_graph_trainer import EAGER_STEPS, GraphTrainer
 from nerfcli.methods.hashgrid_method import create_trainer
 from nerfcli.methods.hashgrid_trainer import HashGridTrainer
+from nerfcli.reference.fused import Objective
 from nerfcli.reference.radiance import NetParams
 from nerfcli.reference.samples import Samples
 from nerfcli.scenes import load_scene
@@ -48,33 +50,33 @@ def test_every_op_agrees_with_the_reference(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(selfcheck, "LIMIT", LIMITS[dtype])
-    assert selfcheck.fault(ops_triton.build(dtype), "cuda") is None
+    assert selfcheck.find_fault(TritonBackend(dtype), "cuda") is None
 
 
-def gradients(ops: Backend, case: selfcheck.Case, samples: Samples, grads: NetParams) -> None:
-    ops.photometric_gradients(
-        case.params,
-        grads,
-        selfcheck.NET,
-        selfcheck.BOX,
-        case.rays,
-        samples,
-        case.target,
-        case.background,
+EVERYTHING = Objective("huber", 0.1, 0.1, 0.1)
+
+
+def gradients(
+    ops: Backend, case: selfcheck.Case, samples: Samples, grads: NetParams, objective: Objective
+) -> None:
+    """A plain step, or one that gives all that it can."""
+    more = not objective.is_plain
+    batch = replace(case.batch, depth=case.jitter) if more else case.batch
+    ops.step_gradients(
+        case.network, grads, batch, samples, objective, with_weights=more, with_ray_grads=more
     )
 
 
-def test_a_step_is_captured_in_a_graph() -> None:
+@pytest.mark.parametrize("objective", [Objective(), EVERYTHING])
+def test_a_step_is_captured_in_a_graph(objective: Objective) -> None:
     """Nothing in it waits for the device or takes memory that a graph cannot give."""
-    ops, case = ops_triton.load(), selfcheck.Case("cuda")
+    ops, case = TritonBackend(), selfcheck.Case("cuda")
     samples = case.march(ops)
-    warm, grads = (
-        NetParams(*(torch.zeros_like(p) for p in case.params.tensors())) for _ in ("a", "b")
-    )
-    gradients(ops, case, samples, warm)  # compiles; fills the caches
+    warm, grads = case.zeros(), case.zeros()
+    gradients(ops, case, samples, warm, objective)  # compiles; fills the caches
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        gradients(ops, case, samples, grads)
+        gradients(ops, case, samples, grads, objective)
     for g in grads.tensors():
         g.zero_()
     for _ in range(2):
@@ -85,14 +87,15 @@ def test_a_step_is_captured_in_a_graph() -> None:
         torch.testing.assert_close(twice, 2 * once, rtol=1e-3, atol=1e-6)
 
 
-def test_nothing_in_a_step_synchronises() -> None:
-    ops, case = ops_triton.load(), selfcheck.Case("cuda")
+@pytest.mark.parametrize("objective", [Objective(), EVERYTHING])
+def test_nothing_in_a_step_synchronises(objective: Objective) -> None:
+    ops, case = TritonBackend(), selfcheck.Case("cuda")
     samples = case.march(ops)
-    grads = NetParams(*(torch.zeros_like(p) for p in case.params.tensors()))
-    gradients(ops, case, samples, grads)
+    grads = case.zeros()
+    gradients(ops, case, samples, grads, objective)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        gradients(ops, case, samples, grads)
+        gradients(ops, case, samples, grads, objective)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert all(g.isfinite().all() for g in grads.tensors())
@@ -120,7 +123,7 @@ def trainer_with(ready: train.Prepared, ops: Backend) -> HashGridTrainer:
 
 
 def graph_trainer(ready: train.Prepared) -> GraphTrainer:
-    made = trainer_with(ready, ops_triton.load())
+    made = trainer_with(ready, TritonBackend())
     assert isinstance(made, GraphTrainer)
     return made
 
@@ -131,7 +134,7 @@ def test_the_first_steps_lead_where_the_reference_goes(
 ) -> None:
     """The same rays, jitter and cells, drawn and marched by the kernels and by torch."""
     ready = prepared(ball)
-    mine, right = (trainer_with(ready, ops) for ops in (ops_triton.build(dtype), reference()))
+    mine, right = (trainer_with(ready, ops) for ops in (TritonBackend(dtype), Backend()))
     assert isinstance(mine, GraphTrainer) and type(right) is HashGridTrainer
     monkeypatch.setattr(mine, "_adapt_there", lambda *_counts: None)
     monkeypatch.setattr(right, "n_rays", lambda: mine.max_rays)
@@ -212,5 +215,5 @@ def test_memory_that_runs_out_says_what_to_do(ball: Path, tmp_path: Path) -> Non
 def test_auto_checks_the_backend_and_takes_it(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     notes: list[str] = []
-    assert backends.select("auto", "cuda", notes.append).ops.name == "triton"
+    assert backends.select("auto", "cuda", notes.append).backend.name == "triton"
     assert len(notes) == 1 and "first use" in notes[0]

@@ -15,7 +15,8 @@ import torch
 from nerfcli.cameras.boxes import Box
 from nerfcli.cameras.cameras import Cameras, common_focus
 from nerfcli.cameras.lenses import Lens
-from nerfcli.cameras.splines import aimed, catmull_rom, local_directions, rotation_spline
+from nerfcli.cameras.rotations import look_at, mean_up, perpendicular
+from nerfcli.cameras.splines import aim, catmull_rom, local_directions, rotation_spline
 
 Array = np.ndarray
 SURROUNDED = math.radians(120)  # a circle, where no gap between azimuths is wider than this
@@ -80,7 +81,7 @@ def orbit(cameras: Cameras, box: Box, n_frames: int) -> Cameras:
         radii, _ = _local_mean(capture, capture.radii, azimuths)
         # there and back on different heights, so that it is a round and not a swing
         positions = capture.positions(azimuths, elevations + 0.5 * spread * np.cos(phase), radii)
-    return _path(cameras, _look_at(positions, capture.focus, capture.frame[:, 2]))
+    return _path(cameras, look_at(positions, capture.focus, capture.frame[:, 2]))
 
 
 def spiral(cameras: Cameras, box: Box, n_frames: int) -> Cameras:
@@ -89,7 +90,7 @@ def spiral(cameras: Cameras, box: Box, n_frames: int) -> Cameras:
     Its radii are the 90th percentiles of the cameras' offsets from the mean along its axes; it
     looks at the focus, or, without one, at the depth of the box's centre.
     """
-    positions, up = cameras.positions.numpy(), _up(cameras)
+    positions, up = cameras.positions.numpy(), _estimate_up(cameras)
     center = positions.mean(0)
     focus = common_focus(cameras)
     if focus is not None:
@@ -99,13 +100,13 @@ def spiral(cameras: Cameras, box: Box, n_frames: int) -> Cameras:
         forward = forward / max(float(np.linalg.norm(forward)), 1e-9)
         depth = float((np.array(box.center) - center) @ forward)
         target = center + forward * max(depth, box.half_size)
-    axes = _look_at(center[None], target, up)[0, :, :3]
+    axes = look_at(center[None], target, up)[0, :, :3]
     offsets = (positions - center) @ axes
     radii = np.quantile(np.abs(offsets), 0.9, axis=0)
     theta = 2 * math.pi * SPIRAL_TURNS * np.arange(n_frames) / n_frames
     # one slow wave along the axis for all turns, as zrate 0.5 gives for two
     local = np.stack([np.cos(theta), np.sin(theta), np.sin(theta / SPIRAL_TURNS)], axis=-1) * radii
-    return _path(cameras, _look_at(center + local @ axes.T, target, up))
+    return _path(cameras, look_at(center + local @ axes.T, target, up))
 
 
 def interpolate(cameras: Cameras, box: Box, n_frames: int) -> Cameras:
@@ -136,7 +137,7 @@ def interpolate(cameras: Cameras, box: Box, n_frames: int) -> Cameras:
     rotations = rotation_spline(knots, c2w[:, :, :3], at)
     if focus is not None:  # each passes it at its own place in the picture; so do those between
         seen = local_directions(c2w[:, :, :3], center - c2w[:, :, 3])
-        rotations = aimed(rotations, center - positions, catmull_rom(knots, seen, at))
+        rotations = aim(rotations, center - positions, catmull_rom(knots, seen, at))
     return _path(cameras, np.concatenate([rotations, positions[:, :, None]], axis=-1))
 
 
@@ -155,35 +156,13 @@ def _path(cameras: Cameras, c2w: Array) -> Cameras:
     )
 
 
-def _look_at(positions: Array, target: Array, up: Array) -> Array:
-    """OpenCV poses [n, 3, 4] at `positions` [n, 3] that look at `target`, without roll."""
-    forward = target - positions
-    forward = forward / np.linalg.norm(forward, axis=-1, keepdims=True)
-    right = np.cross(forward, up)
-    level = np.linalg.norm(right, axis=-1, keepdims=True) > 1e-6
-    right = np.where(level, right, np.cross(forward, _across(up)))  # straight up or down
-    right = right / np.linalg.norm(right, axis=-1, keepdims=True)
-    down = np.cross(forward, right)
-    return np.stack([right, down, forward, positions], axis=-1)
+def _estimate_up(cameras: Cameras) -> Array:
+    """Estimate the upward direction of the scene: [3], unit length.
 
-
-def _across(direction: Array) -> Array:
-    """Some unit vector at right angles to a unit vector."""
-    across = np.cross(direction, np.eye(3)[np.abs(direction).argmin()])
-    return across / np.linalg.norm(across)
-
-
-def _up(cameras: Cameras) -> Array:
-    """The direction that people held the cameras to: [3], unit length.
-
-    It is across all cameras' x axes, which stay level whatever a camera's tilt; where those are
-    alike, as in a forward-facing capture, it is the mean of the cameras' own up.
+    It is perpendicular to all cameras' x axes, which stay level whatever a camera's tilt. Where
+    those are alike, as in a forward-facing capture, it is the mean of the cameras' own up axes.
     """
-    right, own = cameras.c2w[:, :, 0].numpy(), -cameras.c2w[:, :, 1].numpy()
-    mean = own.mean(0)
-    if np.linalg.norm(mean) < 0.1:  # looking down from all sides: the axis of the looking
-        mean = -cameras.forwards.mean(0).numpy()
-    mean = mean / max(float(np.linalg.norm(mean)), 1e-9)
+    right, mean = cameras.c2w[:, :, 0].numpy(), mean_up(cameras.c2w.numpy())
     weights, up = np.ones(len(right)), mean
     for _ in range(10):  # reweighted, so that some rolled cameras do not tilt the rest
         spread = (weights[:, None] * right).T @ right / weights.sum()
@@ -198,11 +177,11 @@ def _capture(cameras: Cameras) -> _Capture | None:
     found = common_focus(cameras)
     if found is None:
         return None
-    focus, up = found[0].numpy(), _up(cameras)
+    focus, up = found[0].numpy(), _estimate_up(cameras)
     offsets = cameras.positions.numpy() - focus
     radii = np.linalg.norm(offsets, axis=-1)
     elevations = np.arcsin(np.clip(offsets @ up / radii, -1, 1))
-    first = _across(up)
+    first = perpendicular(up)
     second = np.cross(up, first)
     azimuths = np.arctan2(offsets @ second, offsets @ first)
     ordered = np.sort(azimuths)

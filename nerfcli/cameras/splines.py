@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from nerfcli.cameras.rotations import least_rotation
+
 Array = np.ndarray
 
 
@@ -43,17 +45,11 @@ def local_directions(rotations: Array, vectors: Array) -> Array:
     return local / np.linalg.norm(local, axis=-1, keepdims=True)
 
 
-def aimed(rotations: Array, vectors: Array, wanted: Array) -> Array:
-    """Rotations turned by the least angle so that `vectors` have the local directions `wanted`.
+def aim(rotations: Array, vectors: Array, wanted: Array) -> Array:
+    """Turn rotations by the least angle so that `vectors` get the local directions `wanted`.
 
-    rotations [n, 3, 3], vectors and wanted [n, 3], of any length.
+    rotations [n, 3, 3], vectors and wanted [n, 3] of any length -> [n, 3, 3].
     """
     now = local_directions(rotations, vectors)
     wanted = wanted / np.linalg.norm(wanted, axis=-1, keepdims=True)
-    axis, cosine = np.cross(wanted, now), (wanted * now).sum(-1)
-    zero = np.zeros(len(axis))
-    x, y, z = axis.T
-    cross = np.stack([zero, -z, y, z, zero, -x, -y, x, zero], axis=-1).reshape(-1, 3, 3)
-    # Rodrigues; where the two are opposite every axis is as good, and there is none to take
-    turn = np.eye(3) + cross + cross @ cross / np.maximum(1 + cosine, 1e-6)[:, None, None]
-    return rotations @ turn
+    return rotations @ least_rotation(wanted, now)

@@ -1,20 +1,20 @@
-"""Is a scene fit to train on? What a person would not see, tested against the images themselves."""
+"""Check whether a scene is fit to train on: test what its files state against the images."""
 
 from __future__ import annotations
 
 from nerfcli.check.correct import NothingToCorrect, write_corrected
-from nerfcli.check.picture import draw
-from nerfcli.check.quick import quick_warnings
+from nerfcli.check.picture import draw_check
+from nerfcli.check.quick import check_few_views
 from nerfcli.check.report import Finding, Report
-from nerfcli.check.scene_check import Checked, check_source
+from nerfcli.check.scene_check import SceneCheck, check_source
 
 __all__ = [
-    "Checked",
     "Finding",
     "NothingToCorrect",
     "Report",
+    "SceneCheck",
+    "check_few_views",
     "check_source",
-    "draw",
-    "quick_warnings",
+    "draw_check",
     "write_corrected",
 ]

@@ -1,67 +1,69 @@
-"""A corrected copy of a scene whose fault has a known cure."""
+"""Write a corrected copy of a scene whose fault has a known cure."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from nerfcli.check.pose_conventions import FLIP
-from nerfcli.check.scene_check import Checked
+from nerfcli.check.scene_check import SceneCheck
 from nerfcli.core.errors import NerfError
-from nerfcli.scenes.source import Frame, Source, shortened
-from nerfcli.scenes.writers.convert import Choices, write_scene
+from nerfcli.core.progress import Update, ignore_update
+from nerfcli.scenes.source import Frame, Source, abbreviate
+from nerfcli.scenes.writers.convert import WriteOptions, write_scene
 
 
 class NothingToCorrect(NerfError):
     """No fault with a known cure was found."""
 
 
-def corrected(checked: Checked) -> tuple[Source, tuple[str, ...]]:
-    """The scene as it should have been stated, and what was changed.
+def correct_source(check: SceneCheck) -> tuple[Source, tuple[str, ...]]:
+    """Correct what the files state; return the scene and the changes.
 
-    Convention, focal length, image size and order are put right, exchanged images change back,
-    and views whose poses contradict the others are left out.
+    Corrects the convention, focal length, image size and order, gives swapped images their own
+    poses back, and drops views whose poses contradict the others.
 
     Raises:
         NothingToCorrect: no fault with a known cure.
     """
-    source, guess = checked.source, checked.hypothesis
-    done = [guess.words] if guess.what else []
-    pose_of = dict(checked.exchanged)
-    lost = [i for i in checked.strays if i not in pose_of]
+    source, hypothesis = check.source, check.hypothesis
+    changes = [hypothesis.description] if hypothesis.fault else []
+    pose_of = dict(check.swapped)
+    dropped = [i for i in check.outliers if i not in pose_of]
     if pose_of:
-        done.append(f"{len(pose_of)} exchanged images have their own poses again")
-    if lost:
-        done.append(f"left out: {shortened([source.frames[i].name for i in lost])}")
-    if not done:
+        changes.append(f"{len(pose_of)} exchanged images have their own poses again")
+    if dropped:
+        changes.append(f"left out: {abbreviate([source.frames[i].name for i in dropped])}")
+    if not changes:
         raise NothingToCorrect(
-            f"nothing to correct in {checked.report.scene}: no fault with a known cure was found."
+            f"nothing to correct in {check.report.scene}: no fault with a known cure was found."
         )
     # inverting poses that were read with OpenGL axes leaves their flip in front of the world
-    turned = guess.alternative.base == "inverted" and source.kind != "colmap"
+    is_flipped = hypothesis.convention.base == "inverted" and source.kind != "colmap"
+    size = hypothesis.size_factor
+    factor = hypothesis.focal_factor * size
     frames: list[Frame] = []
     for i, frame in enumerate(source.frames):
-        if i in lost:
+        if i in dropped:
             continue
-        c2w = checked.cameras.c2w[pose_of.get(i, i)].numpy()
-        c2w = FLIP.numpy() @ c2w if turned else c2w
-        factor = guess.focal * guess.size
+        c2w = check.cameras.c2w[pose_of.get(i, i)].numpy()
+        c2w = FLIP.numpy() @ c2w if is_flipped else c2w
         focal = (frame.focal[0] * factor, frame.focal[1] * factor)
-        principal = (frame.principal[0] * guess.size, frame.principal[1] * guess.size)
+        principal = (frame.principal[0] * size, frame.principal[1] * size)
         frames.append(replace(frame, c2w=c2w, focal=focal, principal=principal))
-    # points and a box found with wrong poses would be wrong as well
-    moved = bool(guess.what)
-    points = None if moved else source.points
-    return replace(source, frames=tuple(frames), points=points), tuple(done)
+    # points that were triangulated with wrong poses are wrong as well
+    points = None if hypothesis.fault else source.points
+    return replace(source, frames=tuple(frames), points=points), tuple(changes)
 
 
-def write_corrected(checked: Checked, folder: Path, done: Callable[[int], None]) -> tuple[str, ...]:
-    """Write the corrected scene as transforms.json with its images; returns what was changed.
+def write_corrected(
+    check: SceneCheck, folder: Path, update: Update = ignore_update
+) -> tuple[str, ...]:
+    """Write the corrected scene as transforms.json with its images; return the changes.
 
     Raises:
         NerfError: nothing to correct, or the folder cannot be written.
     """
-    source, changes = corrected(checked)
-    write_scene(source, folder, Choices("transforms"), done)
+    source, changes = correct_source(check)
+    write_scene(source, folder, WriteOptions("transforms"), update)
     return changes

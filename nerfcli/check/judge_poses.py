@@ -1,4 +1,4 @@
-"""The verdict on poses in words: which reading fits, and which views contradict the others."""
+"""Judge poses: find the reading that fits, and the views that contradict the others."""
 
 from __future__ import annotations
 
@@ -10,83 +10,104 @@ import torch
 from torch import Tensor
 
 from nerfcli.cameras.cameras import Cameras
-from nerfcli.check.epipolar import Evidence, evidence
-from nerfcli.check.outliers import DOUBTFUL, contradicted, exchanged, stray_views
-from nerfcli.check.poses import Fit, Hypothesis, explain
-from nerfcli.check.report import Finding, counted
+from nerfcli.check.epipolar import MatchedRays, trace_matches
+from nerfcli.check.outliers import (
+    DOUBTFUL,
+    compute_contradictions,
+    find_outlier_views,
+    find_swapped_images,
+)
+from nerfcli.check.poses import Fit, Hypothesis, find_hypothesis
+from nerfcli.check.report import Finding
+from nerfcli.core.text import quantity
 from nerfcli.matching.matching import Matches
-from nerfcli.scenes.source import shortened
+from nerfcli.scenes.source import abbreviate
 
-LOOSE = 1.5  # pixels: typical residual above which detail of a pixel or two is lost to blur
-SHUFFLED = 0.3  # mean rank of the views that look alike among those near by; 0.5 is chance
+IMPRECISE = 1.5  # pixels: median residual above which blur hides detail of a pixel or two
+SHUFFLED = 0.3  # mean similarity rank above which images and poses do not belong together
 
 
 @dataclass(frozen=True)
-class Judged:
-    """The verdict on poses and intrinsics.
+class PoseJudgement:
+    """Findings about poses and intrinsics.
 
     Attributes:
-        seen: the matches as rays of the corrected cameras.
+        stated: fit of the scene as stated. fit: fit of the hypothesis.
+        rays: the matches as rays of the corrected cameras.
+        outliers: cameras whose poses contradict the others.
+        swapped: (image, pose) among the outliers.
         convincing: whether the corrected poses explain most pairs.
     """
 
     findings: list[Finding]
     hypothesis: Hypothesis
     stated: Fit
-    found: Fit
-    seen: Evidence
-    strays: tuple[int, ...]
-    exchanged: tuple[tuple[int, int], ...]
-    convincing: bool
+    fit: Fit
+    rays: MatchedRays
+    outliers: tuple[int, ...] = ()
+    swapped: tuple[tuple[int, int], ...] = ()
+    convincing: bool = False
 
 
 def judge_poses(
     names: Sequence[str],
     matches: Matches,
     cameras: Cameras,
-    working: Tensor,
+    working_scale: Tensor,
     tolerance: float,
-    mixed: float,
-) -> Judged:
-    """Convention, focal length, order, and single views."""
-    orders = _orders(names)
-    guess, stated, found = explain(matches, cameras, working, tolerance, orders)
-    seen = evidence(matches, cameras, working, focal=guess.focal, size=guess.size)
+    similarity_rank: float,
+) -> PoseJudgement:
+    """Judge convention, focal length, order, and single views.
+
+    Args:
+        cameras: poses in the source's frame.
+        working_scale: [n_cameras] pixels at working size per pixel of the camera.
+        tolerance: largest residual of good poses, pixels.
+        similarity_rank: see `measure_similarity_rank`.
+    """
+    hypothesis, stated, fit = find_hypothesis(
+        matches, cameras, working_scale, tolerance, _list_orders(names)
+    )
+    rays = trace_matches(
+        matches, cameras, working_scale, hypothesis.focal_factor, hypothesis.size_factor
+    )
     findings: list[Finding] = []
     if len(matches.pairs) < 3:
         text = "the images share too few features: nothing can be said about the poses"
         findings.append(Finding("warning", "texture", text))
-        return Judged(findings, guess, stated, found, seen, (), (), False)
-    if guess.what:
+        return PoseJudgement(findings, hypothesis, stated, fit, rays)
+    if hypothesis.fault:
         text = (
-            f"{guess.words}: then matches lie {found.typical:.2g} px from where the poses put "
-            f"them, as stated {pixels_text(stated.typical)}"
+            f"{hypothesis.description}: then matches lie {fit.median:.2g} px from where the poses "
+            f"put them, as stated {format_pixels(stated.median)}"
         )
-        findings.append(Finding("fault", guess.what, text))
-    poses = guess.poses(cameras.c2w)
+        findings.append(Finding("fault", hypothesis.fault, text))
     weights = torch.bincount(matches.pair, minlength=len(matches.pairs))
-    strays = stray_views(matches.pairs, weights, found, len(cameras))
+    outliers = find_outlier_views(matches.pairs, weights, fit, len(cameras))
     n_judged = len(set(matches.pairs.reshape(-1).tolist()))
+    if len(outliers) > 0.5 * n_judged or fit.agreeing < 0.5:
+        findings.append(_report_failure(fit, similarity_rank))
+        return PoseJudgement(findings, hypothesis, stated, fit, rays, tuple(outliers))
     swaps: list[tuple[int, int]] = []
-    if len(strays) > 0.5 * n_judged or found.agreeing < 0.5:
-        findings.append(_hopeless(found, mixed))
-        return Judged(findings, guess, stated, found, seen, tuple(strays), (), False)
-    if strays:
-        swaps = exchanged(seen, matches.pairs, poses, strays, tolerance)
-        findings += _strays(names, strays, swaps, matches.pairs, found)
-    findings += _doubtful(names, strays, matches.pairs, weights, found)
-    if found.typical > LOOSE:
+    if outliers:
+        poses = hypothesis.correct_poses(cameras.c2w)
+        swaps = find_swapped_images(rays, matches.pairs, poses, outliers, tolerance)
+        findings += _report_outliers(names, outliers, swaps, matches.pairs, fit)
+    findings += _report_doubtful(names, outliers, matches.pairs, weights, fit)
+    if fit.median > IMPRECISE:
         text = (
-            f"matches lie {found.typical:.2g} px from where the poses put them; finer detail "
+            f"matches lie {fit.median:.2g} px from where the poses put them; finer detail "
             "than about twice that will blur"
         )
         findings.append(Finding("warning", "imprecise", text))
-    return Judged(findings, guess, stated, found, seen, tuple(strays), tuple(swaps), True)
+    return PoseJudgement(
+        findings, hypothesis, stated, fit, rays, tuple(outliers), tuple(swaps), True
+    )
 
 
-def _hopeless(found: Fit, mixed: float) -> Finding:
-    fits = f"only {found.agreeing:.0%} of the pairs of views fit, in any usual convention"
-    if mixed > SHUFFLED:
+def _report_failure(fit: Fit, similarity_rank: float) -> Finding:
+    fits = f"only {fit.agreeing:.0%} of the pairs of views fit, in any usual convention"
+    if similarity_rank > SHUFFLED:
         text = (
             "images and poses do not belong together: views that look alike are not near each "
             f"other ({fits}). Shuffled file names, or another capture's poses"
@@ -95,83 +116,94 @@ def _hopeless(found: Fit, mixed: float) -> Finding:
     return Finding("fault", "poses", f"the poses do not explain the images: {fits}")
 
 
-def _strays(
+def _report_outliers(
     names: Sequence[str],
-    strays: Sequence[int],
+    outliers: Sequence[int],
     swaps: Sequence[tuple[int, int]],
     pairs: Tensor,
-    found: Fit,
+    fit: Fit,
 ) -> list[Finding]:
     findings = []
     if swaps:
-        words = [f"{names[image]} has the pose of {names[pose]}" for image, pose in swaps]
-        text = f"images are exchanged: {shortened(words, 6)}"
+        parts = [f"{names[image]} has the pose of {names[pose]}" for image, pose in swaps]
+        text = f"images are exchanged: {abbreviate(parts, 6)}"
         findings.append(Finding("fault", "swapped", text, tuple(names[i] for i, _ in swaps)))
-    single = [i for i in strays if i not in {image for image, _ in swaps}]
+    single = [i for i in outliers if i not in {image for image, _ in swaps}]
     if single:
-        words = []
+        parts = []
         for i in single:
-            mine = found.pairs[(pairs == i).any(-1)]
-            words.append(f"{names[i]} ({pixels_text(float(mine.median()))})")
-        text = f"{counted(len(single), 'pose')} at odds with the other views: {shortened(words, 6)}"
+            residuals = fit.residuals[(pairs == i).any(-1)]
+            parts.append(f"{names[i]} ({format_pixels(float(residuals.median()))})")
+        text = f"{quantity(len(single), 'pose')} at odds with the other views: "
+        text += abbreviate(parts, 6)
         findings.append(Finding("fault", "pose", text, tuple(names[i] for i in single)))
     return findings
 
 
-def _doubtful(
-    names: Sequence[str], strays: Sequence[int], pairs: Tensor, weights: Tensor, found: Fit
+def _report_doubtful(
+    names: Sequence[str], outliers: Sequence[int], pairs: Tensor, weights: Tensor, fit: Fit
 ) -> list[Finding]:
-    """Views that agree with some and contradict others: repetition, or groups joined wrongly."""
-    keep = ~torch.isin(pairs, torch.tensor(list(strays), dtype=torch.int64)).any(-1)
-    share = contradicted(pairs, weights * keep, found, len(names), found.tolerance)
-    bad = keep & ~(found.pairs < found.tolerance)
+    """Report views that agree with some neighbours and contradict others.
+
+    Either something in the scene repeats, or the capture joins two groups of views wrongly.
+    """
+    keep = ~torch.isin(pairs, torch.tensor(list(outliers), dtype=torch.int64)).any(-1)
+    share = compute_contradictions(pairs, weights * keep, fit, len(names), fit.tolerance)
+    bad = keep & ~(fit.residuals < fit.tolerance)
     several = torch.bincount(pairs[bad].reshape(-1), minlength=len(names)) >= 2
     doubtful = ((share > DOUBTFUL) & several).nonzero()[:, 0]
     wrong = bad & torch.isin(pairs, doubtful).any(-1)
     if not wrong.any():
         return []
     order = wrong.nonzero()[:, 0][weights[wrong].argsort(descending=True)]
-    words = shortened([f"{names[a]} and {names[b]}" for a, b in pairs[order].tolist()])
+    listed = abbreviate([f"{names[a]} and {names[b]}" for a, b in pairs[order].tolist()])
     text = (
-        f"{counted(len(doubtful), 'view')} at odds with some neighbours and at one with others: "
-        f"{words}. Either "
+        f"{quantity(len(doubtful), 'view')} at odds with some neighbours and in agreement with "
+        f"others: {listed}. Either "
         "something repeats there, or the capture joins views of two sides as if they were one"
     )
-    return [
-        Finding("warning", "contradictory", text, tuple(str(names[i]) for i in doubtful.tolist()))
-    ]
+    views = tuple(str(names[i]) for i in doubtful.tolist())
+    return [Finding("warning", "contradictory", text, views)]
 
 
-def pixels_text(value: float) -> str:
+def format_pixels(value: float) -> str:
+    """Format a residual; an infinite one means that matches lie behind the cameras."""
     return f"{value:.2g} px" if np.isfinite(value) else "behind the cameras"
 
 
-def _orders(names: Sequence[str]) -> list[tuple[str, tuple[int, ...]]]:
-    """Assignments of images to poses that sorting mistakes lead to.
+def _list_orders(names: Sequence[str]) -> list[tuple[str, tuple[int, ...]]]:
+    """List assignments of images to poses that come from sorting mistakes, with descriptions.
 
-    Cameras are in natural order of their names; image i then belongs to pose order[i].
+    Cameras are in natural order of their names. Image i then belongs to pose order[i].
     """
     n = len(names)
     by_text = sorted(range(n), key=lambda i: names[i])
-    place = [0] * n
+    inverse = [0] * n
     for position, i in enumerate(by_text):
-        place[i] = position
-    found = [
-        ("the poses are in alphabetical order (1, 10, 2), the images in that of numbers", place),
+        inverse[i] = position
+    orders = [
+        ("the poses are in alphabetical order (1, 10, 2), the images in that of numbers", inverse),
         ("the poses are in the order of numbers, the images in alphabetical order", by_text),
         ("the poses are in reverse order", [n - 1 - i for i in range(n)]),
         ("the poses are late by one image", [(i + 1) % n for i in range(n)]),
         ("the poses are early by one image", [(i - 1) % n for i in range(n)]),
     ]
-    return [(words, tuple(order)) for words, order in found if order != list(range(n))]
+    return [(text, tuple(order)) for text, order in orders if order != list(range(n))]
 
 
-def mixed_rank(shared: Tensor, apart: Tensor) -> float:
-    """Where the view most like each view stands among those near it: 0 the nearest, 0.5 chance."""
+def measure_similarity_rank(shared: Tensor, distances: Tensor) -> float:
+    """Rank each view's most similar view among its neighbours by pose; return the mean rank.
+
+    Args:
+        shared: [n, n] number of shared features. distances: [n, n] of poses.
+
+    Returns:
+        0 where the most similar view is the nearest, 0.5 on average for poses in random order.
+    """
     n = len(shared)
     if n < 4:
         return 0.0
-    ranks = apart.argsort(dim=1).argsort(dim=1).double() / (n - 2)
+    ranks = distances.argsort(dim=1).argsort(dim=1).double() / (n - 2)
     best = shared.argmax(dim=1)
     strong = shared.amax(dim=1) >= 8
     return float(ranks[torch.arange(n), best][strong].mean()) if bool(strong.any()) else 0.0

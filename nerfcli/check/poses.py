@@ -1,23 +1,27 @@
-"""The verdict on poses and intrinsics, from matches that know nothing of them.
+"""Judge poses and intrinsics by matches, which are found without them.
 
-The unit of everything is the distance of a match to its epipolar line. Features are found to about
-half a pixel, and poses from structure from motion are good to about one; a wrong pose puts the
-line anywhere, a tenth of the image away on average. TOLERANCE lies between the two, and pairs of
-views are judged by the majority of their matches, so neither a few bad matches nor the exact
-value decides.
+All errors are distances of matches to their epipolar lines. Features are found to about half a
+pixel, and poses from structure from motion are good to about one; a wrong pose puts the line
+anywhere, a tenth of the image away on average. TOLERANCE lies between the two. Pairs of views are
+judged by the majority of their matches, so neither a few bad matches nor the exact value decides.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from nerfcli.cameras.cameras import Cameras
-from nerfcli.check.epipolar import Evidence, behind, evidence, residuals
-from nerfcli.check.pose_conventions import STATED, Alternative, all_alternatives, usual_alternatives
+from nerfcli.check.epipolar import MatchedRays, compute_residuals, is_behind, trace_matches
+from nerfcli.check.pose_conventions import (
+    STATED,
+    PoseConvention,
+    generate_all_conventions,
+    list_usual_conventions,
+)
 from nerfcli.matching.matching import Matches
 
 TOLERANCE, TOLERANCE_SHARE = 2.0, 0.0025  # pixels, and of the image's diagonal
@@ -27,102 +31,119 @@ COARSE_SAMPLE = (30, 12)  # for the thousands of far-fetched ones
 # let a wrong focal length pass for a smaller object: residuals grow, but not as with wrong axes.
 BETTER, BETTER_FOCAL = 0.5, 0.8
 MAJORITY = 0.5
-CONVINCED = 0.75  # of the pairs must fit a hypothesis better than what is stated
+CONVINCED = 0.75  # share of pairs that must fit a hypothesis better than the stated poses
 FOCALS = [1.05**i for i in range(-32, 33)]  # from a fifth to five times the stated one
-FOCAL_SLACK = 1.1  # small enough to be worth no fault: residuals hardly see it
+FOCAL_SLACK = 1.1  # smaller errors of the focal length hardly change the residuals: no fault
 SIZES = (0.125, 0.25, 0.5, 2.0, 4.0, 8.0)
-CHUNK = 64
+CHUNK = 64  # conventions that are tested at once
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How poses fit the matches.
+    """How well poses fit the matches.
 
     Attributes:
-        pairs: [p] median residual of each pair, pixels; infinite where most lie behind a camera.
+        residuals: [p] median of each pair, pixels; infinite where most lie behind a camera.
+        tolerance: largest residual of poses good enough to train on, pixels.
     """
 
-    pairs: Tensor
+    residuals: Tensor
     tolerance: float
 
     @property
-    def typical(self) -> float:
-        return float(self.pairs.median()) if len(self.pairs) else float("inf")
+    def median(self) -> float:
+        """Median residual of the pairs, pixels."""
+        return float(self.residuals.median()) if len(self.residuals) else float("inf")
 
     @property
     def agreeing(self) -> float:
         """Share of pairs in which most matches agree."""
-        return float((self.pairs < self.tolerance).double().mean()) if len(self.pairs) else 0.0
+        if not len(self.residuals):
+            return 0.0
+        return float((self.residuals < self.tolerance).double().mean())
 
     @property
-    def single(self) -> float:
+    def single_view_limit(self) -> float:
         """Largest residual that a pair of one view may have, pixels.
 
         Where the scene as a whole fits well, a single view that is several pixels off is wrong,
-        also if an error along its epipolar lines hides most of it.
+        even if an error along its epipolar lines hides most of it.
         """
-        return min(max(4 * self.typical, self.tolerance / 2), self.tolerance)
+        return min(max(4 * self.median, self.tolerance / 2), self.tolerance)
 
-    def improves(self, stated: Fit, better: float) -> bool:
-        """Whether it explains what the stated does not; `better` is a share of its residual."""
+    def improves_on(self, stated: Fit, better: float) -> bool:
+        """Test whether this fit explains matches that the stated poses do not.
+
+        Args:
+            better: share of the stated residual that this one must stay below.
+        """
         return (
-            self.typical < better * stated.typical
-            and self.typical < self.tolerance
+            self.median < better * stated.median
+            and self.median < self.tolerance
             and self.agreeing >= max(MAJORITY, stated.agreeing)
-            and float((self.pairs < stated.pairs).double().mean()) >= CONVINCED
+            and float((self.residuals < stated.residuals).double().mean()) >= CONVINCED
         )
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A reading of the scene under which the matches fit.
+    """A reading of the scene under which the matches may fit.
 
     Attributes:
-        what: "" as stated, else the word of the finding.
-        words: what is wrong with the files.
-        alternative: to the poses. focal, size: factors, see `evidence`.
+        fault: "" for the scene as stated, else the key of the finding.
+        description: what is wrong with the files, for people.
+        convention: of the poses. focal_factor, size_factor: see `trace_matches`.
         order: image i belongs to pose order[i]; None: to its own.
     """
 
-    what: str = ""
-    words: str = ""
-    alternative: Alternative = STATED
-    focal: float = 1.0
-    size: float = 1.0
+    fault: str = ""
+    description: str = ""
+    convention: PoseConvention = STATED
+    focal_factor: float = 1.0
+    size_factor: float = 1.0
     order: tuple[int, ...] | None = None
 
-    def poses(self, c2w: Tensor) -> Tensor:
-        c2w = self.alternative.apply(c2w)
+    def correct_poses(self, c2w: Tensor) -> Tensor:
+        """Convert stated poses [n, 3, 4] of the source's frame to correct ones."""
+        c2w = self.convention.apply(c2w)
         return c2w if self.order is None else c2w[list(self.order)]
 
-    def cameras(self, cameras: Cameras) -> Cameras:
-        """The cameras as they should have been stated; poses in the source's frame."""
+    def correct_cameras(self, cameras: Cameras) -> Cameras:
+        """Convert stated cameras to correct ones; poses in the source's frame."""
         return replace(
             cameras,
-            c2w=self.poses(cameras.c2w),
-            focal=cameras.focal * self.focal * self.size,
-            principal=cameras.principal * self.size,
+            c2w=self.correct_poses(cameras.c2w),
+            focal=cameras.focal * self.focal_factor * self.size_factor,
+            principal=cameras.principal * self.size_factor,
         )
 
 
-def tolerance_for(working: Sequence[tuple[int, int]]) -> float:
-    """Largest residual, in pixels, that poses good enough to train on leave."""
-    sizes = torch.tensor(list(working), dtype=torch.float64)
-    return TOLERANCE + TOLERANCE_SHARE * float(sizes.norm(dim=-1).median())
+def compute_tolerance(sizes: Sequence[tuple[int, int]]) -> float:
+    """Compute the largest residual, in pixels, of poses that are good enough to train on.
+
+    Args:
+        sizes: width and height of each image as analysed.
+    """
+    diagonals = torch.tensor(list(sizes), dtype=torch.float64).norm(dim=-1)
+    return TOLERANCE + TOLERANCE_SHARE * float(diagonals.median())
 
 
-def fit(seen: Evidence, c2w: Tensor, tolerance: float) -> Fit:
-    """Median residual of each pair of views under one set of poses [n, 3, 4]."""
-    found = residuals(seen, c2w)
-    limit = torch.full_like(found.pixels, tolerance)
-    pixels = torch.where(behind(seen, found, limit), torch.inf, found.pixels)
-    return Fit(_medians(pixels, seen), tolerance)
+def fit_poses(rays: MatchedRays, c2w: Tensor, tolerance: float) -> Fit:
+    """Measure the fit of one set of poses [n, 3, 4]."""
+    return Fit(_median_residuals(rays, c2w, tolerance), tolerance)
 
 
-def _medians(values: Tensor, seen: Evidence) -> Tensor:
-    """Median of each pair that has matches; values [..., m] -> [..., p]."""
-    order = seen.pair.argsort(stable=True)
-    counts = torch.bincount(seen.pair, minlength=seen.n_pairs)
+def _median_residuals(rays: MatchedRays, c2w: Tensor, tolerance: float) -> Tensor:
+    """Take each pair's median residual under poses [..., n, 3, 4]. -> [..., p]"""
+    residuals = compute_residuals(rays, c2w)
+    behind = is_behind(rays, residuals, tolerance)
+    return _medians_by_pair(torch.where(behind, torch.inf, residuals.pixels), rays)
+
+
+def _medians_by_pair(values: Tensor, rays: MatchedRays) -> Tensor:
+    """Take the median of each pair that has matches; values [..., m] -> [..., p]."""
+    order = rays.pair.argsort(stable=True)
+    counts = torch.bincount(rays.pair, minlength=rays.n_pairs)
     counts = counts[counts > 0]
     starts = counts.cumsum(0) - counts
     width = int(counts.max()) if len(counts) else 0
@@ -134,8 +155,8 @@ def _medians(values: Tensor, seen: Evidence) -> Tensor:
     return table.gather(-1, middle)[..., 0]
 
 
-def thinned(matches: Matches, n_pairs: int, n_matches: int) -> Matches:
-    """At most so many pairs, and matches of each, evenly chosen."""
+def thin(matches: Matches, n_pairs: int, n_matches: int) -> Matches:
+    """Keep at most so many pairs, and so many matches of each, evenly chosen."""
     chosen = torch.linspace(0, len(matches.pairs) - 1, min(n_pairs, len(matches.pairs)))
     order = matches.pair.argsort(stable=True)
     counts = torch.bincount(matches.pair, minlength=len(matches.pairs))
@@ -149,113 +170,103 @@ def thinned(matches: Matches, n_pairs: int, n_matches: int) -> Matches:
     return Matches(pairs, number[matches.pair[kept]], matches.xy[kept])
 
 
-def explain(
+def find_hypothesis(
     matches: Matches,
     cameras: Cameras,
-    working: Tensor,
+    working_scale: Tensor,
     tolerance: float,
     orders: Sequence[tuple[str, tuple[int, ...]]] = (),
     *,
     thorough: bool = True,
 ) -> tuple[Hypothesis, Fit, Fit]:
-    """The likeliest reading: as stated, unless another fits clearly better.
+    """Find the likeliest reading: as stated, unless another fits clearly better.
 
     Args:
         cameras: poses in the source's frame.
-        working: [n_cameras] pixels at working size per pixel of the camera.
-        orders: other assignments of images to poses, each with its words.
-        thorough: also try every exchange of axes where nothing usual fits.
+        working_scale: [n_cameras] pixels at working size per pixel of the camera.
+        orders: other assignments of images to poses, each with its description.
+        thorough: if nothing usual fits, also try every exchange of axes.
 
     Returns:
         The hypothesis, the fit as stated, and the hypothesis's fit.
     """
-    few = thinned(matches, *SAMPLE)
-    seen = evidence(few, cameras, working)
-    stated = fit(seen, cameras.c2w, tolerance)
-    tried = _conventions(seen, cameras.c2w, tolerance, usual_alternatives())
-    tried += _intrinsics(few, cameras, working, tolerance)
-    for words, order in orders:
-        guess = Hypothesis("order", words, order=order)
-        tried.append((guess, fit(seen, guess.poses(cameras.c2w), tolerance)))
-    best = _simplest(tried, stated)
+    sample = thin(matches, *SAMPLE)
+    rays = trace_matches(sample, cameras, working_scale)
+    stated = fit_poses(rays, cameras.c2w, tolerance)
+    tried = _try_conventions(rays, cameras.c2w, tolerance, list_usual_conventions())
+    tried += _try_intrinsics(sample, cameras, working_scale, tolerance)
+    for description, order in orders:
+        candidate = Hypothesis("order", description, order=order)
+        fit = fit_poses(rays, candidate.correct_poses(cameras.c2w), tolerance)
+        tried.append((candidate, fit))
+    best = _choose_simplest(tried, stated)
     if best is None and thorough and stated.agreeing < MAJORITY:
-        coarse = evidence(thinned(few, *COARSE_SAMPLE), cameras, working)
-        there = fit(coarse, cameras.c2w, tolerance)
-        best = _simplest(_conventions(coarse, cameras.c2w, tolerance, all_alternatives()), there)
-    whole = evidence(matches, cameras, working)
-    stated = fit(whole, cameras.c2w, tolerance)
+        coarse = trace_matches(thin(sample, *COARSE_SAMPLE), cameras, working_scale)
+        tried = _try_conventions(coarse, cameras.c2w, tolerance, generate_all_conventions())
+        best = _choose_simplest(tried, fit_poses(coarse, cameras.c2w, tolerance))
+    stated = fit_poses(trace_matches(matches, cameras, working_scale), cameras.c2w, tolerance)
     if best is None:
         return Hypothesis(), stated, stated
-    guess = best[0]
-    whole = evidence(matches, cameras, working, focal=guess.focal, size=guess.size)
-    return guess, stated, fit(whole, guess.poses(cameras.c2w), tolerance)
+    rays = trace_matches(matches, cameras, working_scale, best.focal_factor, best.size_factor)
+    return best, stated, fit_poses(rays, best.correct_poses(cameras.c2w), tolerance)
 
 
-def _simplest(tried: list[tuple[Hypothesis, Fit]], stated: Fit) -> tuple[Hypothesis, Fit] | None:
-    """The first in order of cost that fits about as well as the best."""
+def _choose_simplest(tried: Sequence[tuple[Hypothesis, Fit]], stated: Fit) -> Hypothesis | None:
+    """Choose the first hypothesis, in order of cost, that fits about as well as the best."""
     good = [
-        (guess, found)
-        for guess, found in tried
-        if found.improves(stated, BETTER_FOCAL if guess.what == "focal" else BETTER)
+        (hypothesis, fit)
+        for hypothesis, fit in tried
+        if fit.improves_on(stated, BETTER_FOCAL if hypothesis.fault == "focal" else BETTER)
     ]
     if not good:
         return None
-    least = min(found.typical for _, found in good)
-    return next(g for g in good if g[1].typical <= 1.1 * least)
+    least = min(fit.median for _, fit in good)
+    return next(hypothesis for hypothesis, fit in good if fit.median <= 1.1 * least)
 
 
-def _intrinsics(
-    matches: Matches, cameras: Cameras, working: Tensor, tolerance: float
+def _try_intrinsics(
+    matches: Matches, cameras: Cameras, working_scale: Tensor, tolerance: float
 ) -> list[tuple[Hypothesis, Fit]]:
-    """The best of the focal lengths, and of the sizes that intrinsics may have been stated for."""
-    c2w, tried = cameras.c2w, []
-    for what, factors in (("focal", FOCALS), ("size", SIZES)):
-        fits = {
-            factor: fit(evidence(matches, cameras, working, **{what: factor}), c2w, tolerance)
-            for factor in factors
-        }
-        best = min(fits, key=lambda factor: fits[factor].typical)
-        if what == "size":
-            guess = Hypothesis("image-size", _size_words(best), size=best)
-        elif 1 / FOCAL_SLACK < best < FOCAL_SLACK:
-            continue
-        else:
-            guess = Hypothesis("focal", _focal_words(best), focal=best)
-        tried.append((guess, fits[best]))
+    """Find the best focal length, and the best size that the intrinsics may be stated for."""
+
+    def fit(focal: float, size: float) -> Fit:
+        rays = trace_matches(matches, cameras, working_scale, focal, size)
+        return fit_poses(rays, cameras.c2w, tolerance)
+
+    focal_fits = {factor: fit(factor, 1.0) for factor in FOCALS}
+    size_fits = {factor: fit(1.0, factor) for factor in SIZES}
+    focal = min(focal_fits, key=lambda factor: focal_fits[factor].median)
+    size = min(size_fits, key=lambda factor: size_fits[factor].median)
+    tried = []
+    if not 1 / FOCAL_SLACK < focal < FOCAL_SLACK:
+        candidate = Hypothesis("focal", _describe_focal(focal), focal_factor=focal)
+        tried.append((candidate, focal_fits[focal]))
+    candidate = Hypothesis("image-size", _describe_size(size), size_factor=size)
+    return [*tried, (candidate, size_fits[size])]
+
+
+def _try_conventions(
+    rays: MatchedRays, c2w: Tensor, tolerance: float, conventions: Iterable[PoseConvention]
+) -> list[tuple[Hypothesis, Fit]]:
+    """Measure the fit of each convention but the stated one, CHUNK at a time."""
+    others = [convention for convention in conventions if not convention.is_stated]
+    tried = []
+    for start in range(0, len(others), CHUNK):
+        chunk = others[start : start + CHUNK]
+        poses = torch.stack([convention.apply(c2w) for convention in chunk])
+        medians = _median_residuals(rays, poses, tolerance)
+        for convention, residuals in zip(chunk, medians, strict=True):
+            hypothesis = Hypothesis("convention", convention.describe(), convention)
+            tried.append((hypothesis, Fit(residuals, tolerance)))
     return tried
 
 
-def _conventions(
-    seen: Evidence, c2w: Tensor, tolerance: float, alternatives
-) -> list[tuple[Hypothesis, Fit]]:
-    found, waiting = [], []
-
-    def flush() -> None:
-        poses = torch.stack([a.apply(c2w) for a in waiting])
-        result = residuals(seen, poses)
-        limit = torch.full_like(result.pixels, tolerance)
-        pixels = torch.where(behind(seen, result, limit), torch.inf, result.pixels)
-        for alternative, pairs in zip(waiting, _medians(pixels, seen), strict=True):
-            guess = Hypothesis("convention", alternative.words(), alternative)
-            found.append((guess, Fit(pairs, tolerance)))
-        waiting.clear()
-
-    for alternative in alternatives:
-        if not alternative.is_stated:
-            waiting.append(alternative)
-        if len(waiting) == CHUNK:
-            flush()
-    if waiting:
-        flush()
-    return found
-
-
-def _focal_words(factor: float) -> str:
+def _describe_focal(factor: float) -> str:
     wrong = 1 / factor
-    much = f"{wrong:.2g} times too long" if wrong > 1 else f"{factor:.2g} times too short"
-    return f"the focal length is about {much}"
+    error = f"{wrong:.2g} times too long" if wrong > 1 else f"{factor:.2g} times too short"
+    return f"the focal length is about {error}"
 
 
-def _size_words(factor: float) -> str:
+def _describe_size(factor: float) -> str:
     ratio = f"{1 / factor:g} times larger" if factor < 1 else f"{factor:g} times smaller"
     return f"focal length and principal point are stated for images that are {ratio}"

@@ -1,10 +1,12 @@
-"""What a check found, for people and for programs."""
+"""Findings of a check, as text for people and as JSON for programs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from nerfcli.core.text import quantity
 
 LEVELS = ("fault", "warning", "note")
 
@@ -15,7 +17,7 @@ class Finding:
 
     Attributes:
         level: "fault" (training on this gives a wrong result), "warning" or "note".
-        what: a stable word for programs, such as "focal" or "swapped".
+        what: a stable key for programs, such as "focal" or "swapped".
         text: for people: what is wrong, where, what to do.
         views: names of the images concerned.
     """
@@ -28,7 +30,13 @@ class Finding:
 
 @dataclass(frozen=True)
 class View:
-    """What was measured on one view; None where there was nothing to measure."""
+    """Measurements of one view; None where nothing could be measured.
+
+    Attributes:
+        matches: number of matches with other views.
+        residual: median distance of matches to their epipolar lines, pixels at working size.
+        agreeing: share of matches that agree with the poses.
+    """
 
     name: str
     matches: int
@@ -38,13 +46,13 @@ class View:
 
 @dataclass(frozen=True)
 class Report:
-    """All that a check found out about a scene.
+    """The results of a check.
 
     Attributes:
         findings: worst first.
-        views: per view that was looked at.
-        measures: named numbers and words, in the order of the table, which leaves out names
-            with an underscore.
+        views: the views whose images were analysed.
+        measures: values by name, in the order of the table; the table leaves out names with an
+            underscore.
     """
 
     scene: str
@@ -65,11 +73,11 @@ class Report:
             "views": [vars(view) for view in self.views],
         }
 
-    def text(self) -> str:
-        """The table, the worst views, and what was found."""
+    def to_text(self) -> str:
+        """Format the table, the worst views and the findings."""
         table = {key: value for key, value in self.measures.items() if "_" not in key}
         width = max((len(key) for key in table), default=0)
-        lines = [f"{key:<{width}}  {_shown(value)}" for key, value in table.items()]
+        lines = [f"{key:<{width}}  {_format(value)}" for key, value in table.items()]
         worst = self.worst_views()
         if worst:
             lines += ["", "views that fit worst    residual  agreeing  matches"]
@@ -81,23 +89,21 @@ class Report:
         for finding in self.findings:
             lines.append(f"{finding.level.upper():<8} {finding.what}: {finding.text}")
         n = len(self.faults)
-        lines.append("no faults found" if not n else f"{counted(n, 'fault')} found")
+        lines.append(f"{quantity(n, 'fault')} found" if n else "no faults found")
         return "\n".join(lines)
 
     def worst_views(self, n: int = 5) -> list[View]:
-        seen = [view for view in self.views if view.residual is not None]
-        return sorted(seen, key=lambda v: (v.agreeing or 0.0, -(v.residual or 0.0)))[:n]
+        """Return the n views that fit their poses worst, worst first."""
+        measured = [view for view in self.views if view.residual is not None]
+        return sorted(measured, key=lambda v: (v.agreeing or 0.0, -(v.residual or 0.0)))[:n]
 
 
-def counted(n: int, noun: str) -> str:
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
-
-
-def by_level(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+def sort_by_level(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """Sort findings, worst first."""
     return tuple(sorted(findings, key=lambda f: LEVELS.index(f.level)))
 
 
-def _shown(value: object) -> str:
+def _format(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.3g}"
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

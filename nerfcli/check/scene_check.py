@@ -1,4 +1,4 @@
-"""The check of a scene, from its files to the report."""
+"""Check a scene, from its files to the report."""
 
 from __future__ import annotations
 
@@ -10,37 +10,49 @@ import torch
 from torch import Tensor
 
 from nerfcli.cameras.cameras import Cameras
-from nerfcli.check.epipolar import Evidence, behind, residuals
-from nerfcli.check.gather import MAX_VIEWS, Gathered, gather
+from nerfcli.check.epipolar import MatchedRays, compute_residuals, is_behind
 from nerfcli.check.judge_geometry import (
-    cloud,
-    coverage,
     judge_box,
     judge_depth,
     judge_links,
     judge_masks,
+    measure_coverage,
+    triangulate_agreeing,
 )
-from nerfcli.check.judge_images import judge_photos, visibly_moved
-from nerfcli.check.judge_poses import Judged, judge_poses, mixed_rank, pixels_text
-from nerfcli.check.poses import Hypothesis, tolerance_for
-from nerfcli.check.report import Finding, Report, View, by_level, counted
+from nerfcli.check.judge_images import is_visibly_moved, judge_images
+from nerfcli.check.judge_poses import (
+    PoseJudgement,
+    format_pixels,
+    judge_poses,
+    measure_similarity_rank,
+)
+from nerfcli.check.poses import Hypothesis, compute_tolerance
+from nerfcli.check.report import Finding, Report, View, sort_by_level
 from nerfcli.core.config import SceneConfig
 from nerfcli.core.progress import Progress
-from nerfcli.matching.matching import nearness
+from nerfcli.core.text import quantity
+from nerfcli.matching.matching import (
+    MAX_VIEWS,
+    MatchedScene,
+    compute_working_scale,
+    match_scene,
+    measure_pose_distances,
+)
 from nerfcli.scenes.build import scene_from_source
 from nerfcli.scenes.scene import Scene
 from nerfcli.scenes.source import Source
 
 
 @dataclass(frozen=True)
-class Checked:
-    """What a check leaves: the report, and what pictures and corrections need.
+class SceneCheck:
+    """A report, with everything that pictures and corrections need.
 
     Attributes:
         hypothesis: the reading under which the matches fit; as stated if nothing is wrong.
-        cameras: as they should have been stated, in the source's frame.
+        cameras: corrected cameras, in the source's frame.
         points: [k, 3] triangulated, in the source's frame.
-        strays: cameras whose poses contradict the others. exchanged: (image, pose) among them.
+        outliers: cameras whose poses contradict the others.
+        swapped: (image, pose) among the outliers.
     """
 
     report: Report
@@ -49,87 +61,98 @@ class Checked:
     hypothesis: Hypothesis
     cameras: Cameras
     points: Tensor
-    strays: tuple[int, ...]
-    exchanged: tuple[tuple[int, int], ...]
+    outliers: tuple[int, ...]
+    swapped: tuple[tuple[int, int], ...]
 
 
-def check_source(source: Source, progress: Progress, *, max_views: int = MAX_VIEWS) -> Checked:
-    """Test a scene: poses, intrinsics, images, masks, depth, box.
+def check_source(source: Source, progress: Progress, *, max_views: int = MAX_VIEWS) -> SceneCheck:
+    """Test a scene's poses, intrinsics, images, masks, depth images and box.
 
     Raises:
-        NerfError: what the files state is no scene at all.
+        NerfError: the files do not state a scene.
     """
     scene = scene_from_source(source, SceneConfig(holdout=0))
-    return judge(source, scene, gather(scene, progress, max_views))
+    return judge_scene(source, scene, match_scene(scene, progress, max_views))
 
 
-def judge(source: Source, scene: Scene, seen: Gathered) -> Checked:
-    """The report on a scene whose images have been looked at."""
-    names, matches, working = scene.names, seen.matches, seen.working(scene)
-    back = scene.scene_from_source.inverse()
-    cameras = replace(scene.cameras, c2w=back.apply_c2w(scene.cameras.c2w))
-    tolerance = tolerance_for([look.working for look in seen.looks.values()] or [(1, 1)])
-    mixed = mixed_rank(seen.shared, nearness(scene, seen.looked))
-    judged = judge_poses(names, matches, cameras, working, tolerance, mixed)
-    right = judged.hypothesis.cameras(cameras)
-    moved = visibly_moved(cameras.c2w, cameras.focal.mean(-1) * working)
+def judge_scene(source: Source, scene: Scene, matched: MatchedScene) -> SceneCheck:
+    """Judge a scene whose images have been matched."""
+    names, matches, images = scene.names, matched.matches, matched.images
+    working_scale = compute_working_scale(scene, images)
+    source_from_scene = scene.scene_from_source.inverse()
+    cameras = replace(scene.cameras, c2w=source_from_scene.apply_c2w(scene.cameras.c2w))
+    tolerance = compute_tolerance([image.working_size for image in images.values()] or [(1, 1)])
+    distances = measure_pose_distances(scene, matched.analysed)
+    rank = measure_similarity_rank(matched.shared, distances)
+    judgement = judge_poses(names, matches, cameras, working_scale, tolerance, rank)
+    corrected = judgement.hypothesis.correct_cameras(cameras)
+    moved = is_visibly_moved(cameras.c2w, cameras.focal.mean(-1) * working_scale)
     findings = [
         *(Finding("note", "reader", note) for note in source.notes),
-        *_not_seen(names, seen),
-        *judged.findings,
-        *judge_photos(names, seen.looks, matches, moved),
-        *judge_links(names, matches, seen.looked),
+        *_report_missing(names, matched),
+        *judgement.findings,
+        *judge_images(names, images, matches, moved),
+        *judge_links(names, matches, matched.analysed),
     ]
-    xyz, which = cloud(judged.seen, right.c2w, tolerance)
-    measures = _measures(scene, seen, judged, len(xyz))
-    if judged.convincing:
-        placed = replace(
-            scene, cameras=replace(right, c2w=scene.scene_from_source.apply_c2w(right.c2w))
-        )
-        if not judged.hypothesis.what:  # wrong poses move the points, not the stated box
-            inside = scene.scene_from_source.apply(xyz)
-            findings += judge_box(placed, inside, judged.seen, which)
-        findings += judge_masks(placed, matches, which)
-        more, ratio = judge_depth(source, right, matches, which, xyz)
-        findings += more
+    xyz, which = triangulate_agreeing(judgement.rays, corrected.c2w, tolerance)
+    measures = _list_measures(scene, matched, judgement, len(xyz))
+    if judgement.convincing:
+        c2w = scene.scene_from_source.apply_c2w(corrected.c2w)
+        corrected_scene = replace(scene, cameras=replace(corrected, c2w=c2w))
+        if not judgement.hypothesis.fault:  # wrong poses move the points, not the stated box
+            points = scene.scene_from_source.apply(xyz)
+            findings += judge_box(corrected_scene, points, judgement.rays, which)
+        findings += judge_masks(corrected_scene, matches, which)
+        depth_findings, ratio = judge_depth(source, corrected, matches, which, xyz)
+        findings += depth_findings
         measures |= {} if ratio is None else {"depth / geometry": ratio}
-    measures |= coverage(right)
-    views = _views(names, seen.looked, judged.seen, right.c2w, tolerance)
-    report = Report(scene.name, by_level(findings), views, measures)
-    return Checked(
-        report, source, scene, judged.hypothesis, right, xyz, judged.strays, judged.exchanged
+    measures["coverage"] = measure_coverage(corrected)
+    views = _measure_views(names, matched.analysed, judgement.rays, corrected.c2w, tolerance)
+    return SceneCheck(
+        Report(scene.name, sort_by_level(findings), views, measures),
+        source,
+        scene,
+        judgement.hypothesis,
+        corrected,
+        xyz,
+        judgement.outliers,
+        judgement.swapped,
     )
 
 
-def _not_seen(names: Sequence[str], seen: Gathered) -> list[Finding]:
+def _report_missing(names: Sequence[str], matched: MatchedScene) -> list[Finding]:
+    """Report images that cannot be read, and views that were left out."""
     findings = []
-    if seen.unreadable:
-        reasons = "; ".join(list(seen.unreadable.values())[:3])
-        text = f"{counted(len(seen.unreadable), 'image')} cannot be read: {reasons}"
-        views = tuple(names[i] for i in seen.unreadable)
+    if matched.unreadable:
+        reasons = "; ".join(list(matched.unreadable.values())[:3])
+        text = f"{quantity(len(matched.unreadable), 'image')} cannot be read: {reasons}"
+        views = tuple(names[i] for i in matched.unreadable)
         findings.append(Finding("fault", "unreadable", text, views))
-    there = len(seen.looked) + len(seen.unreadable)
-    if there < len(names):
-        text = f"{there} of {len(names)} views are looked at, evenly chosen (--views)"
+    n_chosen = len(matched.analysed) + len(matched.unreadable)
+    if n_chosen < len(names):
+        text = f"{n_chosen} of {len(names)} views are looked at, evenly chosen (--views)"
         findings.append(Finding("note", "views", text))
     return findings
 
 
-def _measures(scene: Scene, seen: Gathered, judged: Judged, n_points: int) -> dict[str, Any]:
+def _list_measures(
+    scene: Scene, matched: MatchedScene, judgement: PoseJudgement, n_points: int
+) -> dict[str, Any]:
     width, height = scene.cameras.size[0].tolist()
     focal = scene.cameras.focal[:, 0] / scene.cameras.size[:, 0]
     angle = 2 * torch.rad2deg(torch.atan(0.5 / focal))
-    seen_at = next(iter(seen.looks.values())).working if seen.looks else (0, 0)
+    size = next(iter(matched.images.values())).working_size if matched.images else (0, 0)
+    stated = judgement.stated
     return {
         "scene": f"{scene.name} ({scene.kind})",
         "views": f"{len(scene.names)}, {width}x{height}",
         "field of view": f"{float(angle.median()):.3g} degrees across",
-        "pairs of views": len(seen.matches.pairs),
-        "matches": len(seen.matches),
-        "residual": f"{pixels_text(judged.stated.typical)} at {seen_at[0]}x{seen_at[1]}",
-        "residual_px": judged.stated.typical,
-        "agreeing pairs": f"{judged.stated.agreeing:.0%}",
-        "agreeing_pairs": judged.stated.agreeing,
+        "pairs of views": len(matched.matches.pairs),
+        "matches": len(matched.matches),
+        "residual": f"{format_pixels(stated.median)} at {size[0]}x{size[1]}",
+        "residual_px": stated.median,
+        "agreeing pairs": f"{stated.agreeing:.0%}",
+        "agreeing_pairs": stated.agreeing,
         "triangulated": n_points,
         "box": f"half size {scene.box.half_size:.3g}, {scene.box.n_cascades} cascades, from "
         f"{scene.box_source}",
@@ -137,18 +160,16 @@ def _measures(scene: Scene, seen: Gathered, judged: Judged, n_points: int) -> di
     }
 
 
-def _views(
-    names: Sequence[str], looked: Sequence[int], seen: Evidence, c2w: Tensor, tolerance: float
+def _measure_views(
+    names: Sequence[str], analysed: Sequence[int], rays: MatchedRays, c2w: Tensor, tolerance: float
 ) -> tuple[View, ...]:
-    found = residuals(seen, c2w)
-    limit = torch.full_like(found.pixels, tolerance)
-    wrong = behind(seen, found, limit)
-    agrees = (found.pixels < tolerance) & ~wrong
+    residuals = compute_residuals(rays, c2w)
+    agrees = (residuals.pixels < tolerance) & ~is_behind(rays, residuals, tolerance)
     views = []
-    for i in looked:
-        mine = (seen.cameras == i).any(-1)
-        n = int(mine.sum())
-        residual = float(found.pixels[mine].median()) if n else None
-        agreeing = float(agrees[mine].double().mean()) if n else None
+    for i in analysed:
+        rows = (rays.cameras == i).any(-1)
+        n = int(rows.sum())
+        residual = float(residuals.pixels[rows].median()) if n else None
+        agreeing = float(agrees[rows].double().mean()) if n else None
         views.append(View(names[i], n, residual, agreeing))
     return tuple(views)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,11 +11,11 @@ from nerfcli.cli.convert import ensure_free_folder
 from nerfcli.cli.options import Json, ProgressKind, Quiet, progress_kind
 from nerfcli.cli.output import NOT_MET, show
 from nerfcli.core.errors import NerfError
-from nerfcli.core.files import ensure_writable
+from nerfcli.core.files import ensure_writable, replacing_folder
 from nerfcli.core.progress import Progress
 
 if TYPE_CHECKING:
-    from nerfcli.check import Checked
+    from nerfcli.check import SceneCheck
     from nerfcli.scenes import Source
 
 
@@ -29,13 +28,13 @@ def check(
         typer.Option(metavar="FILE", help="Draw cameras, box and points into this PNG."),
     ] = None,
     fix: Annotated[
-        bool, typer.Option("--fix", help="Write a corrected scene to --out, where there is a cure.")
+        bool, typer.Option("--fix", help="Write a corrected scene to --out, if there is a cure.")
     ] = False,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The folder that --fix makes.")
     ] = None,
     views: Annotated[
-        int, typer.Option(metavar="N", help="Look at this many views at most, evenly chosen.")
+        int, typer.Option(metavar="N", help="Check at most this many views, evenly chosen.")
     ] = 300,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -43,9 +42,9 @@ def check(
 ) -> int:
     """Find out whether a scene is fit to train on, before training.
 
-    Features of the images themselves are matched and held against the poses: axis convention,
+    Matches features between the images and tests the poses against them: axis convention,
     world-to-camera for camera-to-world, focal length, exchanged or shuffled images, single wrong
-    poses; then images, masks, depth images, box and bounds. Exit code 3 if there are faults.
+    poses. Then tests images, masks, depth images, box and bounds. Exit code 3 if there are faults.
 
     \b
     Examples:
@@ -53,7 +52,7 @@ def check(
       nerf check scene/ --picture check.png --json
       nerf check scene/ --fix --out scene-fixed/
     """
-    from nerfcli.check import NothingToCorrect, check_source, draw
+    from nerfcli.check import NothingToCorrect, check_source, draw_check
     from nerfcli.scenes import read_source
 
     if fix and out is None:
@@ -70,51 +69,40 @@ def check(
         ensure_writable(picture)
     source = read_source(scene)
     if picture is not None:
-        _ensure_not_of(source, picture)
-    with Progress(progress_kind(progress, quiet), None, "image", "check") as told:
-        checked = check_source(source, told, max_views=views)
-    value: dict[str, Any] = checked.report.to_json()
-    text = checked.report.text()
+        _ensure_no_image_of(source, picture)
+    with Progress(progress_kind(progress, quiet), None, "image", "check") as reporter:
+        result = check_source(source, reporter, max_views=views)
+    value: dict[str, Any] = result.report.to_json()
+    text = result.report.to_text()
     if picture is not None:
-        draw(checked, picture)
+        draw_check(result, picture)
         value["picture"] = str(picture)
         text += f"\npicture: {picture}"
-    met = not checked.report.faults
+    met = not result.report.faults
     if out is not None:
         try:
-            value["fixed"] = {"out": str(out), "changes": _fix(checked, out)}
+            value["fixed"] = {"out": str(out), "changes": _write_fixed(result, out)}
             text += f"\ncorrected: {out} ({'; '.join(value['fixed']['changes'])})"
-        except NothingToCorrect as error:  # no reason to withhold the report
+        except NothingToCorrect as error:  # still show the report
             value["fixed"], met = None, False
             text += f"\n{error}"
     show(text, value, as_json)
     return 0 if met else NOT_MET
 
 
-def _ensure_not_of(source: Source, picture: Path) -> None:
+def _ensure_no_image_of(source: Source, picture: Path) -> None:
     """Raise NerfError if the picture would replace an image of the scene."""
-    mine = picture.resolve()
+    target = picture.resolve()
     for frame in source.frames:
         depth = frame.depth.path if frame.depth is not None else None
         for path in (frame.image, frame.mask, frame.alpha, depth):
-            if path is not None and path.resolve() == mine:
+            if path is not None and path.resolve() == target:
                 raise NerfError(f"--picture {picture} is an image of the scene; choose another.")
 
 
-def _fix(checked: Checked, out: Path) -> list[str]:
-    """Write the corrected scene aside, then move it into place."""
+def _write_fixed(check: SceneCheck, out: Path) -> list[str]:
+    """Write the corrected scene, whole or not at all; return the changes."""
     from nerfcli.check import write_corrected
 
-    aside = out.with_name(f".{out.name}.part")
-    shutil.rmtree(aside, ignore_errors=True)
-    try:
-        aside.mkdir(parents=True)
-        changes = write_corrected(checked, aside, lambda n: None)
-        if out.exists():
-            out.rmdir()
-        aside.rename(out)
-    except OSError as error:
-        raise NerfError(f"cannot write {out}: {error.strerror or error}.") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return list(changes)
+    with replacing_folder(out) as folder:
+        return list(write_corrected(check, folder))

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nerfcli.cli.options import Json, ProgressKind, Quiet, progress_kind
-from nerfcli.cli.output import NOT_MET, quantity, show
+from nerfcli.cli.output import NOT_MET, show
+from nerfcli.cli.output_paths import ensure_own_folder
 from nerfcli.core.errors import NerfError
-from nerfcli.core.files import ensure_writable, write_json
+from nerfcli.core.files import ensure_writable, replacing_folder, write_json
 from nerfcli.core.progress import Progress
+from nerfcli.core.text import quantity
 
 if TYPE_CHECKING:
     from nerfcli.scenes import Source
 
-RECORD = "conversion.json"  # in the new folder: what was made of what
-MADE = re.compile(  # what conversions write into it
+RECORD = "conversion.json"  # in the new folder: source, losses and new names
+MADE = re.compile(  # the files that conversions write
     r"conversion\.json|images|masks|depths|sparse|train|val|test|(train|validation|test)_list\.txt|"
     r"(dataparser_)?transforms(_train|_val|_test)?\.json|sparse_pc\.ply|poses_bounds\.npy"
 )
@@ -65,8 +68,8 @@ def convert(
       nerf convert capture/ --to transforms --out capture-ns/ --link --json
     """
     from nerfcli.scenes import read_source
-    from nerfcli.scenes.writers.convert import Choices, write_scene
-    from nerfcli.scenes.writers.unsupported import TARGETS, losses
+    from nerfcli.scenes.writers.convert import WriteOptions, write_scene
+    from nerfcli.scenes.writers.unsupported import TARGETS, list_unsupported
 
     if to not in TARGETS:
         raise NerfError(f"--to: unknown format {to!r}; known: {', '.join(TARGETS)}.")
@@ -74,35 +77,25 @@ def convert(
         raise NerfError("--text is for --to colmap only.")
     ensure_free_folder(out, scene, overwrite=overwrite)
     source = read_source(scene)
-    lost = losses(source, to)
+    lost = list_unsupported(source, to)
     value: dict[str, Any] = {
         **{"scene": str(scene), "from": source.kind, "to": to, "out": str(out)},
         "n_images": len(source.frames),
-        "lost": [{"what": loss.what, "detail": loss.detail} for loss in lost],
+        "lost": [asdict(item) for item in lost],
     }
     if strict and lost:
         show(_summary({**value, "written": False}), {**value, "written": False}, as_json)
         return NOT_MET
     if not link:
         _ensure_room(source, out)
-    choices = Choices(to, link, text, dataparser)
-    aside = out.with_name(f".{out.name}.part")
+    options = WriteOptions(to, link, text, dataparser)
     with Progress(progress_kind(progress, quiet), len(source.frames), "image", "convert") as told:
         for note in source.notes:
             told.note(note)
-        shutil.rmtree(aside, ignore_errors=True)
-        try:
-            aside.mkdir(parents=True)
-            written = write_scene(source, aside, choices, told.update)
+        with replacing_folder(out) as aside:
+            written = write_scene(source, aside, options, told.update)
             value |= {"written": True, "notes": list(written.notes), "names": written.names}
             write_json(aside / RECORD, value)
-            if out.exists():
-                shutil.rmtree(out)
-            aside.rename(out)
-        except OSError as error:
-            raise NerfError(f"cannot write {out}: {error.strerror or error}.") from error
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
     show(_summary(value), value, as_json)
     return 0
 
@@ -114,11 +107,8 @@ def ensure_free_folder(out: Path, scene: Path, *, overwrite: bool) -> None:
         raise NerfError(f"--out {out} is or holds the scene itself; choose another folder.")
     if out.name in ("", ".."):
         raise NerfError(f"--out {out} has no name of its own; name the folder to make.")
-    if out.exists() and not out.is_dir():
-        raise NerfError(f"--out {out} is a file; a folder is needed.")
+    ensure_own_folder(out, [RECORD])
     if out.is_dir() and any(out.iterdir()):
-        if not (out / RECORD).is_file():
-            raise NerfError(f"--out {out} is not empty; choose another folder.")
         if not overwrite:
             raise NerfError(f"{out} exists; replace it by --overwrite, or choose another --out.")
         others = sorted(path.name for path in out.iterdir() if not MADE.fullmatch(path.name))

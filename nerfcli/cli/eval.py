@@ -20,10 +20,11 @@ from nerfcli.cli.options import (
     open_run,
     progress_kind,
 )
-from nerfcli.cli.output import NOT_MET, quantity, show, stop_code
+from nerfcli.cli.output import NOT_MET, show, stop_code
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Progress
 from nerfcli.core.signals import StopSignal
+from nerfcli.core.text import quantity
 
 
 def eval(
@@ -74,7 +75,7 @@ def eval(
 
     truth = None
     if geometry is not None:  # a broken file is found before anything is rendered
-        from nerfcli.extraction.evaluate_mesh import judge_geometry, load_truth
+        from nerfcli.extraction.evaluate_mesh import evaluate_mesh, load_truth
 
         truth = load_truth(geometry, lambda text: None)
     total = len(loaded.splits.get(split, ()))
@@ -90,7 +91,7 @@ def eval(
         )
     if truth is not None and result["n_views"] == total:
         with Progress(kind, None, "step", "geometry") as reporter:
-            result["geometry"] = judge_geometry(
+            result["geometry"] = evaluate_mesh(
                 opened, truth, str(geometry), backend=backend, progress=reporter
             )
         opened.write_json("eval.json", result)

@@ -19,6 +19,7 @@ from nerfcli.cli.options import (
     progress_kind,
 )
 from nerfcli.cli.output import show
+from nerfcli.cli.output_paths import ensure_absent
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import ensure_writable
 from nerfcli.core.progress import Progress
@@ -178,9 +179,7 @@ def ensure_free_place(out: Path, to: str, *, textured: bool = False, overwrite: 
     else:
         beside = [out.with_suffix(s) for s in (".mtl", ".png")] if textured else []
         places = [out, sidecar_of(out), *(beside if out.suffix.lower() == ".obj" else [])]
-    there = [place for place in places if place.exists()]
-    if there and not overwrite:
-        raise NerfError(f"{there[0]} exists; replace it by --overwrite, or choose another --out.")
+    ensure_absent(places, overwrite=overwrite)
 
 
 def _summary(value: dict[str, Any]) -> str:
@@ -194,6 +193,7 @@ def _summary(value: dict[str, Any]) -> str:
     lines = [f"{value['to']}: {', '.join(parts)}"]
     if value.get("threshold") is not None:
         lines.append(f"surface at density {value['threshold']:.4g} per unit of the source")
+    lines += [f"lost: {lost['what']}: {lost['detail']}" for lost in value.get("lost", ())]
     files = value["files"]
     lines += files if len(files) <= 4 else [files[0], f"and {len(files) - 1} more files beside it"]
     return "\n".join(lines)

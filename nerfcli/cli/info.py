@@ -11,8 +11,9 @@ import typer
 
 from nerfcli.cli.image_source import ImageSource
 from nerfcli.cli.options import Json, Quiet
-from nerfcli.cli.output import duration, show
+from nerfcli.cli.output import show
 from nerfcli.core.settings import config_tree
+from nerfcli.core.text import duration
 from nerfcli.engine.runs import Run
 
 

@@ -54,16 +54,3 @@ def ensure_streams() -> None:
 def stop_code(received: int | None) -> int | None:
     """The exit code of a command that a signal ended, None if none did."""
     return None if received is None else STOP_CODES.get(signal.Signals(received), 75)
-
-
-def quantity(n: int, noun: str) -> str:
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people write them: 45 s, 3:07, 1:02:03."""
-    if seconds < 60:
-        return f"{seconds:.3g} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

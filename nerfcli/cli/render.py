@@ -19,11 +19,13 @@ from nerfcli.cli.options import (
     open_run,
     progress_kind,
 )
-from nerfcli.cli.output import duration, quantity, show, stop_code
+from nerfcli.cli.output import show, stop_code
+from nerfcli.cli.output_paths import ensure_absent
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import ensure_writable
 from nerfcli.core.progress import Progress
 from nerfcli.core.signals import StopSignal
+from nerfcli.core.text import duration, quantity
 from nerfcli.engine.runs import Run
 
 if TYPE_CHECKING:
@@ -130,15 +132,11 @@ def ensure_free_output(out: Path, layers: tuple[str, ...], *, overwrite: bool) -
         raise NerfError(f"--out {out} is a folder; a video needs the name of a file.")
     if not video and out.is_file():
         raise NerfError(f"--out {out} is a file; PNG frames need a folder.")
-    if overwrite:
-        return
     if video:
-        others = [out.with_name(f"{out.stem}_{layer}{out.suffix}") for layer in layers[1:]]
-        there = [path for path in (out, *others) if path.exists()]
+        paths = [out, *(out.with_name(f"{out.stem}_{layer}{out.suffix}") for layer in layers[1:])]
     else:
-        there = [path for layer in layers for path in sorted(out.glob(f"{layer}_*.png"))]
-    if there:
-        raise NerfError(f"{there[0]} exists; replace it by --overwrite, or choose another --out.")
+        paths = [path for layer in layers for path in sorted(out.glob(f"{layer}_*.png"))]
+    ensure_absent(paths, overwrite=overwrite)
 
 
 def _check(path: str, frames: int | None, fps: int, scale: float, out: Path | None) -> None:

@@ -6,10 +6,11 @@ import shlex
 import sys
 from typing import Any
 
-from nerfcli.cli.output import NOT_MET, duration, quantity, show, stop_code
+from nerfcli.cli.output import NOT_MET, show, stop_code
 from nerfcli.cli.train_request import Job
 from nerfcli.core.progress import Progress
 from nerfcli.core.signals import StopSignal
+from nerfcli.core.text import duration, quantity
 from nerfcli.engine.runs import Run, in_training
 
 LONGER_MINUTES = 10  # of the command that is named where the user gave no length

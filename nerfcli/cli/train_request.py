@@ -86,7 +86,7 @@ def fresh_job(
 ) -> Job:
     """Make a new run; fail on whatever is wrong before its folder is made."""
     from nerfcli import backends
-    from nerfcli.check import quick_warnings
+    from nerfcli.check import check_few_views
     from nerfcli.engine.train import prepare
     from nerfcli.scenes import load_scene
     from nerfcli.scenes.held_out import odd_shapes
@@ -106,7 +106,7 @@ def fresh_job(
     _ensure_held_out(scene, target_psnr)
     if odd := odd_shapes(scene):
         note(f"warning: {odd}")
-    for finding in quick_warnings(scene):
+    for finding in check_few_views(scene):
         note(f"warning: {finding.text}. Look closer: nerf check {path}")
     prepared = prepare(scene, config, note)
     config = prepared.config

@@ -17,6 +17,11 @@ from typing import Any
 from nerfcli.core.errors import NerfError
 
 
+def aside_path(path: Path) -> Path:
+    """Return a hidden path beside `path`, with its suffix, for a file not yet complete."""
+    return path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a path beside `path`, same suffix, that takes its place when the block succeeds.
@@ -24,7 +29,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         NerfError: the operating system refuses to write there.
     """
-    aside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    aside = aside_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield aside
@@ -32,15 +37,38 @@ def replacing(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise NerfError(f"cannot write {path}: {error.strerror or error}.") from error
     finally:
-        with suppress(OSError):  # its folder may be no folder: that has been said above
+        with suppress(OSError):  # its parent may be no folder: the error above says so
             aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """Yield a new folder beside `folder` that takes its place when the block succeeds.
+
+    Everything in the earlier `folder` goes away; make sure first that it is ours.
+
+    Raises:
+        NerfError: the operating system refuses to write there.
+    """
+    aside = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        aside.mkdir(parents=True)
+        yield aside
+        if folder.exists():
+            shutil.rmtree(folder)
+        aside.rename(folder)
+    except OSError as error:
+        raise NerfError(f"cannot write {folder}: {error.strerror or error}.") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 @contextmanager
 def filling(folder: Path) -> Iterator[Path]:
     """Yield a new folder beside `folder`, whose files move there when the block succeeds.
 
-    They replace those of their names; whatever else is in `folder` stays.
+    They replace files of the same names. Everything else in `folder` stays.
 
     Raises:
         NerfError: the operating system refuses to write there.
@@ -62,10 +90,13 @@ def filling(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def locked(folder: Path, busy: str) -> Iterator[None]:
-    """Keep out of a folder every other process that asks; the system ends it with the process.
+    """Hold a lock on a folder; the system releases it when the process ends.
+
+    Args:
+        busy: the error message if another process holds the lock.
 
     Raises:
-        NerfError: `busy`: another process has it. Where the system has no such locks, never.
+        NerfError: another process holds it; never on a system without such locks.
     """
     try:
         import fcntl
@@ -85,7 +116,7 @@ def locked(folder: Path, busy: str) -> Iterator[None]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace `path` by `text`, on the disk before its name points there."""
+    """Replace `path` by `text`; the data is on the disk before the name points to it."""
     with replacing(path) as aside, aside.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
@@ -93,7 +124,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def json_text(value: object, indent: int | None = None) -> str:
-    """Standard JSON: what is not finite becomes null, paths become strings."""
+    """Return standard JSON: non-finite numbers become null, paths become strings."""
     return json.dumps(_plain(value), indent=indent, allow_nan=False)
 
 
@@ -102,33 +133,35 @@ def write_json(path: Path, value: object) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The JSON value in `path`.
+    """Read the JSON value in `path`.
 
     Raises:
         NerfError: unreadable, or broken JSON (with its line).
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_bytes().decode("utf-8-sig"))
     except json.JSONDecodeError as error:
         raise NerfError(
-            f"{path}, line {error.lineno}: broken JSON ({error.msg}). "
+            f"{path}, line {error.lineno}, column {error.colno}: broken JSON ({error.msg}). "
             "Repair the file, or take an intact copy."
         ) from error
     except UnicodeDecodeError as error:
         raise NerfError(f"{path}: not a UTF-8 text file. Take an intact copy.") from error
     except OSError as error:
         raise NerfError(f"cannot read {path}: {error.strerror or error}.") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits; too deep
+        raise NerfError(f"{path}: absurd JSON ({error}). Take an intact copy.") from error
 
 
 def ensure_writable(path: Path) -> None:
-    """Raise NerfError unless `path` could be created or written; leaves nothing behind."""
+    """Raise NerfError unless `path` can be created or written; leave nothing behind."""
     place = path
     while not place.exists() and place != place.parent:
         place = place.parent
     if place != path and not place.is_dir():
         raise NerfError(f"cannot write {path}: {place} is not a folder. Choose another place.")
     try:
-        if place.is_dir():  # asking for permission is not enough: the root user always has it
+        if place.is_dir():  # a permission check is not enough: root always passes it
             with tempfile.TemporaryFile(dir=place):
                 pass
         else:
@@ -140,10 +173,10 @@ def ensure_writable(path: Path) -> None:
 
 
 def cache_folder() -> Path:
-    """The user's folder for what can be computed again, `nerfcli` in ~/.cache or the like.
+    """Return the user's cache folder, `nerfcli` in ~/.cache or the like.
 
-    Where that cannot be written (a read-only home, or none), a folder that is the user's alone
-    among the temporary files.
+    If that cannot be written (a read-only home, or none), return a folder that only the user
+    can write among the temporary files.
     """
     try:
         folder = _user_cache() / "nerfcli"
@@ -163,7 +196,7 @@ def _user_cache() -> Path:
 
 
 def _private_folder() -> Path:
-    """Programs are kept in it, so one that another user can write to will not do."""
+    """Return a temporary folder that no other user can write to: we run programs kept there."""
     user = os.getuid() if hasattr(os, "getuid") else 0
     folder = Path(tempfile.gettempdir()) / f"nerfcli-{user}"
     try:

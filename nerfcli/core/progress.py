@@ -1,4 +1,4 @@
-"""What a long command says while it works: a bar, lines, JSON lines, or nothing; on stderr."""
+"""Progress of long commands on stderr: a bar, plain lines, JSON lines, or nothing."""
 
 from __future__ import annotations
 
@@ -11,22 +11,28 @@ from typing import Any
 
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import json_text
+from nerfcli.core.text import clock
 
 Note = Callable[[str], None]  # takes a remark for the user; Progress.note is one
+Update = Callable[[int], None]  # takes the number of units done so far; Progress.update is one
 
 KINDS = ("auto", "lines", "json", "quiet")
 LINE_SECONDS = 10.0  # between plain lines: a log of an hour stays readable
 JSON_SECONDS = 1.0  # between JSON lines: a program reads them
 
 
+def ignore_update(done: int) -> None:
+    """Report nothing: the default of an `Update`."""
+
+
 class Progress:
-    """Progress of one loop on stderr.
+    """Show the progress of one loop on stderr.
 
     Args:
         kind: "auto" (a bar on a terminal, lines elsewhere), "lines", "json" or "quiet".
-        total: units of the whole, or None where nobody knows.
-        unit: of what is counted, in the singular ("step", "frame").
-        description: what is going on ("train").
+        total: number of units of the whole loop, or None if unknown.
+        unit: what is counted, in the singular ("step", "frame").
+        description: the loop's name ("train").
     """
 
     def __init__(self, kind: str, total: int | None, unit: str, description: str) -> None:
@@ -56,20 +62,20 @@ class Progress:
         self.close()
 
     def another(self, total: int | None, unit: str, description: str) -> Progress:
-        """Progress of the loop after this one, shown in the same way."""
+        """Make the progress of the next loop, shown in the same way."""
         return Progress(self._asked, total, unit, description)
 
     def update(self, done: int, *, total: int | None = None, **values: float) -> None:
-        """`done` units are behind us; `values` (psnr, loss, ...) are shown beside them.
+        """Show that `done` units are finished, with `values` (psnr, loss, ...) beside them.
 
-        total: replaces the whole, where a run by the clock learns its length on the way.
+        total: a new total; a run by the clock learns its length on the way.
         """
         self.total = total or self.total
         if self._first is None:
             self._first = (done, time.monotonic())
         self._last = (done, values)
         if self.kind == "bar":
-            with self._readers_may_go():
+            with self._quiet_after_errors():
                 self._draw(done, values)
             return
         wait = {"lines": LINE_SECONDS, "json": JSON_SECONDS}.get(self.kind, float("inf"))
@@ -77,19 +83,19 @@ class Progress:
             self._emit()
 
     def note(self, text: str) -> None:
-        """One remark, in any kind but quiet."""
+        """Show a remark, in any kind but quiet."""
         if self.kind == "json":
             self._write(json_text({"event": "note", "text": text}))
         elif self.kind == "bar" and self._bar is not None:
-            with self._readers_may_go():
+            with self._quiet_after_errors():
                 self._bar.write(text, file=sys.stderr)
         elif self.kind != "quiet":
             self._write(text)
 
     def close(self) -> None:
-        """Show the last state if it was not shown yet; may be called twice."""
+        """Show the last state if it is not shown yet. May be called twice."""
         if self._bar is not None:
-            with self._readers_may_go():
+            with self._quiet_after_errors():
                 self._bar.close()
             self._bar = None
         elif self.kind in ("lines", "json") and self._last is not None:
@@ -138,37 +144,34 @@ class Progress:
             self._write(json_text(row | values))
             return
         whole = "" if self.total is None else f"/{self.total}"
-        texts = [f"{self.description}: {self.unit} {done}{whole}", f"{_clock(seconds)} elapsed"]
+        texts = [f"{self.description}: {self.unit} {done}{whole}", f"{clock(seconds)} elapsed"]
         if eta is not None:
-            texts.append(f"{_clock(eta)} left")
+            texts.append(f"{clock(eta)} left")
         texts += [f"{key} {_number(value)}" for key, value in values.items()]
         self._write(", ".join(texts))
 
     def _eta(self, done: int) -> float | None:
-        """Seconds left at the rate since the first update, which a resumed loop starts late."""
+        """Estimate the seconds left from the rate since the first update.
+
+        A resumed loop starts late, so the rate does not count from 0.
+        """
         first, start = self._first or (done, 0.0)
         if self.total is None or (done == first and done < self.total):
             return None
         return (self.total - done) * (time.monotonic() - start) / max(done - first, 1)
 
     def _write(self, line: str) -> None:
-        with self._readers_may_go():
+        with self._quiet_after_errors():
             print(line, file=sys.stderr, flush=True)
 
     @contextmanager
-    def _readers_may_go(self) -> Iterator[None]:
-        """Where stderr cannot be written any more, the work goes on in silence."""
+    def _quiet_after_errors(self) -> Iterator[None]:
+        """Become quiet when stderr can no longer be written: the work goes on."""
         try:
             yield
         except OSError:
             self.kind = self._asked = "quiet"
             self._bar = None
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def _number(value: float) -> str:

@@ -27,7 +27,7 @@ from nerfcli.engine.resolve import resolve
 from nerfcli.engine.runs import Run
 from nerfcli.engine.schedule import Budget, budget_at, learning_rate
 from nerfcli.methods import StepResult, Trainer, method_of
-from nerfcli.scenes import Residents, Scene
+from nerfcli.scenes import ImageCache, Scene
 from nerfcli.scenes.hull import Silhouettes, silhouette_box, silhouettes_of
 
 LOG_EVERY_SECONDS = 1.0
@@ -42,7 +42,7 @@ class Prepared:
 
     scene: Scene
     config: Config
-    residents: Residents
+    residents: ImageCache
     seconds: float  # spent on it after the images were read; part of the training time
     silhouettes: Silhouettes | None = None  # of the views, where their box was looked for
 
@@ -65,7 +65,7 @@ def prepare(
     if not scene.splits.get("train"):
         raise NerfError(f"scene {scene.name}: no training views; hold out fewer of its images.")
     resolve(config, scene)  # fail early on a wrong value, before the images are read
-    residents = Residents(scene, scene.splits["train"], note)
+    residents = ImageCache(scene, scene.splits["train"], note)
     if resumed:
         return Prepared(scene, resolve(config, scene), residents, seconds=0.0)
     views = residents.at(0)
@@ -141,7 +141,7 @@ def start(
     scene, config, residents = prepared.scene, prepared.config, prepared.residents
     checkpoint = run.load_checkpoint(device) if resume else None
     if checkpoint is not None:
-        residents.n_parts = checkpoint[2].get("parts", 1)
+        residents.n_shards = checkpoint[2].get("parts", 1)
     views = residents.at(checkpoint[2]["step"] if checkpoint is not None else 0)
     pixels = views.pixels.numel()
     ensure_room(pixels, device, f"the pixels of {len(views)} images", memory_advice(config))
@@ -199,7 +199,7 @@ class Loop:
     """
 
     trainer: Trainer
-    residents: Residents
+    residents: ImageCache
     config: Config
     run: Run
     budget: Budget
@@ -264,7 +264,7 @@ class Loop:
 
     def _step(self, elapsed: float) -> None:
         step = self.step
-        if self.residents.n_parts > 1 and (views := self.residents.exchanged(step)) is not None:
+        if self.residents.n_shards > 1 and (views := self.residents.exchange(step)) is not None:
             self.trainer.set_views(views.to(self.trainer.device.type))
         share = self.budget.progress(step, elapsed)
         self.lr = learning_rate(step, share, self.config.train, method_of(self.config).hold)
@@ -344,7 +344,7 @@ class Loop:
             "seconds": self.elapsed,
             "trainer": self.trainer.extra_state(),
             "budget": self.budget.state(),
-            "parts": self.residents.n_parts,
+            "parts": self.residents.n_shards,
             "psnr": round(self._psnr(), 3),
             "finished": self.budget.done(self.step),
         }

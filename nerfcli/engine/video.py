@@ -1,4 +1,4 @@
-"""Frames to disk: mp4 through ffmpeg, GIF, or a folder of PNGs. Written aside, then renamed."""
+"""Write frames as mp4, GIF or a folder of PNGs; nothing is replaced before all is written."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import json
 import os
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from nerfcli.core.errors import NerfError
+from nerfcli.core.files import aside_path
 
 DEPTH_SIDECAR = {
     "kind": "euclidean",
@@ -19,6 +21,34 @@ DEPTH_SIDECAR = {
     "unit": "source units",
     "invalid": 0,
     "dtype": "float32",
+}
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How ffmpeg writes a file: codec, pixel format, what sizes must divide by, and options."""
+
+    codec: str
+    pixels: str
+    size_multiple: int
+    options: tuple[str, ...]
+
+
+ENCODINGS = {
+    # H.264 in yuv420p, which needs even sizes; the index in front, so that browsers start at once
+    ".mp4": Encoding(
+        *("libx264", "yuv420p", 2),
+        ("-crf", "18", "-preset", "medium", "-movflags", "+faststart"),
+    ),
+    # one palette for all frames, so that colours do not flicker; endless
+    ".gif": Encoding(
+        *("gif", "pal8", 1),
+        (
+            *("-f", "gif", "-loop", "0", "-vf"),
+            "split[a][b];[a]palettegen=reserve_transparent=0[palette];"
+            "[b][palette]paletteuse=dither=bayer:bayer_scale=5",
+        ),
+    ),
 }
 
 
@@ -31,13 +61,13 @@ class Writer(Protocol):
 
 
 def open_writer(out: Path, layer: str, save: tuple[str, ...], fps: int) -> Writer:
-    """A writer for one layer; the first layer asked for gets the plain name.
+    """Open a writer for one layer; the first layer asked for gets the plain name.
 
     Raises:
         NerfError: an unknown suffix, or the folder of `out` cannot be written.
     """
     suffix = out.suffix.lower()
-    video = suffix in (".mp4", ".gif")
+    video = suffix in ENCODINGS
     if suffix and not video and not out.is_dir():
         raise NerfError(
             f"--out {out}: unknown suffix {suffix!r}; use .mp4, .gif, or a folder for PNGs."
@@ -54,49 +84,47 @@ def open_writer(out: Path, layer: str, save: tuple[str, ...], fps: int) -> Write
     if not video:
         return FrameWriter(out, layer)
     path = out if layer == save[0] else out.with_name(f"{out.stem}_{layer}{out.suffix}")
-    return Mp4Writer(path, fps) if suffix == ".mp4" else GifWriter(path, fps)
+    return VideoWriter(path, fps)
 
 
-def _aside(path: Path) -> Path:
-    return path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-
-
-class Mp4Writer:
-    """H.264 in yuv420p with the index in front, so that browsers play it at once."""
+class VideoWriter:
+    """An mp4 or GIF, encoded by imageio's ffmpeg plugin beside its place and then renamed."""
 
     def __init__(self, path: Path, fps: int) -> None:
-        self.path, self.aside, self.fps = path, _aside(path), fps
-        self._stream = None
+        self.path, self.fps = path, fps
+        self.encoding = ENCODINGS[path.suffix.lower()]
+        # the plugin refuses names that are no video's, so a GIF has another one until it is done
+        self.aside = aside_path(path.with_suffix(".mp4"))
+        self._stream: Any = None
         self._n_frames = 0
 
     def add(self, frame: np.ndarray, depth: np.ndarray | None) -> None:
-        height, width = (n - n % 2 for n in frame.shape[:2])  # yuv420p needs even sizes
-        if self._stream is None:
-            self._stream = self._open(width, height)
-        self._stream.send(np.ascontiguousarray(frame[:height, :width]))
+        multiple = self.encoding.size_multiple
+        height, width = (n - n % multiple for n in frame.shape[:2])
+        try:
+            if self._stream is None:
+                self._stream = self._open()
+            self._stream.append_data(frame[:height, :width])
+        except (OSError, RuntimeError) as error:  # its text holds the command line and the log
+            reason = str(error).partition("\n")[0]
+            raise NerfError(f"cannot write {self.path}: ffmpeg failed ({reason}).") from error
         self._n_frames += 1
 
-    def _open(self, width: int, height: int):  # a generator that takes frames
-        try:
-            import imageio_ffmpeg
-        except ImportError as error:
-            raise NerfError(
-                "mp4 needs the package imageio-ffmpeg: pip install imageio-ffmpeg, or write .gif "
-                "or a folder of PNGs."
-            ) from error
-        stream = imageio_ffmpeg.write_frames(
-            str(self.aside),
-            (width, height),
+    def _open(self) -> Any:
+        import imageio.v2 as imageio  # v3 cannot write frame by frame through ffmpeg
+
+        return imageio.get_writer(
+            self.aside,
+            format="FFMPEG",  # pyright: ignore[reportArgumentType]  # its type says otherwise
+            mode="I",
             fps=self.fps,
-            codec="libx264",
-            pix_fmt_out="yuv420p",
-            macro_block_size=2,
-            quality=None,  # pyright: ignore[reportArgumentType]  # -crf says it instead
-            output_params=["-crf", "18", "-preset", "medium", "-movflags", "+faststart"],
+            codec=self.encoding.codec,
+            pixelformat=self.encoding.pixels,
+            macro_block_size=self.encoding.size_multiple,
+            quality=None,
+            output_params=list(self.encoding.options),
             ffmpeg_log_level="error",
         )
-        stream.send(None)
-        return stream
 
     def close(self) -> list[Path]:
         if self._stream is None:
@@ -107,7 +135,7 @@ class Mp4Writer:
         return [self.path]
 
     def _ensure_whole(self) -> None:
-        """Raise NerfError unless all frames can be read back: ffmpeg's end is told to nobody."""
+        """Raise NerfError unless all frames can be read back: ffmpeg's exit status is lost."""
         import imageio_ffmpeg
 
         try:
@@ -126,40 +154,6 @@ class Mp4Writer:
         self.aside.unlink(missing_ok=True)
 
 
-class GifWriter:
-    """An endless GIF with one palette for all frames, so that colours do not flicker."""
-
-    def __init__(self, path: Path, fps: int) -> None:
-        self.path, self.fps = path, fps
-        self._frames: list[np.ndarray] = []
-
-    def add(self, frame: np.ndarray, depth: np.ndarray | None) -> None:
-        self._frames.append(frame)
-
-    def close(self) -> list[Path]:
-        from PIL import Image
-
-        if not self._frames:
-            return []
-        some = self._frames[:: max(1, len(self._frames) // 8)]
-        palette = Image.fromarray(np.concatenate(some)).quantize(256)
-        images = [Image.fromarray(f).quantize(palette=palette) for f in self._frames]
-        aside = _aside(self.path)
-        images[0].save(
-            aside,
-            save_all=True,
-            append_images=images[1:],
-            duration=round(1000 / self.fps),
-            loop=0,
-        )
-        os.replace(aside, self.path)
-        return [self.path]
-
-    def abort(self) -> None:
-        self._frames = []
-        _aside(self.path).unlink(missing_ok=True)
-
-
 class FrameWriter:
     """<out>/<layer>_0000.png, ...; depth also as float32 NPY in source units."""
 
@@ -169,10 +163,10 @@ class FrameWriter:
         self._names: list[str] = []
 
     def add(self, frame: np.ndarray, depth: np.ndarray | None) -> None:
-        from PIL import Image
+        from imageio.v3 import imwrite
 
         stem = f"{self.layer}_{len(self._names):04d}"
-        Image.fromarray(frame).save(self._aside / f"{stem}.png")
+        imwrite(self._aside / f"{stem}.png", frame)
         self._names.append(f"{stem}.png")
         if depth is not None:
             np.save(self._aside / f"{stem}.npy", depth.astype(np.float32))

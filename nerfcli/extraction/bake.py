@@ -1,7 +1,7 @@
-"""Colours of a mesh from the field: each point is looked at from outside, along its normal.
+"""Colour a mesh from the field, as seen from outside along the normals.
 
-A short ray starts in front of the surface, against the normal, and ends behind it; its colour is
-divided by its opacity. So a colour is what a camera straight above would see, shine included.
+A short ray starts in front of the surface, against the normal, and ends behind it. Its colour is
+divided by its opacity. The result is what a camera straight above sees, highlights included.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from scipy.ndimage import distance_transform_edt
 from nerfcli.cameras.rays import Rays
 from nerfcli.core.errors import NerfError
 from nerfcli.extraction.rasterize import covered_pixels
-from nerfcli.extraction.source_field import FieldSource
+from nerfcli.extraction.source_field import SourceField
 from nerfcli.shapes.types import Mesh, unit
 
 IN_FRONT = 3.0  # samples between the start of a ray and the surface, and again behind it
 SEEN = 0.02  # opacity below which a ray has no colour of its own
-MAX_FACES = 400_000  # of an atlas: beyond, cutting it takes many minutes
+MAX_FACES = 400_000  # of an atlas: cutting a larger one takes many minutes
 GUTTER = 4  # texels around each chart that take its colour, so that filtering finds no gap
 
 
@@ -32,10 +32,10 @@ class Texture:
     image: np.ndarray
 
 
-def surface_colors(source: FieldSource, points: np.ndarray, normals: np.ndarray) -> np.ndarray:
-    """sRGB [n, 3] float32 in [0, 1] of points with outward unit normals, source frame.
+def surface_colors(source: SourceField, points: np.ndarray, normals: np.ndarray) -> np.ndarray:
+    """Render sRGB [n, 3] float32 in [0, 1] of points with outward unit normals, source frame.
 
-    Where the field is empty at a point, the colour of the point itself is taken.
+    A ray that meets nothing takes the colour of the field at the point itself.
     """
     reach = IN_FRONT * source.step
     field, black = source.reaching(2.0 * reach), torch.zeros(3)
@@ -55,13 +55,13 @@ def surface_colors(source: FieldSource, points: np.ndarray, normals: np.ndarray)
     return torch.cat(parts).numpy()
 
 
-def colored(mesh: Mesh, source: FieldSource) -> Mesh:
-    """The mesh with a colour at each vertex."""
+def color_mesh(mesh: Mesh, source: SourceField) -> Mesh:
+    """Give each vertex a colour."""
     colors = surface_colors(source, mesh.vertices, mesh.vertex_normals)
     return Mesh(mesh.vertices, mesh.faces, colors)
 
 
-def textured(mesh: Mesh, source: FieldSource, size: int) -> tuple[Mesh, Texture]:
+def texture_mesh(mesh: Mesh, source: SourceField, size: int) -> tuple[Mesh, Texture]:
     """Cut the surface into charts and bake a square texture of `size` texels a side.
 
     Returns:
@@ -90,13 +90,14 @@ def textured(mesh: Mesh, source: FieldSource, size: int) -> tuple[Mesh, Texture]
     origin, faces, uv = atlas[0]
     origin, faces = origin.astype(np.int64), faces.astype(np.int64)
     mesh = Mesh(mesh.vertices[origin], faces)
-    image = _baked(mesh, normals[origin], uv.astype(np.float64), source, size)
+    image = _bake(mesh, normals[origin], uv.astype(np.float64), source, size)
     return mesh, Texture(uv.astype(np.float64), image)
 
 
-def _baked(
-    mesh: Mesh, normals: np.ndarray, uv: np.ndarray, source: FieldSource, size: int
+def _bake(
+    mesh: Mesh, normals: np.ndarray, uv: np.ndarray, source: SourceField, size: int
 ) -> np.ndarray:
+    """Render the colour of each texel [size, size, 3] uint8, top row first."""
     image = np.zeros((size * size, 3), dtype=np.float32)
     known = np.zeros(size * size, dtype=bool)
     pixels = np.stack([uv[:, 0], 1.0 - uv[:, 1]], axis=1) * size
@@ -108,7 +109,7 @@ def _baked(
         known[part.pixel] = True
     if not known.any():
         raise NerfError(f"--texture {size}: no texel lies on the surface. Give a larger one.")
-    # everything else takes its nearest neighbour: beyond the gutter it does no harm
+    # all other texels take their nearest neighbour; only the gutter needs it
     nearest = distance_transform_edt(
         ~known.reshape(size, size), return_distances=False, return_indices=True
     )

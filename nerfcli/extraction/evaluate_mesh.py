@@ -1,13 +1,12 @@
-"""`nerf eval --geometry`: a run's shape against a true one."""
+"""Compare the mesh of a run with a true shape (`nerf eval --geometry`)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from nerfcli.core.errors import NerfError
-from nerfcli.core.progress import Progress
+from nerfcli.core.progress import Note, Progress
 from nerfcli.engine.runs import Run
 from nerfcli.extraction.export import run_mesh
 from nerfcli.shapes.compare import CompareOptions, compare_shapes
@@ -17,23 +16,23 @@ from nerfcli.shapes.types import Shape
 RADIUS_PLACE = 1  # of compare.RADIUS_SHARES: one percent of the diagonal of the truth's box
 
 
-def load_truth(path: Path, note: Callable[[str], None]) -> Shape:
-    """A shape to be judged against. Errors as for `load_shape`, naming --geometry."""
+def load_truth(path: Path, note: Note) -> Shape:
+    """Load the true shape; errors are those of `load_shape` and name --geometry."""
     try:
         return load_shape(path, note)
     except NerfError as error:
         raise NerfError(f"--geometry: {error}") from error
 
 
-def judge_geometry(
+def evaluate_mesh(
     run: Run, truth: Shape, name: str, *, backend: str, progress: Progress
 ) -> dict[str, Any]:
-    """The run's mesh (default export) measured against the truth, in one frame and unit.
+    """Measure the run's mesh (default export) against the truth, in one frame and unit.
 
     Returns:
-        f_score at 1 % of the truth's diagonal, iou (None where the truth has no inside), chamfer
-        (mean of both directions, not squared) and chamfer_percent (of the diagonal); then all
-        that `nerf compare` says, as `compare`, and how the mesh was made, as `mesh`.
+        f_score at 1 % of the truth's diagonal, iou (None if the truth has no inside), chamfer
+        (mean of both directions, not squared), chamfer_percent (of the diagonal), the result of
+        `nerf compare` as `compare`, and the settings of the mesh as `mesh`.
 
     Raises:
         NerfError: an empty field, or a degenerate truth.

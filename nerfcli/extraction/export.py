@@ -1,44 +1,47 @@
-"""`nerf export RUN`: the representations that come from a field."""
+"""Export a run as another representation (`nerf export RUN`)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from nerfcli.core.devices import pick
 from nerfcli.core.errors import NerfError
-from nerfcli.core.files import filling, read_json, write_json
+from nerfcli.core.files import filling, read_json
 from nerfcli.core.progress import Progress
 from nerfcli.engine.render import Model, load_model
 from nerfcli.engine.runs import Run
-from nerfcli.extraction import multiview
-from nerfcli.extraction.bake import colored, textured
+from nerfcli.extraction.bake import color_mesh, texture_mesh
 from nerfcli.extraction.marching_cubes import marching_cubes
-from nerfcli.extraction.mesh_cleanup import refined, seen_components
+from nerfcli.extraction.mesh_cleanup import drop_unseen_components, refine_mesh
 from nerfcli.extraction.mpi import plane_images, write_planes
 from nerfcli.extraction.mpi_page import parallax_page
+from nerfcli.extraction.multiview import sphere_cameras, write_cameras, write_views
 from nerfcli.extraction.point_cloud import field_points
 from nerfcli.extraction.solid import Solid, solid_of
-from nerfcli.extraction.source_field import FieldSource
+from nerfcli.extraction.source_field import SourceField
 from nerfcli.extraction.textured_files import save_textured
-from nerfcli.extraction.visibility import Visibility, look
+from nerfcli.extraction.visibility import Visibility, compute_visibility
 from nerfcli.extraction.voxels import field_voxels
 from nerfcli.methods import method_of
+from nerfcli.scenes.build import source_from_scene
 from nerfcli.scenes.scene import Scene
+from nerfcli.scenes.writers.transforms import camera_table
+from nerfcli.scenes.writers.unsupported import list_unsupported_lenses
 from nerfcli.shapes.convert_shape import (
     FOLDERS,
     MESH_RESOLUTION,
     SUFFIXES,
     ExportOptions,
-    described,
+    describe_shape,
     finish,
-    fitted,
+    fit_shape,
     sidecar_of,
 )
 from nerfcli.shapes.grids import sdf_of
 from nerfcli.shapes.mesh_files import load_shape, save_shape
-from nerfcli.shapes.simplify import simplified
+from nerfcli.shapes.simplify import simplify_mesh
 from nerfcli.shapes.types import Mesh
 
 EXPORTS = "exports"  # folder in a run
@@ -47,7 +50,7 @@ TEXTURED_FACES = 50_000  # of a mesh with a texture, unless --faces says otherwi
 
 @dataclass(frozen=True)
 class Extracted:
-    """A surface and how it came about."""
+    """A surface, and what it was extracted from."""
 
     mesh: Mesh
     solid: Solid
@@ -63,7 +66,7 @@ def default_out(run: Run, to: str) -> Path:
 def export_run(
     run: Run, out: Path, options: ExportOptions, backend: str, progress: Progress
 ) -> dict[str, Any]:
-    """Write one representation of a run, and its sidecar; the JSON value of the command.
+    """Write one representation of a run and its sidecar; return the JSON value of the command.
 
     Raises:
         NerfError: an empty field, a threshold that leaves nothing, or a missing package.
@@ -75,22 +78,22 @@ def export_run(
     progress.note(model.backend)
     if options.to == "views":
         return _views(model, out, options, base, progress)
-    source = FieldSource.of(model)
+    source = SourceField.of(model)
     if options.to == "mpi":
         return _planes(source, out, options, base, progress)
     if options.to == "points":
         with progress.another(None, "view", "look") as reporter:
-            visibility = look(source, reporter)
+            visibility = compute_visibility(source, reporter)
         with progress.another(None, "view", "points") as reporter:
             n, seed = options.points, options.seed
             cloud = field_points(source, visibility, n, seed, reporter, progress.note)
         save_shape(cloud, out)
-        return finish([out], base | described(cloud) | {"seed": seed})
+        return finish([out], base | describe_shape(cloud) | {"seed": seed})
     return _surface(source, out, options, base, progress)
 
 
 def field_for_shapes(run: Run, backend: str, progress: Progress) -> Model:
-    """The model of a run for shapes, which are made on the CPU.
+    """Load the model of a run for shapes, which are made on the CPU.
 
     Its field is evaluated on the run's device where the method allows it.
     """
@@ -104,28 +107,35 @@ def field_for_shapes(run: Run, backend: str, progress: Progress) -> Model:
     return replace(model, field=model.field.for_cpu_callers(device), device="cpu")
 
 
-def extract(source: FieldSource, options: ExportOptions, progress: Progress) -> Extracted:
-    """The surface of a field: closed, oriented outwards, without colours. Errors as above."""
+def extract(source: SourceField, options: ExportOptions, progress: Progress) -> Extracted:
+    """Extract the surface of a field: closed, oriented outwards, without colours.
+
+    Raises:
+        NerfError: an empty field, or a threshold that leaves nothing.
+    """
     with progress.another(None, "view", "look") as reporter:
-        visibility = look(source, reporter)
+        visibility = compute_visibility(source, reporter)
     progress.note("finding what no light reaches")
     resolution, threshold = options.grid_resolution, options.threshold
     solid = solid_of(source, visibility, resolution, threshold, options.fill)
     progress.note(f"surface at density {solid.threshold:.4g} per unit")
     with progress.another(None, "layer", "surface") as reporter:
         mesh = marching_cubes(solid, reporter)
-    mesh = refined(mesh, solid)
-    mesh, n_dropped = seen_components(mesh, solid, visibility)
+    mesh = refine_mesh(mesh, solid)
+    mesh, n_dropped = drop_unseen_components(mesh, solid, visibility)
     if n_dropped:
         progress.note(f"{n_dropped} crumbs and parts that no training camera sees were removed")
     return Extracted(mesh, solid, visibility, n_dropped)
 
 
 def run_mesh(run: Run, backend: str, progress: Progress) -> tuple[Mesh, dict[str, Any]]:
-    """The mesh of a run with default options: the one in its exports if it is still true.
+    """Return the mesh of a run with default options; reuse the exported one if it is current.
 
     Returns:
-        The mesh, and its sidecar. Errors as above.
+        The mesh, and its sidecar.
+
+    Raises:
+        NerfError: as `extract`.
     """
     out = default_out(run, "mesh")
     sidecar = sidecar_of(out)
@@ -144,7 +154,11 @@ def run_mesh(run: Run, backend: str, progress: Progress) -> tuple[Mesh, dict[str
 
 
 def _surface(
-    source: FieldSource, out: Path, options: ExportOptions, base: dict[str, Any], progress: Progress
+    source: SourceField,
+    out: Path,
+    options: ExportOptions,
+    base: dict[str, Any],
+    progress: Progress,
 ) -> dict[str, Any]:
     found = extract(source, options, progress)
     grid = found.solid.grid
@@ -162,11 +176,11 @@ def _surface(
         with progress.another(None, "layer", "distances") as reporter:
             sdf = sdf_of("the extracted mesh", mesh, options.grid_resolution, reporter)
         save_shape(sdf, out)
-        return finish([out], base | described(sdf))
+        return finish([out], base | describe_shape(sdf))
     with progress.another(None, "layer", "voxels") as reporter:
-        voxels = field_voxels(found.solid, colored(found.mesh, source), reporter)
+        voxels = field_voxels(found.solid, color_mesh(found.mesh, source), reporter)
     save_shape(voxels, out)
-    return finish([out], base | described(voxels))
+    return finish([out], base | describe_shape(voxels))
 
 
 def _mesh(
@@ -175,22 +189,26 @@ def _mesh(
     mesh, source = found.mesh, found.solid.source
     n_faces = options.faces or (TEXTURED_FACES if options.texture else None)
     if options.fit:
-        mesh = fitted(mesh, progress, start=simplified(mesh, n_faces or TEXTURED_FACES))
+        mesh = fit_shape(mesh, progress, start=simplify_mesh(mesh, n_faces or TEXTURED_FACES))
     elif n_faces is not None:
-        mesh = simplified(mesh, n_faces)
+        mesh = simplify_mesh(mesh, n_faces)
     base |= {"fitted": options.fit, "default": options == ExportOptions()}
     if options.texture:
         progress.note(f"baking a texture of {options.texture} x {options.texture}")
-        mesh, texture = textured(mesh, source, options.texture)
+        mesh, texture = texture_mesh(mesh, source, options.texture)
         files = save_textured(mesh, texture, out)
-        return finish(files, base | described(mesh) | {"texture": options.texture})
-    mesh = colored(mesh, source)
+        return finish(files, base | describe_shape(mesh) | {"texture": options.texture})
+    mesh = color_mesh(mesh, source)
     save_shape(mesh, out)
-    return finish([out], base | described(mesh))
+    return finish([out], base | describe_shape(mesh))
 
 
 def _planes(
-    source: FieldSource, out: Path, options: ExportOptions, base: dict[str, Any], progress: Progress
+    source: SourceField,
+    out: Path,
+    options: ExportOptions,
+    base: dict[str, Any],
+    progress: Progress,
 ) -> dict[str, Any]:
     scene = source.model.scene
     index = _view_index(scene, options.view)
@@ -200,9 +218,13 @@ def _planes(
     page = parallax_page(planes, f"{scene.name}, {scene.names[index]}")
     with filling(out) as folder:
         files = [out / path.relative_to(folder) for path in write_planes(planes, folder, page)]
-    pose = multiview.transforms_json(scene)["frames"][index]
-    value = {"view": scene.names[index], "planes": options.planes, "camera": pose}
-    return finish(files, base | value)
+    frame = source_from_scene(scene).frames[index]
+    return finish(files, base | {
+        "view": scene.names[index],
+        "planes": options.planes,
+        "camera": camera_table(frame, frame.name),
+        "lost": [asdict(item) for item in list_unsupported_lenses([frame], "transforms")],
+    })  # fmt: skip
 
 
 def _views(
@@ -210,22 +232,22 @@ def _views(
 ) -> dict[str, Any]:
     scene = model.scene
     training = scene.cameras[list(scene.splits["train"])].scaled(options.scale)
-    cameras = multiview.sphere_cameras(training, scene.box, options.views)
+    cameras = sphere_cameras(training, scene.box, options.views)
     with progress.another(options.views, "view", "views") as reporter, filling(out) as folder:
-        written = multiview.write_views(model, cameras, folder, reporter)
+        written, unsupported = write_views(model, cameras, folder, reporter)
         files = [out / path.relative_to(folder) for path in written]
-    return finish(files, base | {"views": options.views, "size": cameras.size[0].tolist()})
+    value = {"views": options.views, "size": cameras.size[0].tolist()}
+    return finish(files, base | value | {"lost": [asdict(item) for item in unsupported]})
 
 
 def _cameras(scene: Scene, out: Path, base: dict[str, Any]) -> dict[str, Any]:
-    files = [out / "transforms.json", out / "frusta.ply"]
-    write_json(files[0], multiview.transforms_json(scene))
-    save_shape(multiview.frusta(scene), files[1])
-    return finish(files, base | {"cameras": len(scene.cameras)})
+    files, unsupported = write_cameras(scene, out)
+    lost = [asdict(item) for item in unsupported]
+    return finish(files, base | {"cameras": len(scene.cameras), "lost": lost})
 
 
 def _view_index(scene: Scene, view: str | None) -> int:
-    """The camera that --view names: an image, or a number among the training views."""
+    """Find the camera that --view names: an image, or a number among the training views."""
     training = scene.splits["train"]
     if view is None:
         return training[0]

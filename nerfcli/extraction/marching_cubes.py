@@ -1,4 +1,4 @@
-"""Marching cubes over the slabs of a solid; vertices on a layer that two slabs share are welded."""
+"""Run marching cubes over the slabs of a solid and weld the vertices that slabs share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nerfcli.shapes.types import Mesh
 
 
 def marching_cubes(solid: Solid, progress: Progress) -> Mesh:
-    """The zero level of a solid as one mesh, oriented outwards, in the source's frame.
+    """Extract the zero level of a solid as one mesh, oriented outwards, in the source's frame.
 
     Raises:
         NerfError: nothing lies inside, so the threshold is above every density.
@@ -27,7 +27,7 @@ def marching_cubes(solid: Solid, progress: Progress) -> Mesh:
             continue
         local, faces, _, _ = measure.marching_cubes(values, 0.0, allow_degenerate=True)
         index = local.astype(np.float64) + [start, 0, 0]
-        number, fresh = _welded(index, seam, start, n_vertices)
+        number, fresh = _weld(index, seam, start, n_vertices)
         parts.append((index[fresh], number[faces.astype(np.int64)]))
         n_vertices += int(fresh.sum())
         on_seam = index[:, 0] == start + len(values) - 1
@@ -42,10 +42,10 @@ def marching_cubes(solid: Solid, progress: Progress) -> Mesh:
     return Mesh(vertices, np.concatenate([faces for _, faces in parts])[:, ::-1])
 
 
-def _welded(
+def _weld(
     index: np.ndarray, seam: tuple[np.ndarray, np.ndarray], start: int, n_vertices: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of a slab's vertices in the whole mesh [v], and which of them are new."""
+    """Number a slab's vertices in the whole mesh [v], and tell which of them are new."""
     known, numbers = seam
     fresh = np.ones(len(index), dtype=bool)
     number = np.empty(len(index), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""After marching cubes: vertices onto the field's level, and components that nobody saw away."""
+"""Clean up a mesh: snap vertices to the level set, drop unseen components."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from nerfcli.shapes.types import Mesh
 
 SEARCH = 0.75  # cells to each side of a vertex: the level is there, or it is left alone
 HALVINGS = 6  # of that interval: to a hundredth of a cell
-PROBES = 2000  # vertices of a component that are looked for in the training views
+PROBES = 2000  # vertices of a component that are searched for in the training views
 CRUMB_CELLS = 2.0  # across: the grid resolves nothing that is smaller
 SHOWN_CELLS = 1.5  # a pixel shows a vertex if its light stops within this many cells of it
 
 
-def refined(mesh: Mesh, solid: Solid) -> Mesh:
+def refine_mesh(mesh: Mesh, solid: Solid) -> Mesh:
     """Move vertices along their normals to where the density is the threshold (bisection).
 
     Vertices where the solid is filled, and those without a change of sign nearby, stay.
@@ -40,17 +40,17 @@ def refined(mesh: Mesh, solid: Solid) -> Mesh:
     return Mesh(vertices, mesh.faces)
 
 
-def seen_components(mesh: Mesh, solid: Solid, visibility: Visibility) -> tuple[Mesh, int]:
-    """The mesh without loose parts that no pixel of a training view shows; how many went.
+def drop_unseen_components(mesh: Mesh, solid: Solid, visibility: Visibility) -> tuple[Mesh, int]:
+    """Drop the components that no pixel of a training view shows, and count them.
 
-    Whole components, so that the surface stays closed. Crumbs beside the largest component also
-    go: a rough surface leaves them around single samples. So does a cavity (a component that
-    encloses outside), unless a training camera stands in its box: it would be a hollow interior.
+    Only whole components go, so the surface stays closed. Crumbs beside the largest component go
+    too: a rough surface leaves them around single samples. So do cavities (components that enclose
+    outside), unless a training camera stands in the box of one.
 
     Raises:
         NerfError: no component is left.
     """
-    n_parts, labels = parts_of(mesh)
+    n_parts, labels = label_components(mesh)
     source = solid.source
     probes = _probes(labels, n_parts)
     tolerance = max(SHOWN_CELLS * solid.grid.spacing * source.scale, source.step)
@@ -70,11 +70,11 @@ def seen_components(mesh: Mesh, solid: Solid, visibility: Visibility) -> tuple[M
             f"no training camera sees a surface at --threshold {solid.threshold:.4g}: what is "
             "that dense lies hidden. Give another --threshold."
         )
-    return with_faces(mesh, keep[labels[mesh.faces[:, 0]]]), int(n_parts - keep.sum())
+    return select_faces(mesh, keep[labels[mesh.faces[:, 0]]]), int(n_parts - keep.sum())
 
 
-def parts_of(mesh: Mesh) -> tuple[int, np.ndarray]:
-    """The number of connected components, and the component of each vertex [v]."""
+def label_components(mesh: Mesh) -> tuple[int, np.ndarray]:
+    """Count the connected components, and return the component of each vertex [v]."""
     n = len(mesh.vertices)
     tails, heads = mesh.faces[:, [0, 1]].ravel(), mesh.faces[:, [1, 2]].ravel()
     graph = sparse.coo_matrix((np.ones(len(tails), dtype=bool), (tails, heads)), shape=(n, n))
@@ -82,15 +82,15 @@ def parts_of(mesh: Mesh) -> tuple[int, np.ndarray]:
     return int(n_parts), labels
 
 
-def with_faces(mesh: Mesh, keep: np.ndarray) -> Mesh:
-    """Only the faces where keep [f] is true, and the vertices that they use."""
+def select_faces(mesh: Mesh, keep: np.ndarray) -> Mesh:
+    """Keep the faces where keep [f] is true, and the vertices that they use."""
     used, inverse = np.unique(mesh.faces[keep], return_inverse=True)
     colors = None if mesh.vertex_colors is None else mesh.vertex_colors[used]
     return Mesh(mesh.vertices[used], inverse.reshape(-1, 3), colors)
 
 
 def _probes(labels: np.ndarray, n_parts: int) -> np.ndarray:
-    """At most PROBES vertices of each component, evenly drawn."""
+    """Choose at most PROBES vertices of each component, evenly."""
     order = np.argsort(labels, kind="stable")
     counts = np.bincount(labels, minlength=n_parts)
     rank = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)

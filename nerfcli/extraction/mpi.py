@@ -1,8 +1,8 @@
-"""Multi-plane images: what a camera sees, sorted into planes of depth (Zhou et al. 2018).
+"""Multi-plane images: the view of a camera, split into planes of depth (Zhou et al. 2018).
 
-A plane k stands for the depths around it, along the optical axis; its pixel is what the part of
-the ray in that range would look like on nothing: a colour, and an opacity. Over one another, far
-to near, they give the rendered picture exactly; seen from the side, they shift against each other.
+A plane k stands for a range of depths along the optical axis. Its pixel has the colour and the
+opacity of the part of the ray in that range. Composited from far to near, the planes give the
+rendered picture exactly; seen from the side, they shift against each other.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from nerfcli.cameras.cameras import Cameras
 from nerfcli.cameras.rays import Rays
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Progress
-from nerfcli.extraction.source_field import FieldSource
+from nerfcli.extraction.source_field import SourceField
 from nerfcli.reference.samples import Samples
 from nerfcli.reference.sampling import MarchingGrid, intersect_box
 from nerfcli.reference.volume import composite
@@ -40,7 +40,7 @@ class PlaneImages:
 
 
 def plane_images(
-    source: FieldSource, cameras: Cameras, index: int, n_planes: int, progress: Progress
+    source: SourceField, cameras: Cameras, index: int, n_planes: int, progress: Progress
 ) -> PlaneImages:
     """Split one view into planes at equal steps of 1 / depth.
 
@@ -62,8 +62,8 @@ def plane_images(
     return PlaneImages(images, middles / source.scale, float(cameras.focal[index, 0]))
 
 
-def _samples(source: FieldSource, rays: Rays) -> tuple[Samples, Tensor, Tensor, Tensor]:
-    """Samples of rays with densities, colours and depths along the optical axis."""
+def _samples(source: SourceField, rays: Rays) -> tuple[Samples, Tensor, Tensor, Tensor]:
+    """Sample rays: samples, densities, colours, and depths along the optical axis."""
     field, box = source.model.field, source.cells_box
     bounds = intersect_box(rays, box, field.near, field.far)
     grid = MarchingGrid(source.cells, box, source.steps)
@@ -75,8 +75,8 @@ def _samples(source: FieldSource, rays: Rays) -> tuple[Samples, Tensor, Tensor, 
     return samples, sigmas, rgbs, samples.t_mids * rays.z_scale[ray]
 
 
-def _depth_range(source: FieldSource, parts: list[Rays]) -> tuple[float, float]:
-    """Depths between which all but TAILS of the view's light stops, of a part of its rays."""
+def _depth_range(source: SourceField, parts: list[Rays]) -> tuple[float, float]:
+    """Find the depths between which all but TAILS of the light stops, from every 4th ray."""
     depths, weights = [], []
     for part in parts:
         some = part[torch.arange(0, len(part), 4)]
@@ -94,8 +94,8 @@ def _depth_range(source: FieldSource, parts: list[Rays]) -> tuple[float, float]:
     return float(depth[order[low]]) - step, float(depth[order[min(high, len(order) - 1)]]) + step
 
 
-def _layers(source: FieldSource, rays: Rays, edges: Tensor) -> Tensor:
-    """RGBA [n_rays, k, 4], straight alpha, of the parts of rays between inner edges [k - 1]."""
+def _layers(source: SourceField, rays: Rays, edges: Tensor) -> Tensor:
+    """Composite the parts of rays between inner edges [k - 1]: RGBA [n_rays, k, 4], straight."""
     samples, sigmas, rgbs, depths = _samples(source, rays)
     n_planes = len(edges) + 1
     # a ray's samples come in the order of depth, so each plane's are neighbours in the list
@@ -110,7 +110,7 @@ def _layers(source: FieldSource, rays: Rays, edges: Tensor) -> Tensor:
 
 
 def write_planes(planes: PlaneImages, folder: Path, page: str) -> list[Path]:
-    """plane_000.png (the nearest) ..., planes.json, and index.html, which needs none of them."""
+    """Write plane_000.png (the nearest) ..., planes.json, and a self-contained index.html."""
     from nerfcli.core.files import write_json, write_text
     from nerfcli.scenes.images import write_png
 

@@ -1,10 +1,9 @@
-"""Views of a field on a sphere, and the cameras of a run, as files that others read."""
+"""Export views of a field on a sphere, and the cameras of a run, for other programs."""
 
 from __future__ import annotations
 
-import math
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,112 +11,101 @@ import torch
 from nerfcli.cameras.boxes import Box
 from nerfcli.cameras.cameras import Cameras, common_focus
 from nerfcli.cameras.lenses import Lens
-from nerfcli.core.errors import NerfError
-from nerfcli.core.files import write_json
+from nerfcli.cameras.rotations import look_at, mean_up, perpendicular
 from nerfcli.core.progress import Progress
 from nerfcli.engine.render import Model, as_image, render_image, to_uint8
 from nerfcli.extraction.visibility import spread_directions
+from nerfcli.scenes.build import source_from_scene
 from nerfcli.scenes.images import write_png
-from nerfcli.scenes.scene import Scene, Similarity
+from nerfcli.scenes.scene import Scene
+from nerfcli.scenes.writers.blender import write_blender
+from nerfcli.scenes.writers.transforms import write_transforms
+from nerfcli.scenes.writers.unsupported import Unsupported, list_unsupported
+from nerfcli.shapes.mesh_files import save_shape
 from nerfcli.shapes.types import Mesh
 
-OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])  # from our camera axes to those of the files
 TEST_EVERY = 8  # of the views on the sphere, for the test split
-LENS_KEYS = {"brown": ("k1", "k2", "k3", "k4", "p1", "p2"), "fisheye": ("k1", "k2", "k3", "k4")}
 
 
 def sphere_cameras(cameras: Cameras, box: Box, n: int) -> Cameras:
-    """n pinholes spread evenly over a sphere, looking at what the training cameras look at.
+    """Spread n pinhole cameras evenly over a sphere around the focus of the training cameras.
 
-    Their distance is the training cameras' median, their intrinsics are those of the first one
-    with the principal point in the middle. Upwards is the cameras' mean own up.
+    Their distance is the median of the training cameras. Their intrinsics are those of the first,
+    with the principal point in the middle. Up is the mean up of the training cameras.
     """
     found = common_focus(cameras)
     focus = np.array(box.center) if found is None else found[0].numpy()
     radius = float((cameras.positions - torch.from_numpy(focus)).norm(dim=1).median())
-    up = -cameras.c2w[:, :, 1].mean(dim=0).numpy()
-    if np.linalg.norm(up) < 0.1:  # from all sides: any will do
-        up = np.array([0.0, 0.0, 1.0])
-    axis = up / np.linalg.norm(up)
-    right = np.cross(axis, np.eye(3)[np.abs(axis).argmin()])
-    right /= np.linalg.norm(right)
-    frame = np.stack([right, np.cross(axis, right), axis])
-    outward = spread_directions(n) @ frame
-    forward = -outward
-    across = np.cross(forward, axis)
-    across /= np.maximum(np.linalg.norm(across, axis=1, keepdims=True), 1e-9)
-    c2w = np.stack([across, np.cross(forward, across), forward, focus + radius * outward], axis=2)
+    up = mean_up(cameras.c2w.numpy())
+    right = perpendicular(up)
+    outward = spread_directions(n) @ np.stack([right, np.cross(up, right), up])
+    c2w = look_at(focus + radius * outward, focus, up)
     size = cameras.size[:1].expand(n, 2).clone()
     focal = cameras.focal[:1, :1].expand(n, 2).clone()
     return Cameras(torch.from_numpy(c2w), focal, size / 2.0, size, (Lens(),) * n)
 
 
-def write_views(model: Model, cameras: Cameras, folder: Path, progress: Progress) -> list[Path]:
-    """Renderings and poses in the Blender layout, source frame: a scene that can be trained on.
+def write_views(
+    model: Model, cameras: Cameras, folder: Path, progress: Progress
+) -> tuple[list[Path], list[Unsupported]]:
+    """Write renderings and poses in the Blender layout: a scene that can be trained on.
 
-    PNGs have straight alpha. Every TEST_EVERY-th view belongs to the test split.
+    PNGs have straight alpha, poses are in the source's frame. Every TEST_EVERY-th view belongs to
+    the test split.
+
+    Returns:
+        The transforms files, and what they cannot hold of the cameras or the box.
     """
-    width, height = cameras.size[0].tolist()
-    angle = 2.0 * math.atan(0.5 * width / float(cameras.focal[0, 0]))
-    frames: dict[str, list[dict[str, Any]]] = {"train": [], "test": []}
-    poses = _source_poses(cameras, model.scene.scene_from_source) @ OPENGL
+    splits: dict[str, list[int]] = {"train": [], "test": []}
+    names = []
     for i in range(len(cameras)):
         split = "test" if i % TEST_EVERY == TEST_EVERY - 1 else "train"
-        name = f"{split}/r_{len(frames[split])}"
+        names.append(f"{split}/r_{len(splits[split])}.png")
+        splits[split].append(i)
         (folder / split).mkdir(parents=True, exist_ok=True)
-        write_png(folder / f"{name}.png", to_uint8(_rgba(model, cameras, i)))
-        frames[split].append({"file_path": f"./{name}", "transform_matrix": poses[i].tolist()})
+        write_png(folder / names[i], to_uint8(_rgba(model, cameras, i)))
         progress.update(i + 1, total=len(cameras))
-    files = []
-    for split, listed in frames.items():
-        if listed:
-            files.append(folder / f"transforms_{split}.json")
-            value = {"camera_angle_x": angle, "w": width, "h": height, "frames": listed}
-            write_json(files[-1], value)
-    return files
+    nothing = (None,) * len(cameras)
+    scene = replace(
+        model.scene,
+        names=tuple(names),
+        cameras=cameras,
+        image_paths=nothing,
+        mask_paths=nothing,
+        alpha_paths=nothing,
+        splits={split: tuple(indices) for split, indices in splits.items()},
+        crop_radius=0.0,
+    )
+    source = source_from_scene(scene)
+    box = None if source.keep_frame else source.box  # readers guess the usual one
+    return write_blender(source.frames, names, folder, box), list_unsupported(source, "blender")
 
 
-def transforms_json(scene: Scene) -> dict[str, Any]:
-    """The cameras of a run as nerfstudio's transforms.json, in the source's frame.
+def write_cameras(scene: Scene, folder: Path) -> tuple[list[Path], list[Unsupported]]:
+    """Write the cameras of a run as transforms.json, and as pyramids that a viewer shows.
 
-    Names are those of the images as seen from the scene's folder.
+    Images are named as seen from the scene's folder.
 
-    Raises:
-        NerfError: lenses of two kinds, which the format cannot say.
+    Returns:
+        The files, and what transforms.json cannot hold of the scene.
     """
-    cameras = scene.cameras
-    models = {"fisheye" if lens.model == "fisheye" else "brown" for lens in cameras.lenses}
-    if len(models) > 1:
-        raise NerfError("the run mixes fisheye and other lenses; transforms.json holds one kind.")
-    poses = _source_poses(cameras, scene.scene_from_source) @ OPENGL
-    frames = []
-    for i, name in enumerate(scene.names):
-        (fx, fy), (cx, cy) = cameras.focal[i].tolist(), cameras.principal[i].tolist()
-        width, height = cameras.size[i].tolist()
-        lens = cameras.lenses[i]
-        coefficients = dict(zip(LENS_KEYS.get(lens.model, ()), lens.params, strict=False))
-        frames.append(
-            {"file_path": name, "fl_x": fx, "fl_y": fy, "cx": cx, "cy": cy, "w": width,
-             "h": height, **coefficients, "transform_matrix": poses[i].tolist()}
-        )  # fmt: skip
-    names = {
-        f"{split}_filenames": [scene.names[i] for i in indices]
-        for split, indices in scene.splits.items()
-        if indices
-    }
-    kind = "OPENCV_FISHEYE" if models == {"fisheye"} else "OPENCV"
-    return {"camera_model": kind, **names, "frames": frames}
+    source = source_from_scene(scene)
+    nothing = [None] * len(scene.names)
+    write_transforms(source, scene.names, nothing, nothing, folder)
+    save_shape(frusta(scene), folder / "frusta.ply")
+    files = [folder / "transforms.json", folder / "frusta.ply"]
+    return files, list_unsupported(source, "transforms")
 
 
 def frusta(scene: Scene, share: float = 0.1) -> Mesh:
-    """A pyramid for each camera, its apex at the centre; source frame.
+    """Make a pyramid for each camera, its apex at the camera's centre; source frame.
 
     share: height of a pyramid as a share of the median distance to the box's centre.
     """
     cameras = scene.cameras
     distance = (cameras.positions - torch.tensor(scene.box.center).double()).norm(dim=1)
     depth = share * float(distance.median()) / scene.scene_from_source.scale
-    poses = _source_poses(cameras, scene.scene_from_source)
+    poses = scene.scene_from_source.inverse().apply_c2w(cameras.c2w).numpy()
     corners = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]], dtype=torch.float64)
     faces = np.array([[0, 2, 1], [0, 3, 2], [0, 4, 3], [0, 1, 4], [1, 2, 3], [1, 3, 4]])
     vertices = []
@@ -130,15 +118,8 @@ def frusta(scene: Scene, share: float = 0.1) -> Mesh:
     return Mesh(np.concatenate(vertices), numbers.reshape(-1, 3))
 
 
-def _source_poses(cameras: Cameras, scene_from_source: Similarity) -> np.ndarray:
-    """c2w [n, 4, 4] in the source's frame, our camera axes."""
-    c2w = scene_from_source.inverse().apply_c2w(cameras.c2w).numpy()
-    bottom = np.broadcast_to([[[0.0, 0.0, 0.0, 1.0]]], (len(c2w), 1, 4))
-    return np.concatenate([c2w, bottom], axis=1)
-
-
 def _rgba(model: Model, cameras: Cameras, index: int) -> np.ndarray:
-    """[height, width, 4] in [0, 1], straight alpha."""
+    """Render a view: [height, width, 4] in [0, 1], straight alpha."""
     pixels = render_image(model, cameras, index)
     rest = (1.0 - pixels.opacity)[:, None] * model.background
     colors = ((pixels.rgb - rest) / pixels.opacity.clamp(min=1e-3)[:, None]).clamp(0.0, 1.0)

@@ -1,37 +1,35 @@
-"""Points of a field: where the rays of the training views pass half of their opacity."""
+"""Make a point cloud of a field: where training rays pass half of their opacity."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import numpy as np
 import torch
 from scipy.spatial import KDTree
 
 from nerfcli.core.errors import NerfError
-from nerfcli.core.progress import Progress
+from nerfcli.core.progress import Note, Progress
 from nerfcli.engine.render import render_image
-from nerfcli.extraction.source_field import FieldSource
+from nerfcli.extraction.source_field import SourceField
 from nerfcli.extraction.visibility import Visibility
 from nerfcli.shapes.types import PointCloud, unit
 
 SOLID = 0.9  # opacity from which a pixel shows one surface: at edges it mixes two
-NEIGHBOURS = 16  # that a normal is fitted to, and that tell an outlier
-SPARSE = 3.0  # times the median distance to the neighbours: beyond, a point is alone
-LOOKED_THROUGH = 3.0  # samples in front of where other views' light ends: then a point is wrong
+NEIGHBOURS = 16  # for the fit of a normal and the test for outliers
+SPARSE = 3.0  # times the median distance to the neighbours: farther points are outliers
+LOOKED_THROUGH = 3.0  # samples: a point this far in front of other views' surface is wrong
 
 
 def field_points(
-    source: FieldSource,
+    source: SourceField,
     visibility: Visibility,
     n_points: int,
     seed: int,
     progress: Progress,
-    note: Callable[[str], None],
+    note: Note,
 ) -> PointCloud:
-    """Points with rendered colours and outward normals, in the source's frame.
+    """Make points with rendered colours and outward normals, in the source's frame.
 
-    Removed: points that two views look through, and points far from all others. Normals are
+    Points that two views look through, and points far from all others, are removed. Normals are
     fitted to the nearest points and turned to where the field is thinner.
 
     Raises:
@@ -55,9 +53,9 @@ def field_points(
 
 
 def _seen(
-    source: FieldSource, n_points: int, seed: int, progress: Progress
+    source: SourceField, n_points: int, seed: int, progress: Progress
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scene points and colours of pixels drawn from all training views."""
+    """Draw pixels from all training views: their scene points and colours."""
     scene, rng = source.model.scene, np.random.default_rng(seed)
     cameras = scene.cameras[list(scene.splits["train"])]
     rendered: list[tuple[torch.Tensor, ...]] = []
@@ -65,7 +63,7 @@ def _seen(
         rays, pixels = cameras.image_rays(i), render_image(source.model, cameras, i)
         hit = (pixels.opacity >= SOLID).nonzero()[:, 0]
         points = rays.origins[hit] + pixels.median_depth[hit, None] * rays.directions[hit]
-        # over the run's background; what is left of it in a nearly opaque pixel is taken out
+        # remove the share of the run's background in a nearly opaque pixel
         rest = (1.0 - pixels.opacity[hit])[:, None] * source.model.background
         colors = ((pixels.rgb[hit] - rest) / pixels.opacity[hit, None]).clamp(0.0, 1.0)
         most = max(1, 4 * n_points // len(cameras))  # of one view: bounds the memory
@@ -81,8 +79,8 @@ def _seen(
     return points, colors
 
 
-def _normals(source: FieldSource, points: np.ndarray, nearest: np.ndarray) -> np.ndarray:
-    """Across the plane through each point's neighbours, towards the side with less density."""
+def _normals(source: SourceField, points: np.ndarray, nearest: np.ndarray) -> np.ndarray:
+    """Fit a plane to each point's neighbours; its normal points to the side with less density."""
     normals = np.empty_like(points)
     for start in range(0, len(points), 100_000):
         some = slice(start, start + 100_000)

@@ -1,4 +1,4 @@
-"""Which pixels the triangles of a picture cover: for texture atlases and for pictures of meshes."""
+"""Find the pixels that triangles cover: for texture atlases and pictures of meshes."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nerfcli.cameras.cameras import Cameras
-from nerfcli.shapes.types import Mesh
-
-_PIXELS = 4_000_000  # candidates looked at together
+_PIXELS = 4_000_000  # candidates tested together
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,9 +23,9 @@ class Covered:
 
 
 def covered_pixels(corners: np.ndarray, width: int, height: int) -> Iterator[Covered]:
-    """The pixels of triangles [f, 3 corners, 2] in pixel coordinates (first centre 0.5, 0.5).
+    """Yield the pixels of triangles [f, 3 corners, 2] in pixel coordinates (first centre 0.5, 0.5).
 
-    Comes in parts, faces in their order; a centre on an edge belongs to both neighbours.
+    Faces come in their order, many at a time. A centre on an edge belongs to both neighbours.
     """
     size = np.array([width, height])
     low = np.clip(np.ceil(corners.min(axis=1) - 0.5), 0, size).astype(np.int64)
@@ -49,32 +46,6 @@ def covered_pixels(corners: np.ndarray, width: int, height: int) -> Iterator[Cov
         inside = (weights >= -1e-9).all(axis=1)
         yield Covered(face[inside], (y * width + x)[inside], weights[inside])
         start = stop
-
-
-def visible_faces(mesh: Mesh, cameras: Cameras, index: int) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest face at each pixel of a camera's picture, by z-buffer.
-
-    Returns:
-        face [height * width], -1 where there is none, and its barycentric weights [.., 3].
-    """
-    import torch
-
-    width, height = cameras.size[index].tolist()
-    xy, z = (v.numpy() for v in cameras.project(index, torch.from_numpy(mesh.vertices)))
-    faces = np.flatnonzero((z[mesh.faces] > 1e-9).all(axis=1))
-    best = np.full(width * height, np.inf)
-    found = np.full(width * height, -1)
-    shares = np.zeros((width * height, 3))
-    for part in covered_pixels(xy[mesh.faces[faces]], width, height):
-        face = faces[part.face]
-        # weights in the picture, to weights in space: 1 / z is linear in the picture
-        scaled = part.weights / z[mesh.faces[face]]
-        depth = 1.0 / scaled.sum(axis=1)
-        np.minimum.at(best, part.pixel, depth)
-        wins = depth == best[part.pixel]
-        found[part.pixel[wins]] = face[wins]
-        shares[part.pixel[wins]] = scaled[wins] * depth[wins, None]
-    return found, shares
 
 
 def _barycentric(triangles: np.ndarray, points: np.ndarray) -> np.ndarray:

@@ -1,10 +1,10 @@
-"""The field as a solid on a grid, asked for slab by slab.
+"""Turn the field into a solid on a grid, slab by slab.
 
 The surface is the zero level of max(log(density / threshold), depth behind the last light): a
 point is inside where the field is dense enough, or where no light arrives (visibility.py). The
-logarithm, because density falls by orders of magnitude within a cell: it is what is nearly
-linear there. The grid is worked on in slabs along x; two neighbours share one layer of samples,
-bit for bit, so that a surface through it has no seam.
+logarithm is nearly linear within a cell, where density falls by orders of magnitude. The grid is
+evaluated in slabs along x. Two neighbours share one layer of samples, bit for bit, so a surface
+through it has no seam.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from scipy.ndimage import binary_dilation, label, map_coordinates
 
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Progress
-from nerfcli.extraction.source_field import FieldSource
+from nerfcli.extraction.source_field import SourceField
 from nerfcli.extraction.visibility import Visibility
-from nerfcli.shapes.types import Grid, all_indices
+from nerfcli.shapes.types import RegularGrid, all_indices
 
 REACH = 4.0  # values are cut to [-REACH, REACH]: marching cubes needs no more
 LEAST = 1e-3  # |value| stays above it: no vertex falls onto a sample, no face loses its area
 SURFACE_SHARE = 0.9  # of the places where training rays end: so many lie inside
 SLAB = 16_000_000  # samples held at a time
-HIDDEN_SIDE = 192  # samples along a side for what is hidden: images know no finer detail
-LATTICE_SIDE = 160  # along a side, to find out where the field need not be asked
+HIDDEN_SIDE = 192  # samples a side of the hidden space: images show no finer detail
+LATTICE_SIDE = 160  # samples a side of the lattice that finds the empty parts of the grid
 RIM_CELLS = 2.5  # from a face of the detail cube, in cells of what is hidden
-HIDDEN_MARGIN = 0.5  # of a cell: what is filled stays this far behind the dense shell
+HIDDEN_MARGIN = 0.5  # cells: filled space stays this far behind the dense shell
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,14 +42,14 @@ class Solid:
     `hidden_grid`, or None where hollows are left as they are.
     """
 
-    source: FieldSource
-    grid: Grid
+    source: SourceField
+    grid: RegularGrid
     threshold: float
     hidden: np.ndarray | None
-    hidden_grid: Grid
+    hidden_grid: RegularGrid
 
     def slabs(self, progress: Progress) -> Iterator[tuple[int, np.ndarray]]:
-        """(first index along x, values [n, ny, nz] in [-REACH, REACH], positive inside).
+        """Yield the first index along x and values [n, ny, nz] in [-REACH, REACH], positive inside.
 
         Neighbouring slabs share a layer. The outermost samples of the grid are outside.
         """
@@ -83,7 +83,7 @@ class Solid:
         return np.clip((depth - margin) / self.grid.spacing, -REACH, REACH)
 
     def _fill(self, values: np.ndarray, start: int, known: int, active: np.ndarray) -> None:
-        """Ask field and visibility at the active samples of a slab, but for `known` rows."""
+        """Evaluate field and visibility at the active samples of a slab, after `known` rows."""
         index = np.argwhere(active[known:]) + [known, 0, 0]
         for first in range(0, len(index), 4_000_000):
             some = index[first : first + 4_000_000]
@@ -94,7 +94,7 @@ class Solid:
             values[tuple(some.T)] = found
 
     def _active_lattice(self) -> tuple[np.ndarray, int]:
-        """Where values can differ from -REACH: bool on every step-th sample, with a margin."""
+        """Find where values can differ from -REACH: bool on every step-th sample, with a margin."""
         step = max(1, -(-max(self.grid.shape) // LATTICE_SIDE))
         size = [-(-n // step) for n in self.grid.shape]
         points = self.grid.points(all_indices(size) * step)
@@ -107,13 +107,13 @@ class Solid:
 
 
 def solid_of(
-    source: FieldSource,
+    source: SourceField,
     visibility: Visibility,
     resolution: int,
     threshold: float | None,
     fill: bool,
 ) -> Solid:
-    """The solid of a field on a grid of cubes over its content.
+    """Make the solid of a field on a grid of cubes over its content.
 
     resolution: cells along the longest side. threshold: per source unit; None chooses it.
 
@@ -122,20 +122,20 @@ def solid_of(
     """
     box = content_box(source)
     if threshold is None:
-        threshold = chosen_threshold(source, visibility)
-    grid = Grid.over(box, resolution)
-    coarse = Grid.over(box, min(resolution, HIDDEN_SIDE))
+        threshold = choose_threshold(source, visibility)
+    grid = RegularGrid.over(box, resolution)
+    coarse = RegularGrid.over(box, min(resolution, HIDDEN_SIDE))
     hidden = _hidden(source, visibility, coarse, box) if fill else None
     return Solid(source, grid, threshold, hidden, coarse)
 
 
-def chosen_threshold(source: FieldSource, visibility: Visibility) -> float:
-    """The density of the surface, per source unit, from where training rays lose their light.
+def choose_threshold(source: SourceField, visibility: Visibility) -> float:
+    """Choose the density of the surface, per source unit, from where training rays end.
 
-    The density at which one sample stops half of its light, for samples of the length that they
-    have where rays pass half of their opacity: rendering cannot tell where within a sample a
-    surface lies, and training places it where a sample is as likely full as empty. In a field
-    that is still soft most places where rays end are thinner than that; so no more than what
+    It is the density at which one sample stops half of its light, for samples of the length found
+    where rays pass half of their opacity. Rendering cannot tell where within a sample a surface
+    lies, and training places it where a sample is as likely full as empty. In a field that is
+    still soft, most places where rays end are thinner. The result is therefore at most what
     SURFACE_SHARE of these places reach.
 
     Raises:
@@ -151,8 +151,8 @@ def chosen_threshold(source: FieldSource, visibility: Visibility) -> float:
     return max(min(opaque, reached), LEAST) * source.scale
 
 
-def content_box(source: FieldSource) -> np.ndarray:
-    """The box [2, 3], source frame, around the occupied cells of the detail cube.
+def content_box(source: SourceField) -> np.ndarray:
+    """Find the box [2, 3], source frame, around the occupied cells of the detail cube.
 
     Raises:
         NerfError: no cell is occupied.
@@ -170,13 +170,15 @@ def content_box(source: FieldSource) -> np.ndarray:
     return np.stack([points.min(axis=0), points.max(axis=0)])
 
 
-def _hidden(source: FieldSource, visibility: Visibility, grid: Grid, box: np.ndarray) -> np.ndarray:
-    """Depth behind the last light at the samples of a grid, source units, cut to two cells.
+def _hidden(
+    source: SourceField, visibility: Visibility, grid: RegularGrid, box: np.ndarray
+) -> np.ndarray:
+    """Compute the depth behind the last light on a grid, source units, cut to two cells.
 
-    Found on every second sample first; between samples that agree on being deep inside or far
-    outside, nothing else is taken to lie.
+    Every second sample comes first. Where neighbours agree on deep inside or far outside, the
+    samples between them take that value.
     """
-    rough = Grid.over(box, max(1, round((max(grid.shape) - 3) / 2)))
+    rough = RegularGrid.over(box, max(1, round((max(grid.shape) - 3) / 2)))
     index = all_indices(rough.shape)
     reach = 2.0 * rough.spacing
 
@@ -193,13 +195,14 @@ def _hidden(source: FieldSource, visibility: Visibility, grid: Grid, box: np.nda
     offset = source.to_scene(points) - torch.tensor(source.box.center)
     room = (source.box.half_size - offset.abs().amax(dim=-1)).numpy() / source.scale
     rim = (room < RIM_CELLS * grid.spacing).reshape(grid.shape)
-    return _enclosed(out.reshape(grid.shape), rim, reach)
+    return _find_enclosed(out.reshape(grid.shape), rim, reach)
 
 
-def _enclosed(hidden: np.ndarray, rim: np.ndarray, reach: float) -> np.ndarray:
-    """Without the hidden parts that reach the rim of the detail cube: nothing closes them in, so
+def _find_enclosed(hidden: np.ndarray, rim: np.ndarray, reach: float) -> np.ndarray:
+    """Remove the hidden parts that reach the rim of the detail cube.
 
-    they are unknown space (behind a wall, in fog that no photo shows), not the inside of anything.
+    Nothing closes them in: they are unknown space (behind a wall, in fog that no photo shows), not
+    the inside of anything.
     """
     found: Any = label(hidden > 0)
     labels, n = found
@@ -215,7 +218,7 @@ def _cut_log(density: np.ndarray, threshold: float) -> np.ndarray:
 
 
 def _clear_border(values: np.ndarray, first: bool, last: bool) -> None:
-    """The grid's outermost samples are outside, so the surface closes."""
+    """Put the grid's outermost samples outside, so that the surface closes."""
     for side in (0, -1):
         values[:, side, :] = values[:, :, side] = -REACH
     if first:

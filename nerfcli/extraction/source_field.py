@@ -1,6 +1,6 @@
-"""A run's field as a shape sees it: points and densities in the source's own frame and unit.
+"""Query a run's field in the source's frame and units, as shapes need it.
 
-Rays stay in scene space, where the field lives; `to_scene` and `to_source` lead across.
+Rays stay in scene space, where the field lives. `to_scene` and `to_source` convert points.
 """
 
 from __future__ import annotations
@@ -17,16 +17,18 @@ from nerfcli.methods import Field
 from nerfcli.reference.sampling import Steps, occupancy_lookup
 
 CHUNK = 1 << 19  # points evaluated at a time
-LATTICE = 96  # a field without an occupancy grid is looked at on this many points a side first
+LATTICE = 96  # points a side at which a field without an occupancy grid is sampled first
 LATTICE_SHARE = 0.02  # of a step's light: cells that stop less count as empty
 
 
 @dataclass(frozen=True, eq=False)
-class FieldSource:
+class SourceField:
     """The field of a model, in the frame of the files that its scene was read from.
 
-    steps: of the rays that are marched. cells: [cascades, R, R, R] bool, indexed [cascade, z, y,
-    x], where they sample. cells_box: the box of the cells, scene space.
+    Attributes:
+        steps: of the marched rays.
+        cells: [cascades, R, R, R] bool, indexed [cascade, z, y, x]: where rays sample.
+        cells_box: the box of the cells, scene space.
     """
 
     model: Model
@@ -35,13 +37,13 @@ class FieldSource:
     cells_box: Box
 
     @staticmethod
-    def of(model: Model) -> FieldSource:
+    def of(model: Model) -> SourceField:
         field = model.field
         if field.occupancy is not None:
-            return FieldSource(model, field.steps, field.occupancy.occupied, field.box)
+            return SourceField(model, field.steps, field.occupancy.occupied, field.box)
         box = Box(field.box.center, field.box.outer_half_size)
         cells = _lattice_cells(field, box, field.steps.size)[None]
-        return FieldSource(model, field.steps, cells, box)
+        return SourceField(model, field.steps, cells, box)
 
     @property
     def scale(self) -> float:
@@ -59,24 +61,20 @@ class FieldSource:
         return self.steps.size
 
     def to_scene(self, points: np.ndarray) -> Tensor:
-        """Source points [n, 3] to scene points, float32."""
+        """Convert source points [n, 3] to scene points, float32."""
         return self.model.scene.scene_from_source.apply(torch.from_numpy(points)).float()
 
     def to_source(self, points: Tensor) -> np.ndarray:
-        """Scene points [n, 3] to source points, float64."""
+        """Convert scene points [n, 3] to source points, float64."""
         return self.model.scene.scene_from_source.inverse().apply(points.double()).numpy()
 
     def directions_to_scene(self, directions: np.ndarray) -> Tensor:
-        """Unit vectors [n, 3] of the source's frame, in the scene's; float32."""
+        """Rotate unit vectors [n, 3] from the source's frame to the scene's; float32."""
         rotation = np.array(self.model.scene.scene_from_source.rotation)
         return torch.from_numpy(directions @ rotation.T).float()
 
-    def directions_to_source(self, directions: Tensor) -> np.ndarray:
-        rotation = np.array(self.model.scene.scene_from_source.rotation)
-        return directions.double().numpy() @ rotation
-
     def density(self, points: np.ndarray) -> np.ndarray:
-        """Density [n] per source unit at source points [n, 3]; 0 where rays do not sample."""
+        """Evaluate the density [n] per source unit at source points [n, 3]; 0 in empty cells."""
         parts = [
             self._density(self.to_scene(points[start : start + CHUNK]))
             for start in range(0, len(points), CHUNK)
@@ -88,7 +86,7 @@ class FieldSource:
         return occupancy_lookup(points, self.cells, self.cells_box)
 
     def reaching(self, length: float) -> Field:
-        """The field as a ray sees it that starts anywhere and ends after `length` scene units."""
+        """Return the field for rays that start anywhere and end after `length` scene units."""
         return self.model.field.between(0.0, length)
 
     @property

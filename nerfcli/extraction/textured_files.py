@@ -1,4 +1,4 @@
-"""Meshes with a texture: OBJ with MTL and PNG, or GLB."""
+"""Write meshes with a texture: OBJ with MTL and PNG, or GLB."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SUFFIXES = (".obj", ".glb")
 
 
 def save_textured(mesh: Mesh, texture: Texture, path: Path) -> list[Path]:
-    """Write the mesh and what it refers to; the files, the named one first.
+    """Write the mesh and its texture; return the files, the named one first.
 
     Raises:
         NerfError: a suffix that holds no texture, or a place that cannot be written.
@@ -39,7 +39,7 @@ def _save_obj(mesh: Mesh, texture: Texture, path: Path) -> list[Path]:
         material,
         f"newmtl surface\nKa 0 0 0\nKd 1 1 1\nKs 0 0 0\nillum 1\nmap_Kd {picture.name}\n",
     )
-    # seams repeat a place with another uv: the OBJ names the place once, so it stays closed
+    # seams repeat a vertex with another uv: the OBJ states it once, so the mesh stays closed
     places, number = np.unique(mesh.vertices, axis=0, return_inverse=True)
     number = number.ravel()[mesh.faces] + 1
     with replacing(path) as aside, aside.open("w", encoding="ascii") as file:

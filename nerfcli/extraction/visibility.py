@@ -1,10 +1,10 @@
-"""What the training views see, and what light from outside reaches: how a field becomes a solid.
+"""Find the space that light reaches, from the training views and from outside.
 
-Fields of shiny things are translucent shells with a mirror image behind them, and fields of
-anything are hollow: only where light stops is density needed. So "inside" is not where the
-density is high but also where no light arrives. A point counts as free if at least two views see
-it through less than a tenth of opacity: training views, and parallel views from outside (what
-lies behind a wall that was photographed from one side is not solid either).
+Fields of shiny things are translucent shells with a mirror image behind them, and every field is
+hollow: training needs density only where light stops. "Inside" is therefore where the density is
+high or where no light arrives. A point is free if at least two views see it through less than a
+tenth of opacity. Parallel views from outside count too: the space behind a wall that was
+photographed from one side is not solid either.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from nerfcli.cameras.boxes import Box
 from nerfcli.cameras.cameras import Cameras
 from nerfcli.cameras.rays import Rays
 from nerfcli.core.progress import Progress
-from nerfcli.extraction.source_field import FieldSource
+from nerfcli.extraction.source_field import SourceField
 from nerfcli.methods import Field
 from nerfcli.reference.samples import Pixels
 from nerfcli.reference.sampling import Steps, intersect_box
 
-FREE_OPACITY = 0.1  # light that lost less has arrived: a glossy shell stops more than this
+FREE_OPACITY = 0.1  # light that lost less has arrived: a glossy shell stops more
 HALF = 0.5
 WITNESSES = 2  # views that must agree on a free point: one alone may err at an edge
 MAX_VIEWS = 120
@@ -38,7 +38,7 @@ CHUNK = 1 << 17  # points tested at a time: they stay in the cache
 
 @dataclass(frozen=True, eq=False)
 class ViewMap:
-    """Where the light of one view stops; t in scene units along the ray, inf: nowhere.
+    """Distances at which the light of one view stops, in scene units along the ray; inf: never.
 
     free_t, half_t: [n_pixels], where opacity passes FREE_OPACITY, and half of what it becomes.
     """
@@ -48,7 +48,7 @@ class ViewMap:
     half_t: Tensor
 
     def at(self, points: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """values at the pixels of scene points [n, 3], nan outside of the image; distances [n]."""
+        """Look up values at the pixels of scene points [n, 3] (nan outside), and distances [n]."""
         pixel, distance = self.view.locate(points)
         found = values[pixel.clamp(min=0)]
         return torch.where(pixel >= 0, found, torch.nan), distance
@@ -56,6 +56,8 @@ class ViewMap:
 
 @dataclass(frozen=True, eq=False)
 class CameraView:
+    """The view of one camera."""
+
     cameras: Cameras
     index: int
 
@@ -63,7 +65,7 @@ class CameraView:
         return self.cameras.image_rays(self.index)
 
     def locate(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """The pixel of each scene point [n], -1 outside of the image, and its distance [n]."""
+        """Find the pixel of each scene point [n], -1 outside of the image, and its distance [n]."""
         xy, z = self.cameras.project(self.index, points)
         width, height = self.cameras.size[self.index].tolist()
         x, y = xy.nan_to_num(nan=-1.0).clamp(-1.0, 1e6).floor().long().unbind(-1)
@@ -127,18 +129,18 @@ class Visibility:
     densities: Tensor
 
     def depth_inside(self, points: Tensor, reach: float) -> Tensor:
-        """How far behind its last light each scene point [n, 3] lies, cut to [-reach, reach].
+        """Compute how far behind its last light each scene point [n, 3] lies, cut to +-reach.
 
-        Positive: hidden. It is the view that looks deepest, save WITNESSES - 1, that counts.
+        Positive: hidden. The view counts that looks deepest but for WITNESSES - 1 others.
         """
-        maps = _interleaved(self.training, self.outside)
+        maps = _interleave(self.training, self.outside)
         parts = [_depth_inside(part, maps, reach) for part in points.split(CHUNK)]
         return torch.cat([points.new_zeros(0), *parts])
 
     def shown(self, points: Tensor, tolerance: float) -> Tensor:
-        """Whether a pixel of a training view shows each scene point [n, 3]: half of its light
+        """Whether a training view shows each scene point [n, 3].
 
-        stops within `tolerance` of the point.
+        A pixel shows a point if half of its light stops within `tolerance` of the point.
         """
         seen = torch.zeros(len(points), dtype=torch.bool)
         for view in self.training:
@@ -150,7 +152,7 @@ class Visibility:
         return seen
 
 
-def look(source: FieldSource, progress: Progress) -> Visibility:
+def compute_visibility(source: SourceField, progress: Progress) -> Visibility:
     """Render where light stops, from the training cameras and from outside."""
     scene = source.model.scene
     training = _training_views(scene.cameras[list(scene.splits["train"])])
@@ -186,7 +188,7 @@ def _training_views(cameras: Cameras) -> list[CameraView]:
     return [CameraView(chosen, i) for i in range(len(chosen))]
 
 
-def _outside_views(source: FieldSource) -> list[ParallelView]:
+def _outside_views(source: SourceField) -> list[ParallelView]:
     views = []
     for forward in spread_directions(N_OUTSIDE):
         right = np.cross(forward, np.eye(3)[np.abs(forward).argmin()])
@@ -197,10 +199,10 @@ def _outside_views(source: FieldSource) -> list[ParallelView]:
 
 
 def _map(field: Field, view: CameraView | ParallelView) -> ViewMap:
-    """Where the light of a view stops, from two renderings.
+    """Find where the light of a view stops, from two renderings.
 
-    The second ends its rays as soon as FREE_OPACITY is passed, so its median is where they lost
-    that light. Where a field's rays have no such end, its free space reaches to the surface.
+    The second ends its rays as soon as FREE_OPACITY is passed, so its median depth is where they
+    lost that light. Where a field cannot end rays, its free space reaches to the surface.
     """
     rays, start = view.rays(), torch.zeros(())
     met = torch.ones(len(rays), dtype=torch.bool)
@@ -209,26 +211,26 @@ def _map(field: Field, view: CameraView | ParallelView) -> ViewMap:
         met = start.isfinite()
     half_t = torch.full((len(rays),), torch.inf)
     free_t = half_t.clone()
-    opacity, depth = _rendered(field, rays[met])
+    opacity, depth = _render(field, rays[met])
     half_t[met] = torch.where(opacity >= HALF, depth, torch.inf)
     short = field.ending_at(1.0 - FREE_OPACITY)
     if short is None:
         return ViewMap(view, half_t + start, half_t + start)
-    opacity, depth = _rendered(short, rays[met])
+    opacity, depth = _render(short, rays[met])
     free_t[met] = torch.where(opacity >= FREE_OPACITY, depth, torch.inf)
     return ViewMap(view, free_t + start, half_t + start)
 
 
-def _half_densities(source: FieldSource, found: ViewMap) -> Tensor:
-    """Densities where some rays of a view pass half of their opacity."""
+def _half_densities(source: SourceField, found: ViewMap) -> Tensor:
+    """Evaluate densities where some rays of a view pass half of their opacity."""
     hit = found.half_t.isfinite().nonzero()[:, 0]
     hit = hit[:: max(1, len(hit) // DENSITIES)]
     rays = found.view.rays()[hit]
     return source.model.field.density(rays.origins + found.half_t[hit, None] * rays.directions)
 
 
-def _rendered(field: Field, rays: Rays) -> tuple[Tensor, Tensor]:
-    """Opacity and median depth [n] of rays."""
+def _render(field: Field, rays: Rays) -> tuple[Tensor, Tensor]:
+    """Render the opacity and median depth [n] of rays."""
     chunk, black = field.rays_per_chunk, torch.zeros(3)
     parts = [
         field.render_rays(rays[start : start + chunk], black)
@@ -261,8 +263,8 @@ def _depth_inside(points: Tensor, maps: list[ViewMap], reach: float) -> Tensor:
     return out
 
 
-def _interleaved(a: tuple[ViewMap, ...], b: tuple[ViewMap, ...]) -> list[ViewMap]:
-    """Both lists, mixed evenly: most free points are settled after the first few."""
+def _interleave(a: tuple[ViewMap, ...], b: tuple[ViewMap, ...]) -> list[ViewMap]:
+    """Mix both lists evenly: the first few views settle most free points."""
     places = [(i / len(a), 0, view) for i, view in enumerate(a)]
     places += [(i / len(b), 1, view) for i, view in enumerate(b)]
     return [view for *_, view in sorted(places, key=lambda place: place[:2])]

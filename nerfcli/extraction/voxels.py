@@ -1,4 +1,4 @@
-"""A field as voxels."""
+"""Export a field as voxels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nerfcli.shapes.types import Mesh, VoxelGrid
 
 
 def field_voxels(solid: Solid, surface: Mesh, progress: Progress) -> VoxelGrid:
-    """Density on the solid's grid, with colours of its surface inside.
+    """Make voxels of density on the solid's grid, with colours of its surface inside.
 
     Values are densities per source unit, 0 below threshold / e**REACH and cut at threshold *
     e**REACH; where the solid is filled they are above the threshold. Every voxel inside takes the

@@ -1,1 +1,1 @@
-"""Image features and matches between views."""
+"""Image features, and their matches between views."""

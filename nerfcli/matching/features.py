@@ -1,9 +1,9 @@
-"""Local features of one image: SIFT (Lowe 2004) in batched torch, and their matches.
+"""Find and match local features of images: SIFT (Lowe 2004) in batched torch.
 
-Keypoints are extrema of differences of Gaussians, refined by one step of Newton's method; each
-is described by gradient histograms in its own scale and orientation, compared as their square
-roots (Arandjelovic and Zisserman 2012). It knows nothing of cameras, so that what it finds can
-bear witness about them.
+Keypoints are extrema of differences of Gaussians, refined by one step of Newton's method. Their
+descriptors are gradient histograms in the keypoint's own scale and orientation, compared as square
+roots (Arandjelovic and Zisserman 2012). No camera enters, so the matches are independent evidence
+about poses and intrinsics.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-N_SCALES = 3  # differences of Gaussians per octave in which extrema are sought
+N_SCALES = 3  # differences of Gaussians per octave that are searched for extrema
 SIGMA, CAMERA_SIGMA = 1.6, 0.5  # blur of an octave's first image; of a photo, by Lowe's assumption
-CONTRAST = 0.004  # of an extremum, images in [0, 1]; low, since matching sorts the weak ones out
+CONTRAST = 0.004  # of an extremum, images in [0, 1]; low, since matching rejects the weak ones
 EDGE = 10.0  # largest ratio of principal curvatures: beyond it the point slides along an edge
 BORDER = 5
 BLOCK = 64
@@ -48,11 +48,11 @@ class Features:
 
 
 def find_features(grey: Tensor, limit: int = 1200) -> Features:
-    """The strongest features of an image, spread over it.
+    """Find the strongest features of an image, spread over all its regions.
 
     Args:
         grey: [height, width] float32 in [0, 1].
-        limit: at most this many.
+        limit: largest number of features.
     """
     zoom = 2.0 if max(grey.shape) < UPSAMPLED_BELOW else 1.0
     image = grey
@@ -61,30 +61,29 @@ def find_features(grey: Tensor, limit: int = 1200) -> Features:
             grey[None, None], scale_factor=zoom, mode="bilinear", align_corners=False
         )[0, 0]
     blur = math.sqrt(max(SIGMA**2 - (zoom * CAMERA_SIGMA) ** 2, 0.01))
-    image, step = _blurred(image, blur), 1.0 / zoom
+    image, step = _blur(image, blur), 1.0 / zoom
     octaves, points = [], []
     while min(image.shape) >= 16:
-        stack = _gaussians(image)
-        found = _extrema(stack)
-        found[:, 5] = len(octaves)
+        stack = _build_octave(image)
+        extrema = _find_extrema(stack)
+        extrema[:, 5] = len(octaves)
         octaves.append((stack, step))
-        points.append(found)
+        points.append(extrema)
         image, step = stack[N_SCALES, ::2, ::2].contiguous(), step * 2
     chosen = _spread(torch.cat(points), octaves, limit) if points else torch.zeros(0, 6)
     parts = [
-        _described(stack, step, chosen[chosen[:, 5] == o])
-        for o, (stack, step) in enumerate(octaves)
+        _describe(stack, step, chosen[chosen[:, 5] == o]) for o, (stack, step) in enumerate(octaves)
     ]
     if not parts:
         empty = torch.zeros(0, dtype=torch.float64)
         return Features(empty.reshape(0, 2), empty, empty, torch.zeros(0, CELLS**2 * BINS))
     xy, scale, angle, descriptors = (torch.cat(columns) for columns in zip(*parts, strict=True))
-    # pixel 0 of every octave lies over pixel 0 of the first, whose middle is at 0.5 / zoom
+    # pixel 0 of every octave lies on pixel 0 of the first, whose centre is at 0.5 / zoom
     return Features(xy.double() + 0.5 / zoom, scale.double(), angle.double(), descriptors)
 
 
 def match_features(a: Features, b: Features) -> Tensor:
-    """Pairs of features that are each other's nearest, and clearly so. -> [m, 2] int64."""
+    """Match features that are mutual nearest neighbours and pass the ratio test. -> [m, 2] int64"""
     if len(a) < 2 or len(b) < 2:
         return torch.zeros(0, 2, dtype=torch.int64)
     similarity = a.descriptors @ b.descriptors.T
@@ -94,7 +93,7 @@ def match_features(a: Features, b: Features) -> Tensor:
     near, second = (2.0 - 2.0 * best.clamp(max=1.0)).sqrt().unbind(-1)
     keep = (back[where[:, 0]] == rows) & (near < RATIO * second)
     pairs = torch.stack([rows[keep], where[keep, 0]], dim=-1)
-    # a point with two orientations may match twice: one witness must not count as two
+    # a point with two orientations may match twice, but must count once
     places = torch.cat([a.xy[pairs[:, 0]], b.xy[pairs[:, 1]]], dim=-1).round()
     _, inverse = torch.unique(places, dim=0, return_inverse=True)
     first = torch.full((int(inverse.max()) + 1 if len(inverse) else 0,), len(pairs))
@@ -102,8 +101,8 @@ def match_features(a: Features, b: Features) -> Tensor:
     return pairs[first]
 
 
-def _blurred(image: Tensor, sigma: float) -> Tensor:
-    """[h, w] through a Gaussian, edges repeated."""
+def _blur(image: Tensor, sigma: float) -> Tensor:
+    """Blur an image [h, w] with a Gaussian; edges are repeated."""
     reach = max(math.ceil(3.5 * sigma), 1)
     kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
     kernel = kernel / kernel.sum()
@@ -111,10 +110,10 @@ def _blurred(image: Tensor, sigma: float) -> Tensor:
     band = torch.zeros(BLOCK + 2 * reach, BLOCK)
     for i in range(BLOCK):
         band[i : i + 2 * reach + 1, i] = kernel
-    return _along_rows(_along_rows(image, band, reach).T, band, reach).T.contiguous()
+    return _convolve_rows(_convolve_rows(image, band, reach).T, band, reach).T.contiguous()
 
 
-def _along_rows(image: Tensor, band: Tensor, reach: int) -> Tensor:
+def _convolve_rows(image: Tensor, band: Tensor, reach: int) -> Tensor:
     width = image.shape[1]
     n_blocks = -(-width // BLOCK)
     pad = (reach, reach + n_blocks * BLOCK - width)
@@ -123,17 +122,17 @@ def _along_rows(image: Tensor, band: Tensor, reach: int) -> Tensor:
     return (blocks @ band).reshape(len(image), -1)[:, :width]
 
 
-def _gaussians(first: Tensor) -> Tensor:
-    """An octave: [N_SCALES + 3, h, w], image s blurred to SIGMA * 2**(s / N_SCALES)."""
+def _build_octave(first: Tensor) -> Tensor:
+    """Build an octave [N_SCALES + 3, h, w]; image s has blur SIGMA * 2**(s / N_SCALES)."""
     images, factor = [first], 2.0 ** (1.0 / N_SCALES)
     for s in range(1, N_SCALES + 3):
         before = SIGMA * factor ** (s - 1)
-        images.append(_blurred(images[-1], before * math.sqrt(factor**2 - 1)))
+        images.append(_blur(images[-1], before * math.sqrt(factor**2 - 1)))
     return torch.stack(images)
 
 
 def _largest_around(dog: Tensor) -> Tensor:
-    """Largest of each inner voxel and its 26 neighbours, [s - 2, h - 2, w - 2]."""
+    """Take the maximum of each inner voxel and its 26 neighbours. -> [s - 2, h - 2, w - 2]"""
     for axis in (2, 1, 0):
         n = dog.shape[axis] - 2
         parts = [dog.narrow(axis, start, n) for start in range(3)]
@@ -141,8 +140,8 @@ def _largest_around(dog: Tensor) -> Tensor:
     return dog
 
 
-def _extrema(stack: Tensor) -> Tensor:
-    """Refined extrema of an octave: [n, 6] x, y, s, strength, 0, octave in its own pixels."""
+def _find_extrema(stack: Tensor) -> Tensor:
+    """Find and refine an octave's extrema: [n, 6] x, y, s, strength, 0, 0 in its own pixels."""
     dog = stack[1:] - stack[:-1]
     core = dog[1:-1, 1:-1, 1:-1]
     peak = (core == _largest_around(dog)) | (core == -_largest_around(-dog))
@@ -185,7 +184,7 @@ def _extrema(stack: Tensor) -> Tensor:
 
 
 def _spread(points: Tensor, octaves: list[tuple[Tensor, float]], limit: int) -> Tensor:
-    """The strongest points of each cell of an 8 x 8 grid first, so that all regions speak."""
+    """Keep at most `limit` points, the strongest of each cell of an 8 x 8 grid first."""
     if len(points) <= limit:
         return points
     steps = torch.tensor([step for _, step in octaves])[points[:, 5].long()]
@@ -200,8 +199,8 @@ def _spread(points: Tensor, octaves: list[tuple[Tensor, float]], limit: int) -> 
     return points[order[rank.argsort(stable=True)[:limit]]]
 
 
-def _sampled(stack: Tensor, level: Tensor, xy: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients [n, k] at positions xy [n, k, 2] of the images `level` [n], bilinear."""
+def _sample_gradients(stack: Tensor, level: Tensor, xy: Tensor) -> tuple[Tensor, Tensor]:
+    """Sample gradients [n, k] at positions xy [n, k, 2] of the images `level` [n], bilinearly."""
     _, height, width = stack.shape
     flat = stack.reshape(-1)
     base = (level * (height * width))[:, None]
@@ -219,11 +218,11 @@ def _sampled(stack: Tensor, level: Tensor, xy: Tensor) -> tuple[Tensor, Tensor]:
     return value(1, 0) - value(-1, 0), value(0, 1) - value(0, -1)
 
 
-def _described(stack: Tensor, step: float, points: Tensor) -> tuple[Tensor, ...]:
-    """xy, scale, angle and descriptors of an octave's points, a second orientation included."""
+def _describe(stack: Tensor, step: float, points: Tensor) -> tuple[Tensor, ...]:
+    """Compute xy, scale, angle and descriptors of an octave's points, once per orientation."""
     sigma = SIGMA * 2.0 ** (points[:, 2] / N_SCALES)
     level = points[:, 2].round().long().clamp(0, len(stack) - 1)
-    which, angle = _orientations(stack, level, points[:, :2], sigma)
+    which, angle = _find_orientations(stack, level, points[:, :2], sigma)
     points, sigma, level = points[which], sigma[which], level[which]
     n, side = len(points), CELLS * PER_CELL
     axis = (torch.arange(side) + 0.5) / PER_CELL - CELLS / 2  # in cells
@@ -233,12 +232,12 @@ def _described(stack: Tensor, step: float, points: Tensor) -> tuple[Tensor, ...]
     reach = (SPACING * sigma)[:, None]
     x = points[:, :1] + reach * (cos * u - sin * v)
     y = points[:, 1:2] + reach * (sin * u + cos * v)
-    gx, gy = _sampled(stack, level, torch.stack([x, y], dim=-1))
+    gx, gy = _sample_gradients(stack, level, torch.stack([x, y], dim=-1))
     strength = torch.hypot(gx, gy) * torch.exp(-(u**2 + v**2) / (2 * (CELLS / 2) ** 2))
     bins = ((torch.atan2(gy, gx) - angle[:, None]) / (2 * math.pi) * BINS) % BINS
     low = bins.floor()
     share = bins - low
-    # how much a sample counts in each cell: bilinear in the distance to the cells' middles
+    # weight of a sample in each cell: bilinear in the distance to the cell centres
     middles = torch.arange(CELLS) + 0.5 - CELLS / 2
     row = (1 - (v[:, None] - middles).abs()).clamp(min=0)
     column = (1 - (u[:, None] - middles).abs()).clamp(min=0)
@@ -252,15 +251,17 @@ def _described(stack: Tensor, step: float, points: Tensor) -> tuple[Tensor, ...]
     return points[:, :2] * step, sigma * step, angle, descriptors
 
 
-def _orientations(stack: Tensor, level: Tensor, xy: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-    """Dominant gradient directions: which point, and the angle; a close second counts too."""
+def _find_orientations(
+    stack: Tensor, level: Tensor, xy: Tensor, sigma: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Find dominant gradient directions, close seconds included: point indices and angles."""
     axis = torch.linspace(-3.0, 3.0, 13)  # in units of 1.5 sigma
     v, u = torch.meshgrid(axis, axis, indexing="ij")
     inside = u**2 + v**2 <= 9.01
     u, v = u[inside], v[inside]
     reach = 1.5 * sigma[:, None]
     at = torch.stack([xy[:, :1] + reach * u, xy[:, 1:2] + reach * v], dim=-1)
-    gx, gy = _sampled(stack, level, at)
+    gx, gy = _sample_gradients(stack, level, at)
     strength = torch.hypot(gx, gy) * torch.exp(-0.5 * (u**2 + v**2))
     n_bins = 36
     index = (torch.atan2(gy, gx) / (2 * math.pi) * n_bins).floor().long() % n_bins

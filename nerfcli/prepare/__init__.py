@@ -1,8 +1,15 @@
-"""Photos or a video to a scene, by structure from motion."""
+"""Make a scene of photos or a video, by structure from motion."""
 
 from __future__ import annotations
 
-from nerfcli.prepare.options import LENSES, RECORD, WORK, Wish, clear, ensure_same
+from nerfcli.prepare.options import (
+    LENSES,
+    RECORD,
+    WORK,
+    PrepareOptions,
+    clear_scene,
+    ensure_same_request,
+)
 from nerfcli.prepare.pipeline import prepare_scene
 from nerfcli.prepare.sfm import Stopped
 
@@ -10,9 +17,9 @@ __all__ = [
     "LENSES",
     "RECORD",
     "WORK",
+    "PrepareOptions",
     "Stopped",
-    "Wish",
-    "clear",
-    "ensure_same",
+    "clear_scene",
+    "ensure_same_request",
     "prepare_scene",
 ]

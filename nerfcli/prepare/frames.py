@@ -1,9 +1,10 @@
-"""Frames of a video: of each window of time the sharpest one."""
+"""Take frames from a video: the sharpest of each window of time."""
 
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ from PIL import Image
 
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import replacing
+from nerfcli.core.progress import Update, ignore_update
 
-SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".3gp")
-LEAST_SIDE = 480  # pixels to which a frame is thinned before its sharpness is measured
+LEAST_SIDE = 480  # pixels of the shorter side at which sharpness is measured
 QUALITY = 95
 
 
@@ -22,84 +23,91 @@ def take_frames(
     video: Path,
     out: Path,
     n_frames: int,
-    done: Callable[[int], None] = lambda n: None,
-    stopped: Callable[[], bool] = lambda: False,
+    update: Update = ignore_update,
+    is_stopped: Callable[[], bool] = lambda: False,
 ) -> list[str]:
-    """Write about `n_frames` frames as JPEG, one of each window, and return their names.
+    """Write about `n_frames` frames as JPEG, the sharpest of each window; return their names.
+
+    Args:
+        is_stopped: asked after each frame; if true, return early.
 
     Raises:
         NerfError: ffmpeg cannot read the video, or it is too short.
     """
-    reader = _reader(video)
     names: list[str] = []
-    try:
-        about = next(reader)
-        width, height = about["size"]
-        total = int(about["fps"] * about["duration"]) or n_frames
+    with _open_video(video) as (header, reader):
+        width, height = header["size"]
+        total = int(header["fps"] * header["duration"]) or n_frames
         window = max(total / n_frames, 1.0)
         best: tuple[float, np.ndarray, int] | None = None
         for index, raw in enumerate(reader):
             frame = np.frombuffer(raw, np.uint8).reshape(height, width, 3)
             if best is not None and int(index / window) != int(best[2] / window):
-                names.append(_save(best, out))
+                names.append(_write_frame(best, out))
                 best = None
-            sharp = sharpness(frame)
-            if best is None or sharp > best[0]:
-                best = (sharp, frame, index)
-            done(index + 1)
-            if stopped():
+            sharpness = measure_sharpness(frame)
+            if best is None or sharpness > best[0]:
+                best = (sharpness, frame, index)
+            update(index + 1)
+            if is_stopped():
                 return names
         if best is not None:
-            names.append(_save(best, out))
-    except (OSError, RuntimeError, StopIteration, subprocess.SubprocessError) as error:
-        raise NerfError(f"{video} cannot be read as a video ({_first_line(error)}).") from error
-    finally:
-        reader.close()
+            names.append(_write_frame(best, out))
     if len(names) < 3:
         raise NerfError(f"{video} has only {len(names)} frames; at least three are needed.")
     return names
 
 
 def count_frames(video: Path) -> int:
-    """Frames of a video by its header, 0 where that does not tell.
+    """Read the number of frames from a video's header; 0 if unknown.
 
     Raises:
         NerfError: not a video.
     """
-    reader = _reader(video)
-    try:
-        about = next(reader)
-    except (OSError, RuntimeError, StopIteration, subprocess.SubprocessError) as error:
-        raise NerfError(f"{video} cannot be read as a video ({_first_line(error)}).") from error
-    finally:
-        reader.close()
-    return int(about["fps"] * about["duration"])
+    with _open_video(video) as (header, _):
+        return int(header["fps"] * header["duration"])
 
 
-def _reader(video: Path) -> Any:
+@contextmanager
+def _open_video(video: Path) -> Iterator[tuple[dict[str, Any], Iterator[bytes]]]:
+    """Yield a video's header and its raw frames, [height, width, 3] uint8 each.
+
+    Raises:
+        NerfError: ffmpeg cannot read it.
+    """
     import imageio_ffmpeg
 
-    return imageio_ffmpeg.read_frames(str(video))
+    reader = imageio_ffmpeg.read_frames(str(video))
+    try:
+        yield next(reader), reader
+    except (OSError, RuntimeError, StopIteration, subprocess.SubprocessError) as error:
+        raise NerfError(f"{video} cannot be read as a video ({_last_line(error)}).") from error
+    finally:
+        reader.close()
 
 
-def sharpness(frame: np.ndarray) -> float:
-    """Mean square of the Laplacian of grey, at about LEAST_SIDE pixels. frame [h, w, 3] uint8."""
+def measure_sharpness(frame: np.ndarray) -> float:
+    """Return the mean square of the Laplacian of grey, at about LEAST_SIDE pixels.
+
+    Args:
+        frame: [height, width, 3] uint8.
+    """
     step = max(min(frame.shape[:2]) // LEAST_SIDE, 1)
-    # thinning, not averaging: averaging would hide the blur that is looked for
+    # thin, do not average: averaging would hide the blur
     grey = frame[::step, ::step].astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
-    bend = (
+    laplacian = (
         grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * grey[1:-1, 1:-1]
     )
-    return float(np.square(bend).mean())
+    return float(np.square(laplacian).mean())
 
 
-def _save(best: tuple[float, np.ndarray, int], out: Path) -> str:
+def _write_frame(best: tuple[float, np.ndarray, int], out: Path) -> str:
     name = f"frame_{best[2]:06d}.jpg"
     with replacing(out / name) as aside:
         Image.fromarray(best[1]).save(aside, quality=QUALITY, subsampling=0)
     return name
 
 
-def _first_line(error: BaseException) -> str:
+def _last_line(error: BaseException) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
     return lines[-1].strip() if lines else type(error).__name__

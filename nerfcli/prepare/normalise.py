@@ -1,4 +1,4 @@
-"""A model of structure from motion as a scene: upright, of a sensible size, its move recorded."""
+"""Normalise a scene from structure from motion: upright, centred, of a sensible size."""
 
 from __future__ import annotations
 
@@ -9,51 +9,58 @@ import torch
 
 from nerfcli.cameras.cameras import Cameras, common_focus
 from nerfcli.cameras.lenses import Lens
+from nerfcli.cameras.rotations import least_rotation, mean_up
 from nerfcli.scenes.source import Source
 
-DISTANCE = 4.0  # mean of the cameras' to what they look at, as Blender scenes and instant-ngp have
-LEVEL = 0.01  # mean square of the sideways axes' second component: below, they all are alike
-ROLL = 0.25  # of it out of their plane: above, the cameras were not held level
+DISTANCE = 4.0  # mean distance of cameras to the focus, as in Blender scenes and instant-ngp
+LEVEL = 0.01  # variance of the x axes along their second direction: below, all are alike
+ROLL = 0.25  # variance out of their plane over that in it: above, the cameras were not level
 
 
-def upright(c2w: np.ndarray) -> np.ndarray:
-    """The direction that is up, from how cameras are held. c2w [n, 3, 4] OpenCV -> [3], unit.
+def estimate_up(c2w: np.ndarray) -> np.ndarray:
+    """Estimate the upward direction from how people hold cameras.
 
-    People hold cameras level: up is square to all their sideways axes. Where those hardly differ
-    (all look the same way), or span all of space (a camera that rolls), up is the mean of the
-    cameras' own.
+    People hold cameras level, so up is perpendicular to all x axes. Where these hardly differ (all
+    cameras look the same way) or span all of space (a camera that rolls), up is the mean of the
+    cameras' own upward axes.
+
+    Args:
+        c2w: [n, 3, 4] OpenCV camera-to-world.
+
+    Returns:
+        [3], unit length.
     """
-    mean = -c2w[:, :, 1].mean(0)
-    mean = mean / max(float(np.linalg.norm(mean)), 1e-12)
-    sideways = c2w[:, :, 0]
-    values, vectors = np.linalg.eigh(sideways.T @ sideways / len(c2w))
+    mean = mean_up(c2w)
+    right = c2w[:, :, 0]
+    values, vectors = np.linalg.eigh(right.T @ right / len(c2w))
     if values[1] < LEVEL or values[0] > ROLL * values[1]:
         return mean
     return vectors[:, 0] * (1.0 if vectors[:, 0] @ mean >= 0 else -1.0)
 
 
-def placed(source: Source) -> Source:
-    """The scene with +z up, the origin where the cameras look, the cameras about DISTANCE away.
+def normalise(source: Source) -> Source:
+    """Move a scene so that +z is up, the focus is the origin and cameras are DISTANCE away.
 
     x_new = applied_scale * applied_transform @ x_old, as nerfstudio records it.
     """
     c2w = np.stack([frame.c2w for frame in source.frames])
-    center, distance = _middle(source, c2w)
-    up = upright(c2w)
+    center, distance = _find_center(source, c2w)
     scale = DISTANCE / distance
-    rotation = _turn_to_z(up)
-    move = np.concatenate([rotation, (-rotation @ center)[:, None]], axis=1)
-    frames = tuple(replace(frame, c2w=_moved(frame.c2w, move, scale)) for frame in source.frames)
+    rotation = least_rotation(estimate_up(c2w), np.array([0.0, 0.0, 1.0]))
+    transform = np.concatenate([rotation, (-rotation @ center)[:, None]], axis=1)
+    frames = tuple(
+        replace(frame, c2w=_transform_pose(frame.c2w, transform, scale)) for frame in source.frames
+    )
     points = source.points
     if points is not None:
-        points = replace(points, xyz=scale * (points.xyz @ rotation.T + move[:, 3]))
+        points = replace(points, xyz=scale * (points.xyz @ rotation.T + transform[:, 3]))
     return replace(
-        source, frames=frames, points=points, applied_transform=move, applied_scale=scale
+        source, frames=frames, points=points, applied_transform=transform, applied_scale=scale
     )
 
 
-def _middle(source: Source, c2w: np.ndarray) -> tuple[np.ndarray, float]:
-    """What the cameras look at, and their mean distance to it."""
+def _find_center(source: Source, c2w: np.ndarray) -> tuple[np.ndarray, float]:
+    """Find the point that the cameras look at [3], and their mean distance to it."""
     n = len(c2w)
     ones = torch.ones(n, 2, dtype=torch.float64)
     cameras = Cameras(torch.from_numpy(c2w), ones, ones, ones.long(), (Lens(),) * n)
@@ -68,17 +75,8 @@ def _middle(source: Source, c2w: np.ndarray) -> tuple[np.ndarray, float]:
     return center, max(distance, 1e-9)
 
 
-def _turn_to_z(up: np.ndarray) -> np.ndarray:
-    """The least rotation that takes `up` to +z. [3, 3]"""
-    z = np.array([0.0, 0.0, 1.0])
-    axis, cos = np.cross(up, z), float(up @ z)
-    if cos < -0.999999:
-        return np.diag([1.0, -1.0, -1.0])
-    k = np.array([[0, -axis[2], axis[1]], [axis[2], 0, -axis[0]], [-axis[1], axis[0], 0]])
-    return np.eye(3) + k + k @ k / (1 + cos)
-
-
-def _moved(c2w: np.ndarray, move: np.ndarray, scale: float) -> np.ndarray:
-    rotation = move[:, :3]
-    position = scale * (rotation @ c2w[:, 3] + move[:, 3])
+def _transform_pose(c2w: np.ndarray, transform: np.ndarray, scale: float) -> np.ndarray:
+    """Apply a rigid transform [3, 4], then a scale, to a pose [3, 4]."""
+    rotation = transform[:, :3]
+    position = scale * (rotation @ c2w[:, 3] + transform[:, 3])
     return np.concatenate([rotation @ c2w[:, :3], position[:, None]], axis=1)

@@ -1,4 +1,4 @@
-"""What `nerf prepare` was asked for, and the folder in which it is remembered."""
+"""Options of `nerf prepare`, and the record of them in the scene's folder."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from nerfcli.core.errors import NerfError
-from nerfcli.prepare import frames, photos
-from nerfcli.prepare import sfm as motion
+from nerfcli.prepare.frames import count_frames
+from nerfcli.prepare.photos import find_photos
+from nerfcli.prepare.sfm import load_pycolmap
 from nerfcli.scenes.writers.transforms import POINTS
 
-WORK, RECORD = ".prepare", "prepare.json"  # in the new scene: the stages' files, the verdict
+WORK, RECORD = ".prepare", "prepare.json"  # in the new scene: files of the stages, the result
 LENSES = {
     "simple": "SIMPLE_RADIAL",
     "radial": "RADIAL",
@@ -22,13 +23,13 @@ LENSES = {
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What the user asked for.
+class PrepareOptions:
+    """Options of `nerf prepare`.
 
     Attributes:
-        frames: how many to take from a video.
-        lens: a key of LENSES. undistort: pinhole images instead of a lens.
-        pyramid: how often the images are also halved, into images_2, images_4, ...
+        frames: number of frames to take from a video.
+        lens: a key of LENSES. undistort: write pinhole images instead of keeping the lens.
+        pyramid: how often to halve the images, into images_2, images_4, ...
     """
 
     frames: int = 150
@@ -37,13 +38,20 @@ class Wish:
     pyramid: int = 0
 
 
-def asked_for(thing: Path, wish: Wish) -> dict[str, Any]:
-    return {"from": str(thing.resolve()), **asdict(wish)}
+def describe_request(capture: Path, options: PrepareOptions) -> dict[str, Any]:
+    """Return what a scene is made from, and how, as JSON.
+
+    Args:
+        capture: a folder of photos, or a video file.
+    """
+    return {"from": str(capture.resolve()), **asdict(options)}
 
 
-def ensure_same(out: Path, before: dict[str, Any], thing: Path, wish: Wish) -> None:
-    """Raise NerfError if `out` was made of something else, or otherwise, than is asked for now."""
-    now = asked_for(thing, wish)
+def ensure_same_request(
+    out: Path, before: dict[str, Any], capture: Path, options: PrepareOptions
+) -> None:
+    """Raise NerfError unless `out` was made from the same capture with the same options."""
+    now = describe_request(capture, options)
     differ = [key for key in now if before.get(key) != now[key]]
     if differ:
         raise NerfError(
@@ -52,17 +60,17 @@ def ensure_same(out: Path, before: dict[str, Any], thing: Path, wish: Wish) -> N
         )
 
 
-def clear(thing: Path, out: Path) -> None:
-    """Remove an earlier scene from `out`, and nothing else, once there is something to begin with.
+def clear_scene(capture: Path, out: Path) -> None:
+    """Remove an earlier scene from `out`, and nothing else, if `capture` can replace it.
 
     Raises:
-        NerfError: pycolmap is missing, or `thing` is no video and holds no photos.
+        NerfError: pycolmap is missing, or `capture` is no video and holds no photos.
     """
-    motion.load_pycolmap()
-    if thing.is_file():
-        frames.count_frames(thing)
+    load_pycolmap()
+    if capture.is_file():
+        count_frames(capture)
     else:
-        photos.find_photos(thing)
+        find_photos(capture)
     for folder in (WORK, "images", *(f"images_{2**k}" for k in range(1, 6))):
         shutil.rmtree(out / folder, ignore_errors=True)
     for file in (RECORD, "transforms.json", POINTS):

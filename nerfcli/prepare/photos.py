@@ -1,11 +1,11 @@
-"""Photos into the folder of the scene to be: copied, upright, none of the originals touched."""
+"""Copy photos into the new scene's folder, upright; the originals stay untouched."""
 
 from __future__ import annotations
 
 import os
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -14,24 +14,25 @@ from PIL import Image, ImageOps
 
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import replacing
+from nerfcli.core.progress import Update, ignore_update
 from nerfcli.scenes.images import ALPHA_MODES, image_header
 from nerfcli.scenes.source import natural_key
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
 ORIENTATION = 0x0112
-NEUTRAL = (128, 128, 128)  # behind transparent pixels while matching; nothing is found in it
+NEUTRAL = (128, 128, 128)  # behind transparent pixels while matching: it has no features
 QUALITY = 95
 
 
 @dataclass(frozen=True)
 class Photo:
-    """A photo taken over.
+    """A photo that was copied into the scene.
 
     Attributes:
         name: path below the scene's images/, with forward slashes.
         size: width and height, upright.
         has_alpha: whether it has transparency.
-        exif: what tells lenses apart: maker, model, focal length.
+        exif: the tags that identify a lens: maker, model, focal length.
     """
 
     name: str
@@ -41,89 +42,89 @@ class Photo:
 
 
 def find_photos(folder: Path) -> list[str]:
-    """Image files below a folder, in natural order, relative to it.
+    """Find image files below a folder; return paths relative to it, in natural order.
 
     Raises:
         NerfError: there are fewer than three.
     """
-    found = [
+    names = [
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
         if path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")
     ]
-    if len(found) < 3:
+    if len(names) < 3:
         raise NerfError(
-            f"{folder} holds {len(found)} images ({', '.join(SUFFIXES)}); at least three are "
+            f"{folder} holds {len(names)} images ({', '.join(SUFFIXES)}); at least three are "
             "needed, and twenty or more for a good scene."
         )
-    return sorted(found, key=natural_key)
+    return sorted(names, key=natural_key)
 
 
 def take_photos(
-    folder: Path, names: Sequence[str], out: Path, done: Callable[[int], None] = lambda n: None
+    folder: Path, names: Sequence[str], out: Path, update: Update = ignore_update
 ) -> tuple[list[Photo], dict[str, str]]:
-    """Copy photos; those that EXIF lays on their side are turned. What is there already stays.
+    """Copy photos, turned upright by their EXIF orientation; keep copies that exist.
 
     Returns:
-        The photos in the order of `names`, and for files that cannot be used the reason.
+        The photos in the order of `names`, and by name the reasons why others cannot be used.
     """
-    new = new_names(names)
+    new_names = make_names(names)
 
-    def one(name: str) -> Photo | str:
+    def take(name: str) -> Photo | str:
         try:
-            return _take(folder / name, out / new[name], new[name])
+            return _take_photo(folder / name, out / new_names[name], new_names[name])
         except (OSError, ValueError, SyntaxError, EOFError, NerfError) as error:
             return f"cannot be read ({error})"
 
     photos, failed = [], {}
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        for i, (name, found) in enumerate(zip(names, pool.map(one, names), strict=True)):
-            if isinstance(found, Photo):
-                photos.append(found)
+        for i, (name, result) in enumerate(zip(names, pool.map(take, names), strict=True)):
+            if isinstance(result, Photo):
+                photos.append(result)
             else:
-                failed[name] = found
-            done(i + 1)
+                failed[name] = result
+            update(i + 1)
     return photos, failed
 
 
-def new_names(names: Sequence[str]) -> dict[str, str]:
-    """Names that pycolmap can work with, and each only once.
+def make_names(names: Sequence[str]) -> dict[str, str]:
+    """Map names to unique names that pycolmap can work with.
 
-    Its lists of pairs end a name at white space and skip lines that begin with #; it reads no WebP.
+    Its lists of pairs end a name at white space and skip lines that begin with #. It reads no WebP.
     """
-    new: dict[str, str] = {name: name for name in names if name == _workable(name)}
+    new: dict[str, str] = {name: name for name in names if name == _make_valid(name)}
     for name in names:
-        wanted = PurePosixPath(_workable(name))
-        n, place = 1, wanted
-        while name not in new and str(place) in new.values():
+        wanted = PurePosixPath(_make_valid(name))
+        n, candidate = 1, wanted
+        while name not in new and str(candidate) in new.values():
             n += 1
-            place = wanted.with_stem(f"{wanted.stem}_{n}")
-        new.setdefault(name, str(place))
+            candidate = wanted.with_stem(f"{wanted.stem}_{n}")
+        new.setdefault(name, str(candidate))
     return new
 
 
-def _workable(name: str) -> str:
+def _make_valid(name: str) -> str:
     name = re.sub(r"\s+|#", "_", name)
     return name[:-5] + ".png" if name.lower().endswith(".webp") else name
 
 
-def _take(source: Path, target: Path, name: str) -> Photo:
-    image_header(source)  # one clear message for what is no image
+def _take_photo(source: Path, target: Path, name: str) -> Photo:
+    image_header(source)  # one clear message for files that are no images
     with Image.open(source) as image:
         image.load()
         exif = image.getexif()
         lens = {**exif, **exif.get_ifd(0x8769)}
-        words = tuple(str(lens.get(tag, "")) for tag in (0x010F, 0x0110, 0xA405, 0x920A))
-        alpha = image.mode in ALPHA_MODES or "transparency" in image.info
-        turned = exif.get(ORIENTATION, 1) != 1
-        size = ImageOps.exif_transpose(image).size if turned else image.size
+        tags = tuple(str(lens.get(tag, "")) for tag in (0x010F, 0x0110, 0xA405, 0x920A))
+        has_alpha = image.mode in ALPHA_MODES or "transparency" in image.info
+        is_turned = exif.get(ORIENTATION, 1) != 1
+        size = ImageOps.exif_transpose(image).size if is_turned else image.size
         if not target.exists():
             with replacing(target) as aside:
-                if turned or target.suffix.lower() != source.suffix.lower():
+                if is_turned or target.suffix.lower() != source.suffix.lower():
                     _save_upright(image, aside)
                 else:
                     shutil.copyfile(source, aside)
-    return Photo(name, size, alpha, words)
+    return Photo(name, size, has_alpha, tags)
 
 
 def _save_upright(image: Image.Image, path: Path) -> None:
@@ -137,10 +138,9 @@ def _save_upright(image: Image.Image, path: Path) -> None:
 
 
 def flatten(images: Path, photo: Photo, flat: Path, masks: Path | None, zoom: int = 1) -> None:
-    """A copy for structure from motion: opaque, `zoom` times as large, and its mask.
+    """Write a copy for structure from motion, opaque and `zoom` times as large, and its mask.
 
-    Nothing is found outside the mask, so that the silhouette, which lies elsewhere on the object
-    in every view, does not pass for a feature of it.
+    The mask keeps features off the silhouette, which is another curve on the object in every view.
     """
     target = flat / photo.name
     mask = None if masks is None else masks / f"{photo.name}.png"
@@ -162,7 +162,7 @@ def flatten(images: Path, photo: Photo, flat: Path, masks: Path | None, zoom: in
 
 
 def write_pyramid(images: Path, out: Path, levels: int) -> None:
-    """Halved copies: images_2, images_4, ... beside images/."""
+    """Write halved copies of images/ beside it: images_2, images_4, ..."""
     from nerfcli.scenes.images import read_image
 
     for path in sorted(p for p in images.rglob("*") if p.is_file()):

@@ -1,7 +1,7 @@
-"""Structure from motion through pycolmap: features, matches, the model; each goes on where it was.
+"""Run structure from motion with pycolmap: features, matches, the model.
 
-The database remembers what is done, so that a stage that was stopped continues. pycolmap works in
-a thread of its own and is watched through the database; it is asked to stop when the user does.
+The database keeps finished work, so a stopped stage continues where it was. pycolmap works in a
+thread of its own; we watch it through the database, and cancel it when the user stops the command.
 """
 
 from __future__ import annotations
@@ -19,33 +19,34 @@ from typing import Any
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Progress
 
-MAX_IMAGE_SIZE = 2000  # pixels: features of larger images are found at this size
+MAX_IMAGE_SIZE = 2000  # pixels of the longer side; larger images are reduced to it
 POLL_SECONDS = 0.25
 SEED = 0
-MIN_INLIERS = 15  # of a pair of views, COLMAP's own bound
-# COLMAP's defaults expect photos with thousands of features. With fewer there are fewer inliers
-# as well, so its bounds on their number come down; and where nothing else gives a first pair.
+MIN_INLIERS = 15  # of a pair of views; COLMAP's own bound
+# COLMAP's defaults expect photos with thousands of features. Relax its bounds on inliers for images
+# with fewer features, and where the defaults give no first pair.
 FEW_FEATURES = 1500
 RELAXED = {"init_min_num_inliers": 50, "init_min_tri_angle": 6.0, "abs_pose_min_num_inliers": 15}
 
 
 class Stopped(Exception):
-    """The user asked to stop; what is done so far is kept."""
+    """The user stopped the command; finished work is kept."""
 
 
 @dataclass(frozen=True)
-class Motion:
-    """Where structure from motion works.
+class Workspace:
+    """Folders of structure from motion.
 
     Attributes:
-        images: the folder that it reads. masks: or None.
-        work: its own folder: database, models.
+        images: the folder to read. masks: their masks, or None.
+        work: folder for the database and models.
+        is_stopped: whether the user has stopped the command.
     """
 
     images: Path
     masks: Path | None
     work: Path
-    stopped: Callable[[], bool]
+    is_stopped: Callable[[], bool]
 
     @property
     def database(self) -> Path:
@@ -53,7 +54,7 @@ class Motion:
 
 
 def load_pycolmap() -> Any:
-    """pycolmap, silenced.
+    """Import pycolmap and silence it.
 
     Raises:
         NerfError: it is not installed.
@@ -65,100 +66,93 @@ def load_pycolmap() -> Any:
             "nerf prepare finds the cameras with pycolmap, which is not installed: "
             "pip install pycolmap"
         ) from error
-    # its logging library takes SIGTERM for a crash; what Python knows of the signal stays in force
+    # its logging library treats SIGTERM as a crash: put Python's handler back
     if current_thread() is main_thread() and (handler := getsignal(SIGTERM)) is not None:
         signal(SIGTERM, handler)
     pycolmap.logging.minloglevel = int(pycolmap.logging.FATAL.value)
     return pycolmap
 
 
-def extract(
-    motion: Motion, names: Sequence[str], lens: str, *, shared: bool, progress: Progress
+def extract_features(
+    workspace: Workspace, names: Sequence[str], lens: str, *, shared: bool, progress: Progress
 ) -> None:
-    """Find features of all images that have none yet."""
+    """Find the features of all images that have none yet.
+
+    Args:
+        lens: a COLMAP camera model. shared: use one camera for all images.
+    """
     pycolmap = load_pycolmap()
     reader = pycolmap.ImageReaderOptions()
     reader.camera_model = lens
-    if motion.masks is not None:
-        reader.mask_path = str(motion.masks)
-    finding = pycolmap.FeatureExtractionOptions()
-    finding.max_image_size = MAX_IMAGE_SIZE
+    if workspace.masks is not None:
+        reader.mask_path = str(workspace.masks)
+    extraction = pycolmap.FeatureExtractionOptions()
+    extraction.max_image_size = MAX_IMAGE_SIZE
     mode = pycolmap.CameraMode.SINGLE if shared else pycolmap.CameraMode.AUTO
-    if shared and _count(motion.database, "cameras"):
+    if shared and _count_rows(workspace.database, "cameras"):
         reader.existing_camera_id = 1  # a stopped extraction goes on with the same camera
 
     def work(token: Any) -> None:
         pycolmap.extract_features(
-            motion.database,
-            motion.images,
+            workspace.database,
+            workspace.images,
             image_names=list(names),
             camera_mode=mode,
             reader_options=reader,
-            extraction_options=finding,
+            extraction_options=extraction,
             device=pycolmap.Device.cpu,
             cancellation_token=token,
         )
 
-    _watched(motion, work, "keypoints", progress)
+    _run_watched(workspace, work, "keypoints", progress)
 
 
-def match(motion: Motion, pairs: Sequence[tuple[str, str]], progress: Progress) -> None:
+def match_pairs(workspace: Workspace, pairs: Sequence[tuple[str, str]], progress: Progress) -> None:
     """Match pairs of images that are not matched yet, and verify them geometrically."""
     pycolmap = load_pycolmap()
-    listed = motion.work / "pairs.txt"
+    listed = workspace.work / "pairs.txt"
     listed.write_text("".join(f"{a} {b}\n" for a, b in pairs), encoding="utf-8")
     pairing = pycolmap.ImportedPairingOptions()
     pairing.match_list_path = str(listed)
-    pairing.block_size = 64  # small blocks: progress, and little lost by a stop
-    verifying = _verifying(pycolmap)
-
-    def work(token: Any) -> None:
-        pycolmap.match_image_pairs(
-            motion.database,
-            pairing_options=pairing,
-            verification_options=verifying,
-            device=pycolmap.Device.cpu,
-            cancellation_token=token,
-        )
-
-    _watched(motion, work, "two_view_geometries", progress)
+    pairing.block_size = 64  # small blocks: frequent progress, and a stop loses little
+    _match(workspace, pycolmap.match_image_pairs, pairing, progress)
 
 
-def match_all(motion: Motion, progress: Progress) -> None:
-    """Match every image with every other."""
+def match_exhaustively(workspace: Workspace, progress: Progress) -> None:
+    """Match every image with every other, and verify the pairs geometrically."""
     pycolmap = load_pycolmap()
     pairing = pycolmap.ExhaustivePairingOptions()
     pairing.block_size = 10
-    verifying = _verifying(pycolmap)
+    _match(workspace, pycolmap.match_exhaustive, pairing, progress)
+
+
+def _match(
+    workspace: Workspace, match: Callable[..., None], pairing: Any, progress: Progress
+) -> None:
+    verification = load_pycolmap().TwoViewGeometryOptions()
+    verification.ransac.random_seed = SEED  # the same photos give the same scene
 
     def work(token: Any) -> None:
-        pycolmap.match_exhaustive(
-            motion.database,
+        match(
+            workspace.database,
             pairing_options=pairing,
-            verification_options=verifying,
-            device=pycolmap.Device.cpu,
+            verification_options=verification,
+            device=load_pycolmap().Device.cpu,
             cancellation_token=token,
         )
 
-    _watched(motion, work, "two_view_geometries", progress)
+    _run_watched(workspace, work, "two_view_geometries", progress)
 
 
-def _verifying(pycolmap: Any) -> Any:
-    """Options of the geometric verification, with a seed: the same photos, the same scene."""
-    options = pycolmap.TwoViewGeometryOptions()
-    options.ransac.random_seed = SEED
-    return options
-
-
-def reconstruct(motion: Motion, n_images: int, progress: Progress) -> list[Any]:
-    """Models that explain the matches, the one with most images first.
+def reconstruct(workspace: Workspace, n_images: int, progress: Progress) -> list[Any]:
+    """Reconstruct models that explain the matches; return them, the largest first.
 
     Raises:
-        NerfError: there is none.
+        NerfError: no model was found.
     """
     pycolmap = load_pycolmap()
     models: dict[int, Any] = {}
-    features = sorted(found for found, _ in matched_counts(motion.database).values())
+    features = sorted(n for n, _ in count_matches(workspace.database).values())
     if not features:
         raise NerfError("pycolmap can read none of the images; save them as JPEG or PNG.")
     few = features[len(features) // 2] < FEW_FEATURES
@@ -171,26 +165,26 @@ def reconstruct(motion: Motion, n_images: int, progress: Progress) -> list[Any]:
                 setattr(options.mapper, key, value)
         count = 0
 
-        def next_image() -> None:
+        def count_image() -> None:
             nonlocal count
             count += 1
             progress.update(min(count, n_images))
 
-        def work(token: Any, options: Any = options, following: Any = next_image) -> None:
-            folder = motion.work / "sparse"
+        def work(token: Any, options: Any = options, next_image: Any = count_image) -> None:
+            folder = workspace.work / "sparse"
             folder.mkdir(exist_ok=True)
             models.update(
                 pycolmap.incremental_mapping(
-                    motion.database,
-                    motion.images,
+                    workspace.database,
+                    workspace.images,
                     folder,
                     options=options,
-                    next_image_callback=following,
+                    next_image_callback=next_image,
                     cancellation_token=token,
                 )
             )
 
-        _watched(motion, work, None, progress)
+        _run_watched(workspace, work, None, progress)
         if models:
             break
         if not relaxed:
@@ -204,17 +198,22 @@ def reconstruct(motion: Motion, n_images: int, progress: Progress) -> list[Any]:
     return sorted(models.values(), key=lambda model: -model.num_reg_images())
 
 
-def _watched(
-    motion: Motion, work: Callable[[Any], None], table: str | None, progress: Progress
+def _run_watched(
+    workspace: Workspace, work: Callable[[Any], None], table: str | None, progress: Progress
 ) -> None:
-    """Run blocking work in a thread, show how a table of the database grows, stop when asked."""
+    """Run blocking work in a thread; show how a database table grows; cancel on a stop.
+
+    Raises:
+        Stopped: the user stopped the command.
+        NerfError: pycolmap failed.
+    """
     token = load_pycolmap().CancellationToken()
     failures: list[BaseException] = []
 
     def run() -> None:
         try:
             work(token)
-        except BaseException as error:  # handed to the thread that waits
+        except BaseException as error:  # raised again in the waiting thread
             failures.append(error)
 
     thread = threading.Thread(target=run, daemon=True)
@@ -222,10 +221,10 @@ def _watched(
     while thread.is_alive():
         thread.join(POLL_SECONDS)
         if table is not None:
-            progress.update(_glimpse(motion.database, table))
-        if motion.stopped():
+            progress.update(_count_without_lock(workspace.database, table))
+        if workspace.is_stopped():
             token.cancel()
-    if motion.stopped():
+    if workspace.is_stopped():
         raise Stopped
     if failures:
         if isinstance(failures[0], NerfError | KeyboardInterrupt):
@@ -233,35 +232,35 @@ def _watched(
         raise NerfError(f"pycolmap failed: {failures[0]}") from failures[0]
 
 
-def _glimpse(database: Path, table: str) -> int:
-    """Rows of a table while pycolmap works on it: possibly not the latest, but without a lock.
+def _count_without_lock(database: Path, table: str) -> int:
+    """Count a table's rows while pycolmap works on it; the count may be slightly old.
 
-    A reader's lock, however short, can meet the moment at which pycolmap needs the file for itself;
-    pycolmap then ends the whole process ("database is locked").
+    pycolmap ends the whole process ("database is locked") if it needs the file for itself while a
+    reader holds a lock, however short.
     """
-    return _count(database, table, "immutable=1")
+    return _count_rows(database, table, "immutable=1")
 
 
-def _count(database: Path, table: str, mode: str = "mode=ro") -> int:
+def _count_rows(database: Path, table: str, mode: str = "mode=ro") -> int:
     if not database.is_file():
         return 0
     try:
         with closing(sqlite3.connect(f"{database.absolute().as_uri()}?{mode}", uri=True)) as link:
             return int(link.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0])
-    except sqlite3.Error:  # half written, or not yet there
+    except sqlite3.Error:  # half written, or not there yet
         return 0
 
 
-def matched_counts(database: Path) -> dict[str, tuple[int, int]]:
-    """Per image: its features, and how many images it is matched with."""
+def count_matches(database: Path) -> dict[str, tuple[int, int]]:
+    """Count, by image name, its features and the images that it matches."""
     with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as link:
         names = dict(link.execute("SELECT image_id, name FROM images").fetchall())
         features = dict(link.execute("SELECT image_id, rows FROM keypoints").fetchall())
-        found = dict.fromkeys(names, 0)
+        matched = dict.fromkeys(names, 0)
         rows = link.execute("SELECT pair_id, rows FROM two_view_geometries").fetchall()
     for pair, inliers in rows:
         if inliers >= MIN_INLIERS:
             for image in (pair // 2147483647, pair % 2147483647):
-                if image in found:
-                    found[image] += 1
-    return {name: (features.get(i, 0), found[i]) for i, name in names.items()}
+                if image in matched:
+                    matched[image] += 1
+    return {name: (features.get(i, 0), matched[i]) for i, name in names.items()}

@@ -1,4 +1,4 @@
-"""Scenes: folders of posed images in the common formats, read into one struct."""
+"""Read folders of posed images in the common formats into one struct."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from nerfcli.core.config import SceneConfig
 from nerfcli.core.errors import NerfError
 from nerfcli.scenes.build import scene_from_source
-from nerfcli.scenes.image_cache import Residents, load_views, views_bytes
+from nerfcli.scenes.image_cache import ImageCache, load_views, views_bytes
 from nerfcli.scenes.readers import llff
 from nerfcli.scenes.readers.blender import SPLITS, blender_files, read_blender
 from nerfcli.scenes.readers.colmap import MODEL_FOLDERS, colmap_folder, read_colmap
@@ -18,7 +18,7 @@ from nerfcli.scenes.scene import Scene, Similarity
 from nerfcli.scenes.source import Source
 
 __all__ = [
-    "Residents",
+    "ImageCache",
     "Scene",
     "Similarity",
     "Source",
@@ -43,7 +43,7 @@ def load_scene(path: str | Path, wanted: SceneConfig | None = None) -> Scene:
 
 
 def read_source(path: str | Path) -> Source:
-    """What the files of a scene state, in their own frame and units.
+    """Read what the files of a scene state, in their own frame and units.
 
     In a folder, the first of these counts: transforms_train.json and its kin (Blender),
     transforms.json (instant-ngp, nerfstudio), a COLMAP model, poses_bounds.npy (LLFF).
@@ -81,7 +81,7 @@ def read_source(path: str | Path) -> Source:
 
 
 def _formats(path: Path) -> dict[str, Callable[[], Source]]:
-    """The formats that a folder holds, by the name of their file; the first is to be read."""
+    """Find the formats that a folder holds, by the name of their file; the first one is read."""
     found: dict[str, Callable[[], Source]] = {}
     splits = blender_files(path)
     if splits:

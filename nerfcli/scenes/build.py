@@ -1,9 +1,10 @@
-"""From what a reader found to the scene: scene space, splits, box, bounds, downscaling."""
+"""Turn a reader's source into a scene (box, scene space, splits, downscaling), and back."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from nerfcli.scenes.extent import (
     points_in_view,
 )
 from nerfcli.scenes.scene import Scene, Similarity, holdout_split
-from nerfcli.scenes.source import Frame, Source, shortened
+from nerfcli.scenes.source import Frame, Source, abbreviate
 
 MOST_DOWNSCALE = 8  # by itself; what still does not fit takes turns in memory
 
@@ -37,7 +38,7 @@ def scene_from_source(source: Source, wanted: SceneConfig) -> Scene:
     ensure_valid("scene", wanted)
     downscale, fit_notes = wanted.downscale, ()
     if downscale is None:
-        downscale, fit_notes = fitting_downscale(source.frames)
+        downscale, fit_notes = choose_downscale(source.frames)
     cameras = _cameras(source.frames, downscale)
     box, box_source = _choose_box(source, cameras, wanted)
     scene_from = Similarity()
@@ -77,8 +78,57 @@ def scene_from_source(source: Source, wanted: SceneConfig) -> Scene:
     )
 
 
-def fitting_downscale(frames: tuple[Frame, ...]) -> tuple[int, tuple[str, ...]]:
-    """The least downscale at which all images fit in memory, and what is to be said about it."""
+def source_from_scene(scene: Scene) -> Source:
+    """Describe a scene in its source's frame and units, for the writers.
+
+    This undoes `scene_from_source`, except that image sizes and intrinsics stay downscaled and
+    that a scene has no sparse points, depth images or bounds of views.
+    """
+    cameras = scene.cameras
+    c2w = scene.scene_from_source.inverse().apply_c2w(cameras.c2w).numpy()
+    split_of = {index: split for split, indices in scene.splits.items() for index in indices}
+    frames = []
+    for i, name in enumerate(scene.names):
+        (fx, fy), (cx, cy) = cameras.focal[i].tolist(), cameras.principal[i].tolist()
+        width, height = cameras.size[i].tolist()
+        frames.append(
+            Frame(
+                name=name,
+                c2w=c2w[i],
+                focal=(fx, fy),
+                principal=(cx, cy),
+                size=(width, height),
+                lens=cameras.lenses[i],
+                image=scene.image_paths[i],
+                mask=scene.mask_paths[i],
+                alpha=scene.alpha_paths[i],
+                has_alpha=scene.has_alpha,
+                split=split_of.get(i),
+            )
+        )
+    return Source(
+        name=scene.name,
+        root=scene.path or Path(),
+        kind=scene.kind,
+        frames=tuple(frames),
+        box=box_in_source(scene),
+        box_source=scene.box_source,
+        keep_frame=scene.scene_from_source == Similarity(),
+        masked_where=scene.masked_where,
+        crop_radius=scene.crop_radius,
+    )
+
+
+def box_in_source(scene: Scene) -> Box:
+    """Return the scene's box in the source's frame and units."""
+    source_from_scene = scene.scene_from_source.inverse()
+    center = source_from_scene.apply(torch.tensor(scene.box.center, dtype=torch.float64))
+    half_size = source_from_scene.scale * scene.box.half_size
+    return Box(tuple(center.tolist()), half_size, scene.box.n_cascades)
+
+
+def choose_downscale(frames: tuple[Frame, ...]) -> tuple[int, tuple[str, ...]]:
+    """Choose the least downscale at which all images fit into memory, and a note about it."""
     channels = 4 if any(frame.has_alpha for frame in frames) else 3
     masked = 4 if any(frame.mask is not None for frame in frames) else 0
     needed = (channels + masked) * sum(frame.size[0] * frame.size[1] for frame in frames)
@@ -130,7 +180,10 @@ def _choose_box(source: Source, cameras: Cameras, wanted: SceneConfig) -> tuple[
 def _bounds(
     source: Source, cameras: Cameras, moved: Cameras, box: Box, scale: float
 ) -> tuple[float, float]:
-    """Near and far in scene units; `cameras` in source units, `moved` and `box` in scene space."""
+    """Choose near and far in scene units.
+
+    cameras: in source units. moved, box: in scene space.
+    """
     if source.bounds is not None:
         return source.bounds[0] * scale, source.bounds[1] * scale
     near, far = bounds_from_cameras(moved, box)
@@ -145,7 +198,7 @@ def _bounds(
 def _splits(
     frames: tuple[Frame, ...], holdout: int
 ) -> tuple[dict[str, tuple[int, ...]], tuple[str, ...]]:
-    """The source's own split, or every n-th name; and what is to be said about it."""
+    """Split the frames as the source states, or by every n-th name; and notes about it."""
     if all(frame.split is None for frame in frames):
         return holdout_split(len(frames), holdout), ()
     splits = {
@@ -164,7 +217,7 @@ def _splits(
     trained = {frames[i].image for i in splits["train"]}
     both = [frames[i].name for i in splits["test"] if frames[i].image in trained]
     if both:
-        notes.append(f"{len(both)} test views are training views too: {shortened(both)}")
+        notes.append(f"{len(both)} test views are training views too: {abbreviate(both)}")
     return splits, tuple(notes)
 
 

@@ -1,6 +1,6 @@
-"""How large a scene is: the box, near and far, from cameras and points.
+"""Estimate the size of a scene (box, near, far) from cameras and points, in source units.
 
-focus: the point that the cameras look at. Everything here is in source units.
+The focus is the point that the cameras look at.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from nerfcli.cameras.cameras import Cameras, common_focus
 
 DETAIL_SHARE = 0.5  # half size of the detail cube, as a share of the distance to the focus
 REACH = 4.0  # the outer cube extends at least this many camera distances from the focus
-MAX_CASCADES = 8
+MAX_CASCADES = 8  # the most that instant-ngp's aabb_scale (128) says
 NEAR_SHARE = 0.05  # near, as a share of the distance to the focus
 NEAR_OF_NEAREST = 0.5  # near, as a share of the nearest depth that points or the files state
 STRAY_SHARE = 0.001  # of the points seen: nearer ones are taken for wrong matches
@@ -25,7 +25,7 @@ MAX_POINTS, MAX_VIEWS = 4000, 250  # that are looked at; torch.quantile takes 16
 
 
 def box_from_points(points: np.ndarray, cameras: Cameras) -> Box:
-    """Detail cube around three quarters of the points, outer cube around nearly all and cameras.
+    """Put the detail cube around three quarters of the points, the outer cube around nearly all.
 
     Points lie densest on what has texture, so that their cube may be smaller than what a view
     shows at the cameras' common focus; it is no smaller than that.
@@ -44,7 +44,7 @@ def box_from_points(points: np.ndarray, cameras: Cameras) -> Box:
 
 
 def nearest_depth(points: np.ndarray, cameras: Cameras) -> float:
-    """Depth of the nearest points that any view sees, strays left out; 0 where none is seen."""
+    """Find the depth of the nearest points that any view sees, without outliers; 0 if none."""
     chosen = torch.from_numpy(points[:: math.ceil(len(points) / MAX_POINTS)])
     views = range(0, len(cameras), math.ceil(len(cameras) / MAX_VIEWS))
     seen = torch.cat([depths_in_view(chosen, cameras, i) for i in views])
@@ -52,13 +52,13 @@ def nearest_depth(points: np.ndarray, cameras: Cameras) -> float:
 
 
 def depths_in_view(points: Tensor, cameras: Cameras, i: int) -> Tensor:
-    """Depths along the axis of the points [n, 3] that lie within the image of camera i, [m]."""
+    """Compute depths along the axis [m] of the points [n, 3] within the image of camera i."""
     xy, depth = cameras.project(i, points)
     return depth[((xy >= 0) & (xy <= cameras.size[i])).all(-1) & (depth > 0)]
 
 
 def points_in_view(cameras: Cameras, bounds: Sequence[tuple[float, float]]) -> np.ndarray:
-    """Points spread over what the cameras see between their near and far depths, [n, 3].
+    """Spread points [n, 3] over what the cameras see between their near and far depths.
 
     Evenly over the image and in the inverse of depth, since that is how parallax and detail are.
 
@@ -79,7 +79,7 @@ def points_in_view(cameras: Cameras, bounds: Sequence[tuple[float, float]]) -> n
 
 
 def box_from_cameras(cameras: Cameras) -> tuple[Box, str]:
-    """Detail cube at the common focus; around the cameras themselves where there is none."""
+    """Put the detail cube at the common focus, or around the cameras if there is none."""
     focus = common_focus(cameras)
     if focus is None:
         center = cameras.positions.mean(0)
@@ -95,12 +95,12 @@ def box_from_cameras(cameras: Cameras) -> tuple[Box, str]:
 
 
 def cascades_for(reach: float, half_size: float) -> int:
-    """Doublings of the detail cube, itself included, until about `reach` is covered."""
+    """Count the doublings of the detail cube, itself included, that cover about `reach`."""
     return min(1 + round(math.log2(max(reach / half_size, 1.0))), MAX_CASCADES)
 
 
 def bounds_from_cameras(cameras: Cameras, box: Box) -> tuple[float, float]:
-    """Near and far: a small share of the distance to the focus, and the outer cube's far corner."""
+    """Choose near (a share of the distance to the focus) and far (the outer cube's far corner)."""
     center = cameras.positions.new_tensor(box.center)
     distances = (cameras.positions - center).norm(dim=-1)
     far = float(distances.max()) + math.sqrt(3) * box.outer_half_size

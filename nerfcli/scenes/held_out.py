@@ -1,4 +1,4 @@
-"""Whether the held-out views can be read: asked before training, which does without them."""
+"""Check before training that the held-out views can be read; training does not read them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nerfcli.core.errors import NerfError
 from nerfcli.scenes.image_cache import ensure_size, image_path
 from nerfcli.scenes.images import image_header, read_image
 from nerfcli.scenes.scene import Scene
-from nerfcli.scenes.source import shortened
+from nerfcli.scenes.source import abbreviate
 
 ENDS = (  # how files begin and end: PNG and its chunk IEND, JPEG's SOI and EOI
     (b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"),
@@ -19,7 +19,7 @@ ENDS = (  # how files begin and end: PNG and its chunk IEND, JPEG's SOI and EOI
 
 
 def ensure_held_out(scene: Scene) -> None:
-    """Raise NerfError where `load_views` could not read the test views, long before they are due.
+    """Raise NerfError if `load_views` could not read the test views.
 
     Only headers and ends of the files are read (`images.ensure_complete`).
     """
@@ -45,7 +45,7 @@ def ensure_held_out(scene: Scene) -> None:
 
 
 def ensure_complete(path: Path) -> None:
-    """Raise NerfError where an image file is missing or cut off.
+    """Raise NerfError if an image file is missing or cut off.
 
     Reads both ends of the file, and decodes it only where they do not tell: another kind than
     PNG and JPEG, or something behind the image, as some cameras put it there.
@@ -60,7 +60,7 @@ def ensure_complete(path: Path) -> None:
 
 
 def odd_shapes(scene: Scene) -> str | None:
-    """A remark on test views of another shape than the training views, or None.
+    """Return a remark on test views of another shape than the training views, or None.
 
     Only where files state no sizes (Blender): the angle of view is then taken for each width, so
     that a squeezed or turned image would be rendered through a wrong camera.
@@ -74,5 +74,5 @@ def odd_shapes(scene: Scene) -> str | None:
     odd = [i for i, (w, h) in sizes.items() if abs(w * height - h * width) > max(width, height)]
     if not odd:
         return None
-    names = shortened([f"{scene.names[i]} ({sizes[i][0]}x{sizes[i][1]})" for i in odd])
+    names = abbreviate([f"{scene.names[i]} ({sizes[i][0]}x{sizes[i][1]})" for i in odd])
     return f"held-out images of another shape than the training images' {width}x{height}: {names}"

@@ -1,4 +1,4 @@
-"""What the silhouettes of RGBA views leave of space: the visual hull (Laurentini 1994).
+"""Carve the visual hull from the silhouettes of RGBA views (Laurentini 1994).
 
 A cell is empty if some view has its middle in the image, and nothing but transparent pixels where
 the cell is. That is one look-up, in the distance from each pixel to the nearest opaque one.
@@ -83,7 +83,7 @@ def visual_hull(
     resolution: int,
     silhouettes: Silhouettes | None = None,
 ) -> Tensor:
-    """Cells of the detail cube of `box` that no view shows to be empty.
+    """Find the cells of the detail cube of `box` that no view shows to be empty.
 
     Args:
         views: RGBA views of the scene. resolution: cells along a side.
@@ -99,10 +99,10 @@ def visual_hull(
 
 
 def silhouette_box(scene: Scene, views: Views, known: Silhouettes | None = None) -> Box | None:
-    """The smallest cube around the visual hull, with a margin of a cell on each side.
+    """Find the smallest cube around the visual hull, with a margin of a cell on each side.
 
-    None where it would not be clearly smaller than the scene's box, or where the hull is empty,
-    as it is when silhouettes and poses do not belong together.
+    None if it would not be clearly smaller than the scene's box, or if the hull is empty because
+    silhouettes and poses do not belong together.
     """
     if not views.has_alpha:
         return None
@@ -126,7 +126,7 @@ def silhouette_box(scene: Scene, views: Views, known: Silhouettes | None = None)
 
 
 def silhouettes_of(scene: Scene, views: Views) -> Silhouettes:
-    """Distance maps, ordered so that neighbours in the capture are far apart in the list."""
+    """Make distance maps; neighbours in the capture are far apart in the list."""
     # steps of the golden ratio: any first few views are spread over the whole capture
     golden = (math.sqrt(5) - 1) / 2
     order = sorted(range(len(views)), key=lambda i: i * golden % 1)[:MAX_VIEWS]

@@ -1,10 +1,10 @@
-"""Images of a scene into memory, as uint8: all at once, or in parts that take turns."""
+"""Hold the images of a scene in memory as uint8: all at once, or one shard after the other."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,98 +13,98 @@ from torch import Tensor
 
 from nerfcli.core.errors import NerfError
 from nerfcli.core.memory import available_memory, image_budget
+from nerfcli.core.progress import Note
 from nerfcli.scenes.images import read_mask, read_with_alpha
 from nerfcli.scenes.scene import Scene
 from nerfcli.scenes.views import Views
 
-EXCHANGE_STEPS = 1000  # of training between two parts of the images
+EXCHANGE_STEPS = 1000  # training steps that a shard of the images stays in memory
 
 
 def views_bytes(scene: Scene, indices: Sequence[int]) -> int:
-    """Memory that these cameras' pixels will take, and their masks."""
+    """Bytes of memory for the pixels and masks of these cameras."""
     sizes = scene.cameras.size[torch.tensor(list(indices), dtype=torch.int64)]
     masked = scene.crop_radius > 0 or any(scene.mask_paths[i] is not None for i in indices)
     per_pixel = (4 if scene.has_alpha else 3) + (4 if masked else 0)
     return int(sizes.prod(-1).sum()) * per_pixel
 
 
-def parts_needed(scene: Scene, indices: Sequence[int]) -> int:
-    """In how many parts, one after the other in memory, images fit; 1: all at once."""
+def count_shards(scene: Scene, indices: Sequence[int]) -> int:
+    """Count the shards into which images must be split to fit into memory; 1: all at once."""
     needed, budget = views_bytes(scene, indices), image_budget()
     if needed <= budget or len(indices) < 2:
         return 1
-    # while parts are exchanged there are two of them
+    # two shards are in memory while one replaces the other
     return min(math.ceil(2 * needed / max(budget, 1)), len(indices))
 
 
-class Residents:
-    """The views that are in memory at a step.
+class ImageCache:
+    """Provide the views of a training step, in shards if they do not fit into memory together.
 
-    With several parts, which one is in memory depends on the step alone, so that runs by steps
-    stay deterministic and can be resumed. Part k of n has every n-th view from the k-th, so that
-    each part covers the whole capture.
+    The step alone decides which shard is in memory: runs by steps stay deterministic and can be
+    resumed. Shard k of n has every n-th view from the k-th, and so covers the whole capture.
 
     Attributes:
-        n_parts: what memory asks for now; a run that goes on sets what it began with.
+        n_shards: as memory requires now; a resumed run sets the number it began with.
     """
 
     def __init__(
         self,
         scene: Scene,
         indices: Sequence[int],
-        say: Callable[[str], None] | None = None,
+        note: Note | None = None,
     ) -> None:
-        self.scene, self.indices, self.say = scene, list(indices), say
-        self.n_parts = parts_needed(scene, self.indices)
-        self._resident = -1
+        self.scene, self.indices, self.note = scene, list(indices), note
+        self.n_shards = count_shards(scene, self.indices)
+        self._current = -1
         self._views: Views | None = None
 
     def at(self, step: int) -> Views:
-        """The views for a step, read from their files where the part changes.
+        """Return the views for a step; read them from their files if the shard changes.
 
         Raises:
             NerfError: as `load_views`.
         """
-        part = self._part(step)
-        if part != self._resident or self._views is None:
-            chosen = self.indices[part :: self.n_parts]
-            if self._resident < 0 and self.n_parts > 1 and self.say is not None:
-                self.say(
+        shard = self._shard(step)
+        if shard != self._current or self._views is None:
+            chosen = self.indices[shard :: self.n_shards]
+            if self._current < 0 and self.n_shards > 1 and self.note is not None:
+                self.note(
                     f"{len(self.indices)} images need "
                     f"{views_bytes(self.scene, self.indices) / 1e9:.2g} GB, "
                     f"{image_budget() / 1e9:.2g} GB of memory are free for them: {len(chosen)} are "
                     f"in memory at a time, exchanged every {EXCHANGE_STEPS} steps"
                 )
-            say = self.say if self._resident < 0 else None
-            self._views = load_views(self.scene, chosen, say=say)
-            self._resident = part
+            note = self.note if self._current < 0 else None
+            self._views = load_views(self.scene, chosen, note=note)
+            self._current = shard
         return self._views
 
-    def exchanged(self, step: int) -> Views | None:
-        """The views for a step where they are others than those last asked for, else None."""
-        return None if self._part(step) == self._resident else self.at(step)
+    def exchange(self, step: int) -> Views | None:
+        """Load and return the new shard if the step crosses a boundary, else return None."""
+        return None if self._shard(step) == self._current else self.at(step)
 
-    def _part(self, step: int) -> int:
-        return step // EXCHANGE_STEPS % self.n_parts
+    def _shard(self, step: int) -> int:
+        return step // EXCHANGE_STEPS % self.n_shards
 
 
 def load_views(
     scene: Scene,
     indices: Sequence[int],
     *,
-    say: Callable[[str], None] | None = None,
+    note: Note | None = None,
     n_threads: int = 0,
 ) -> Views:
     """Read the images of some cameras, several at a time.
 
     Args:
         indices: cameras, in the order that the views will have.
-        say: gets one line before reading that states how much memory will be taken.
+        note: gets one line before reading that states how much memory is needed.
         n_threads: 0: as many as there are processors.
 
     Raises:
-        NerfError: no image, a corrupt one, one of another size than at load_scene, or more
-            memory needed than is available.
+        NerfError: an image is missing, corrupt, or of another size than at load_scene, or there
+            is not enough memory.
     """
     indices = list(indices)
     needed, available = views_bytes(scene, indices), available_memory()
@@ -113,8 +113,8 @@ def load_views(
             f"{len(indices)} images need {needed / 1e9:.1f} GB, {available / 1e9:.1f} GB of memory "
             "are available; use --downscale."
         )
-    if say is not None:
-        say(f"reading {len(indices)} images, {needed / 1e6:.0f} MB")
+    if note is not None:
+        note(f"reading {len(indices)} images, {needed / 1e6:.0f} MB")
     sizes = scene.cameras.size[torch.tensor(indices, dtype=torch.int64)]
     offsets = torch.cat([torch.zeros(1, dtype=torch.int64), sizes.prod(-1).cumsum(0)])
     pixels = torch.empty((int(offsets[-1]), 4 if scene.has_alpha else 3), dtype=torch.uint8)
@@ -132,7 +132,7 @@ def load_views(
 
 
 def image_path(scene: Scene, camera: int) -> Path:
-    """Raise NerfError if there is none."""
+    """Return the image of a camera; NerfError if it has none."""
     path = scene.image_paths[camera]
     if path is None:
         raise NerfError(
@@ -145,7 +145,7 @@ def image_path(scene: Scene, camera: int) -> Path:
 def ensure_size(scene: Scene, camera: int, path: Path, found: Sequence[tuple[int, int]]) -> None:
     """Raise NerfError unless an image has the camera's size.
 
-    found: width and height after downscaling; several where EXIF may turn the image.
+    found: width and height after downscaling; several if EXIF may turn the image.
     """
     width, height = scene.cameras.size[camera].tolist()
     if (width, height) not in found:
@@ -156,7 +156,7 @@ def ensure_size(scene: Scene, camera: int, path: Path, found: Sequence[tuple[int
 
 
 def _read(scene: Scene, camera: int) -> Tensor:
-    """[height, width, 3 or 4] of one camera, with its separate alpha image if there is one."""
+    """Read [height, width, 3 or 4] of one camera, with its separate alpha image if there is one."""
     path = image_path(scene, camera)
     width, height = scene.cameras.size[camera].tolist()
     image = read_with_alpha(path, scene.alpha_paths[camera], scene.downscale, (width, height))
@@ -167,7 +167,7 @@ def _read(scene: Scene, camera: int) -> Tensor:
 
 
 def _usable(scene: Scene, camera: int) -> Tensor | None:
-    """[height * width] bool, or None: mask, fisheye circle and the lens's own limit together."""
+    """Combine mask, fisheye circle and the lens's own limit: [height * width] bool; None: all."""
     width, height = scene.cameras.size[camera].tolist()
     keep: Tensor | None = None
     if not scene.cameras.lenses[camera].is_pinhole:
@@ -186,6 +186,7 @@ def _usable(scene: Scene, camera: int) -> Tensor | None:
 
 
 def _flat(usable: list[Tensor | None], offsets: Tensor) -> Tensor | None:
+    """Flat indices of the usable pixels of all views; None: all pixels."""
     if all(keep is None for keep in usable):
         return None
     parts = []

@@ -1,20 +1,25 @@
-"""Image files: 8 bits a channel, sRGB, straight alpha.
+"""Read and write image files: 8 bits a channel, sRGB, straight alpha.
 
 EXIF orientation: a posed image's size is part of its camera, so the pixels are taken as stored,
 unless only the turned image has the size that the caller states.
+
+imageio writes; reading is Pillow's own. Through imageio we would not see what decides how a file is
+read: its mode before any conversion, a palette's transparent colour, and the orientation without
+decoding the image.
 """
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 import torch
+from imageio.v3 import imwrite
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from nerfcli.core.errors import NerfError
+from nerfcli.core.files import replacing
 
 ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 _TURNS = {
@@ -29,20 +34,20 @@ _TURNS = {
 
 
 def image_header(path: Path) -> tuple[int, int, bool, bool]:
-    """Width, height, whether the file has transparency, and whether EXIF lays it on its side.
+    """Read width, height, has transparency, and whether EXIF turns it by 90 degrees.
 
-    Reads the header only; width and height are those of the stored pixels.
+    Only the header is read. Width and height are those of the stored pixels.
 
     Raises:
         NerfError: not an image that Pillow can read.
     """
-    with _opened(path) as image:
+    with _open(path) as image:
         has_alpha = image.mode in ALPHA_MODES or "transparency" in image.info
         return image.width, image.height, has_alpha, _orientation(image) >= 5
 
 
 def read_image(path: Path, downscale: int = 1, size: tuple[int, int] | None = None) -> Tensor:
-    """Pixels of an image file of any common kind (16-bit, grey, palette, CMYK included).
+    """Read an image file of any common kind (16-bit, grey, palette, CMYK included).
 
     Args:
         downscale: average blocks of this many pixels squared, weighted by alpha; a remainder at
@@ -56,7 +61,7 @@ def read_image(path: Path, downscale: int = 1, size: tuple[int, int] | None = No
     Raises:
         NerfError: the file is missing, corrupt, truncated or of an unknown kind.
     """
-    with _opened(path) as image:
+    with _open(path) as image:
         try:
             image.load()
             turn = _TURNS.get(_orientation(image))
@@ -65,7 +70,8 @@ def read_image(path: Path, downscale: int = 1, size: tuple[int, int] | None = No
             raise NerfError(f"{path} is corrupt or truncated ({error}).") from error
         if turn is not None and size is not None:
             turned = pixels.transpose(turn)
-            if _reduced(turned.size, downscale) == size != _reduced(pixels.size, downscale):
+            stored = _downscaled_size(pixels.size, downscale)
+            if _downscaled_size(turned.size, downscale) == size != stored:
                 pixels = turned
     # asarray would share memory that Pillow marks read-only
     return torch.from_numpy(_average(np.array(pixels), downscale))
@@ -74,7 +80,7 @@ def read_image(path: Path, downscale: int = 1, size: tuple[int, int] | None = No
 def read_with_alpha(
     path: Path, alpha: Path | None, downscale: int, size: tuple[int, int]
 ) -> Tensor:
-    """An image and its separate alpha image, as instant-ngp has them, as one.
+    """Read an image and its separate alpha image, as instant-ngp has them, as one.
 
     Args:
         size: width and height after the downscaling.
@@ -95,14 +101,14 @@ def read_with_alpha(
 
 
 def _srgb_to_linear(alpha: Tensor) -> Tensor:
-    """instant-ngp takes the red channel of an alpha image through the sRGB curve."""
+    """Linearise the red channel of an alpha image, as instant-ngp does."""
     value = alpha.to(torch.float64) / 255
     linear = torch.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
     return (linear * 255).to(torch.uint8)
 
 
 def read_mask(path: Path, size: tuple[int, int], ignored: str, downscale: int = 1) -> Tensor:
-    """Which pixels of an image may be used, from its mask file.
+    """Read from a mask file which pixels of an image may be used.
 
     Args:
         size: width and height of the image after the downscaling; a mask that does not come to
@@ -118,7 +124,7 @@ def read_mask(path: Path, size: tuple[int, int], ignored: str, downscale: int = 
     """
     nonzero = read_image(path)[..., :3].amax(-1).numpy() > 0
     width, height = size
-    if _reduced(nonzero.shape[::-1], downscale) != size:
+    if _downscaled_size(nonzero.shape[::-1], downscale) != size:
         mask = Image.fromarray(nonzero.astype(np.uint8))
         full = (width * downscale, height * downscale)
         nonzero = np.array(mask.resize(full, Image.Resampling.NEAREST)) > 0
@@ -128,12 +134,12 @@ def read_mask(path: Path, size: tuple[int, int], ignored: str, downscale: int = 
     return torch.from_numpy(blocks.all(axis=(1, 3)))
 
 
-def _reduced(size: tuple[int, ...], downscale: int) -> tuple[int, int]:
+def _downscaled_size(size: tuple[int, ...], downscale: int) -> tuple[int, int]:
     return size[0] // downscale, size[1] // downscale
 
 
 def write_png(path: Path, pixels: Tensor | np.ndarray) -> None:
-    """Write a PNG aside, then rename it into place.
+    """Write a PNG; it is either whole or absent.
 
     Args:
         pixels: uint8 [height, width] or [height, width, 3 or 4], or uint16 [height, width].
@@ -142,18 +148,12 @@ def write_png(path: Path, pixels: Tensor | np.ndarray) -> None:
         NerfError: the file cannot be written.
     """
     array = pixels.cpu().numpy() if isinstance(pixels, Tensor) else pixels
-    image = Image.fromarray(np.ascontiguousarray(array))
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(aside, "wb") as file:
-            image.save(file, format="PNG", compress_level=3)
-        os.replace(aside, path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise NerfError(f"Cannot write {path}: {error.strerror or error}.") from error
+    with replacing(path) as aside, open(aside, "wb") as file:
+        imwrite(file, array, extension=".png", plugin="pillow", compress_level=3)
 
 
-def _opened(path: Path) -> Image.Image:
+def _open(path: Path) -> Image.Image:
+    """Open an image with Pillow; NerfError naming the file."""
     try:
         return Image.open(path)
     except FileNotFoundError as error:
@@ -165,14 +165,14 @@ def _opened(path: Path) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 to 8; 5 to 8 swap width and height."""
+    """Read the EXIF orientation, 1 to 8; 5 to 8 swap width and height."""
     if image.format == "PNG" and "exif" not in image.info:
         return 1  # asking Pillow would decode the whole image in search of it
     return int(image.getexif().get(0x0112, 1))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB or RGBA of any mode; Pillow itself clips 16-bit grey instead of scaling it."""
+    """Convert any mode to 8-bit RGB or RGBA; Pillow itself clips 16-bit grey."""
     if image.mode.startswith("I;16") or image.mode == "I":
         high = np.clip(np.array(image).astype(np.int64), 0, 65535)
         image = Image.fromarray(((high * 255 + 32767) // 65535).astype(np.uint8))
@@ -184,7 +184,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _average(pixels: np.ndarray, factor: int) -> np.ndarray:
-    """Means of factor x factor blocks, colours weighted by alpha. [h, w, c] uint8."""
+    """Average blocks of factor x factor pixels, colours weighted by alpha. [h, w, c] uint8."""
     if factor == 1:
         return pixels
     height, width, channels = pixels.shape

@@ -61,7 +61,7 @@ class Similarity:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a reader makes of a folder. Images stay on disk until `load_views`.
+    """A scene to train on. Images stay on disk until `load_views`.
 
     Attributes:
         name: of the folder.
@@ -108,7 +108,7 @@ class Scene:
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Everything that rendering needs, as plain JSON values; no path of this machine."""
+        """Return all that rendering needs as plain JSON values, without paths of this machine."""
         cameras = self.cameras
         frames = [
             {
@@ -152,7 +152,7 @@ class Scene:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Scene:
-        """A scene without images from what `to_json` returned.
+        """Restore a scene, without images, from the value of `to_json`.
 
         Raises:
             NerfError: written by a newer version, or not a scene.
@@ -208,7 +208,7 @@ def _scene_from_json(data: Mapping[str, Any]) -> Scene:
 
 
 def holdout_split(n_cameras: int, holdout: int) -> dict[str, tuple[int, ...]]:
-    """Every `holdout`-th camera is a test view, the first included; 0 trains on all.
+    """Hold out every `holdout`-th camera for testing, the first included; 0 trains on all.
 
     Raises:
         NerfError: nothing would be left to train on.

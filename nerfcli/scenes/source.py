@@ -1,12 +1,11 @@
-"""What every reader delivers, and the checks that all of them need.
+"""`Source`, the result of every reader, and the checks that readers share.
 
-A reader turns its files into a `Source`: poses already in the OpenCV camera frame, everything
-else in the source's own frame and units. `build.scene_from_source` makes the `Scene` of it.
+Poses are in the OpenCV camera frame, everything else is in the source's own frame and units.
+`build.scene_from_source` turns a `Source` into a `Scene`.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -19,10 +18,13 @@ import numpy as np
 from nerfcli.cameras.boxes import Box
 from nerfcli.cameras.lenses import Lens
 from nerfcli.core.errors import NerfError
+from nerfcli.core.files import read_json
 from nerfcli.scenes.images import image_header
 
 # tried in this order for a path without one (instant-ngp's list, as far as Pillow reads it)
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tga", ".ppm", ".webp", ".tif", ".tiff")
+# signs of a c2w's columns between OpenGL's camera axes (x right, y up) and OpenCV's (y down)
+OPENGL_COLUMNS = np.array([1.0, -1.0, -1.0, 1.0])
 POSE_TOLERANCE = 0.01  # of R^T R against the identity, before the nearest rotation is taken
 MOST_DISTANT = 1e12  # units; coordinates beyond are damage, and their squares overflow
 FIELD_OF_VIEW = (0.1, 179.0)  # degrees; anything beyond is a mistake for a perspective lens
@@ -96,18 +98,18 @@ class Frame:
 
 @dataclass(frozen=True)
 class Source:
-    """What a reader found.
+    """A scene as its files state it.
 
     Attributes:
         frames: in the order of the cameras to be.
-        box, box_source: if the files state one, in source units, and in words.
+        box, box_source: if the files state one, in source units, and where it is from.
         bounds: near and far in source units, if the format has them.
         points: sparse points, if there are any.
         applied_transform, applied_scale: [3, 4] and a factor, as nerfstudio has them: how the frame
             of an earlier stage was moved to this one, x = applied_scale * applied_transform x_old.
         keep_frame: scene space is the source's own frame (Blender).
-        masked_where: mask values that are ignored, "black" or "nonzero".
-        beyond: what the files hold and this does not: what, and how much of it.
+        masked_where: "black" or "nonzero": pixels with such mask values are ignored.
+        beyond: properties of the files that a Source does not hold: name, and detail.
         crop_radius: of a fisheye's circle, in pixels of the stored image; 0: none.
     """
 
@@ -128,38 +130,27 @@ class Source:
     notes: tuple[str, ...] = ()
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object.
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
 
     Raises:
-        NerfError: unreadable, not JSON (file, line and column named), or not an object.
+        NerfError: as `read_json`, or not an object.
     """
-    try:
-        data = json.loads(path.read_bytes().decode("utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise NerfError(
-            f"{path}, line {error.lineno}, column {error.colno}: broken JSON ({error.msg})."
-        ) from error
-    except UnicodeDecodeError as error:
-        raise NerfError(f"{path} is not a text file ({error.reason}).") from error
-    except OSError as error:
-        raise NerfError(f"{path} cannot be read: {error.strerror}.") from error
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits; too deep
-        raise NerfError(f"{path}: JSON that nobody would write ({error}).") from error
+    data = read_json(path)
     if not isinstance(data, dict):
         raise NerfError(f"{path} must hold a JSON object, found a {type(data).__name__}.")
     return data
 
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:
-    """Sort key under which r_2 comes before r_10."""
+    """Return a sort key under which r_2 comes before r_10."""
     parts = re.findall(r"\d+|\D+", name)
     # Python refuses to read more than 4300 digits, and no file name has so many
     return [(0, int(p), "") if p.isdecimal() and len(p) < 4300 else (1, 0, p) for p in parts]
 
 
 def number(value: Any, where: str) -> float:
-    """A finite float; NerfError naming `where` if it is not one."""
+    """Check that a value is a finite number; NerfError names `where`."""
     try:
         if not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value):
             return float(value)
@@ -171,8 +162,8 @@ def number(value: Any, where: str) -> float:
 def pose_from_opengl(matrix: Any, where: str) -> tuple[np.ndarray, float]:
     """Check a camera-to-world matrix and turn its camera frame to OpenCV's.
 
-    A uniform scale of the rotation is divided out, small errors of rounding are removed by
-    taking the nearest rotation; the position is kept.
+    A uniform scale of the rotation is divided out. The nearest rotation replaces one with small
+    rounding errors. The position is kept.
 
     Args:
         matrix: 3x4 or 4x4 nested lists, OpenGL axes. where: file and frame, for messages.
@@ -208,18 +199,18 @@ def pose_from_opengl(matrix: Any, where: str) -> tuple[np.ndarray, float]:
         raise NerfError(f"{where}: the rotation in transform_matrix is mirrored (determinant -1).")
     u, _, vt = np.linalg.svd(rotation)
     c2w = np.concatenate([u @ vt, array[:3, 3:]], axis=1)
-    return c2w * np.array([1.0, -1.0, -1.0, 1.0]), scale
+    return c2w * OPENGL_COLUMNS, scale
 
 
 def opengl_matrix(c2w: np.ndarray) -> list[list[float]]:
-    """The inverse of `pose_from_opengl`: 4x4 nested lists, OpenGL axes."""
+    """Convert c2w [3, 4] to 4x4 nested lists with OpenGL axes; undoes `pose_from_opengl`."""
     matrix = np.eye(4)
-    matrix[:3] = c2w * np.array([1.0, -1.0, -1.0, 1.0])
+    matrix[:3] = c2w * OPENGL_COLUMNS
     return matrix.tolist()
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is such a file; a name that no file can have is none."""
+    """Whether the file exists; false for a name that no file can have."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -227,7 +218,7 @@ def is_file(path: Path) -> bool:
 
 
 def find_file(root: Path, stated: str) -> Path | None:
-    """The image of a `file_path`: relative to `root`, its extension optional; None if absent."""
+    """Find the image of a `file_path`: relative to `root`, extension optional; None if absent."""
     path = root / stated.replace("\\", "/")
     if is_file(path):
         return path
@@ -237,8 +228,8 @@ def find_file(root: Path, stated: str) -> Path | None:
     return next(filter(is_file, tried), None)
 
 
-def stored_size(path: Path, stated: tuple[int, int] | None) -> tuple[int, int, bool]:
-    """Width and height of the pixels that `read_image(path, size=...)` gives, and transparency.
+def read_stored_size(path: Path, stated: tuple[int, int] | None) -> tuple[int, int, bool]:
+    """Read the size of what `read_image(path, size=...)` returns, and whether it has alpha.
 
     The EXIF orientation counts only if the turned image alone has the stated size.
     """
@@ -249,9 +240,9 @@ def stored_size(path: Path, stated: tuple[int, int] | None) -> tuple[int, int, b
 
 
 def check_focal(focal: tuple[float, float], size: tuple[int, int], lens: Lens, where: str) -> None:
-    """NerfError if a focal length cannot be meant.
+    """Raise NerfError for an absurd focal length.
 
-    A fisheye may see more than 180 degrees; all others are bound by FIELD_OF_VIEW.
+    A wide lens may see more than 180 degrees; FIELD_OF_VIEW bounds all others.
     """
     for axis, f, length in zip("xy", focal, size, strict=True):
         angle = math.degrees(2 * math.atan2(length / 2, f)) if f > 0 else math.nan
@@ -264,14 +255,14 @@ def check_focal(focal: tuple[float, float], size: tuple[int, int], lens: Lens, w
             )
 
 
-def shortened(names: Sequence[str], limit: int = 3) -> str:
-    """A few of many names, for a message."""
+def abbreviate(names: Sequence[str], limit: int = 3) -> str:
+    """List the first few of many names, for a message."""
     rest = len(names) - limit
     return ", ".join(names[:limit]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def duplicates(names: Iterable[str]) -> list[str]:
-    """Names that occur more than once, in order."""
+def find_duplicates(names: Iterable[str]) -> list[str]:
+    """Find names that occur more than once, in order."""
     seen: dict[str, int] = {}
     for name in names:
         seen[name] = seen.get(name, 0) + 1
@@ -279,6 +270,6 @@ def duplicates(names: Iterable[str]) -> list[str]:
 
 
 def median_focal(frames: Sequence[Frame]) -> float:
-    """One focal length for all, relative to the width, where a target holds only one."""
+    """Choose one focal length for all, relative to the width, for a target that holds only one."""
     ratios = sorted(frame.focal[0] / frame.size[0] for frame in frames)
     return ratios[len(ratios) // 2]

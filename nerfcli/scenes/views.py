@@ -43,7 +43,7 @@ class Views:
         return self.cameras.shape[0]
 
     def to(self, device: str) -> Views:
-        """The same views in a device's memory, still 8 bits a channel."""
+        """Copy the views to a device, still 8 bits a channel."""
         return Views(
             self.pixels.to(device),
             self.offsets.to(device),
@@ -62,12 +62,12 @@ class Views:
         return self.pixels.shape[1] == 4
 
     def draw(self, u: Tensor) -> Tensor:
-        """Uniform choice among the usable pixels. u [n] float64 in [0, 1) -> flat [n] int64."""
+        """Draw uniformly among the usable pixels. u [n] float64 in [0, 1) -> flat [n] int64."""
         index = (u * self.n_pixels).long().clamp_(max=self.n_pixels - 1)
         return index if self.usable is None else self.usable[index].long()
 
     def locate(self, flat: Tensor) -> Tensor:
-        """Scene camera, x and y of flat pixel indices. [n] -> [n, 3] int64."""
+        """Find scene camera, x and y of flat pixel indices. [n] -> [n, 3] int64."""
         if self._size is not None:
             width, area = self._size
             view = flat // area
@@ -80,17 +80,17 @@ class Views:
         return torch.stack([self.cameras[view], rest - y * width, y], dim=-1)
 
     def colors(self, flat: Tensor) -> Tensor:
-        """Colours of flat pixel indices, [n, 3 or 4] float32 in [0, 1]."""
+        """Look up colours of flat pixel indices: [n, 3 or 4] float32 in [0, 1]."""
         return self.pixels[flat].to(torch.float32).mul_(1.0 / 255.0)
 
     def image(self, i: int) -> Tensor:
-        """One view, [height, width, 3 or 4] uint8, without a copy."""
+        """Return one view, [height, width, 3 or 4] uint8, without a copy."""
         start, end = int(self.offsets[i]), int(self.offsets[i + 1])
         return self.pixels[start:end].view(-1, int(self.widths[i]), self.pixels.shape[1])
 
     @cached_property
     def _size(self) -> tuple[int, int] | None:
-        """Width and area where all views share them: locate then needs no search."""
+        """Width and area if all views share them: `locate` then needs no search."""
         areas = self.offsets.diff()
         if len(self) and (areas == areas[0]).all() and (self.widths == self.widths[0]).all():
             return int(self.widths[0]), int(areas[0])

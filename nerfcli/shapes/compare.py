@@ -1,14 +1,14 @@
-"""Everything `nerf compare` says about two shapes, as one JSON-ready value."""
+"""Compare two shapes (`nerf compare`): all measures in one JSON-ready value."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from nerfcli.core.errors import NerfError
+from nerfcli.core.progress import Note
 from nerfcli.shapes.align import align_similarity, scale_of
 from nerfcli.shapes.distance import Surface
 from nerfcli.shapes.iou import volumetric_iou
@@ -34,7 +34,7 @@ from nerfcli.shapes.types import (
     VoxelGrid,
     bounds,
     diagonal,
-    transformed,
+    transform_mesh,
 )
 
 RADIUS_SHARES = (0.005, 0.01, 0.02)  # of the diagonal of B's bounding box
@@ -79,7 +79,7 @@ def compare_shapes(
     b: Shape,
     options: CompareOptions,
     names: tuple[str, str] = ("A", "B"),
-    note: Callable[[str], None] = lambda text: None,
+    note: Note = lambda text: None,
 ) -> dict[str, Any]:
     """Measure A (judged) against B (the truth); definitions in docs/geometry.md.
 
@@ -95,19 +95,19 @@ def compare_shapes(
     if options.align == "similarity":
         note("aligning A to B")
         matrix = align_similarity(surface_a, surface_b, np.random.default_rng(options.seed))
-        surface_a = _moved(surface_a, matrix)
+        surface_a = _move(surface_a, matrix)
         a = surface_a if isinstance(a, Mesh | PointCloud) else _ensure_mesh(surface_a)
     size = diagonal(bounds(surface_b))
     if not size > 0:
         raise NerfError(f"{names[1]} is degenerate: all its points are equal.")
     volume, volume_reason = _volume(a, b, options, names)  # first: the only part that may refuse
-    p, q = (_sampled(surface, options, 0) for surface in (surface_a, surface_b))
+    p, q = (_sample(surface, options, 0) for surface in (surface_a, surface_b))
     note(f"nearest neighbours of {len(p.points)} and {len(q.points)} points")
     found = neighbours(p, q)
     radii = options.radii or tuple(share * size for share in RADIUS_SHARES)
     value: dict[str, Any] = {
-        "a": _described(names[0], a, surface_a),
-        "b": _described(names[1], b, surface_b),
+        "a": _describe(names[0], a, surface_a),
+        "b": _describe(names[1], b, surface_b),
         "diagonal": size,
         "samples": {"a": len(p.points), "b": len(q.points), "seed": options.seed},
         "align": {
@@ -138,7 +138,7 @@ def compare_shapes(
     return value
 
 
-def _sampled(surface: Mesh | PointCloud, options: CompareOptions, stream: int) -> SurfaceSamples:
+def _sample(surface: Mesh | PointCloud, options: CompareOptions, stream: int) -> SurfaceSamples:
     rng = np.random.default_rng([options.seed, stream])
     return sample_shape(surface, options.samples, rng)
 
@@ -146,7 +146,7 @@ def _sampled(surface: Mesh | PointCloud, options: CompareOptions, stream: int) -
 def _point_to_surface(
     p: SurfaceSamples, q: SurfaceSamples, a: Mesh | PointCloud, b: Mesh | PointCloud
 ) -> dict[str, Any]:
-    """Exact distances of the samples to the other's faces; None where it has no faces."""
+    """Measure exact distances of the samples to the other's faces; None if it has none."""
     return {
         "a_to_b": summary(Surface(b).closest(p.points)[0]) if isinstance(b, Mesh) else None,
         "b_to_a": summary(Surface(a).closest(q.points)[0]) if isinstance(a, Mesh) else None,
@@ -156,10 +156,10 @@ def _point_to_surface(
 def _noise_floor(
     b: Mesh | PointCloud, q: SurfaceSamples, options: CompareOptions, radii: tuple[float, ...]
 ) -> dict[str, Any] | None:
-    """What B scores against itself with two independent samples; None for a point cloud."""
+    """Score B against itself with two independent samples; None for a point cloud."""
     if isinstance(b, PointCloud):
         return None
-    found = neighbours(_sampled(b, options, 1), q)
+    found = neighbours(_sample(b, options, 1), q)
     turned = normal_distance(found)
     return {
         "chamfer_sum": chamfer(found).sum,
@@ -173,7 +173,7 @@ def _noise_floor(
 def _volume(
     a: Shape, b: Shape, options: CompareOptions, names: tuple[str, str]
 ) -> tuple[dict[str, Any] | None, str | None]:
-    """The IoU, or why there is none: refused aloud only where the user asked for it."""
+    """Compute the IoU, or the reason why there is none; an error only if the user asked for it."""
     if options.voxels == 0:
         return None, "left out by --voxels 0"
     try:
@@ -184,9 +184,9 @@ def _volume(
         return None, str(error)
 
 
-def _moved(surface: Mesh | PointCloud, matrix: np.ndarray) -> Mesh | PointCloud:
+def _move(surface: Mesh | PointCloud, matrix: np.ndarray) -> Mesh | PointCloud:
     if isinstance(surface, Mesh):
-        return transformed(surface, matrix)
+        return transform_mesh(surface, matrix)
     rotation = matrix[:3, :3] / scale_of(matrix)
     normals = None if surface.normals is None else surface.normals @ rotation.T
     points = surface.points @ matrix[:3, :3].T + matrix[:3, 3]
@@ -202,7 +202,7 @@ def _with_max(value: Any) -> dict[str, float]:
     return {"a_to_b": value.a_to_b, "b_to_a": value.b_to_a, "max": value.max}
 
 
-def _described(name: str, shape: Shape, surface: Mesh | PointCloud) -> dict[str, Any]:
+def _describe(name: str, shape: Shape, surface: Mesh | PointCloud) -> dict[str, Any]:
     kinds = {Mesh: "mesh", PointCloud: "points", VoxelGrid: "voxels", SdfGrid: "sdf"}
     value: dict[str, Any] = {"name": name, "kind": kinds[type(shape)]}
     if isinstance(surface, Mesh):

@@ -1,7 +1,6 @@
-"""`nerf export`: a run or a shape file becomes another representation, with a sidecar JSON.
+"""Convert a shape file to another representation, with a sidecar JSON (`nerf export FILE`).
 
-Which representation can be had from which is the table POSSIBLE; docs/representations.md says
-what each loses.
+The table POSSIBLE states which conversions exist; docs/representations.md says what each loses.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from nerfcli.core.progress import Progress
 from nerfcli.shapes.fit import fit_mesh
 from nerfcli.shapes.grids import MAX_RESOLUTION, ensure_resolution, sdf_of, voxels_of
 from nerfcli.shapes.mesh_files import load_shape, save_shape
-from nerfcli.shapes.simplify import simplified
+from nerfcli.shapes.simplify import simplify_mesh
 from nerfcli.shapes.surface import surface_of
 from nerfcli.shapes.surface_samples import sample_surface
 from nerfcli.shapes.types import Mesh, PointCloud, SdfGrid, Shape, VoxelGrid, bounds
@@ -43,7 +42,7 @@ SIDECAR = "export.json"  # in a folder; beside a file it is the file's name with
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What `nerf export` was asked for; None: the default of the kind.
+    """Options of `nerf export`; None: the default of the kind.
 
     threshold: density per source unit. fill: what no light reaches counts as inside.
     faces: about how many of a mesh. texture: side of a baked texture in texels; 0: vertex colours.
@@ -102,25 +101,26 @@ def kind_of(shape: Shape) -> str:
 def export_file(
     path: Path, out: Path, options: ExportOptions, progress: Progress
 ) -> dict[str, Any]:
-    """Convert a shape file; the files written and what they hold.
+    """Convert a shape file; return the JSON value of the command.
 
     Raises:
         NerfError: a conversion that does not exist, or a shape without what it needs.
     """
     shape = load_shape(path, progress.note)
-    made = converted(str(path), shape, options, progress)
+    made = convert_shape(str(path), shape, options, progress)
     save_shape(made, out)
-    value = {"source": str(path), "from": kind_of(shape), "to": options.to, **described(made)}
+    value = {"source": str(path), "from": kind_of(shape), "to": options.to, **describe_shape(made)}
     if options.to in ("voxels", "sdf"):
         value["resolution"] = options.grid_resolution
     return finish([out], value)
 
 
-def converted(name: str, shape: Shape, options: ExportOptions, progress: Progress) -> Shape:
-    """Another representation of a shape. Errors as for `export_file`."""
+def convert_shape(name: str, shape: Shape, options: ExportOptions, progress: Progress) -> Shape:
+    """Convert a shape to another representation. Errors as for `export_file`."""
     kind, to = kind_of(shape), options.to
     if options.fit and to == "mesh":
-        return fitted(shape if isinstance(shape, PointCloud) else surface_of(name, shape), progress)
+        target = shape if isinstance(shape, PointCloud) else surface_of(name, shape)
+        return fit_shape(target, progress)
     if to not in POSSIBLE[kind]:
         possible = ", ".join(POSSIBLE[kind])
         hint = "; a mesh by --fit, if they have normals" if kind == "points" else ""
@@ -139,12 +139,12 @@ def converted(name: str, shape: Shape, options: ExportOptions, progress: Progres
     surface = surface_of(name, shape)
     if to == "mesh":
         assert isinstance(surface, Mesh)  # POSSIBLE keeps points away
-        return surface if options.faces is None else simplified(surface, options.faces)
-    return surface if isinstance(surface, PointCloud) else _sampled(surface, options)
+        return surface if options.faces is None else simplify_mesh(surface, options.faces)
+    return surface if isinstance(surface, PointCloud) else _sample(surface, options)
 
 
-def fitted(target: Mesh | PointCloud, progress: Progress, start: Mesh | None = None) -> Mesh:
-    """A mesh of even triangles moved onto the target; from a sphere, unless a start is given."""
+def fit_shape(target: Mesh | PointCloud, progress: Progress, start: Mesh | None = None) -> Mesh:
+    """Move a mesh of even triangles onto the target, from `start` or else from a sphere."""
     steps = 200
     with progress.another(steps, "step", "fit") as reporter:
 
@@ -154,8 +154,8 @@ def fitted(target: Mesh | PointCloud, progress: Progress, start: Mesh | None = N
         return fit_mesh(target, start, steps=steps, note=note)
 
 
-def described(shape: Shape) -> dict[str, Any]:
-    """Sizes and place of a shape, for the sidecar."""
+def describe_shape(shape: Shape) -> dict[str, Any]:
+    """Describe the size and place of a shape, for the sidecar."""
     box = bounds(shape).tolist()
     if isinstance(shape, Mesh):
         return {"vertices": len(shape.vertices), "faces": len(shape.faces), "box": box,
@@ -175,7 +175,7 @@ def sidecar_of(path: Path) -> Path:
 
 
 def finish(files: list[Path], value: dict[str, Any]) -> dict[str, Any]:
-    """Write the sidecar beside the first file, or into its folder; the whole as JSON value."""
+    """Write the sidecar beside the first file, or into its folder; return the JSON value."""
     first = files[0]
     in_folder = value["to"] in FOLDERS
     sidecar = first.parent / SIDECAR if in_folder else sidecar_of(first)
@@ -189,7 +189,7 @@ def finish(files: list[Path], value: dict[str, Any]) -> dict[str, Any]:
     return value | {"files": [str(file) for file in (*files, sidecar)]}
 
 
-def _sampled(mesh: Mesh, options: ExportOptions) -> PointCloud:
+def _sample(mesh: Mesh, options: ExportOptions) -> PointCloud:
     import numpy as np
 
     rng = np.random.default_rng(options.seed)

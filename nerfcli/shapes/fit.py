@@ -1,4 +1,4 @@
-"""Moving a mesh onto a surface with the losses of geometry/losses.py.
+"""Move a mesh onto a surface with the losses of mesh_losses.py.
 
     fit_mesh(target, start=None, weights=FitWeights(), steps=200, edge_length=0.02, seed=0, note)
 
@@ -39,7 +39,7 @@ from nerfcli.shapes.mesh_losses import (
     mean_squared_gap,
     smoothness_loss,
 )
-from nerfcli.shapes.remesh import flip_edges, icosphere, remeshed
+from nerfcli.shapes.remesh import flip_edges, icosphere, remesh
 from nerfcli.shapes.surface import ensure_points
 from nerfcli.shapes.surface_samples import SurfaceSamples, barycentric, sample_faces, sample_shape
 from nerfcli.shapes.targets import SurfaceSampler, Targets, targets_of
@@ -110,7 +110,7 @@ def fit_mesh(
         left = max(0.0, 1.0 - step / (_OFFSET_SHARE * steps))
         length = edge_length * (1.0 + (coarse - 1.0) * left)
         if step % _REMESH_EVERY == 0:
-            mesh = remeshed(mesh, length)
+            mesh = remesh(mesh, length)
             _ensure_area(mesh, _LOST)
             topology = topology_of(mesh.faces, len(mesh.vertices))
         n = int(np.clip(2 * len(mesh.faces), 4_000, 20_000))

@@ -1,4 +1,4 @@
-"""Voxels and signed distances of a shape."""
+"""Make voxels and signed distances of a shape."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from nerfcli.shapes.distance import Surface
 from nerfcli.shapes.inside import closedness, inside_blocks, inside_grid
 from nerfcli.shapes.surface import surface_of
 from nerfcli.shapes.types import (
-    Grid,
     Mesh,
     PointCloud,
+    RegularGrid,
     SdfGrid,
     Shape,
     VoxelGrid,
@@ -26,9 +26,9 @@ PADDING = 2  # cells between a shape and the border of its distance grid
 
 
 def voxels_of(name: str, shape: Shape, resolution: int) -> VoxelGrid:
-    """Occupancy (0 or 1) at the centres of cubes, `resolution` along the longest side.
+    """Mark cubes as full (1) or empty (0), `resolution` along the longest side.
 
-    Of points, the cubes that hold one; of anything else, those whose centre lies inside.
+    A cube is full if it holds a point of a cloud, or if its centre lies inside any other shape.
 
     Raises:
         NerfError: a mesh that is not closed, or a shape too thin for any centre to lie inside.
@@ -36,7 +36,7 @@ def voxels_of(name: str, shape: Shape, resolution: int) -> VoxelGrid:
     if isinstance(shape, PointCloud):
         return _cubes_with_points(shape, resolution)
     mesh = closed_surface(name, shape)
-    grid = Grid.over(bounds(mesh), resolution)
+    grid = RegularGrid.over(bounds(mesh), resolution)
     inside = inside_grid(mesh, grid.origin, np.full(3, grid.spacing), grid.shape)
     if not inside.any():
         raise NerfError(
@@ -49,7 +49,7 @@ def voxels_of(name: str, shape: Shape, resolution: int) -> VoxelGrid:
 
 
 def sdf_of(name: str, shape: Shape, resolution: int, progress: Progress) -> SdfGrid:
-    """Exact distances to the surface at grid points, negative inside (winding number).
+    """Compute exact distances to the surface at grid points, negative inside (winding number).
 
     Raises:
         NerfError: a point cloud, or a mesh that is not closed: they have no inside.
@@ -58,7 +58,7 @@ def sdf_of(name: str, shape: Shape, resolution: int, progress: Progress) -> SdfG
     box = bounds(mesh)
     spacing = float((box[1] - box[0]).max()) / max(1, resolution - 2 * PADDING)
     margin = (PADDING - 1) * spacing  # Grid.over adds another cell
-    grid = Grid.over(np.stack([box[0] - margin, box[1] + margin]), max(1, resolution - 2))
+    grid = RegularGrid.over(np.stack([box[0] - margin, box[1] + margin]), max(1, resolution - 2))
     surface, values = Surface(mesh), np.empty(grid.shape, dtype=np.float32)
     plane = all_indices(grid.shape[1:])
     rows = max(1, 500_000 // len(plane))
@@ -74,7 +74,7 @@ def sdf_of(name: str, shape: Shape, resolution: int, progress: Progress) -> SdfG
 
 
 def closed_surface(name: str, shape: Shape) -> Mesh:
-    """The surface of a shape that has an inside.
+    """Return the surface of a shape that has an inside.
 
     Raises:
         NerfError: a point cloud, a mesh with boundary edges, or an empty grid.
@@ -100,7 +100,7 @@ def ensure_resolution(resolution: int, most: int) -> None:
 
 
 def _cubes_with_points(cloud: PointCloud, resolution: int) -> VoxelGrid:
-    grid = Grid.over(bounds(cloud), resolution)
+    grid = RegularGrid.over(bounds(cloud), resolution)
     index = np.rint((cloud.points - grid.origin) / grid.spacing).astype(np.int64)
     flat = np.ravel_multi_index(tuple(index.T), grid.shape)
     n = int(np.prod(grid.shape))
@@ -114,8 +114,8 @@ def _cubes_with_points(cloud: PointCloud, resolution: int) -> VoxelGrid:
     return VoxelGrid(values, grid.origin, np.full(3, grid.spacing), 0.5, colors)
 
 
-def surface_colors(surface: Mesh, inside: np.ndarray, grid: Grid) -> np.ndarray | None:
-    """The colour of the nearest vertex at each sample inside, uint8-exact float32; or None."""
+def surface_colors(surface: Mesh, inside: np.ndarray, grid: RegularGrid) -> np.ndarray | None:
+    """Give each sample inside the colour of the nearest vertex, uint8-exact float32; or None."""
     if surface.vertex_colors is None:
         return None
     index = np.argwhere(inside)

@@ -1,4 +1,4 @@
-"""Which points of a grid lie inside a closed mesh, and whether a mesh is closed at all.
+"""Find the points of a grid inside a closed mesh, and check that a mesh is closed.
 
 Inside by winding number, counted along scan lines: a line parallel to z through a column of
 grid points enters the shape where it crosses a face from outside (+1) and leaves it where it

@@ -1,4 +1,4 @@
-"""Volumes of closed shapes on a common grid, and their intersection over union."""
+"""Compute the intersection over union of closed shapes on a common grid."""
 
 from __future__ import annotations
 

@@ -7,7 +7,6 @@ GLB where texture coordinates differ) are welded by bit-equal position, and the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,13 @@ import numpy as np
 
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import replacing
+from nerfcli.core.progress import Note
 from nerfcli.shapes.grid_files import MAX_BYTES, binvox_bytes, load_grid, save_grid
-from nerfcli.shapes.types import Mesh, PointCloud, SdfGrid, Shape, VoxelGrid, merged_vertices
+from nerfcli.shapes.types import Mesh, PointCloud, SdfGrid, Shape, VoxelGrid, merge_vertices
 
 MESH_SUFFIXES = (".ply", ".obj", ".glb", ".stl")
 SHAPE_SUFFIXES = (*MESH_SUFFIXES, ".npz")
 MAX_COORDINATE = 1e12  # beyond, squares of differences lose every digit that matters
-
-Note = Callable[[str], None]
 
 
 def load_shape(path: Path, note: Note | None = None) -> Shape:
@@ -98,7 +96,7 @@ def _load_triangles(path: Path, suffix: str, note: Note) -> Mesh | PointCloud:
         if meshes:
             if len(meshes) < len(parts):
                 note(f"{path}: {len(parts) - len(meshes)} objects without faces were left out")
-            return _joined(path, meshes, note)
+            return _join(path, meshes, note)
         clouds = [_points_of(part, matrix) for part, matrix in parts if hasattr(part, "vertices")]
     except NerfError:
         raise
@@ -116,7 +114,7 @@ def _load_triangles(path: Path, suffix: str, note: Note) -> Mesh | PointCloud:
     return PointCloud(np.concatenate([cloud.points for cloud in clouds]))
 
 
-def _joined(path: Path, meshes: list[Mesh], note: Note) -> Mesh:
+def _join(path: Path, meshes: list[Mesh], note: Note) -> Mesh:
     if len(meshes) > 1:
         note(f"{path}: {len(meshes)} objects taken as one mesh")
     colored = all(mesh.vertex_colors is not None for mesh in meshes)
@@ -128,14 +126,14 @@ def _joined(path: Path, meshes: list[Mesh], note: Note) -> Mesh:
     )
     if joined.faces.min() < 0 or joined.faces.max() >= len(joined.vertices):
         raise NerfError(f"{path}: a face names a vertex that the file does not have. Repair it.")
-    merged, n_merged = merged_vertices(joined)
+    merged, n_merged = merge_vertices(joined)
     if n_merged:
         note(f"{path}: {n_merged} repeated vertices at equal positions were merged")
     return merged
 
 
 def _from_trimesh(part: Any, matrix: np.ndarray) -> Mesh:
-    vertices = _moved(np.array(part.vertices, dtype=np.float64), matrix)
+    vertices = _move(np.array(part.vertices, dtype=np.float64), matrix)
     colors = None
     visual = part.visual
     if getattr(visual, "kind", None) == "texture" and getattr(visual, "uv", None) is not None:
@@ -153,7 +151,7 @@ def _from_trimesh(part: Any, matrix: np.ndarray) -> Mesh:
 
 
 def _points_of(part: Any, matrix: np.ndarray) -> PointCloud:
-    points = _moved(np.array(part.vertices, dtype=np.float64), matrix)
+    points = _move(np.array(part.vertices, dtype=np.float64), matrix)
     raw = part.metadata.get("_ply_raw", {}).get("vertex", {}).get("data")
     normals = None
     if raw is not None and all(key in _fields(raw) for key in ("nx", "ny", "nz")):
@@ -173,7 +171,7 @@ def _fields(raw: Any) -> Any:
     return raw if isinstance(raw, dict) else raw.dtype.names or ()
 
 
-def _moved(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+def _move(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     if np.array_equal(matrix, np.eye(4)):
         return points  # bit for bit as stored
     return points @ matrix[:3, :3].T + matrix[:3, 3]

@@ -18,14 +18,14 @@ from nerfcli.shapes.topology import Topology, degrees
 
 
 @dataclass(frozen=True, eq=False)
-class Matches:
+class NearestPairs:
     """q_of_p [..., n]: index in q of each p's nearest neighbour; p_of_q [..., m] likewise."""
 
     q_of_p: Tensor
     p_of_q: Tensor
 
 
-def nearest_neighbours(p: Tensor, q: Tensor) -> Matches:
+def nearest_neighbours(p: Tensor, q: Tensor) -> NearestPairs:
     """Nearest neighbours both ways between p [..., n, d] and q [..., m, d]."""
     flat_p = p.detach().reshape(-1, *p.shape[-2:]).cpu().numpy()
     flat_q = q.detach().reshape(-1, *q.shape[-2:]).cpu().numpy()
@@ -33,17 +33,17 @@ def nearest_neighbours(p: Tensor, q: Tensor) -> Matches:
     for one, two in zip(flat_p, flat_q, strict=True):
         q_of_p.append(torch.from_numpy(KDTree(two).query(one, workers=-1)[1]))
         p_of_q.append(torch.from_numpy(KDTree(one).query(two, workers=-1)[1]))
-    return Matches(
+    return NearestPairs(
         torch.stack(q_of_p).reshape(p.shape[:-1]).to(p.device),
         torch.stack(p_of_q).reshape(q.shape[:-1]).to(q.device),
     )
 
 
-def chamfer_squared_loss(p: Tensor, q: Tensor, matches: Matches | None = None) -> Tensor:
+def chamfer_squared_loss(p: Tensor, q: Tensor, matches: NearestPairs | None = None) -> Tensor:
     """mean |p - q(p)|^2 + mean |q - p(q)|^2 for points [..., n, 3] and [..., m, 3]."""
     matches = matches or nearest_neighbours(p, q)
-    to_q = mean_squared_gap(p, _taken(q, matches.q_of_p))
-    return to_q + mean_squared_gap(q, _taken(p, matches.p_of_q))
+    to_q = mean_squared_gap(p, _take(q, matches.q_of_p))
+    return to_q + mean_squared_gap(q, _take(p, matches.p_of_q))
 
 
 def mean_squared_gap(p: Tensor, matched: Tensor) -> Tensor:
@@ -51,18 +51,18 @@ def mean_squared_gap(p: Tensor, matched: Tensor) -> Tensor:
     return (p - matched).square().sum(-1).mean(-1)
 
 
-def chamfer_loss(p: Tensor, q: Tensor, matches: Matches | None = None) -> Tensor:
+def chamfer_loss(p: Tensor, q: Tensor, matches: NearestPairs | None = None) -> Tensor:
     """mean |p - q(p)| + mean |q - p(q)|; the gradient of a distance of 0 is 0."""
     matches = matches or nearest_neighbours(p, q)
-    to_q, to_p = p - _taken(q, matches.q_of_p), q - _taken(p, matches.p_of_q)
+    to_q, to_p = p - _take(q, matches.q_of_p), q - _take(p, matches.p_of_q)
     norm = torch.linalg.vector_norm
     return norm(to_q, dim=-1).mean(-1) + norm(to_p, dim=-1).mean(-1)
 
 
-def normal_loss(normals_p: Tensor, normals_q: Tensor, matches: Matches) -> Tensor:
+def normal_loss(normals_p: Tensor, normals_q: Tensor, matches: NearestPairs) -> Tensor:
     """-mean |u_q(p) . u_p| - mean |u_p(q) . u_q|: -2 where all normals agree up to sign."""
-    cos_p = (normals_p * _taken(normals_q, matches.q_of_p)).sum(-1)
-    cos_q = (normals_q * _taken(normals_p, matches.p_of_q)).sum(-1)
+    cos_p = (normals_p * _take(normals_q, matches.q_of_p)).sum(-1)
+    cos_q = (normals_q * _take(normals_p, matches.p_of_q)).sum(-1)
     return -cos_p.abs().mean(-1) - cos_q.abs().mean(-1)
 
 
@@ -110,5 +110,5 @@ def face_normals(vertices: Tensor, faces: object) -> Tensor:
     return torch.where(length2 > 0, normals * safe.rsqrt(), 0.0)
 
 
-def _taken(values: Tensor, index: Tensor) -> Tensor:
+def _take(values: Tensor, index: Tensor) -> Tensor:
     return torch.take_along_dim(values, index[..., None], dim=-2)

@@ -1,4 +1,4 @@
-"""Triangles of like size on a moving surface: split long edges, collapse short ones, flip.
+"""Remesh to triangles of like size: split long edges, collapse short ones, flip.
 
 All three keep a closed surface closed and its genus; none turns a face over. Source of the
 scheme: Botsch and Kobbelt (2004), A Remeshing Approach to Multiresolution Modeling, section 4.
@@ -15,15 +15,15 @@ _LONG, _SHORT = 4 / 3, 4 / 5  # of the wanted length: an edge that is split does
 _SAME_SIDE = 0.3  # least cosine between the normals of a face before and after
 
 
-def remeshed(mesh: Mesh, length: float) -> Mesh:
-    """The mesh with edges of about `length`; colours are dropped."""
+def remesh(mesh: Mesh, length: float) -> Mesh:
+    """Remesh to edges of about `length`; colours are dropped."""
     mesh = split_long_edges(Mesh(mesh.vertices, mesh.faces), _LONG * length)
     mesh = collapse_short_edges(mesh, _SHORT * length, _LONG * length)
     return flip_edges(mesh)
 
 
 def icosphere(subdivisions: int, radius: float = 1.0, center: np.ndarray | None = None) -> Mesh:
-    """A sphere of 20 * 4**subdivisions nearly equal triangles, oriented outwards."""
+    """Make a sphere of 20 * 4**subdivisions nearly equal triangles, oriented outwards."""
     g = (1.0 + 5.0**0.5) / 2.0
     corners = [(-1, g, 0), (1, g, 0), (-1, -g, 0), (1, -g, 0), (0, -1, g), (0, 1, g)]
     corners += [(0, -1, -g), (0, 1, -g), (g, 0, -1), (g, 0, 1), (-g, 0, -1), (-g, 0, 1)]
@@ -33,14 +33,14 @@ def icosphere(subdivisions: int, radius: float = 1.0, center: np.ndarray | None 
     faces += [(4, 9, 5), (2, 4, 11), (6, 2, 10), (8, 6, 7), (9, 8, 1)]
     mesh = Mesh(unit(np.array(corners, dtype=np.float64)), np.array(faces, dtype=np.int64))
     for _ in range(subdivisions):
-        mesh = subdivided(mesh)
+        mesh = subdivide(mesh)
         mesh = Mesh(unit(mesh.vertices), mesh.faces)
     middle = np.zeros(3) if center is None else center
     return Mesh(mesh.vertices * radius + middle, mesh.faces)
 
 
-def subdivided(mesh: Mesh) -> Mesh:
-    """Every face cut into four at the middles of its edges."""
+def subdivide(mesh: Mesh) -> Mesh:
+    """Cut every face into four at the middles of its edges."""
     topology = topology_of(mesh.faces, len(mesh.vertices))
     return _split(mesh, topology, np.ones(len(topology.edges), dtype=bool))
 
@@ -87,13 +87,13 @@ def collapse_short_edges(mesh: Mesh, shortest: float, longest: float, rounds: in
     """
     for _ in range(rounds):
         n_faces = len(mesh.faces)
-        mesh = _collapsed_once(mesh, shortest, longest)
+        mesh = _collapse_once(mesh, shortest, longest)
         if len(mesh.faces) == n_faces:
             break
     return mesh
 
 
-def _collapsed_once(mesh: Mesh, shortest: float, longest: float) -> Mesh:
+def _collapse_once(mesh: Mesh, shortest: float, longest: float) -> Mesh:
     topology = topology_of(mesh.faces, len(mesh.vertices))
     lengths = _lengths(mesh, topology)
     order = np.argsort(lengths)
@@ -112,7 +112,7 @@ def _collapsed_once(mesh: Mesh, shortest: float, longest: float) -> Mesh:
         vertices[a] = vertices[b] = 0.5 * (vertices[a] + vertices[b])
         target[b] = a
         busy[ring] = True
-    return _compacted(vertices, target[faces])
+    return _drop_unused_vertices(vertices, target[faces])
 
 
 def _may_collapse(
@@ -200,8 +200,8 @@ def _faces_around(mesh: Mesh):  # a function from a vertex to the faces that hol
     return lambda vertex: order[starts[vertex] : starts[vertex + 1]]
 
 
-def _compacted(vertices: np.ndarray, faces: np.ndarray) -> Mesh:
-    """Without faces that name a vertex twice and without vertices that no face names."""
+def _drop_unused_vertices(vertices: np.ndarray, faces: np.ndarray) -> Mesh:
+    """Drop faces that name a vertex twice, and vertices that no face names."""
     a, b, c = faces.T
     faces = faces[(a != b) & (b != c) & (c != a)]
     used, inverse = np.unique(faces, return_inverse=True)

@@ -1,4 +1,4 @@
-"""How close two sampled surfaces are: the measures of docs/geometry.md.
+"""Measure how close two sampled surfaces are, as docs/geometry.md defines.
 
 P and Q are samples of the surfaces A (judged) and B (the truth); d_ab [n] holds the distance
 from each point of P to its nearest neighbour in Q, d_ba [m] the other way round. Distances are
@@ -21,7 +21,7 @@ PERCENTILE = 95.0
 
 @dataclass(frozen=True, eq=False)
 class Neighbours:
-    """What both directions of a comparison found.
+    """Nearest neighbours of a comparison in both directions.
 
     d_ab [n], d_ba [m]: distances to the nearest neighbour.
     cos_ab [n], cos_ba [m]: |cosine| between the normals of a point and of its neighbour, or None.
@@ -35,7 +35,7 @@ class Neighbours:
 
 @dataclass(frozen=True)
 class TwoWay:
-    """A directed measure both ways, and what becomes of the two."""
+    """A directed measure in both directions, and how to combine the two."""
 
     a_to_b: float
     b_to_a: float
@@ -125,8 +125,8 @@ def bootstrap(
     comes from the finite sample, and does not hold the bias that the noise floor shows. Maxima
     have no valid bootstrap and are left out. Source: Efron (1979).
     """
-    draws_ab = _redrawn_means(_columns(found.d_ab, found.cos_ab, radii), n_draws, rng)
-    draws_ba = _redrawn_means(_columns(found.d_ba, found.cos_ba, radii), n_draws, rng)
+    draws_ab = _resample_means(_columns(found.d_ab, found.cos_ab, radii), n_draws, rng)
+    draws_ba = _resample_means(_columns(found.d_ba, found.cos_ba, radii), n_draws, rng)
     n = len(radii)
     intervals: dict[str, Any] = {
         "draws": n_draws,
@@ -149,7 +149,7 @@ def _columns(d: np.ndarray, cos: np.ndarray | None, radii: Sequence[float]) -> n
     return np.column_stack(columns if cos is None else [*columns, cos]).astype(np.float64)
 
 
-def _redrawn_means(columns: np.ndarray, n_draws: int, rng: np.random.Generator) -> np.ndarray:
+def _resample_means(columns: np.ndarray, n_draws: int, rng: np.random.Generator) -> np.ndarray:
     n = len(columns)
     counts = (np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(n_draws))
     return np.stack([count @ columns / n for count in counts])

@@ -1,4 +1,4 @@
-"""Fewer faces by quadric edge collapse (Garland and Heckbert 1997), from a library."""
+"""Simplify meshes by quadric edge collapse (Garland and Heckbert 1997), from a library."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from nerfcli.shapes.types import Mesh
 _ROUNDS = 3  # each asks for a little more than the last, if what came out was not closed
 
 
-def simplified(mesh: Mesh, n_faces: int) -> Mesh:
-    """The mesh with about n_faces faces; as it is if it has no more. Colours are dropped.
+def simplify_mesh(mesh: Mesh, n_faces: int) -> Mesh:
+    """Reduce a mesh to about n_faces faces, if it has more. Colours are dropped.
 
     Raises:
         NerfError: the package fast-simplification is missing, or a closed mesh cannot be thinned

@@ -1,4 +1,4 @@
-"""The surface of a grid as a closed mesh, so that grids can be sampled and measured."""
+"""Turn a grid into a closed mesh, so that it can be sampled and measured."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from nerfcli.shapes.types import Mesh, PointCloud, SdfGrid, Shape, VoxelGrid
 
 
 def surface_of(name: str, shape: Shape) -> Mesh | PointCloud:
-    """Meshes and point clouds as they are; of a grid the level set, by marching cubes.
+    """Return meshes and point clouds as they are, and the level set of a grid (marching cubes).
 
     Voxels meet the outside at their threshold, distances at 0. The grid is taken to be empty
     beyond its border, so the mesh is closed.

@@ -1,4 +1,4 @@
-"""Points on surfaces: uniform by area, with their normals."""
+"""Sample points on surfaces, uniform by area, with their normals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the samples of a mesh belong on a target surface, or on an offset surface of it."""
+"""Match the samples of a mesh to a target surface, or to an offset surface of it."""
 
 from __future__ import annotations
 

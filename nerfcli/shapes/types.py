@@ -135,12 +135,12 @@ def diagonal(box: np.ndarray) -> float:
     return float(np.linalg.norm(box[1] - box[0]))
 
 
-def transformed(mesh: Mesh, matrix: np.ndarray) -> Mesh:
+def transform_mesh(mesh: Mesh, matrix: np.ndarray) -> Mesh:
     """The mesh under a similarity matrix [3, 4] or [4, 4] without reflection."""
     return replace(mesh, vertices=mesh.vertices @ matrix[:3, :3].T + matrix[:3, 3])
 
 
-def merged_vertices(mesh: Mesh) -> tuple[Mesh, int]:
+def merge_vertices(mesh: Mesh) -> tuple[Mesh, int]:
     """Vertices at bit-equal positions become one (the first's colour stays); how many went."""
     view = np.ascontiguousarray(mesh.vertices + 0.0)  # -0.0 becomes 0.0
     rows = view.view([("", view.dtype)] * 3).ravel()
@@ -157,7 +157,7 @@ def merged_vertices(mesh: Mesh) -> tuple[Mesh, int]:
 
 
 @dataclass(frozen=True, eq=False)
-class Grid:
+class RegularGrid:
     """Sample [i, j, k] lies at origin + spacing * (i, j, k), in the source's frame."""
 
     origin: np.ndarray
@@ -169,12 +169,14 @@ class Grid:
         return self.origin + self.spacing * index
 
     @staticmethod
-    def over(box: np.ndarray, resolution: int) -> Grid:
+    def over(box: np.ndarray, resolution: int) -> RegularGrid:
         """Cubic cells, `resolution` along the longest side of a box [2, 3]; one more around it."""
         spacing = float((box[1] - box[0]).max()) / resolution
         cells = np.maximum(np.ceil((box[1] - box[0]) / spacing - 1e-9), 1).astype(int) + 2
         origin = box.mean(axis=0) - 0.5 * spacing * cells
-        return Grid(origin, spacing, (int(cells[0]) + 1, int(cells[1]) + 1, int(cells[2]) + 1))
+        return RegularGrid(
+            origin, spacing, (int(cells[0]) + 1, int(cells[1]) + 1, int(cells[2]) + 1)
+        )
 
 
 def all_indices(shape: Sequence[int]) -> np.ndarray:

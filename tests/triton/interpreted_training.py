@@ -16,9 +16,10 @@ from triton.runtime.interpreter import GridExecutor
 
 from conftest import write_blender_scene
 from nerfcli import backends
-from nerfcli.backends import ops_triton, selfcheck
-from nerfcli.backends.base import Backend, reference
+from nerfcli.backends import selfcheck
+from nerfcli.backends.base import Backend
 from nerfcli.backends.triton import triton_encoding
+from nerfcli.backends.triton.backend import TritonBackend
 from nerfcli.core.config import Config, HashGridConfig
 from nerfcli.core.progress import Progress
 from nerfcli.core.signals import StopSignal
@@ -72,7 +73,7 @@ def pair(
     prepared: train.Prepared, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[GraphTrainer, HashGridTrainer]:
     """Two trainers that see the same rays, as many in every step, jitter and cells."""
-    mine, right = (trainer_with(ops, prepared) for ops in (ops_triton.build(dtype), reference()))
+    mine, right = (trainer_with(ops, prepared) for ops in (TritonBackend(dtype), Backend()))
     assert isinstance(mine, GraphTrainer) and type(right) is HashGridTrainer
     monkeypatch.setattr(mine, "_adapt_there", lambda *_counts: None)
     monkeypatch.setattr(right, "n_rays", lambda: mine.max_rays)
@@ -119,7 +120,7 @@ def test_a_step_reads_nothing_back_and_names_every_device(
     prepared: train.Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a graph cannot hold, and what would land on the CPU beside a GPU."""
-    trainer = trainer_with(ops_triton.load(), prepared)
+    trainer = trainer_with(TritonBackend(), prepared)
     for _ in range(2):  # fills the caches, as the steps before a capture do
         trainer.step(1e-2)
 
@@ -155,7 +156,7 @@ class Launches(TorchDispatchMode):
 
 def test_a_step_is_few_launches(prepared: train.Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
     """A launch costs the device time, however little it does."""
-    trainer = trainer_with(ops_triton.load(), prepared)
+    trainer = trainer_with(TritonBackend(), prepared)
     assert isinstance(trainer, GraphTrainer)
     for _ in range(2):
         trainer.step(1e-2)
@@ -176,7 +177,7 @@ def test_a_step_is_few_launches(prepared: train.Prepared, monkeypatch: pytest.Mo
 
 
 def test_the_ray_count_adapts_as_on_a_cpu(prepared: train.Prepared) -> None:
-    mine, right = (trainer_with(ops, prepared) for ops in (ops_triton.load(), reference()))
+    mine, right = (trainer_with(ops, prepared) for ops in (TritonBackend(), Backend()))
     assert isinstance(mine, GraphTrainer)
     for n_rays, n_kept in ((64, 300), (70, 200), (9, 1999), (99, 0)):
         mine._adapt_there(torch.tensor(n_rays), torch.tensor(n_kept))
@@ -187,7 +188,7 @@ def test_the_ray_count_adapts_as_on_a_cpu(prepared: train.Prepared) -> None:
 
 
 def test_other_pixels_and_another_state_need_another_graph(prepared: train.Prepared) -> None:
-    trainer = trainer_with(ops_triton.load(), prepared)
+    trainer = trainer_with(TritonBackend(), prepared)
     assert isinstance(trainer, GraphTrainer)
     trainer.step_count = 70
     trainer._captured = StepResult(torch.zeros(()), {}, torch.zeros(()), 1, 1)
@@ -204,7 +205,7 @@ def test_steps_that_cannot_be_recorded_are_launched_one_by_one(
     prepared: train.Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the random numbers that the recording would have had."""
-    mine, right = (trainer_with(ops_triton.load(), prepared) for _ in "ab")
+    mine, right = (trainer_with(TritonBackend(), prepared) for _ in "ab")
     assert isinstance(mine, GraphTrainer)
     streams: list[str] = []
 
@@ -234,7 +235,7 @@ def test_steps_that_cannot_be_recorded_are_launched_one_by_one(
 
 
 def test_a_step_with_too_little_room_takes_fewer_rays(prepared: train.Prepared) -> None:
-    trainer = trainer_with(ops_triton.load(), prepared)
+    trainer = trainer_with(TritonBackend(), prepared)
     assert isinstance(trainer, GraphTrainer)
     whole = trainer.step(1e-2)
     trainer.capacity = 40
@@ -271,7 +272,7 @@ def test_the_self_check_finds_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(selfcheck, "N_RAYS", 12)
     monkeypatch.setattr(selfcheck, "N_POINTS", 63)
     monkeypatch.setattr(selfcheck, "NET", PAIRS)
-    assert selfcheck.fault(ops_triton.load(), "cpu") is None
+    assert selfcheck.find_fault(TritonBackend(), "cpu") is None
 
 
 def test_the_self_check_finds_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,5 +281,5 @@ def test_the_self_check_finds_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(selfcheck, "N_POINTS", 20)
     monkeypatch.setattr(selfcheck, "NET", PAIRS)
     monkeypatch.setattr(triton_encoding, "PRIME_Z", tl.constexpr(805459863))
-    fault = selfcheck.fault(ops_triton.load(), "cpu")
+    fault = selfcheck.find_fault(TritonBackend(), "cpu")
     assert fault is not None and fault.startswith("hash_grid differs from the reference")

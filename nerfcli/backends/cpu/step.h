@@ -161,7 +161,7 @@ class WeightTerms {
       : objective_(objective), b_(b), weight_(weight), sums_(sums) {
     distortion_ = objective.distortion * scale;
     if (objective.opacity) {
-      const float clamped = opacity > 1e-6f ? opacity : 1e-6f, log = __builtin_logf(clamped);
+      const float clamped = opacity < 1e-6f ? 1e-6f : opacity, log = __builtin_logf(clamped);
       sums.opacity += -clamped * log * weight;
       if (opacity >= 1e-6f) constant -= objective.opacity * scale * (log + 1.0f);
     }

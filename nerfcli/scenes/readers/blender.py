@@ -1,4 +1,4 @@
-"""The Blender layout of NeRF's synthetic scenes: transforms_{train,val,test}.json."""
+"""Read the Blender layout of NeRF's synthetic scenes: transforms_{train,val,test}.json."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from nerfcli.cameras.boxes import Box
-from nerfcli.scenes.readers.ngp_box import stated_box
+from nerfcli.scenes.readers.ngp_box import parse_box
 from nerfcli.scenes.readers.transforms import read_frames
-from nerfcli.scenes.source import Source, read_json
+from nerfcli.scenes.source import Source, read_object
 
 SPLITS = ("train", "val", "test")
 HALF_SIZE = 1.5  # nerfstudio's box for these scenes
@@ -19,7 +19,7 @@ USUAL_DISTANCE = (3.0, 5.0)
 
 
 def blender_files(root: Path) -> dict[str, Path]:
-    """The split files that a folder has."""
+    """Find the split files of a folder."""
     paths = {split: root / f"transforms_{split}.json" for split in SPLITS}
     return {split: path for split, path in paths.items() if path.is_file()}
 
@@ -37,7 +37,7 @@ def read_blender(root: Path, only: Path | None = None) -> Source:
     frames, notes, masked_where = [], [], "nonzero"
     box, box_source = None, ""
     for split, path in files.items():
-        data = read_json(path)
+        data = read_object(path)
         # a single file, or files without one for training, leave the choice to the hold-out rule
         stated = split if "train" in files else None
         read, more, _ = read_frames(path, data, stated)
@@ -46,7 +46,7 @@ def read_blender(root: Path, only: Path | None = None) -> Source:
         if any("mask_path" in frame for frame in data["frames"]):
             masked_where = "black"
         if box is None:
-            box, box_source = stated_box(data, str(path))
+            box, box_source = parse_box(data, str(path))
     bounds = None
     distance = float(np.median([np.linalg.norm(frame.c2w[:, 3]) for frame in frames]))
     if box is None and USUAL_DISTANCE[0] <= distance <= USUAL_DISTANCE[1]:

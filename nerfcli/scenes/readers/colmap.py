@@ -1,4 +1,4 @@
-"""COLMAP reconstructions: a folder with a sparse model and the images that it names."""
+"""Read COLMAP reconstructions: a sparse model and the images that it names."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from nerfcli.scenes.source import (
     Frame,
     Points,
     Source,
+    abbreviate,
     check_focal,
     is_file,
     natural_key,
-    shortened,
-    stored_size,
+    read_stored_size,
 )
 
 MODEL_FOLDERS = ("sparse/0", "sparse", "colmap/sparse/0", "colmap/sparse", ".")
@@ -31,7 +31,7 @@ QUATERNION_TOLERANCE = 0.01  # of its length against 1, before it is normalised
 
 
 def colmap_folder(root: Path) -> Path | None:
-    """Where a scene's model lies, None if it has none."""
+    """Find the folder of a scene's model; None if it has none."""
     for place in MODEL_FOLDERS:
         folder = root / place
         if any((folder / f"cameras.{kind}").is_file() for kind in ("bin", "txt")):
@@ -53,7 +53,7 @@ def read_colmap(root: Path, folder: Path) -> Source:
     if missing:
         notes.append(
             f"{len(missing)} of {len(images)} images of the model have no file in {place} and are "
-            f"left out: {shortened(missing)}"
+            f"left out: {abbreviate(missing)}"
         )
     splits, more = _splits(root, list(found))
     images = [i for i in images if i.name in found and (not splits or i.name in splits)]
@@ -82,7 +82,7 @@ def read_colmap(root: Path, folder: Path) -> Source:
 
 
 def _read_model(folder: Path) -> tuple[ColmapModel, list[str]]:
-    """Binary before text, as COLMAP itself does; and whether the other one says the same."""
+    """Read the binary model before the text one, as COLMAP does; note if they differ."""
     binary, text = (
         all((folder / f"{name}.{kind}").is_file() for name in ("cameras", "images"))
         for kind in ("bin", "txt")
@@ -107,7 +107,7 @@ def _read_model(folder: Path) -> tuple[ColmapModel, list[str]]:
 
 
 def _difference(binary: ColmapModel, text: ColmapModel) -> str:
-    """In what two forms of a model disagree beyond rounding, "" if in nothing."""
+    """Describe how two forms of a model differ beyond rounding; "" if they agree."""
     theirs = {image.name: image for image in text.images}
     if {image.name for image in binary.images} != theirs.keys():
         return f"the text has other images ({len(binary.images)} and {len(theirs)})"
@@ -127,7 +127,7 @@ def _difference(binary: ColmapModel, text: ColmapModel) -> str:
 
 
 def _other_models(folder: Path) -> list[str]:
-    """A line where the reconstruction fell apart into several models."""
+    """Note that the reconstruction fell apart into several models."""
     if not folder.name.isdecimal():
         return []
     others = [
@@ -139,12 +139,12 @@ def _other_models(folder: Path) -> list[str]:
         return []
     return [
         f"{folder.parent.name} holds {len(others) + 1} models, which means that images were not "
-        f"connected; {folder.name} is read, not {shortened(others)}"
+        f"connected; {folder.name} is read, not {abbreviate(others)}"
     ]
 
 
 def _find_images(root: Path, images: list[ColmapImage]) -> tuple[Path, dict[str, Path]]:
-    """The first folder that has any of the images, and their files by name."""
+    """Find the first folder that has any of the images, and their files by name."""
     places = image_folders(root)
     for place in places:
         found = {image.name: find_named(place, image.name) for image in images}
@@ -168,7 +168,7 @@ def _intrinsics(model: ColmapModel, id_: int, folder: Path) -> Intrinsics:
 
 def _frame(image: ColmapImage, camera: Intrinsics, path: Path, folder: Path) -> Frame:
     where = f"{folder}, image {image.name!r}"
-    width, height, has_alpha = stored_size(path, camera.size)
+    width, height, has_alpha = read_stored_size(path, camera.size)
     sx, sy = size_ratio((width, height), camera.size, where)
     (fx, fy), (cx, cy) = camera.focal, camera.principal
     return Frame(
@@ -188,7 +188,7 @@ def _ratio(frame: Frame, stated: tuple[int, int]) -> tuple[float, float]:
 
 
 def _c2w(image: ColmapImage, where: str) -> np.ndarray:
-    """x_camera = R x_world + t, turned around. [3, 4]"""
+    """Invert x_camera = R x_world + t: c2w [3, 4]."""
     pose = np.array([*image.rotation, *image.translation])
     if not np.isfinite(pose).all() or np.abs(pose).max() > MOST_DISTANT:
         raise NerfError(f"{where}: the pose is not finite.")
@@ -214,7 +214,7 @@ def rotation_of(quaternion: np.ndarray) -> np.ndarray:
 def _points(
     model: ColmapModel, images: list[ColmapImage], ratios: list[tuple[float, float]]
 ) -> Points | None:
-    """The finite points, and where the images see them."""
+    """Collect the finite points, and where the images see them."""
     points = model.points
     keep = np.isfinite(points.xyz).all(-1) & (np.abs(points.xyz) < MOST_DISTANT).all(-1)
     if not keep.any():
@@ -240,7 +240,7 @@ def _points(
 
 
 def _beyond(model: ColmapModel, folder: Path) -> tuple[tuple[str, str], ...]:
-    """What a model holds that is of no use for a field."""
+    """List what a model holds that a Source does not."""
     found = []
     alone = sum(int((image.point_ids < 0).sum()) for image in model.images)
     if alone:
@@ -251,7 +251,7 @@ def _beyond(model: ColmapModel, folder: Path) -> tuple[tuple[str, str], ...]:
 
 
 def _splits(root: Path, names: list[str]) -> tuple[dict[str, str], list[str]]:
-    """Of nerfstudio's list files: image -> split; and what is to be said about it."""
+    """Read nerfstudio's list files: image -> split, and notes about them."""
     splits: dict[str, str] = {}
     files = {split: root / name for split, name in SPLIT_LISTS.items() if (root / name).is_file()}
     if "train" not in files:
@@ -269,17 +269,17 @@ def _splits(root: Path, names: list[str]) -> tuple[dict[str, str], list[str]]:
     lost = [name for name in names if name not in splits]
     if not lost:
         return splits, []
-    return splits, [f"{len(lost)} images that no list names are left out: {shortened(lost)}"]
+    return splits, [f"{len(lost)} images that no list names are left out: {abbreviate(lost)}"]
 
 
 def _mask_folder(root: Path, images: Path) -> Path | None:
-    """masks beside images, masks_2 beside images_2, masks for a folder of another name."""
+    """Find masks beside images, masks_2 beside images_2, masks for a folder of another name."""
     named = images != root and images.name.startswith("images")
     folder = root / (images.name.replace("images", "masks") if named else "masks")
     return folder if folder.is_dir() and folder != images else None
 
 
 def _mask(folder: Path, name: str) -> Path | None:
-    """COLMAP appends .png to the image's name; others keep the name."""
+    """Find an image's mask: COLMAP appends .png to the name, others keep it."""
     appended = folder / f"{name}.png"
     return appended if is_file(appended) else find_named(folder, name)

@@ -22,8 +22,8 @@ from nerfcli.scenes.readers.colmap_model import (
     ColmapImage,
     ColmapModel,
     ColmapPoints,
-    checked_camera,
-    checked_images,
+    check_camera,
+    check_images,
     no_points,
 )
 
@@ -115,7 +115,7 @@ def _read_cameras(path: Path) -> dict[int, ColmapCamera]:
         model = BY_ID[model_id]
         params = file.take(f"<{model.n_params}d", "the camera's parameters")
         camera = ColmapCamera(id_, model, (width, height), params)
-        cameras[id_] = checked_camera(camera, str(path))
+        cameras[id_] = check_camera(camera, str(path))
     file.finish()
     return cameras
 
@@ -136,7 +136,7 @@ def _read_images(path: Path, cameras: dict[int, ColmapCamera]) -> tuple[ColmapIm
             )
         )
     file.finish()
-    return checked_images(images, cameras, str(path))
+    return check_images(images, cameras, str(path))
 
 
 def _read_points(path: Path) -> ColmapPoints:

@@ -1,4 +1,4 @@
-"""A COLMAP model as its files state it, before anything is made of it."""
+"""A COLMAP model as its files state it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from nerfcli.core.errors import NerfError
 from nerfcli.scenes.readers.colmap_cameras import CameraModel
-from nerfcli.scenes.source import duplicates, shortened
+from nerfcli.scenes.source import abbreviate, find_duplicates
 
 MAX_SIDE = 2**20  # pixels; a camera that states more is damaged
 
@@ -67,8 +67,8 @@ def no_points() -> ColmapPoints:
     return ColmapPoints(np.zeros(0, np.int64), nothing, nothing.astype(np.uint8), np.zeros(0))
 
 
-def checked_camera(camera: ColmapCamera, where: str) -> ColmapCamera:
-    """The camera, if its size can be one."""
+def check_camera(camera: ColmapCamera, where: str) -> ColmapCamera:
+    """Return the camera if its size is possible; NerfError otherwise."""
     if not all(1 <= side <= MAX_SIDE for side in camera.size):
         raise NerfError(
             f"{where}: camera {camera.id} has {camera.size[0]}x{camera.size[1]} pixels, "
@@ -77,19 +77,19 @@ def checked_camera(camera: ColmapCamera, where: str) -> ColmapCamera:
     return camera
 
 
-def checked_images(
+def check_images(
     images: list[ColmapImage], cameras: dict[int, ColmapCamera], where: str
 ) -> tuple[ColmapImage, ...]:
-    """The images, if there are any, their names are unique and their cameras known.
+    """Return the images if there are any, with unique names and known cameras.
 
     Raises:
         NerfError: they are not.
     """
     if not images:
         raise NerfError(f"{where} holds no registered image; the reconstruction failed.")
-    twice = duplicates([image.name for image in images])
+    twice = find_duplicates([image.name for image in images])
     if twice:
-        raise NerfError(f"{where} holds the same image more than once: {shortened(twice)}.")
+        raise NerfError(f"{where} holds the same image more than once: {abbreviate(twice)}.")
     for image in images:
         if image.camera_id not in cameras:
             raise NerfError(

@@ -16,8 +16,8 @@ from nerfcli.scenes.readers.colmap_model import (
     ColmapImage,
     ColmapModel,
     ColmapPoints,
-    checked_camera,
-    checked_images,
+    check_camera,
+    check_images,
     no_points,
 )
 
@@ -72,7 +72,7 @@ def _read_cameras(path: Path) -> dict[int, ColmapCamera]:
                 f"known: {', '.join(BY_NAME)}."
             )
         camera = ColmapCamera(id_, BY_NAME[name], (width, height), params)
-        cameras[id_] = checked_camera(camera, f"{path}, line {number}")
+        cameras[id_] = check_camera(camera, f"{path}, line {number}")
     return cameras
 
 
@@ -98,7 +98,7 @@ def _read_images(path: Path, cameras: dict[int, ColmapCamera]) -> tuple[ColmapIm
                 *(keypoints[:, :2], keypoints[:, 2].astype(np.int64)),
             )
         )
-    return checked_images(images, cameras, str(path))
+    return check_images(images, cameras, str(path))
 
 
 def _keypoints(path: Path, number: int, line: str) -> np.ndarray:

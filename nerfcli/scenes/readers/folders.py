@@ -1,4 +1,4 @@
-"""Where a capture's images lie, and intrinsics for images of another size than stated."""
+"""Find the images of a capture, and scale intrinsics to images of another size than stated."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ OTHER_NAMES = ("input", "rgb")  # what some tools call the folder of images
 
 
 def image_folders(root: Path) -> list[Path]:
-    """Candidates in order: images, images_2, images_4, ..., other names, the folder itself."""
+    """List candidates in order: images, images_2, images_4, ..., other names, the folder itself."""
     reduced = []
     for folder in root.iterdir():
         match = re.fullmatch(r"images_(\d{1,4})", folder.name)
@@ -25,12 +25,12 @@ def image_folders(root: Path) -> list[Path]:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The image files in a folder, sorted by name."""
+    """List the image files in a folder, sorted by name."""
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in EXTENSIONS and p.is_file())
 
 
 def find_named(folder: Path, name: str) -> Path | None:
-    """An image by name; one of another format counts where the stated one is not there."""
+    """Find an image by name; one of another format counts if the stated one is missing."""
     path = folder / name
     if is_file(path):
         return path
@@ -39,7 +39,7 @@ def find_named(folder: Path, name: str) -> Path | None:
 
 
 def size_ratio(real: tuple[int, int], stated: tuple[int, int], where: str) -> tuple[float, float]:
-    """By how much everything in pixels changes for an image of another size than stated.
+    """Compute the factors from stated pixels to those of an image of another size.
 
     Raises:
         NerfError: the shapes differ, so that the intrinsics cannot be right.
@@ -54,7 +54,7 @@ def size_ratio(real: tuple[int, int], stated: tuple[int, int], where: str) -> tu
 
 
 def resized_note(resized: list[tuple[tuple[int, int], tuple[int, int]]]) -> list[str]:
-    """A line about images of another size than stated; pairs of real and stated sizes."""
+    """Note images of another size than stated; pairs of real and stated sizes."""
     if not resized:
         return []
     (w, h), (stated_w, stated_h) = resized[0]

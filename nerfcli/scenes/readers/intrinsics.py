@@ -1,4 +1,4 @@
-"""Focal lengths, principal point and lens from the keys of a transforms.json."""
+"""Parse focal lengths, principal point and lens from the keys of a transforms.json."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ PERSPECTIVE = ("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV")
 LENS_KEYS = ("k1", "k2", "k3", "k4", "p1", "p2")
 
 
-def stated_size(keys: Mapping[str, Any], where: str) -> tuple[int, int] | None:
-    """`w` and `h` if both are there; they may be written as floats."""
+def parse_size(keys: Mapping[str, Any], where: str) -> tuple[int, int] | None:
+    """Parse `w` and `h`, which may be floats; None unless both are there."""
     if "w" not in keys or "h" not in keys:
         return None
     width, height = (number(keys[key], f"{where}: {key}") for key in ("w", "h"))
@@ -26,8 +26,8 @@ def stated_size(keys: Mapping[str, Any], where: str) -> tuple[int, int] | None:
     return round(width), round(height)
 
 
-def lens_from_keys(keys: Mapping[str, Any], where: str) -> Lens:
-    """The lens of a frame that is no panorama.
+def parse_lens(keys: Mapping[str, Any], where: str) -> Lens:
+    """Parse the lens of a frame that is no panorama.
 
     Fisheye by `camera_model` or `is_fisheye`, else Brown or pinhole.
 
@@ -55,7 +55,7 @@ def lens_from_keys(keys: Mapping[str, Any], where: str) -> Lens:
 
 
 def _focal_along(keys: Mapping[str, Any], axis: str, length: int, where: str) -> float | None:
-    """In instant-ngp's order: degrees, then pixels, then radians."""
+    """Parse a focal length in instant-ngp's order: degrees, then pixels, then radians."""
     half_angle = None
     if f"{axis}_fov" in keys:
         half_angle = math.radians(number(keys[f"{axis}_fov"], f"{where}: {axis}_fov")) / 2
@@ -74,13 +74,13 @@ def _focal_along(keys: Mapping[str, Any], axis: str, length: int, where: str) ->
     return 0.5 * length / math.tan(half_angle)
 
 
-def intrinsics(
+def parse_intrinsics(
     frame: Mapping[str, Any],
     top: Mapping[str, Any],
     real: tuple[int, int],
     where: str,
 ) -> tuple[tuple[float, float], tuple[float, float], Lens]:
-    """Focal lengths and principal point in pixels of the image as stored, and the lens.
+    """Parse focal lengths and principal point in pixels of the stored image, and the lens.
 
     Args:
         frame, top: keys of the frame, which win, and of the file.
@@ -92,7 +92,7 @@ def intrinsics(
             shape than stated.
     """
     keys = ChainMap(dict(frame), dict(top))
-    width, height = stated_size(keys, where) or real
+    width, height = parse_size(keys, where) or real
     if keys.get("camera_model") == "EQUIRECTANGULAR":  # its focal lengths say nothing
         size_ratio(real, (width, height), where)
         return *panorama(real), Lens("equirectangular")
@@ -115,7 +115,7 @@ def intrinsics(
             f"{width}x{height} image; cx and cy are in pixels."
         )
     ratio = size_ratio(real, (width, height), where)
-    lens = lens_from_keys(keys, where)
+    lens = parse_lens(keys, where)
     check_focal((fx, fy), (width, height), lens, where)
     return (fx * ratio[0], fy * ratio[1]), (cx * ratio[0], cy * ratio[1]), lens
 

@@ -10,7 +10,7 @@ import numpy as np
 from nerfcli.cameras.lenses import Lens
 from nerfcli.core.errors import NerfError
 from nerfcli.scenes.readers.folders import image_files, image_folders, resized_note, size_ratio
-from nerfcli.scenes.source import Frame, Source, check_focal, pose_from_opengl, stored_size
+from nerfcli.scenes.source import Frame, Source, check_focal, pose_from_opengl, read_stored_size
 
 NAME = "poses_bounds.npy"
 HEADER = re.compile(
@@ -36,7 +36,7 @@ def read_llff(root: Path) -> Source:
             raise NerfError(f"{where}: height {height:g} and width {width:g} cannot be a size.")
         stated = (round(float(width)), round(float(height)))
         check_focal((float(focal), float(focal)), stated, Lens(), where)
-        real_width, real_height, has_alpha = stored_size(image, stated)
+        real_width, real_height, has_alpha = read_stored_size(image, stated)
         real = (real_width, real_height)
         sx, sy = size_ratio(real, stated, where)
         if real != stated:

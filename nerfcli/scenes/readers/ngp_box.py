@@ -1,4 +1,4 @@
-"""instant-ngp's box: the unit cube of its own frame, p * scale + offset, widened by aabb_scale."""
+"""Read and write instant-ngp's box: the unit cube of its frame, p * scale + offset."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 
 from nerfcli.cameras.boxes import Box
 from nerfcli.core.errors import NerfError
+from nerfcli.scenes.extent import MAX_CASCADES
 from nerfcli.scenes.source import number
 
 NGP_SCALE, NGP_OFFSET = 0.33, (0.5, 0.5, 0.5)  # instant-ngp's defaults
-MAX_CASCADES = 8  # aabb_scale 128
 
 
-def stated_box(data: Mapping[str, Any], where: str) -> tuple[Box | None, str]:
-    """instant-ngp's detail cube in source units, and in words; None if nothing is stated.
+def parse_box(data: Mapping[str, Any], where: str) -> tuple[Box | None, str]:
+    """Parse instant-ngp's detail cube in source units, and which keys state it; None if none do.
 
     Its frame is p * scale + offset, its detail cube the unit cube, and aabb_scale widens it.
 
@@ -54,10 +54,10 @@ def stated_box(data: Mapping[str, Any], where: str) -> tuple[Box | None, str]:
 
 
 def box_keys(box: Box) -> dict[str, Any]:
-    """The keys under which `stated_box` reads this box."""
+    """Return the keys from which `parse_box` reads this box; at most MAX_CASCADES doublings."""
     scale = 0.5 / box.half_size
     return {
-        "aabb_scale": 2 ** (box.n_cascades - 1),
+        "aabb_scale": 2 ** (min(box.n_cascades, MAX_CASCADES) - 1),
         "scale": scale,
         "offset": [0.5 - scale * c for c in box.center],
     }

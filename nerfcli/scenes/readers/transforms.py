@@ -12,23 +12,23 @@ import numpy as np
 
 from nerfcli.core.errors import NerfError
 from nerfcli.scenes.readers.folders import resized_note
-from nerfcli.scenes.readers.intrinsics import intrinsics, stated_size
+from nerfcli.scenes.readers.intrinsics import parse_intrinsics, parse_size
 from nerfcli.scenes.readers.keys import check_keys, keys_beyond
-from nerfcli.scenes.readers.ngp_box import stated_box
+from nerfcli.scenes.readers.ngp_box import parse_box
 from nerfcli.scenes.readers.points import read_points
 from nerfcli.scenes.source import (
     Depth,
     Frame,
     Source,
-    duplicates,
+    abbreviate,
+    find_duplicates,
     find_file,
     is_file,
     natural_key,
     number,
     pose_from_opengl,
-    read_json,
-    shortened,
-    stored_size,
+    read_object,
+    read_stored_size,
 )
 
 SPLIT_KEYS = {"train": "train_filenames", "val": "val_filenames", "test": "test_filenames"}
@@ -46,10 +46,10 @@ def read_transforms(path: Path) -> Source:
     Raises:
         NerfError: whatever is wrong, with file, frame and key.
     """
-    data = read_json(path)
+    data = read_object(path)
     root = path.parent
     frames, notes, kind = read_frames(path, data)
-    box, box_source = stated_box(data, str(path))
+    box, box_source = parse_box(data, str(path))
     frames = _with_splits(frames, data, path)
     points = None
     if data.get("ply_file_path"):
@@ -99,9 +99,9 @@ def read_frames(
             f"{path}: none of the {len(listed)} images exists, "
             f"the first was looked for at {path.parent / reading.missing[0]}."
         )
-    twice = duplicates(frame.name for frame in reading.frames)
+    twice = find_duplicates(frame.name for frame in reading.frames)
     if twice:
-        raise NerfError(f"{path} lists the same image more than once: {shortened(twice)}.")
+        raise NerfError(f"{path} lists the same image more than once: {abbreviate(twice)}.")
     frames = sorted(reading.frames, key=lambda frame: natural_key(frame.name))
     nerfstudio = NERFSTUDIO_KEYS & data.keys() or reading.has_mask_paths
     return frames, notes + reading.notes(), "nerfstudio" if nerfstudio else "instant-ngp"
@@ -136,9 +136,9 @@ class _Reading:
         if image is None:
             self.missing.append(str(PurePosixPath(stated)))
             return
-        size = stated_size({**self.top, **frame}, where)
-        width, height, has_alpha = stored_size(image, size)
-        focal, principal, lens = intrinsics(frame, self.top, (width, height), where)
+        size = parse_size({**self.top, **frame}, where)
+        width, height, has_alpha = read_stored_size(image, size)
+        focal, principal, lens = parse_intrinsics(frame, self.top, (width, height), where)
         alpha = self._alpha(image, stated)
         self.scales.append(scale)
         if size is not None and size != (width, height):
@@ -204,13 +204,13 @@ class _Reading:
         if self.missing_depths:
             notes.append(
                 f"{len(self.missing_depths)} depth images do not exist: "
-                f"{shortened(self.missing_depths)}"
+                f"{abbreviate(self.missing_depths)}"
             )
         if self.missing:
             total = len(self.missing) + len(self.frames)
             notes.append(
                 f"{len(self.missing)} of {total} frames of {self.path.name} have no image file and "
-                f"are left out: {shortened(self.missing)}"
+                f"are left out: {abbreviate(self.missing)}"
             )
         notes += resized_note(self.resized)
         scaled = [s for s in self.scales if abs(s - 1) > 1e-3]
@@ -239,7 +239,7 @@ def _applied_transform(data: Mapping[str, Any], path: Path) -> np.ndarray | None
 def _crop_radius(data: Mapping[str, Any], frame: Frame, path: Path) -> float:
     """Of the fisheye circle, in pixels of the stored images, 0 if there is none."""
     radius = number(data.get("fisheye_crop_radius") or 0.0, f"{path}: fisheye_crop_radius")
-    stated = stated_size(data, str(path))
+    stated = parse_size(data, str(path))
     return radius if stated is None else radius * frame.size[0] / stated[0]
 
 

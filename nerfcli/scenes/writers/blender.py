@@ -1,4 +1,4 @@
-"""The Blender layout: one transforms file for each split."""
+"""Write the Blender layout: one transforms file for each split."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from nerfcli.scenes.source import Frame, median_focal, opengl_matrix
 
 def write_blender(
     frames: Sequence[Frame], names: Sequence[str], folder: Path, box: Box | None
-) -> None:
-    """Write a transforms file for each split.
+) -> list[Path]:
+    """Write a transforms file for each split and return their paths.
 
     Args:
         box: where it is not the usual one; stated in instant-ngp's keys.
@@ -24,6 +24,7 @@ def write_blender(
         names: their images, PNG files relative to `folder`.
     """
     angle = 2 * math.atan(0.5 / median_focal(frames))
+    files = []
     for split in SPLITS:
         entries = [
             {
@@ -36,4 +37,6 @@ def write_blender(
         if entries:
             stated = {} if box is None else box_keys(box)
             table = {"camera_angle_x": angle, **stated, "frames": entries}
-            write_json(folder / f"transforms_{split}.json", table)
+            files.append(folder / f"transforms_{split}.json")
+            write_json(files[-1], table)
+    return files

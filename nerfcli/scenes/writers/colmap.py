@@ -1,4 +1,4 @@
-"""A scene as a COLMAP model."""
+"""Write a scene as a COLMAP model."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ def write_colmap(
     model = colmap_model(frames, points, names)
     (write_text_model if text else write_binary)(model, folder / "sparse/0")
     for split, file in SPLIT_LISTS.items():
-        mine = [n for frame, n in zip(frames, names, strict=True) if frame.split == split]
-        if mine:
-            write_text(folder / file, "\n".join(mine) + "\n")
+        listed = [n for frame, n in zip(frames, names, strict=True) if frame.split == split]
+        if listed:
+            write_text(folder / file, "\n".join(listed) + "\n")
 
 
 def colmap_model(
     frames: Sequence[Frame], points: Points | None, names: Sequence[str]
 ) -> ColmapModel:
-    """Equal intrinsics share a camera; keypoints are the observations of the points."""
+    """Build the model: equal intrinsics share a camera, keypoints are the observations."""
     cameras: dict[Intrinsics, ColmapCamera] = {}
     images = []
     for i, (frame, name) in enumerate(zip(frames, names, strict=True)):
@@ -72,7 +72,7 @@ def colmap_model(
 
 def _camera(id_: int, intrinsics: Intrinsics) -> ColmapCamera:
     found = camera_model_of(intrinsics)
-    if found is None:  # no model for this lens; the caller has told so
+    if found is None:  # no model for this lens; list_unsupported reports it
         found = camera_model_of(replace(intrinsics, lens=Lens()))
     assert found is not None
     return ColmapCamera(id_, found[0], intrinsics.size, found[1])

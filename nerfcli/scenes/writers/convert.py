@@ -1,4 +1,4 @@
-"""A scene from one format to another, images and all, in a folder that needs nothing else."""
+"""Write a scene in another format: a self-contained folder, images included."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from nerfcli.cameras.boxes import Box
 from nerfcli.core.config import SceneConfig
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import write_json
-from nerfcli.scenes.build import scene_from_source
+from nerfcli.scenes.build import box_in_source, scene_from_source
 from nerfcli.scenes.extent import depths_in_view
 from nerfcli.scenes.images import read_mask, read_with_alpha, write_png
-from nerfcli.scenes.source import Frame, Source, duplicates, natural_key
+from nerfcli.scenes.source import Frame, Source, find_duplicates, natural_key
 from nerfcli.scenes.writers.blender import write_blender
 from nerfcli.scenes.writers.colmap import write_colmap
 from nerfcli.scenes.writers.llff import write_llff
@@ -29,8 +29,8 @@ DATAPARSER = "dataparser_transforms.json"
 
 
 @dataclass(frozen=True)
-class Choices:
-    """How a scene is written.
+class WriteOptions:
+    """Options of `write_scene`.
 
     Attributes:
         target: "blender", "llff", "colmap" or "transforms".
@@ -46,59 +46,62 @@ class Choices:
 
 
 @dataclass(frozen=True)
-class Written:
-    """What came of it: the new name of each image, and remarks."""
+class WriteResult:
+    """The new name of each image, and notes for the user."""
 
     names: dict[str, str]
     notes: tuple[str, ...]
 
 
 def write_scene(
-    source: Source, folder: Path, choices: Choices, done: Callable[[int], None] = lambda n: None
-) -> Written:
-    """Write `source` into an empty folder. What the target cannot hold: `losses.losses`.
+    source: Source,
+    folder: Path,
+    options: WriteOptions,
+    done: Callable[[int], None] = lambda n: None,
+) -> WriteResult:
+    """Write `source` into an empty folder. `list_unsupported` says what is lost.
 
     Args:
-        done: told how many images are written.
+        done: called with the number of images written so far.
 
     Raises:
         NerfError: an image cannot be read, or the folder not written.
     """
-    target = choices.target
+    target = options.target
     names = image_names(source.frames, target)
     frames, notes = list(source.frames), []
     for i, frame in enumerate(frames):
         try:
-            _place_image(frame, folder / names[i], choices)
+            _write_image(frame, folder / names[i], options)
         except OSError as error:
             raise NerfError(f"cannot write {folder / names[i]}: {error.strerror}.") from error
         done(i + 1)
     if target == "blender":
-        write_blender(frames, names, folder, _stated_box(source))
+        write_blender(frames, names, folder, _box_to_state(source))
     elif target == "llff":
         bounds, note = _bounds(source)
         notes += note
         write_llff(frames, bounds, folder)
     elif target == "colmap":
         below = [name.removeprefix("images/") for name in names]
-        write_colmap(frames, source.points, below, folder, text=choices.text)
-        _place_masks(source, [f"masks/{name}.png" for name in below], folder)
+        write_colmap(frames, source.points, below, folder, text=options.text)
+        _write_masks(source, [f"masks/{name}.png" for name in below], folder)
     else:
         below = [name.removeprefix("images/") for name in names]
-        masks = _place_masks(source, [f"masks/{name}.png" for name in below], folder, all_=True)
-        write_transforms(source, names, masks, _place_depths(source, below, folder), folder)
-    if choices.dataparser:
+        masks = _write_masks(source, [f"masks/{name}.png" for name in below], folder, all_=True)
+        write_transforms(source, names, masks, _copy_depths(source, below, folder), folder)
+    if options.dataparser:
         scene = scene_from_source(source, SceneConfig())
         write_json(folder / DATAPARSER, dataparser_transforms(source, scene.scene_from_source))
-    return Written({f.name: n for f, n in zip(frames, names, strict=True)}, tuple(notes))
+    return WriteResult({f.name: n for f, n in zip(frames, names, strict=True)}, tuple(notes))
 
 
 def image_names(frames: Sequence[Frame], target: str) -> list[str]:
-    """Paths of the images in the new folder: as they were, as far as the format lets them.
+    """Name the images in the new folder, as before where the format allows.
 
-    Where names would collide they are numbered, and where their order would differ from the
-    frames' and matters: LLFF's rows go by it (by characters), and every n-th view is held out by
-    it (in natural order) where there is no split.
+    Names are numbered if they would collide, or if their order would differ from that of the
+    frames and matters: LLFF's rows follow it (by characters), and without a split every n-th view
+    is held out by it (in natural order).
     """
     names = _without_common_folder([frame.name for frame in frames])
     folders = ["images"] * len(frames)
@@ -107,12 +110,12 @@ def image_names(frames: Sequence[Frame], target: str) -> list[str]:
         names = [n.removeprefix(f"{s}/") for n, s in zip(names, folders, strict=True)]
     if target in ("blender", "llff"):
         names = [name.replace("/", "_") for name in names]
-    names = [_suffixed(frame, name, target) for frame, name in zip(frames, names, strict=True)]
+    names = [_with_suffix(frame, name, target) for frame, name in zip(frames, names, strict=True)]
     key = str if target == "llff" else natural_key
     ordered = target == "llff" or any(frame.split is None for frame in frames)
     for folder in set(folders):
         mine = [n for n, f in zip(names, folders, strict=True) if f == folder]
-        if duplicates(mine) or (ordered and mine != sorted(mine, key=key)):
+        if find_duplicates(mine) or (ordered and mine != sorted(mine, key=key)):
             flat = (PurePosixPath(name.replace("/", "_")) for name in names)
             names = [f"{i:05d}_{name}" for i, name in enumerate(flat)]
             break
@@ -126,25 +129,25 @@ def _without_common_folder(names: Sequence[str]) -> list[str]:
     return ["/".join(p) for p in parts]
 
 
-def _suffixed(frame: Frame, name: str, target: str) -> str:
-    """With the suffix of what will be written: PNG where a separate alpha image is merged in."""
+def _with_suffix(frame: Frame, name: str, target: str) -> str:
+    """Give a name the suffix of the file to write: PNG if a separate alpha image is merged in."""
     assert frame.image is not None
     merged = frame.alpha is not None and target != "transforms"
     suffix = ".png" if merged or target == "blender" else frame.image.suffix
     return str(PurePosixPath(name).with_suffix(suffix))
 
 
-def _place_image(frame: Frame, place: Path, choices: Choices) -> None:
-    """Copy, link, or write anew where the format wants other pixels or another file."""
+def _write_image(frame: Frame, place: Path, options: WriteOptions) -> None:
+    """Copy or link an image; write it anew if the format needs other pixels or another file."""
     assert frame.image is not None
     place.parent.mkdir(parents=True, exist_ok=True)
-    merged = frame.alpha is not None and choices.target != "transforms"
+    merged = frame.alpha is not None and options.target != "transforms"
     if merged or place.suffix != frame.image.suffix:
         write_png(place, read_with_alpha(frame.image, frame.alpha, 1, frame.size))
         return
-    _copy(frame.image, place, choices.link)
+    _copy(frame.image, place, options.link)
     if frame.alpha is not None:
-        _copy(frame.alpha, place.with_name(f"{place.stem}.alpha{place.suffix}"), choices.link)
+        _copy(frame.alpha, place.with_name(f"{place.stem}.alpha{place.suffix}"), options.link)
 
 
 def _copy(file: Path, place: Path, link: bool) -> None:
@@ -154,10 +157,13 @@ def _copy(file: Path, place: Path, link: bool) -> None:
         shutil.copyfile(file, place)
 
 
-def _place_masks(
+def _write_masks(
     source: Source, names: Sequence[str], folder: Path, *, all_: bool = False
 ) -> list[str | None]:
-    """Masks as PNG in which black is ignored; `all_`: where any frame has one, every frame has."""
+    """Write masks as PNG in which black is ignored.
+
+    all_: if any frame has a mask, every frame gets one.
+    """
     any_ = any(frame.mask is not None for frame in source.frames)
     placed: list[str | None] = []
     for frame, name in zip(source.frames, names, strict=True):
@@ -174,7 +180,7 @@ def _place_masks(
     return placed
 
 
-def _place_depths(source: Source, names: Sequence[str], folder: Path) -> list[str | None]:
+def _copy_depths(source: Source, names: Sequence[str], folder: Path) -> list[str | None]:
     placed: list[str | None] = []
     for frame, name in zip(source.frames, names, strict=True):
         if frame.depth is None:
@@ -187,21 +193,17 @@ def _place_depths(source: Source, names: Sequence[str], folder: Path) -> list[st
     return placed
 
 
-def _stated_box(source: Source) -> Box | None:
-    """The box, in source units, that readers of Blender scenes would not guess."""
+def _box_to_state(source: Source) -> Box | None:
+    """Return the box, in source units, unless readers of Blender scenes guess it."""
     if source.keep_frame:
         return None
     if source.box is not None:
         return source.box
-    scene = scene_from_source(source, SceneConfig())
-    half = scene.box.half_size / scene.scene_from_source.scale
-    middle = torch.tensor(scene.box.center, dtype=torch.float64)
-    center = scene.scene_from_source.inverse().apply(middle)
-    return Box(tuple(center.tolist()), half, scene.box.n_cascades)
+    return box_in_source(scene_from_source(source, SceneConfig()))
 
 
 def _bounds(source: Source) -> tuple[list[tuple[float, float]], list[str]]:
-    """Near and far depth of each view: stated, else from the points that it sees, else the box."""
+    """Find near and far depth of each view: stated, else from points in view, else the box."""
     stated = [frame.bounds for frame in source.frames if frame.bounds is not None]
     if len(stated) == len(source.frames):
         return stated, []

@@ -1,4 +1,4 @@
-"""LLFF's poses_bounds.npy, written."""
+"""Write LLFF's poses_bounds.npy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A scene as nerfstudio's transforms.json, which instant-ngp reads as well."""
+"""Write nerfstudio's transforms.json, which instant-ngp reads as well."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ def write_transforms(
         write_points(source.points, folder / POINTS)
         top["ply_file_path"] = POINTS
     for split, key in SPLIT_KEYS.items():
-        mine = [name for frame, name in zip(frames, names, strict=True) if frame.split == split]
-        if mine:
-            top[key] = mine
+        listed = [name for frame, name in zip(frames, names, strict=True) if frame.split == split]
+        if listed:
+            top[key] = listed
     top["frames"] = [
         {
             "file_path": names[i],
@@ -64,6 +64,12 @@ def write_transforms(
         for i, frame in enumerate(frames)
     ]
     write_json(folder / "transforms.json", top)
+
+
+def camera_table(frame: Frame, name: str) -> dict[str, Any]:
+    """Return a frame's entry with its own intrinsics; `name` is its image's path."""
+    pose = opengl_matrix(frame.c2w)
+    return {"file_path": name, **_intrinsics(frame), "transform_matrix": pose}
 
 
 def _intrinsics(frame: Frame) -> dict[str, Any]:
@@ -85,7 +91,7 @@ def _intrinsics(frame: Frame) -> dict[str, Any]:
 
 
 def _camera_model(frames: Sequence[Frame]) -> dict[str, str]:
-    """nerfstudio knows one model for all; a mixture is told apart by is_fisheye, as instant-ngp."""
+    """One model for all frames, as nerfstudio has it; in a mixture each frame states is_fisheye."""
     if all(frame.lens.model == "equirectangular" for frame in frames):
         return {"camera_model": "EQUIRECTANGULAR"}
     fisheyes = {frame.lens.model == "fisheye" for frame in frames}
@@ -96,9 +102,10 @@ def _camera_model(frames: Sequence[Frame]) -> dict[str, str]:
 
 
 def dataparser_transforms(source: Source, scene_from_source: Similarity) -> dict[str, Any]:
-    """nerfstudio's record of how a scene is moved: x_model = scale * (transform @ x_original).
+    """Return nerfstudio's record of how training moves a scene.
 
-    The original frame is the one before `applied_transform`.
+    x_model = scale * (transform @ x_original). The original frame is the one before
+    `applied_transform`.
     """
     matrix = np.eye(4)
     if source.applied_transform is not None:

@@ -1,35 +1,35 @@
-"""What a format cannot hold of a scene, told before anything is written."""
+"""List what a format cannot hold of a scene, before anything is written."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from nerfcli.scenes.extent import MAX_CASCADES
 from nerfcli.scenes.readers.colmap_cameras import Intrinsics, camera_model_of
-from nerfcli.scenes.readers.ngp_box import MAX_CASCADES
 from nerfcli.scenes.source import Frame, Source, median_focal
 
 TARGETS = ("blender", "llff", "colmap", "transforms")
 
 
 @dataclass(frozen=True)
-class Loss:
-    """One thing that a target cannot hold: what, and what becomes of it."""
+class Unsupported:
+    """One property of a scene that a target cannot hold, and what happens to it."""
 
     what: str
     detail: str
 
 
-def losses(source: Source, target: str) -> list[Loss]:
-    """Everything of `source` that the format `target` cannot hold, most harmful first."""
-    found = [(what, tell(source)) for what, held_by, tell in CHECKS if target not in held_by]
-    lost = [Loss(what, detail) for what, detail in found if detail]
-    beyond = [Loss(what, detail) for what, detail in source.beyond]
-    return lens_losses(source.frames, target) + lost + beyond
+def list_unsupported(source: Source, target: str) -> list[Unsupported]:
+    """List all of `source` that the format `target` cannot hold, most harmful first."""
+    checked = [(what, describe(source)) for what, held_by, describe in CHECKS
+               if target not in held_by]  # fmt: skip
+    lost = [Unsupported(what, detail) for what, detail in (*checked, *source.beyond) if detail]
+    return list_unsupported_lenses(source.frames, target) + lost
 
 
-def lens_losses(frames: Sequence[Frame], target: str) -> list[Loss]:
-    """Lenses that the target has no model for; such images would be taken for pinholes."""
+def list_unsupported_lenses(frames: Sequence[Frame], target: str) -> list[Unsupported]:
+    """List lenses that the target has no model for; readers would take the images for pinholes."""
     bad = [frame for frame in frames if not holds_lens(frame, target)]
     panoramas = {frame.lens.model == "equirectangular" for frame in frames}
     if target == "transforms" and len(panoramas) == 2:  # camera_model holds for all
@@ -37,14 +37,12 @@ def lens_losses(frames: Sequence[Frame], target: str) -> list[Loss]:
     if not bad:
         return []
     models = ", ".join(sorted({frame.lens.model for frame in bad}))
-    return [
-        Loss(
-            "lens", f"{len(bad)} images have a lens ({models}) and are written as if they had none"
-        )
-    ]
+    detail = f"{len(bad)} images have a lens ({models}) and are written as if they had none"
+    return [Unsupported("lens", detail)]
 
 
 def holds_lens(frame: Frame, target: str) -> bool:
+    """Whether the target has a model for the lens of a frame."""
     lens = frame.lens
     if lens.is_pinhole:
         return True
@@ -141,7 +139,7 @@ def _depth_units(source: Source) -> str:
     return f"{len(kinds)} different units" if len(kinds) > 1 else ""
 
 
-# what, the targets that hold it, and how it is told; in the order in which a loss hurts
+# what, the targets that hold it, and its description (empty: nothing is lost); worst first
 CHECKS: tuple[tuple[str, tuple[str, ...], Callable[[Source], str]], ...] = (
     ("one focal length", ("llff", "colmap", "transforms"), _one_focal),
     ("square pixels", ("colmap", "transforms"), _square_pixels),
