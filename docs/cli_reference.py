@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import os
 import re
@@ -44,8 +45,10 @@ SETTINGS_HEAD = """\
 ## Settings
 
 For `--set table.key=value` and for TOML files (`--config`). Order: defaults, `--preset`,
-`--config`, `--set`, flags; later ones win. 0 or "auto" is filled in from the scene and the
-device; a run's `config.toml` holds what was taken.
+`--config`, `--set`, flags; later ones win. `auto` (in a file: leave the key out) is filled in from
+the scene and the device. A run's `scene.json` holds what was taken from the scene, its
+`config.toml` all else. Each method has a table of its name; keys of another method are refused.
+Runs and files with the tables of before (`[model]`, `[sampling]`, `[occupancy]`) are still read.
 
 | key | default | meaning |
 |---|---|---|
@@ -61,7 +64,7 @@ def field_comments(table: type) -> dict[str, str]:
     """The comment behind each field of a config table, from its source."""
     found = {}
     for line in inspect.getsource(table).splitlines():
-        if match := re.match(r"    (\w+): \w+ = [^#]+(?:# (.*))?$", line):
+        if match := re.match(r"    (\w+): [^=]+ = [^#]+(?:# (.*))?$", line):
             found[match[1]] = match[2] or ""
     return found
 
@@ -69,12 +72,13 @@ def field_comments(table: type) -> dict[str, str]:
 def settings_table() -> str:
     comments = {"": field_comments(config.Config)}
     for name, value in vars(config.Config()).items():
-        if not isinstance(value, str):
+        if dataclasses.is_dataclass(value):
             comments[name] = field_comments(type(value))
     rows = []
     for key, default in settings.config_values(config.Config()).items():
         table, _, leaf = key.rpartition(".")
-        shown = str(default).lower() if isinstance(default, bool) else str(default)
+        shown = "auto" if default is None else str(default)
+        shown = shown.lower() if isinstance(default, bool) else shown
         rows.append(f"| `{key}` | {shown} | {comments[table][leaf].replace('|', '/')} |")
     return SETTINGS_HEAD + "\n".join(rows) + "\n"
 

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from nerfcli.cameras.rays import Bounds, Rays
+from nerfcli.core.config import SceneConfig
 from nerfcli.reference.adam import AdamConfig, adam_step
 from nerfcli.reference.contraction import BoxSpace
 from nerfcli.reference.encoding import GridSpec, hash_grid, spherical_harmonics
@@ -121,7 +122,7 @@ def psnr(field: Field, scene: Scene, camera: int) -> tuple[float, Tensor]:
 def main(n_steps: int, out: Path, downscale: int = 2) -> tuple[float, float]:
     """PSNR of one held-out view before and after training; write its rendering to `out`."""
     generator = torch.Generator().manual_seed(0)
-    scene = load_scene(BIPLANE, downscale=downscale)
+    scene = load_scene(BIPLANE, SceneConfig(downscale=downscale))
     field = Field(BoxSpace(scene.box, scene.near, scene.far), generator)
     camera = scene.splits["test"][0]
     before, _ = psnr(field, scene, camera)

@@ -14,7 +14,6 @@ from nerfcli.backends.base import Backend
 from nerfcli.cameras.boxes import Box
 from nerfcli.cameras.cameras import Cameras
 from nerfcli.cameras.lenses import Lens
-from nerfcli.core.config import Config, ModelConfig
 from nerfcli.engine.render import Model
 from nerfcli.methods.hashgrid import HashField
 from nerfcli.methods.occupancy import OccupancyGrid
@@ -78,7 +77,7 @@ def analytic_model(
     )
     cameras = sphere_cameras(n_views) if cameras is None else cameras
     scene = scene_of(cameras, box, similarity or Similarity())
-    return Model(field, scene, Config(model=ModelConfig(method="hashgrid")), "analytic")
+    return Model(field, scene, "analytic")
 
 
 def sphere_cameras(n: int, size: int = 48, distance: float = 4.0) -> Cameras:

@@ -19,9 +19,9 @@ SIZE = 16  # pixels a side
 ANGLE_X = 0.7  # horizontal field of view, radians
 RADIUS = 4.0  # of the cameras' sphere; the scene is a unit ball, coloured by its normal
 SMALL = [  # a hash grid whose steps take milliseconds
-    *("--set", "model.n_levels=4", "--set", "model.log2_table_size=10"),
-    *("--set", "model.max_resolution=32", "--set", "train.n_samples=1024"),
-    *("--set", "occupancy.resolution=16", "--set", "sampling.steps_per_box=32"),
+    *("--set", "hashgrid.n_levels=4", "--set", "hashgrid.log2_table_size=10"),
+    *("--set", "hashgrid.max_resolution=32", "--set", "hashgrid.n_samples=1024"),
+    *("--set", "hashgrid.occupancy_resolution=16", "--set", "hashgrid.steps_per_box=32"),
 ]
 
 

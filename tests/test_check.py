@@ -15,10 +15,11 @@ from conftest import Nerf
 from nerfcli.check import SceneCheck, check_few_views, check_source, write_corrected
 from nerfcli.check.scene_check import judge_scene
 from nerfcli.cli import main
+from nerfcli.core.config import SceneConfig
 from nerfcli.core.progress import Progress
 from nerfcli.matching.matching import MatchedScene, match_scene
 from nerfcli.scenes import load_scene, read_source
-from nerfcli.scenes.build import Options, scene_from_source
+from nerfcli.scenes.build import scene_from_source
 
 # Features are found to about half a pixel, a tenth of the error of a wrong pose.
 TYPICAL = 0.5
@@ -42,12 +43,12 @@ def textured(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def matched(textured: Path) -> MatchedScene:
     """The images, matched once: most spoilers change poses only."""
-    return match_scene(scene_from_source(read_source(textured), Options(holdout=0)), QUIET)
+    return match_scene(scene_from_source(read_source(textured), SceneConfig(holdout=0)), QUIET)
 
 
 def judge(path: Path, matched: MatchedScene) -> SceneCheck:
     source = read_source(path)
-    return judge_scene(source, scene_from_source(source, Options(holdout=0)), matched)
+    return judge_scene(source, scene_from_source(source, SceneConfig(holdout=0)), matched)
 
 
 @pytest.mark.parametrize("name", SOUND)
@@ -260,7 +261,7 @@ def test_spoilt_real_scenes_are_caught(name: str, fault: str, tmp_path: Path) ->
     scene = real_scene(name)
     if name not in MATCHED:
         same = read_source(spoil(scene, tmp_path / "same", SOUND["as-is"]))
-        MATCHED[name] = match_scene(scene_from_source(same, Options(holdout=0)), QUIET)
+        MATCHED[name] = match_scene(scene_from_source(same, SceneConfig(holdout=0)), QUIET)
     change, what, words = SPOILERS[fault]
     copy = spoil(scene, tmp_path / "copy", change)
     found = faults(check(copy) if fault == "half-size" else judge(copy, MATCHED[name]))

@@ -17,14 +17,16 @@ import pytest
 import torch
 from torch import nn
 
+from nerfcli.backends.base import Backend
 from nerfcli.cameras.boxes import Box
 from nerfcli.cameras.rays import Rays
-from nerfcli.core.config import Config, ModelConfig, SamplingConfig
+from nerfcli.core.config import ClassicConfig, Config
 from nerfcli.core.settings import load_config
 from nerfcli.methods import classic
 from nerfcli.methods.classic import ClassicField
 from nerfcli.reference.encoding import frequency_encoding
 from nerfcli.reference.mlp import classic_layer_widths, classic_mlp, init_classic
+from nerfcli.reference.params import ParamSet
 
 TOLERANCE = 1e-5  # the bound that the method promises
 NEAR, FAR = 2.0, 6.0
@@ -151,13 +153,11 @@ def some_rays(n: int) -> Rays:
 
 
 def some_field(width: int, n_coarse: int, n_fine: int) -> ClassicField:
-    config = Config(
-        model=ModelConfig(method="classic", width=width),
-        sampling=SamplingConfig(n_coarse=n_coarse, n_fine=n_fine),
-    )
+    own = ClassicConfig(width=width, n_coarse=n_coarse, n_fine=n_fine)
+    config = Config("classic", classic=own)
     box = Box((0.0, 0.0, 0.0), 1.5)
-    field = ClassicField.create(config, box, NEAR, FAR, torch.Generator().manual_seed(5))
-    field.params = lively(field.params, 6)
+    field = ClassicField.create(config, box, NEAR, FAR, Backend(), torch.Generator().manual_seed(5))
+    field.params = ParamSet(lively(field.params, 6))
     return field
 
 
@@ -310,6 +310,6 @@ def test_gradients_in_parts_are_those_of_the_whole(monkeypatch: pytest.MonkeyPat
 
 def test_the_full_network_goes_in_parts_and_a_small_one_at_once() -> None:
     full = load_config("classic")
-    full = dataclasses.replace(full, model=dataclasses.replace(full.model, width=256))
+    full = dataclasses.replace(full, classic=dataclasses.replace(full.classic, width=256))
     assert 128 <= classic.rays_at_once(full) <= 256
     assert classic.rays_at_once(load_config("classic-small")) >= 1024

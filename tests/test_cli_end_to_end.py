@@ -22,10 +22,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from conftest import ROOT, SMALL, Nerf, nerf_environment
-from nerfcli.cli import main, work
+from nerfcli.cli import main, train_job
 from nerfcli.engine import resolve, train
 from nerfcli.engine.runs import in_training
-from nerfcli.methods import trainers
+from nerfcli.methods import StepResult, hashgrid_trainer
 
 
 class Outcome(NamedTuple):
@@ -292,15 +292,15 @@ def test_a_run_is_lengthened_as_exactly_as_it_is_resumed(
     for name in "ab":
         assert inside("train", ball, "--out", name, *words).code == 0
     assert inside("train", "--resume", "a", "--steps", 80).code == 0
-    step = trainers.HashGridTrainer.step
+    step = hashgrid_trainer.HashGridTrainer.step
 
-    def interrupted(self: trainers.HashGridTrainer, lr: float) -> trainers.StepResult:
+    def interrupted(self: hashgrid_trainer.HashGridTrainer, lr: float) -> StepResult:
         if self.step_count == 60:
             os.kill(os.getpid(), signal.SIGTERM)
         return step(self, lr)
 
     with monkeypatch.context() as patched:
-        patched.setattr(trainers.HashGridTrainer, "step", interrupted)
+        patched.setattr(hashgrid_trainer.HashGridTrainer, "step", interrupted)
         assert inside("train", "--resume", "b", "--steps", 80).code == 75
     assert inside("train", "--resume", "b").code == 0
     for part in ("model", "optimizer"):
@@ -363,7 +363,7 @@ def test_train_target(inside: Inside, ball: Path) -> None:
 
 
 def test_classic_preset_trains_renders_and_evals(inside: Inside, ball: Path) -> None:
-    words = ("--preset", "classic-small", "--set", "train.n_rays=32", "--set", "model.width=16")
+    words = ("--preset", "classic-small", "--set", "classic.n_rays=32", "--set", "classic.width=16")
     done = inside("train", ball, "--out", "c", "--steps", 2, *words)
     assert done.code == 0, done.err
     assert 'method = "classic"' in Path("c/config.toml").read_text()
@@ -471,7 +471,7 @@ def assert_refused(done: Outcome, *words: str) -> None:
         (["BALL", "--set", "train.stepz=3"], ["unknown key 'train.stepz'", "train.steps"]),
         (["BALL", "--preset", "quik"], ["unknown preset 'quik'; did you mean quick?"]),
         (["BALL", "--config", "none.toml"], ["cannot read config none.toml"]),
-        (["BALL", "--method", "nurf"], ["model.method", "hashgrid"]),
+        (["BALL", "--method", "nurf"], ["method must be one of hashgrid, classic", "nurf"]),
         (["BALL", "--backend", "cuda"], ["unknown backend 'cuda'"]),
         (["BALL", "--device", "tpu"], ["device", "'tpu'"]),
         (["BALL", "--out", "/proc/x"], ["cannot write /proc/x"]),
@@ -655,14 +655,14 @@ def test_a_run_that_diverged_is_an_error_and_never_a_checkpoint(
     inside: Inside, ball: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where it ends, or saves, between two looks at the loss."""
-    step = trainers.HashGridTrainer.step
+    step = hashgrid_trainer.HashGridTrainer.step
 
-    def too_far(self: trainers.HashGridTrainer, lr: float) -> trainers.StepResult:
+    def too_far(self: hashgrid_trainer.HashGridTrainer, lr: float) -> StepResult:
         result = step(self, lr)
-        self.ema.color[0] = float("nan")
+        self.optimizer.model()["color.weights"][0] = float("nan")
         return result
 
-    monkeypatch.setattr(trainers.HashGridTrainer, "step", too_far)
+    monkeypatch.setattr(hashgrid_trainer.HashGridTrainer, "step", too_far)
     done = inside("train", ball, "--steps", "5", "--out", "d", *SMALL)
     assert_refused(done, "diverged", "lower rate")
     assert not list(Path("d").glob("*.safetensors")) and not Path("d/state.json").exists()
@@ -693,7 +693,7 @@ def test_the_default_length_says_what_more_time_gives(
     asked = inside("train", ball, "--out", "q", "--steps", 2, *SMALL)
     assert "more time" not in asked.out
     table = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
-    for _, decibels in work.LEGO_DB:
+    for _, decibels in train_job.LEGO_DB:
         assert f"{decibels} dB" in table
 
 

@@ -1,22 +1,32 @@
 from __future__ import annotations
 
-import dataclasses
 import tomllib
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from nerfcli.core import settings
-from nerfcli.core.config import Config
+from nerfcli.core.config import (
+    METHOD_TABLES,
+    Config,
+    HashGridConfig,
+    SceneConfig,
+    TrainConfig,
+)
+from nerfcli.core.config_format1 import AUTO_AT_0, AUTO_BY_NAME, MOVED
 from nerfcli.core.errors import NerfError
 from nerfcli.core.settings import (
     PRESETS,
     config_from_toml,
     config_to_toml,
     config_values,
+    ensure_valid,
     load_config,
     preset_names,
 )
+from nerfcli.methods import METHODS
+from nerfcli.reference.losses import PHOTOMETRIC
 
 
 def test_defaults_are_the_dataclass() -> None:
@@ -26,15 +36,15 @@ def test_defaults_are_the_dataclass() -> None:
 def test_order_of_the_layers(tmp_path: Path) -> None:
     """Each layer overrides the ones before: preset < file < --set < flag."""
     file = tmp_path / "c.toml"
-    file.write_text("[model]\nwidth = 32\ndepth = 5\n[sampling]\nn_coarse = 7\n")
+    file.write_text("[classic]\nwidth = 32\ndepth = 5\nn_coarse = 7\n")
     config = load_config(
-        "classic-small", file, ["model.depth=6", "sampling.n_coarse=9"], {"sampling.n_coarse": 11}
+        "classic-small", file, ["classic.depth=6", "classic.n_coarse=9"], {"classic.n_coarse": 11}
     )
-    assert config.model.method == "classic"  # preset alone
-    assert config.model.width == 32  # file over preset
-    assert config.model.depth == 6  # set over file
-    assert config.sampling.n_coarse == 11  # flag over set
-    assert config.sampling.n_fine == 32  # preset over default
+    assert config.method == "classic"  # preset alone
+    assert config.classic.width == 32  # file over preset
+    assert config.classic.depth == 6  # set over file
+    assert config.classic.n_coarse == 11  # flag over set
+    assert config.classic.n_fine == 32  # preset over default
 
 
 def test_flag_of_none_was_not_given() -> None:
@@ -43,9 +53,9 @@ def test_flag_of_none_was_not_given() -> None:
 
 def test_later_length_replaces_the_other_kind() -> None:
     config = load_config("classic", flags={"train.minutes": 1.0})
-    assert (config.train.steps, config.train.minutes) == (0, 1.0)
+    assert (config.train.steps, config.train.minutes) == (None, 1.0)
     config = load_config("quick", sets=["train.steps=10"])
-    assert (config.train.steps, config.train.minutes) == (10, 0.0)
+    assert (config.train.steps, config.train.minutes) == (10, None)
 
 
 @pytest.mark.parametrize(
@@ -54,8 +64,13 @@ def test_later_length_replaces_the_other_kind() -> None:
         ("train.lr=1e-3", "train.lr", 1e-3),
         ("train.lr=1", "train.lr", 1.0),
         ("train.random_background=false", "train.random_background", False),
-        ("model.method=classic", "model.method", "classic"),
-        ('model.method="classic"', "model.method", "classic"),
+        ("method=classic", "method", "classic"),
+        ('method="classic"', "method", "classic"),
+        ("method=auto", "method", None),
+        ("scene.near=auto", "scene.near", None),
+        ("train.loss=none", "train.loss", None),
+        ("backend=auto", "backend", "auto"),
+        ("train.lr=0", "train.lr", 0.0),
         (" train.steps = 2_000 ", "train.steps", 2000),
         ("backend=torch", "backend", "torch"),
     ],
@@ -71,18 +86,27 @@ def test_set(text: str, key: str, value: object) -> None:
     [
         ("train.stepz=3", ["unknown key 'train.stepz'", "train.steps"]),
         ("steps=3", ["unknown key 'steps'", "train.steps"]),
+        ("width=3", ["unknown key 'width'", "hashgrid.width or classic.width"]),
         ("qqqqqq=3", ["unknown key 'qqqqqq'"]),
+        ("occupancy.resolution=64", ["it is now hashgrid.occupancy_resolution"]),
+        ("train.n_samples=64", ["it is now hashgrid.n_samples"]),
         ("train.steps", ["table.key=value"]),
-        ("train.steps=many", ["[train]", "'steps'", "a whole number", "'many' (str)"]),
-        ("train.steps=2.5", ["a whole number", "2.5 (float)"]),
-        ("train.steps=true", ["a whole number", "True (bool)"]),
-        ("train.random_background=1", ["true or false", "1 (int)"]),
-        ("train.steps=-1", ["train.steps must be at least 0"]),
-        ("train.lr=nan", ["train.lr must be"]),
+        ("train.steps=many", ["train.steps must be a whole number", "auto", "'many'"]),
+        ("train.steps=2.5", ["a whole number", "2.5"]),
+        ("train.steps=true", ["a whole number", "True"]),
+        ("train.steps=[1]", ["a whole number", "[1]"]),
+        ("train.random_background=1", ["true or false", "got 1"]),
+        ("train.random_background=auto", ["true or false; got 'auto'"]),
+        ("train.steps=0", ["train.steps must be a whole number, at least 1, or auto; got 0"]),
+        ("train.lr=nan", ["train.lr must be a finite number, at least 0"]),
         ("train.lr=inf", ["train.lr must be"]),
-        ("train.ema_decay=1.5", ["at most 1.0"]),
-        ("model.n_levels=0", ["at least 1"]),
-        ("model.method=nerf", ["auto, hashgrid, classic"]),
+        ("scene.near=0", ["scene.near must be a finite number, above 0, or auto; got 0"]),
+        ("hashgrid.ema_decay=1.5", ["at least 0 and at most 1"]),
+        ("hashgrid.n_levels=0", ["at least 1"]),
+        ("train.loss=l1", ["one of huber, mse, or auto; got 'l1'"]),
+        ("train.seed=-1", ["a whole number, at least 0; got -1"]),
+        ("backend=3", ["a string; got 3"]),
+        ("method=nerf", ["hashgrid, classic", "'nerf'"]),
     ],
 )
 def test_wrong_set_says_what_and_where(text: str, words: list[str]) -> None:
@@ -97,7 +121,7 @@ def test_wrong_set_says_what_and_where(text: str, words: list[str]) -> None:
     [
         ("[train]\nsteps = 1\n[trian]\nlr = 1.0\n", ["unknown key 'trian.lr'", "train.lr"]),
         ("train = 5\n", ["unknown key 'train'"]),
-        ("[train]\nsteps = [1]\n", ["[train]", "'steps'", "(list)"]),
+        ("[train]\nsteps = [1]\n", ["train.steps", "a whole number", "[1]"]),
         ("[train\n", ["broken TOML", "line 1"]),
     ],
 )
@@ -117,27 +141,101 @@ def test_missing_file_and_unknown_preset(tmp_path: Path) -> None:
         load_config("clasic")
 
 
-def test_toml_round_trip_of_every_field(tmp_path: Path) -> None:
+def test_keys_of_another_method_are_refused(tmp_path: Path) -> None:
+    refused = r"hashgrid.width: the method is classic.*\[hashgrid\].*--method hashgrid"
+    with pytest.raises(NerfError, match=refused):
+        load_config("classic", sets=["hashgrid.width=32"])
+    with pytest.raises(NerfError, match="classic.depth: the method is hashgrid"):
+        load_config(sets=["classic.depth=3"])
+    file = tmp_path / "mine.toml"
+    file.write_text("[classic]\nn_rays = 12\n")
+    assert load_config(file=file, flags={"method": "classic"}).classic.n_rays == 12
+
+
+def other_value(key: str, default: object) -> object:
+    """A value within the bounds that is not the default."""
+    by_key = {
+        "method": None,
+        "device": "cuda",
+        "scene.background": "white",
+        "train.loss": "mse",
+        "train.lr_final": 0.5,
+        "hashgrid.log2_table_size": 9,
+    }
+    if key in by_key:
+        return by_key[key]
+    if isinstance(default, bool):
+        return not default
+    if isinstance(default, int | float):
+        return default + 1 if isinstance(default, int) else default / 2 + 0.1
+    return "other" if isinstance(default, str) else 3
+
+
+@pytest.mark.parametrize("method", METHOD_TABLES)
+def test_toml_round_trip_of_every_field(tmp_path: Path, method: str) -> None:
     """A config in which no field has its default comes back equal."""
-    defaults = config_values(Config())
-    others: dict[str, object] = {}
-    for key, value in defaults.items():
-        if key in settings.CHOICES:
-            others[key] = settings.CHOICES[key][-1]
-        elif isinstance(value, bool):
-            others[key] = not value
-        elif isinstance(value, int):
-            others[key] = value + 1
-        elif isinstance(value, float):
-            others[key] = value / 2 + 0.1
-        else:
-            others[key] = "other"
+    rest = [name for name in METHOD_TABLES if name != method]
+    defaults = {
+        key: value
+        for key, value in config_values(Config()).items()
+        if key.partition(".")[0] not in rest
+    }
+    others = {key: other_value(key, value) for key, value in defaults.items()} | {"method": method}
     config = settings.config_from_values(others)
     assert all(config_values(config)[key] != defaults[key] for key in defaults)
     file = tmp_path / "config.toml"
     file.write_text(config_to_toml(config))
     assert config_from_toml(file) == config
-    assert dataclasses.asdict(config) == tomllib.loads(file.read_text())
+    assert set(tomllib.loads(file.read_text())) == {
+        *("method", "backend", "device", "scene", "train", method)
+    }
+
+
+def test_what_is_none_is_left_out_of_the_file() -> None:
+    tree = tomllib.loads(config_to_toml(Config()))
+    assert "method" not in tree and "classic" not in tree
+    assert tree["scene"] == {"holdout": 8}
+
+
+def test_bounds_hold_for_tables_made_in_python() -> None:
+    ensure_valid("scene", SceneConfig(downscale=2))
+    with pytest.raises(NerfError, match="scene.downscale must be"):
+        ensure_valid("scene", SceneConfig(downscale=0))
+
+
+def test_every_method_has_a_table_and_every_table_a_method() -> None:
+    assert tuple(METHODS) == METHOD_TABLES
+    assert all(name == method.name for name, method in METHODS.items())
+
+
+def test_every_loss_can_be_chosen() -> None:
+    kind = settings.field_types()["train.loss"]
+    assert {*get_args(get_args(kind)[0])} == set(PHOTOMETRIC)
+
+
+def test_format_1_is_read(tmp_path: Path) -> None:
+    """0 and "auto" were automatic; settings of the other method, which all files had, go."""
+    file = tmp_path / "old.toml"
+    file.write_text(
+        'device = "cpu"\n[scene]\nholdout = 0\nnear = 0.0\nbackground = "auto"\n'
+        '[model]\nmethod = "auto"\nwidth = 32\ndepth = 3\nlog2_table_size = 0\n'
+        "[occupancy]\nevery = 4\n[train]\nsteps = 0\nminutes = 3.0\nn_samples = 512\n"
+        "n_rays = 8\nema_decay = 0.0\n"
+    )
+    own = HashGridConfig(width=32, occupancy_every=4, n_samples=512, ema_decay=0.0)
+    assert config_from_toml(file) == Config(
+        device="cpu",
+        scene=SceneConfig(holdout=0),
+        train=TrainConfig(minutes=3.0),
+        hashgrid=own,
+    )
+
+
+def test_moved_keys_lead_to_keys_that_exist() -> None:
+    known = config_values(Config())
+    assert all(place in known for places in MOVED.values() for place in places)
+    assert not set(MOVED) & set(known)
+    assert set(MOVED) | set(known) >= AUTO_AT_0 | AUTO_BY_NAME
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -153,18 +251,16 @@ def test_presets_there_are() -> None:
 
 def test_classic_is_the_paper() -> None:
     config = load_config("classic")
-    assert (config.model.method, config.model.width, config.model.depth) == ("classic", 256, 8)
-    assert (config.sampling.n_coarse, config.sampling.n_fine) == (64, 128)
-    assert (config.train.lr, config.train.lr_final, config.train.n_rays) == (5e-4, 0.1, 1024)
-    assert (config.train.steps, config.train.loss) == (200_000, "mse")
+    own, train = config.classic, config.train
+    assert (config.method, own.width, own.depth) == ("classic", 256, 8)
+    assert (own.n_coarse, own.n_fine, own.n_rays) == (64, 128, 1024)
+    assert (train.lr, train.lr_final) == (5e-4, 0.1)
+    assert (train.steps, train.loss) == (200_000, "mse")
 
 
-def test_tables_of_ranges_name_real_keys() -> None:
-    known = config_values(Config())
-    for table in (settings.CHOICES, settings.AT_LEAST, settings.AT_MOST):
-        assert set(table) <= set(known)
-
-
-def test_at_most_45_fields() -> None:
+def test_at_most_40_fields_for_a_method() -> None:
     """More knobs than that nobody can hold in their head."""
-    assert len(config_values(Config())) <= 45
+    keys = list(config_values(Config()))
+    shared = [key for key in keys if key.partition(".")[0] not in METHOD_TABLES]
+    for name in METHOD_TABLES:
+        assert len(shared) + sum(key.startswith(f"{name}.") for key in keys) <= 40

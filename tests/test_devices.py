@@ -20,17 +20,17 @@ import torch
 from conftest import Nerf
 from nerfcli import backends
 from nerfcli.core import devices
-from nerfcli.core.config import Config
+from nerfcli.core.config import ClassicConfig, Config, HashGridConfig, known
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Progress
 from nerfcli.core.settings import config_from_values
 from nerfcli.core.signals import StopSignal
 from nerfcli.engine import evaluate, render, train
+from nerfcli.engine.checkpoints import read_tensors, write_tensors
 from nerfcli.engine.resolve import resolve
 from nerfcli.engine.runs import Run
-from nerfcli.methods.hashgrid_graph_trainer import create_trainer
+from nerfcli.methods import Trainer, method_of
 from nerfcli.methods.occupancy import OccupancyGrid
-from nerfcli.methods.trainers import Trainer
 from nerfcli.reference.sampling import Box
 from nerfcli.scenes import load_scene
 
@@ -45,14 +45,21 @@ def small(method: str) -> Config:
     config = Config(device="cpu", backend="torch")
     return replace(
         config,
-        model=replace(
-            config.model, method=method, n_levels=2, log2_table_size=8, width=16, depth=2
+        method=method,
+        train=replace(config.train, steps=2),
+        hashgrid=HashGridConfig(
+            n_levels=2,
+            log2_table_size=8,
+            width=16,
+            n_samples=256,
+            steps_per_box=16,
+            occupancy_resolution=8,
+            occupancy_every=1,
+            occupancy_cells=64,
         ),
-        sampling=replace(
-            config.sampling, steps_per_box=16, n_coarse=4, n_fine=4, density_noise=0.1
+        classic=ClassicConfig(
+            width=16, depth=2, n_coarse=4, n_fine=4, n_rays=8, density_noise=0.1, crop_steps=1
         ),
-        occupancy=replace(config.occupancy, resolution=8, every=1, cells=64),
-        train=replace(config.train, steps=2, n_samples=256, n_rays=8, crop_steps=1),
     )
 
 
@@ -60,9 +67,9 @@ def trainer_of(ball: Path, method: str) -> Trainer:
     ready = train.prepare(load_scene(ball), small(method))
     ops = backends.select("torch", "cpu").backend
     generator = devices.random_generator("cpu", 0)
-    return create_trainer(
-        ready.scene, ready.residents.at(0).to("cpu"), ready.config, ops, generator
-    )
+    views = ready.residents.at(0).to("cpu")
+    create = method_of(ready.config).create_trainer
+    return create(ready.scene, views, ready.config, ops, generator)
 
 
 @pytest.fixture
@@ -175,18 +182,19 @@ def test_auto_is_the_gpu_if_there_is_one(no_cuda: pytest.MonkeyPatch, ball: Path
     assert devices.pick("auto") == "cuda" and devices.pick("cpu") == "cpu"
     on_gpu = resolve(Config(), scene)
     assert on_gpu.device == "cuda"
-    assert on_gpu.train.n_samples > small_batch.train.n_samples
-    assert on_gpu.model.log2_table_size > small_batch.model.log2_table_size
+    assert known(on_gpu.hashgrid.n_samples) > known(small_batch.hashgrid.n_samples)
+    sizes = [known(config.hashgrid.log2_table_size) for config in (on_gpu, small_batch)]
+    assert sizes[0] > sizes[1]
 
 
 @pytest.mark.parametrize(
     ("values", "lr"),
     [
         ({}, 0.01),
-        ({"train.n_samples": 2**17}, 0.02),
-        ({"train.n_samples": 2**22}, 0.04),
-        ({"train.n_samples": 2**17, "train.lr": 0.005}, 0.005),
-        ({"model.method": "classic"}, 5e-4),
+        ({"hashgrid.n_samples": 2**17}, 0.02),
+        ({"hashgrid.n_samples": 2**22}, 0.04),
+        ({"hashgrid.n_samples": 2**17, "train.lr": 0.005}, 0.005),
+        ({"method": "classic"}, 5e-4),
     ],
 )
 def test_the_learning_rate_goes_with_the_root_of_the_batch(
@@ -215,13 +223,13 @@ def test_a_run_of_a_gpu_goes_on_without_one(nerf: Nerf, ball: Path, tmp_path: Pa
     """The same folder, as a machine with a GPU would have left it."""
     if devices.cuda_missing() is None:
         pytest.skip("there is a GPU here")
-    sets = ("--set", "train.n_samples=256", "--set", "occupancy.resolution=8")
+    sets = ("--set", "hashgrid.n_samples=256", "--set", "hashgrid.occupancy_resolution=8")
     nerf("train", ball, "--out", "r", "--steps", 2, *sets)
-    config, state = tmp_path / "r" / "config.toml", tmp_path / "r" / "state.json"
+    config, optimizer = tmp_path / "r" / "config.toml", tmp_path / "r" / "optimizer-2.safetensors"
     config.write_text(config.read_text().replace('device = "cpu"', 'device = "cuda"'))
-    kept = json.loads(state.read_text())
-    kept["generator"] = list(range(16))  # as long as the state of a GPU's generator
-    state.write_text(json.dumps(kept))
+    kept = read_tensors(optimizer, 2)
+    kept["generator"] = torch.arange(16, dtype=torch.uint8)  # as long as that of a GPU
+    write_tensors(optimizer, kept, 2)
     done = nerf("train", "--resume", "r", "--steps", 4, "--json")
     assert json.loads(done.stdout)["steps"] == 4
     assert "going on on the CPU" in done.stderr and "new random numbers" in done.stderr
@@ -233,14 +241,14 @@ def test_a_run_of_a_gpu_goes_on_without_one(nerf: Nerf, ball: Path, tmp_path: Pa
 def test_random_numbers_go_on_or_begin_anew() -> None:
     first = devices.random_generator("cpu", 3)
     torch.rand(5, generator=first)
-    state = first.get_state().tolist()
+    state = first.get_state()
     want = torch.rand(5, generator=first)
     again = devices.random_generator("cpu", 9)
     assert devices.restore_generator(again, state, 3, 7)
     assert torch.equal(torch.rand(5, generator=again), want)
     draws = []
     for step in (7, 7, 8):
-        assert not devices.restore_generator(again, list(range(16)), 3, step)
+        assert not devices.restore_generator(again, torch.arange(16, dtype=torch.uint8), 3, step)
         draws.append(torch.rand(5, generator=again))
     assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
 

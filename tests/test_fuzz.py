@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from conftest import sphere_c2w
+from nerfcli.core.config import SceneConfig
 from nerfcli.core.errors import NerfError
 from nerfcli.scenes import load_scene, read_source
 from nerfcli.scenes.readers.colmap_binary import read_binary
@@ -152,7 +153,7 @@ def test_scenes_with_a_damaged_file_are_refused_or_read(
     load_scene(folder)  # what is imported on the way is not counted
     tracemalloc.start()
     try:
-        hammer(folder / file, lambda: load_scene(folder, holdout=0), 60, seed=0)
+        hammer(folder / file, lambda: load_scene(folder, SceneConfig(holdout=0)), 60, seed=0)
         assert tracemalloc.get_traced_memory()[1] < MOST_BYTES
     finally:
         tracemalloc.stop()
@@ -192,7 +193,7 @@ def test_parsers_alone_many_more_times(
 @pytest.mark.parametrize(("scene", "file"), FILES, ids=[file for _, file in FILES])
 def test_many_more_scenes_with_a_damaged_file(scenes: Path, scene: str, file: str) -> None:
     folder = scenes / scene
-    hammer(folder / file, lambda: load_scene(folder, holdout=0), 2000, seed=3)
+    hammer(folder / file, lambda: load_scene(folder, SceneConfig(holdout=0)), 2000, seed=3)
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,9 @@ from nerfcli.engine import train
 from nerfcli.engine.image_metrics import psnr
 from nerfcli.engine.render import to_uint8
 from nerfcli.engine.schedule import learning_rate
-from nerfcli.methods.hashgrid_graph_trainer import create_trainer
-from nerfcli.methods.trainers import HashGridTrainer
+from nerfcli.methods import METHODS
+from nerfcli.methods.hashgrid_method import create_trainer
+from nerfcli.methods.hashgrid_trainer import HashGridTrainer
 from nerfcli.reference.radiance import NetParams
 from nerfcli.scenes import load_scene
 from nerfcli.scenes.image_cache import load_views
@@ -36,10 +37,9 @@ def learned(ready: train.Prepared, ops: Backend) -> HashGridTrainer:
     generator = torch.Generator().manual_seed(0)
     views = ready.residents.at(0)
     made = create_trainer(ready.scene, views, ready.config, ops, generator)
-    assert isinstance(made, HashGridTrainer)
-    train.prepare_occupancy(made, ready.scene, views)
+    made.begin(views)
     for step in range(STEPS):
-        made.step(learning_rate(step, step / STEPS, ready.config.train, train.HOLD["hashgrid"]))
+        made.step(learning_rate(step, step / STEPS, ready.config.train, METHODS["hashgrid"].hold))
     return made
 
 
@@ -68,7 +68,11 @@ def test_half_precision_reaches_the_quality_of_single() -> None:
     if not scenes:
         pytest.skip("NERF_DATA does not name a folder with the scene lego")
     config = Config(device="cpu", backend="torch")
-    config = replace(config, train=replace(config.train, steps=STEPS, n_samples=SAMPLES))
+    config = replace(
+        config,
+        train=replace(config.train, steps=STEPS),
+        hashgrid=replace(config.hashgrid, n_samples=SAMPLES),
+    )
     ready = train.prepare(load_scene(Path(scenes) / "lego"), config)
     single, half = (learned(ready, ops) for ops in (Backend(), HalfBackend()))
     found = [score(ready, trainer, rounds) for trainer, rounds in ((single, False), (half, True))]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nerfcli.core.config import SceneConfig
 from nerfcli.core.errors import NerfError
 from nerfcli.scenes import held_out, images, load_scene
 from nerfcli.scenes.held_out import ensure_complete, ensure_held_out, odd_shapes
@@ -93,7 +94,7 @@ def test_downscaled_and_turned_images_have_the_right_size(scene: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGBA", (33, 16)).save(path, exif=exif)
-    loaded = load_scene(scene, downscale=2)
+    loaded = load_scene(scene, SceneConfig(downscale=2))
     assert loaded.cameras.size[-1].tolist() == [16, 8]
     ensure_held_out(loaded)
     assert images.image_header(path)[3]

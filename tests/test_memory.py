@@ -13,7 +13,7 @@ import torch
 
 from conftest import SIZE, write_blender_scene
 from nerfcli.core import memory
-from nerfcli.core.config import Config, SceneConfig, TrainConfig
+from nerfcli.core.config import Config, HashGridConfig, SceneConfig, TrainConfig
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Progress
 from nerfcli.engine.runs import Run
@@ -74,13 +74,13 @@ def test_images_that_do_not_fit_are_scaled_and_that_is_said(
     assert load_scene(ball).downscale == 3  # a ninth of the pixels
     free(1)
     assert load_scene(ball).downscale == 8  # not down to nothing
-    assert load_scene(ball, downscale=1).downscale == 1  # what the user says counts
-    assert load_scene(ball, downscale=1).notes == ()
+    assert load_scene(ball, SceneConfig(downscale=1)).downscale == 1  # what the user says counts
+    assert load_scene(ball, SceneConfig(downscale=1)).notes == ()
 
 
 def test_parts_take_turns_by_the_step(ball: Path, free: Callable[[int], None]) -> None:
     free(WHOLE)
-    scene = load_scene(ball, downscale=1)
+    scene = load_scene(ball, SceneConfig(downscale=1))
     free(WHOLE - 1)  # shards of half of that, since two are there while they are exchanged
     said: list[str] = []
     residents = ImageCache(scene, scene.splits["train"], said.append)
@@ -126,9 +126,10 @@ def ten_steps(ball: Path, folder: Path, *, stop_after: int = 100, resume: bool =
     config = Config(
         backend="torch",
         scene=SceneConfig(downscale=1),
-        train=TrainConfig(steps=10, n_samples=256),
+        train=TrainConfig(steps=10),
+        hashgrid=HashGridConfig(n_samples=256),
     )
-    prepared = prepare(load_scene(ball, downscale=1), config)
+    prepared = prepare(load_scene(ball, SceneConfig(downscale=1)), config)
     fresh = ImageCache(prepared.scene, prepared.scene.splits["train"])
     prepared = Prepared(prepared.scene, prepared.config, fresh, 0.0)
     if resume:

@@ -19,7 +19,7 @@ from nerfcli import backends
 from nerfcli.bench import gpu, gpu_measures
 from nerfcli.cameras import cameras
 from nerfcli.cameras.lenses import Lens
-from nerfcli.core.config import Config
+from nerfcli.core.config import ClassicConfig, Config, HashGridConfig
 from nerfcli.core.devices import random_generator
 from nerfcli.core.progress import Progress
 from nerfcli.core.signals import StopSignal
@@ -78,13 +78,16 @@ def quiet() -> Progress:
 
 
 def prepared(scene: Scene, method: str, device: str = "cuda") -> train.Prepared:
-    config = Config(device=device, backend="torch")
+    config = Config(backend="torch")
     config = replace(
         config,
-        model=replace(config.model, method=method, log2_table_size=10),
-        occupancy=replace(config.occupancy, resolution=16, every=4),
-        train=replace(config.train, steps=8, n_samples=512, n_rays=16, random_background=True),
-        sampling=replace(config.sampling, n_coarse=8, n_fine=8),
+        device=device,
+        method=method,
+        train=replace(config.train, steps=8, random_background=True),
+        hashgrid=HashGridConfig(
+            log2_table_size=10, n_samples=512, occupancy_resolution=16, occupancy_every=4
+        ),
+        classic=ClassicConfig(n_coarse=8, n_fine=8, n_rays=16),
     )
     return train.prepare(scene, config)
 

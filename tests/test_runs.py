@@ -194,7 +194,7 @@ def test_files_of_two_checkpoints(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s | {"format": 99}, "checkpoint format 99, this version reads 1"),
+        (lambda s: s | {"format": 99}, "checkpoint format 99, this version reads up to 2"),
         (lambda s: {k: v for k, v in s.items() if k != "format"}, "checkpoint format None"),
         (lambda s: {k: v for k, v in s.items() if k != "files"}, "`step` or `files`"),
         (lambda s: s | {"step": "seven"}, "`step` or `files`"),

@@ -14,6 +14,7 @@ from PIL import Image
 
 from conftest import SIZE, sphere_c2w, sphere_image, write_blender_scene
 from nerfcli.cameras.boxes import Box
+from nerfcli.core.config import SceneConfig
 from nerfcli.core.errors import NerfError
 from nerfcli.scenes import Scene, Similarity, load_scene, load_views, views_bytes
 from nerfcli.scenes.hull import silhouette_box, visual_hull
@@ -69,7 +70,7 @@ def test_one_of_the_files_alone_is_split_by_the_rule(ball: Path) -> None:
 def test_without_test_views_some_training_views_are_held_out(tmp_path: Path) -> None:
     folder = write_blender_scene(tmp_path / "scene")
     (folder / "transforms_test.json").unlink()
-    scene = load_scene(folder, holdout=4)
+    scene = load_scene(folder, SceneConfig(holdout=4))
     assert scene.splits["test"] == (0, 4)
     assert any("held out" in note for note in scene.notes)
 
@@ -77,7 +78,11 @@ def test_without_test_views_some_training_views_are_held_out(tmp_path: Path) -> 
 def test_test_views_alone_are_split_by_the_rule(tmp_path: Path) -> None:
     folder = write_blender_scene(tmp_path / "scene", 2, 4)
     (folder / "transforms_train.json").unlink()
-    assert load_scene(folder, holdout=4).splits == {"train": (1, 2, 3), "val": (), "test": (0,)}
+    assert load_scene(folder, SceneConfig(holdout=4)).splits == {
+        "train": (1, 2, 3),
+        "val": (),
+        "test": (0,),
+    }
 
 
 def test_a_scene_of_another_size_gets_its_box_from_the_cameras(tmp_path: Path) -> None:
@@ -151,7 +156,7 @@ def ball_views(tmp_path_factory: pytest.TempPathFactory):
         frames.append({"file_path": f"./train/r_{i}", "transform_matrix": c2w.tolist()})
     table = {"camera_angle_x": 0.7, "frames": frames}
     (folder / "transforms_train.json").write_text(json.dumps(table))
-    scene = load_scene(folder, holdout=0)
+    scene = load_scene(folder, SceneConfig(holdout=0))
     return scene, load_views(scene, scene.splits["train"])
 
 
@@ -200,7 +205,7 @@ def test_lego() -> None:
     root = os.environ.get("NERF_DATA")
     if not root or not (Path(root) / "lego").is_dir():
         pytest.skip("NERF_DATA does not hold the scene lego")
-    scene = load_scene(Path(root) / "lego", downscale=4)
+    scene = load_scene(Path(root) / "lego", SceneConfig(downscale=4))
     assert [len(scene.splits[s]) for s in ("train", "val", "test")] == [100, 13, 25]
     assert scene.cameras.size[0].tolist() == [100, 100]
     assert float(scene.cameras.focal[0, 0]) == pytest.approx(1111.111 / 8, rel=1e-5)

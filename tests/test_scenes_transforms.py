@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from conftest import sphere_c2w
+from nerfcli.core.config import SceneConfig
 from nerfcli.core.errors import NerfError
 from nerfcli.scenes import Scene, load_scene, load_views, read_source
 from nerfcli.scenes.source import Depth
@@ -59,7 +60,7 @@ def test_poses_change_from_opengl_to_opencv_and_keep_their_source(tmp_path: Path
     # the cameras look at the origin from 4 away: half of that is the detail cube
     assert scene.scene_from_source.scale == pytest.approx(1 / 2.0, rel=1e-6)
     assert "focus" in scene.box_source
-    assert (scene.background, scene.has_alpha) == ("none", False)
+    assert (scene.background, scene.has_alpha) == ("black", False)
 
 
 def test_names_are_in_natural_order_and_every_eighth_is_held_out(tmp_path: Path) -> None:
@@ -72,9 +73,9 @@ def test_names_are_in_natural_order_and_every_eighth_is_held_out(tmp_path: Path)
         "val": (),
         "test": (0, 8),
     }
-    assert load_scene(tmp_path, holdout=0).splits["train"] == tuple(range(12))
+    assert load_scene(tmp_path, SceneConfig(holdout=0)).splits["train"] == tuple(range(12))
     with pytest.raises(NerfError, match="leaves none to train on"):
-        load_scene(tmp_path, holdout=1)
+        load_scene(tmp_path, SceneConfig(holdout=1))
 
 
 @pytest.mark.parametrize(
@@ -148,7 +149,7 @@ def test_intrinsics_follow_images_of_another_size(tmp_path: Path) -> None:
 
 
 def test_downscale_divides_pixels_and_intrinsics(tmp_path: Path) -> None:
-    scene = load_scene(write(tmp_path, capture(tmp_path)), downscale=3)
+    scene = load_scene(write(tmp_path, capture(tmp_path)), SceneConfig(downscale=3))
     assert scene.cameras.size[0].tolist() == [4, 2]
     assert scene.cameras.focal[0].tolist() == pytest.approx([10 / 3, 11 / 3])
     assert scene.cameras.principal[0].tolist() == pytest.approx([6.5 / 3, 3.5 / 3])
@@ -273,11 +274,11 @@ def test_stated_boxes(
 
 def test_the_user_overrules_the_box(tmp_path: Path) -> None:
     write(tmp_path, {**capture(tmp_path), "aabb_scale": 4})
-    scene = load_scene(tmp_path, box=2.5, cascades=2, near=0.3, far=9.0)
+    scene = load_scene(tmp_path, SceneConfig(box=2.5, cascades=2, near=0.3, far=9.0))
     assert scene.scene_from_source.scale == pytest.approx(0.4)
     assert (scene.box.n_cascades, scene.near, scene.far) == (2, 0.3, 9.0)
     with pytest.raises(NerfError, match=r"near \(10\) must be smaller than far \(9\)"):
-        load_scene(tmp_path, near=10.0, far=9.0)
+        load_scene(tmp_path, SceneConfig(near=10.0, far=9.0))
 
 
 def test_points_choose_the_box(tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from nerfcli.backends.base import Backend
-from nerfcli.core.config import Config
+from nerfcli.core.config import Config, HashGridConfig
 from nerfcli.engine import train
-from nerfcli.methods.hashgrid_graph_trainer import create_trainer
-from nerfcli.methods.trainers import HashGridTrainer
+from nerfcli.methods.hashgrid_method import create_trainer
+from nerfcli.methods.hashgrid_trainer import HashGridTrainer
 from nerfcli.scenes import load_scene
 
 
@@ -21,9 +21,16 @@ def trainer_of(scene: Path, seen: list[dict[str, Any]], **values: Any) -> HashGr
     config = Config(device="cpu", backend="torch")
     config = replace(
         config,
-        model=replace(config.model, log2_table_size=8, n_levels=2, max_resolution=32, width=16),
-        occupancy=replace(config.occupancy, resolution=8),
-        train=replace(config.train, steps=2, n_samples=256, **values),
+        train=replace(config.train, steps=2),
+        hashgrid=HashGridConfig(
+            log2_table_size=8,
+            n_levels=2,
+            max_resolution=32,
+            width=16,
+            n_samples=256,
+            occupancy_resolution=8,
+            **values,
+        ),
     )
     ready = train.prepare(load_scene(scene), config)
 
@@ -35,7 +42,6 @@ def trainer_of(scene: Path, seen: list[dict[str, Any]], **values: Any) -> HashGr
     generator = torch.Generator().manual_seed(0)
     views = ready.residents.at(0)
     made = create_trainer(ready.scene, views, ready.config, Noting(), generator)
-    assert isinstance(made, HashGridTrainer)
     return made
 
 

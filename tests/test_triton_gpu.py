@@ -15,7 +15,7 @@ from nerfcli import backends
 from nerfcli.backends import selfcheck
 from nerfcli.backends.base import Backend
 from nerfcli.backends.triton.backend import TritonBackend
-from nerfcli.core.config import Config
+from nerfcli.core.config import ClassicConfig, Config, HashGridConfig
 from nerfcli.core.devices import random_generator
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Progress
@@ -24,8 +24,9 @@ from nerfcli.engine import train
 from nerfcli.engine.evaluate import evaluate
 from nerfcli.engine.render import load_model, render_image
 from nerfcli.engine.runs import Run
-from nerfcli.methods.hashgrid_graph_trainer import EAGER_STEPS, GraphTrainer, create_trainer
-from nerfcli.methods.trainers import HashGridTrainer
+from nerfcli.methods.hashgrid_graph_trainer import EAGER_STEPS, GraphTrainer
+from nerfcli.methods.hashgrid_method import create_trainer
+from nerfcli.methods.hashgrid_trainer import HashGridTrainer
 from nerfcli.reference.fused import Objective
 from nerfcli.reference.radiance import NetParams
 from nerfcli.reference.samples import Samples
@@ -104,9 +105,10 @@ def prepared(ball: Path, method: str = "hashgrid", steps: int = 40) -> train.Pre
     config = Config(device="cuda", backend="triton" if method == "hashgrid" else "torch")
     config = replace(
         config,
-        model=replace(config.model, method=method, log2_table_size=12),
-        occupancy=replace(config.occupancy, resolution=32),
-        train=replace(config.train, steps=steps, n_samples=2**14, n_rays=64),
+        method=method,
+        train=replace(config.train, steps=steps),
+        hashgrid=HashGridConfig(log2_table_size=12, n_samples=2**14, occupancy_resolution=32),
+        classic=ClassicConfig(n_rays=64),
     )
     return train.prepare(load_scene(ball), config)
 
@@ -116,8 +118,7 @@ def trainer_with(ready: train.Prepared, ops: Backend) -> HashGridTrainer:
     made = create_trainer(
         ready.scene, ready.residents.at(0).to("cuda"), ready.config, ops, generator
     )
-    assert isinstance(made, HashGridTrainer)
-    train.prepare_occupancy(made, ready.scene, ready.residents.at(0))
+    made.begin(ready.residents.at(0))
     return made
 
 
@@ -204,7 +205,7 @@ def test_a_run_trains_goes_on_and_renders_on_both_devices(
 
 def test_memory_that_runs_out_says_what_to_do(ball: Path, tmp_path: Path) -> None:
     ready = prepared(ball)
-    huge = replace(ready.config, train=replace(ready.config.train, n_samples=2**34))
+    huge = replace(ready.config, hashgrid=replace(ready.config.hashgrid, n_samples=2**34))
     run = Run.create(tmp_path / "run", huge, ready.scene.to_json())
     quiet = Progress("quiet", None, "step", "train")
     with pytest.raises(NerfError, match=r"memory is full.*n_samples"):

@@ -7,28 +7,28 @@ from dataclasses import replace
 
 import torch
 
+from nerfcli.backends.base import Backend
 from nerfcli.bench.clock import measure
 from nerfcli.bench.gpu_measures import Bench, Row
-from nerfcli.core.config import Config
+from nerfcli.core.config import ClassicConfig, Config, known
 from nerfcli.core.devices import random_generator
 from nerfcli.engine.resolve import resolve
+from nerfcli.methods.base import background_of
 from nerfcli.methods.classic import ClassicField, gradients
-from nerfcli.methods.trainers import fixed_background
 from nerfcli.scenes.views import over_background
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 
 
-def classic_rows(bench: Bench, n_rays: int = 0) -> list[Row]:
+def classic_rows(bench: Bench, n_rays: int | None = None) -> list[Row]:
     """Loss and gradients of one batch of the scene with the paper's network, fresh.
 
     Args:
-        n_rays: of the batch; 0: those of a step.
+        n_rays: of the batch; None: those of a step.
     """
     ready, _ = bench.prepared
-    model = replace(ready.config.model, method="classic", width=0)
-    train = replace(ready.config.train, n_rays=n_rays)
-    config = resolve(replace(ready.config, model=model, train=train), ready.scene)
+    config = Config("classic", device=ready.config.device, classic=ClassicConfig(n_rays=n_rays))
+    config = resolve(config, ready.scene)
     rows: list[Row] = []
     exact: torch.Tensor | None = None
     for precision in PRECISIONS if bench.device == "cuda" else ("float32", "bfloat16"):
@@ -38,7 +38,7 @@ def classic_rows(bench: Bench, n_rays: int = 0) -> list[Row]:
             {
                 "method": "classic",
                 "precision": precision,
-                "rays": config.train.n_rays,
+                "rays": known(config.classic.n_rays),
                 "ms a step": float(f"{1e3 * seconds:.4g}"),
                 "gradients off by": float(f"{(found - exact).norm() / exact.norm():.2g}"),
             }
@@ -51,12 +51,12 @@ def _steps(bench: Bench, config: Config, precision: str) -> tuple[torch.Tensor, 
     ready, _ = bench.prepared
     scene, device = ready.scene, torch.device(bench.device)
     weights, pixels = (torch.Generator().manual_seed(seed) for seed in (0, 1))
-    field = ClassicField.create(config, scene.box, scene.near, scene.far, weights)
+    field = ClassicField.create(config, scene.box, scene.near, scene.far, Backend(), weights)
     field = replace(field.to(bench.device), precision=precision)
     for p in field.params.values():
         p.requires_grad_()
-    views, background = ready.residents.at(0).to(bench.device), fixed_background(config, device)
-    u = torch.rand(config.train.n_rays, dtype=torch.float64, generator=pixels)
+    views, background = ready.residents.at(0).to(bench.device), background_of(scene, device)
+    u = torch.rand(known(config.classic.n_rays), dtype=torch.float64, generator=pixels)
     flat = views.draw(u.to(device))
     rays = scene.cameras.rays(views.locate(flat))
     target = over_background(views.colors(flat), background)

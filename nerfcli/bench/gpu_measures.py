@@ -27,10 +27,10 @@ from nerfcli.engine.evaluate import evaluate
 from nerfcli.engine.render import load_model, render_image
 from nerfcli.engine.resolve import resolve
 from nerfcli.engine.runs import Run
-from nerfcli.engine.train import Clock, Prepared, prepare, prepare_occupancy, start
+from nerfcli.engine.train import Clock, Prepared, prepare, start
 from nerfcli.methods.hashgrid import net_from_config
-from nerfcli.methods.hashgrid_graph_trainer import create_trainer
-from nerfcli.methods.trainers import HashGridTrainer
+from nerfcli.methods.hashgrid_method import create_trainer
+from nerfcli.methods.hashgrid_trainer import HashGridTrainer
 from nerfcli.reference.radiance import NetSpec
 from nerfcli.scenes import Scene, load_scene
 
@@ -152,10 +152,9 @@ class Bench:
         generator = random_generator(self.device, 0)
         views = ready.residents.at(0).to(self.device)
         trainer = create_trainer(ready.scene, views, ready.config, ops, generator)
-        assert isinstance(trainer, HashGridTrainer)
-        prepare_occupancy(trainer, ready.scene, ready.residents.at(0))
+        trainer.begin(ready.residents.at(0))
         self._settle(trainer)
-        every, effort = ready.config.occupancy.every, self.sizes.effort
+        every, effort = ready.config.hashgrid.occupancy_every, self.sizes.effort
         times: list[float] = []
         n_rays = n_samples = 0
         begin = time.perf_counter()

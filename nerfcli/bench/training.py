@@ -21,11 +21,10 @@ from nerfcli.bench.kernels import network_flop
 from nerfcli.cameras.boxes import Box
 from nerfcli.cameras.cameras import Cameras
 from nerfcli.cameras.lenses import Lens
-from nerfcli.core.config import Config, ModelConfig, OccupancyConfig, TrainConfig
+from nerfcli.core.config import Config, HashGridConfig, TrainConfig, known
 from nerfcli.engine.resolve import resolve
-from nerfcli.engine.train import prepare_occupancy
 from nerfcli.methods.hashgrid import net_from_config
-from nerfcli.methods.trainers import HashGridTrainer
+from nerfcli.methods.hashgrid_trainer import HashGridTrainer
 from nerfcli.scenes import Scene
 from nerfcli.scenes.scene import Similarity
 from nerfcli.scenes.views import Views
@@ -95,18 +94,22 @@ def training_rows(
 def config_of(scene: Scene, shape: tuple[int, int], effort: Effort) -> Config:
     """The settings of a run with this shape of grid (levels, features); the rest is automatic."""
     levels, features = shape
-    model = ModelConfig(n_levels=levels, n_features=features, log2_table_size=LOG2_TABLE_SIZE)
-    length = effort.settle_steps + effort.blocks * OccupancyConfig().every
-    train = TrainConfig(steps=length, n_samples=N_SAMPLES)
-    return resolve(Config(model=model, train=train), scene)
+    own = HashGridConfig(
+        n_levels=levels,
+        n_features=features,
+        log2_table_size=LOG2_TABLE_SIZE,
+        n_samples=N_SAMPLES,
+    )
+    length = effort.settle_steps + effort.blocks * own.occupancy_every
+    return resolve(Config(hashgrid=own, train=TrainConfig(steps=length)), scene)
 
 
 def settle(scene: Scene, views: Views, config: Config, ops: Backend, n_steps: int) -> Settled:
     """Train until the empty space is found, so that steps look like those of a long run."""
     trainer = HashGridTrainer(scene, views, config, ops, torch.Generator().manual_seed(0))
-    prepare_occupancy(trainer, scene, views)
+    trainer.begin(views)
     start = time.perf_counter()
-    every = config.occupancy.every
+    every = config.hashgrid.occupancy_every
     for _ in range(math.ceil(n_steps / every)):
         for _ in range(every):
             trainer.step(LR)
@@ -132,7 +135,7 @@ def create(scene: Scene, views: Views, settled: Settled, ops: Backend) -> HashGr
 def _timed(
     name: str, trainer: HashGridTrainer, device: str, effort: Effort, peak: float
 ) -> TrainingRow:
-    every = trainer.config.occupancy.every
+    every = trainer.config.hashgrid.occupancy_every
     for _ in range(WARM_STEPS):
         trainer.step(LR)
     times: list[float] = []
@@ -152,13 +155,13 @@ def _timed(
     n_steps, seconds = every * len(times), statistics.median(times)
     samples = int(n_samples) / n_steps
     rate = samples / seconds
-    model = trainer.config.model
+    own = trainer.config.hashgrid
     gflops = 3 * rate * network_flop(net_from_config(trainer.config))[1] / 1e9
     return TrainingRow(
         backend=name,
-        levels=model.n_levels,
-        features=model.n_features,
-        log2_table_size=model.log2_table_size,
+        levels=own.n_levels,
+        features=own.n_features,
+        log2_table_size=known(own.log2_table_size),
         samples=round(samples),
         rays=round(int(n_rays) / n_steps),
         seconds=seconds,

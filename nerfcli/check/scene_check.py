@@ -28,6 +28,7 @@ from nerfcli.check.judge_poses import (
 )
 from nerfcli.check.poses import Hypothesis, compute_tolerance
 from nerfcli.check.report import Finding, Report, View, sort_by_level
+from nerfcli.core.config import SceneConfig
 from nerfcli.core.progress import Progress
 from nerfcli.core.text import quantity
 from nerfcli.matching.matching import (
@@ -37,7 +38,7 @@ from nerfcli.matching.matching import (
     match_scene,
     measure_pose_distances,
 )
-from nerfcli.scenes.build import Options, scene_from_source
+from nerfcli.scenes.build import scene_from_source
 from nerfcli.scenes.scene import Scene
 from nerfcli.scenes.source import Source
 
@@ -70,7 +71,7 @@ def check_source(source: Source, progress: Progress, *, max_views: int = MAX_VIE
     Raises:
         NerfError: the files do not state a scene.
     """
-    scene = scene_from_source(source, Options(holdout=0))
+    scene = scene_from_source(source, SceneConfig(holdout=0))
     return judge_scene(source, scene, match_scene(scene, progress, max_views))
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from nerfcli.cli.image_source import recorded_path, scene_of_run
 from nerfcli.cli.options import (
     Backend,
     Device,
@@ -20,7 +21,6 @@ from nerfcli.cli.options import (
     progress_kind,
 )
 from nerfcli.cli.output import NOT_MET, show, stop_code
-from nerfcli.cli.sources import recorded_path, scene_of_run
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Progress
 from nerfcli.core.signals import StopSignal

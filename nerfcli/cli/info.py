@@ -9,9 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
+from nerfcli.cli.image_source import ImageSource
 from nerfcli.cli.options import Json, Quiet
 from nerfcli.cli.output import show
-from nerfcli.cli.sources import Source
+from nerfcli.core.settings import config_tree
 from nerfcli.core.text import duration
 from nerfcli.engine.runs import Run
 
@@ -71,21 +72,19 @@ def machine() -> dict[str, Any]:
 
 def contents(run: Run) -> dict[str, Any]:
     """What a run holds: its scene, settings, progress and size on the disk."""
-    import dataclasses
-
     tensors, state = run.load_model()
     files = [path for path in run.path.rglob("*") if path.is_file()]
     return {
         "run": str(run.path),
         "scene": run.scene_json.get("name"),
-        "source": Source.recorded(run.scene_json).resolved or None,
-        "method": run.config.model.method,
+        "source": ImageSource.recorded(run.scene_json).resolved or None,
+        "method": run.config.method,
         "step": state["step"],
         "seconds": state.get("seconds"),
         "finished": state.get("finished"),
         "n_parameters": sum(tensor.numel() for tensor in tensors.values()),
         "bytes": sum(path.stat().st_size for path in files),
-        "config": dataclasses.asdict(run.config),
+        "config": config_tree(run.config),
     }
 
 

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from nerfcli.cli.jobs import fresh_job, resumable_job
 from nerfcli.cli.options import Json, ProgressKind, Quiet, progress_kind
-from nerfcli.cli.work import work
+from nerfcli.cli.train_job import run_job
+from nerfcli.cli.train_request import fresh_job, resumable_job
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Progress
 from nerfcli.core.settings import given_values
@@ -108,17 +108,17 @@ def train(
         "train.steps": steps,
         "train.minutes": minutes,
         "train.seed": seed,
-        "model.method": method,
+        "method": method,
         "scene.downscale": downscale,
         "scene.holdout": holdout,
         "backend": backend,
         "device": device,
     }
     given = given_values(preset, config, set_ or [], flags)
-    # a signal while the scene is read counts as well: the run is saved at its step 0
+    # a signal while the scene is read counts as well: the run is saved at step 0
     with Progress(kind, None, "step", "train") as reporter, StopSignal() as stop:
-        find = resumable_job if resume else fresh_job
-        job = find(
+        request = resumable_job if resume else fresh_job
+        job = request(
             scene, out, given, overwrite=overwrite, target_psnr=target_psnr, note=reporter.note
         )
-        return work(job, reporter, stop, as_json=as_json)
+        return run_job(job, reporter, stop, as_json=as_json)

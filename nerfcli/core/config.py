@@ -1,83 +1,118 @@
-"""Every setting of a run: one frozen dataclass tree, a section per box of the pipeline.
+"""Every setting of a run: one frozen dataclass tree, with a table for each method.
 
-A value of 0 or "auto" is filled in by `train.resolve` from the scene and the device before the
-run starts; what a run folder holds is always resolved.
+None is filled in from the scene or the device (`engine.resolve`) before a run starts, and 0 means
+0. What was taken from the scene stands in the run's scene.json; all else in its config.toml. The
+bounds of a value stand at its field; `core.settings` checks them where values come from outside.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import sys
+from dataclasses import dataclass, field, is_dataclass
+from typing import Annotated, Literal, TypeVar
+
+from msgspec import Meta
+
+T = TypeVar("T")
+
+Natural = Annotated[int, Meta(ge=0)]
+Count = Annotated[int, Meta(ge=1)]
+Amount = Annotated[float, Meta(ge=0, le=sys.float_info.max)]
+Positive = Annotated[float, Meta(gt=0, le=sys.float_info.max)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+TableSize = Annotated[int, Meta(ge=1, le=24)]  # 16 levels of 2 features at 24 take 2 GiB
 
 
 @dataclass(frozen=True)
 class SceneConfig:
-    downscale: int = 0  # read images at 1/downscale of their size; 0: 1, or what memory asks for
-    holdout: int = 8  # every n-th name is a test view where the scene has no split; 0: none
-    background: str = "auto"  # auto | white | black: what transparent pixels are shown on
-    near: float = 0.0  # nearest sample, scene units; 0: from box and cameras
-    far: float = 0.0  # farthest sample; 0: from box and cameras
-    box: float = 0.0  # half size of the detail cube, source units; 0: from the scene
-    cascades: int = 0  # doublings of the detail cube, itself included; 0: from the scene
+    """What the user may say about a scene; None leaves it to the scene."""
 
-
-@dataclass(frozen=True)
-class ModelConfig:
-    method: str = "auto"  # auto | hashgrid | classic
-    n_levels: int = 16  # hashgrid: levels of the grid
-    n_features: int = 2  # hashgrid: features of an entry
-    log2_table_size: int = 0  # hashgrid: entries of the largest level; 0: by device
-    base_resolution: int = 16  # hashgrid: coarsest level
-    max_resolution: int = 0  # hashgrid: finest level; 0: 2048 per detail cube
-    width: int = 0  # neurons of a layer; 0: 64 for hashgrid, 256 for classic
-    depth: int = 8  # classic: layers of the trunk
-    position_frequencies: int = 10  # classic
-    direction_frequencies: int = 4  # classic
-
-
-@dataclass(frozen=True)
-class SamplingConfig:
-    n_coarse: int = 64  # classic: stratified samples of a ray
-    n_fine: int = 128  # classic: importance samples of a ray
-    density_noise: float = 0.0  # classic: standard deviation of noise on the raw density
-    steps_per_box: int = 0  # hashgrid: marching steps along the detail cube's diagonal; 0: auto
-    cone: float = 0.00390625  # hashgrid: growth of the steps with t, where there are cascades
-    min_transmittance: float = 1e-4  # hashgrid: a ray ends where less light comes through
-
-
-@dataclass(frozen=True)
-class OccupancyConfig:
-    resolution: int = 128  # cells along a cascade
-    decay: float = 0.95  # of a cell's density from one update to the next
-    threshold: float = 0.01  # optical depth of a step above which a cell is occupied
-    every: int = 16  # steps between updates
-    cells: int = 0  # cells evaluated in an update; 0: four times the samples of a step
+    downscale: Count | None = None  # read images at 1/downscale of their size; auto: as memory asks
+    holdout: Natural = 8  # every n-th name is a test view where the scene has no split; 0: none
+    background: Literal["white", "black"] | None = None  # what transparent pixels are shown on
+    near: Positive | None = None  # nearest sample, scene units; auto: from box and cameras
+    far: Positive | None = None  # farthest sample; auto: from box and cameras
+    box: Positive | None = None  # half size of the detail cube, source units
+    cascades: Count | None = None  # doublings of the detail cube, itself included
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    steps: int = 0  # length of the run; 0: from minutes
-    minutes: float = 0.0  # length of the run in wall-clock time; 0: from steps, or by device
-    seed: int = 0  # of all randomness
-    n_rays: int = 0  # classic: rays of a step; 0: auto
-    n_samples: int = 0  # hashgrid: samples of a step, to which the ray count adapts; 0: auto
-    lr: float = 0.0  # peak learning rate; 0: by method, for hashgrid also by n_samples
-    lr_final: float = 0.0  # at the end, as a share of the peak; 0: by method
-    lr_warmup: int = 0  # steps of linear warm-up
-    loss: str = "auto"  # auto | mse | huber
-    ema_decay: float = 0.95  # hashgrid: running mean of the weights that is rendered; 0: off
-    weight_decay: float = 5e-8  # hashgrid: L2 on the entries of the grid that a step touches
-    random_background: bool = True  # hashgrid: RGBA scenes train on random backgrounds
-    crop_steps: int = 500  # classic: first steps see only the centre of the images
-    crop_fraction: float = 0.5  # classic: side of that centre
-    checkpoint_minutes: float = 5.0  # time between checkpoints
+    """What every method reads."""
+
+    steps: Count | None = None  # length of the run; auto: from minutes
+    minutes: Positive | None = None  # length of the run in wall-clock time; auto: 2, or by steps
+    seed: Seed = 0  # of all randomness
+    lr: Amount | None = None  # peak learning rate; auto: by method, for hashgrid also by n_samples
+    lr_final: Share | None = None  # at the end, as a share of the peak; auto: by method
+    lr_warmup: Natural = 0  # steps of linear warm-up
+    loss: Literal["mse", "huber"] | None = None  # auto: huber for hashgrid, mse for classic
+    random_background: bool = True  # hashgrid: a random colour behind each ray of a step
+    checkpoint_minutes: Amount = 5.0  # time between checkpoints
+
+
+@dataclass(frozen=True)
+class HashGridConfig:
+    """Method hashgrid."""
+
+    n_levels: Count = 16  # of the grid
+    n_features: Count = 2  # of an entry
+    log2_table_size: TableSize | None = None  # entries of the largest level; auto: by device
+    base_resolution: Count = 16  # coarsest level
+    max_resolution: Count | None = None  # finest level; auto: two cells a pixel, 128 to 2048
+    width: Count = 64  # neurons of a layer
+    n_samples: Count | None = None  # of a step, to which the ray count adapts; auto: by device
+    steps_per_box: Count | None = None  # marching steps along the detail cube's diagonal
+    cone: Amount = 0.00390625  # growth of the steps with t, where there are cascades
+    min_transmittance: Share = 1e-4  # a ray ends where less light comes through
+    occupancy_resolution: Count = 128  # cells along a cascade
+    occupancy_decay: Share = 0.95  # of a cell's density from one update to the next
+    occupancy_threshold: Amount = 0.01  # optical depth of a step above which a cell is occupied
+    occupancy_every: Count = 16  # steps between updates
+    occupancy_cells: Count | None = None  # evaluated in an update; auto: four times n_samples
+    ema_decay: Share = 0.95  # running mean of the weights that is rendered; 0: the weights
+    weight_decay: Amount = 5e-8  # L2 on the entries of the grid that a step touches
+
+
+@dataclass(frozen=True)
+class ClassicConfig:
+    """Method classic."""
+
+    width: Count = 256  # neurons of a layer
+    depth: Count = 8  # layers of the trunk
+    position_frequencies: Natural = 10
+    direction_frequencies: Natural = 4
+    n_coarse: Count = 64  # stratified samples of a ray
+    n_fine: Natural = 128  # importance samples of a ray
+    density_noise: Amount = 0.0  # standard deviation of noise on the raw density
+    n_rays: Count | None = None  # of a step; auto: by device
+    crop_steps: Natural = 500  # first steps see only the centre of the images
+    crop_fraction: Share = 0.5  # side of that centre
 
 
 @dataclass(frozen=True)
 class Config:
-    backend: str = "auto"  # auto | a name that `nerf info` lists
-    device: str = "auto"  # auto | cpu | cuda
+    method: str | None = None  # hashgrid or classic; auto: hashgrid
+    backend: str = "auto"  # auto, or a name that `nerf info` lists
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     scene: SceneConfig = field(default_factory=SceneConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    occupancy: OccupancyConfig = field(default_factory=OccupancyConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    hashgrid: HashGridConfig = field(default_factory=HashGridConfig)
+    classic: ClassicConfig = field(default_factory=ClassicConfig)
+
+
+SHARED_TABLES = ("scene", "train")
+# of a method each, by its name
+METHOD_TABLES = tuple(
+    name
+    for name, table in vars(Config()).items()
+    if is_dataclass(table) and name not in SHARED_TABLES
+)
+DEFAULT_METHOD = METHOD_TABLES[0]
+
+
+def known(value: T | None) -> T:
+    """A setting of a resolved config, in which none that is needed is None."""
+    assert value is not None, "the config is not resolved"
+    return value

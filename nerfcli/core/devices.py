@@ -72,16 +72,18 @@ def random_generator(device: str, seed: int) -> torch.Generator:
     return torch.Generator(device).manual_seed(seed)
 
 
-def restore_generator(generator: torch.Generator, state: list[int], seed: int, step: int) -> bool:
+def restore_generator(
+    generator: torch.Generator, state: torch.Tensor, seed: int, step: int
+) -> bool:
     """Go on with the random numbers of a checkpoint; whether they are the very same.
 
     The states of a CPU and of a GPU have nothing in common. One from the other kind of device is
     replaced by a seed of its own for this step.
-    """
-    import torch
 
+    state: what `generator.get_state()` gave, uint8 [n] on the CPU.
+    """
     if len(state) == generator.get_state().numel():
-        generator.set_state(torch.tensor(state, dtype=torch.uint8, device="cpu"))
+        generator.set_state(state)
         return True
     generator.manual_seed((seed + 1_000_003 * step) % 2**63)
     return False

@@ -8,40 +8,21 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 import tomllib
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
-from nerfcli.core.config import Config
+import msgspec
+
+from nerfcli.core.config import DEFAULT_METHOD, METHOD_TABLES, SHARED_TABLES, Config
+from nerfcli.core.config_format1 import is_format1, new_home, translated
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import write_text
 
 PRESETS = Path(__file__).parents[1] / "presets"
-CHOICES = {
-    "device": ("auto", "cpu", "cuda"),
-    "scene.background": ("auto", "white", "black"),
-    "model.method": ("auto", "hashgrid", "classic"),
-    "train.loss": ("auto", "mse", "huber"),
-}
-AT_LEAST = {  # every other number must not be negative
-    "model.n_levels": 1,
-    "model.n_features": 1,
-    "model.base_resolution": 1,
-    "model.depth": 1,
-    "sampling.n_coarse": 1,
-    "occupancy.resolution": 1,
-    "occupancy.every": 1,
-}
-AT_MOST = {
-    "model.log2_table_size": 24,  # 16 levels of 2 features would take 2 GiB
-    "sampling.min_transmittance": 1.0,
-    "occupancy.decay": 1.0,
-    "train.ema_decay": 1.0,
-    "train.crop_fraction": 1.0,
-    "train.seed": 2**63 - 1,
-}
-TYPE_WORDS = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
+AUTO = ("auto", "none")  # ways to write None, which TOML has no word for
 
 
 def load_config(
@@ -89,8 +70,17 @@ def given_values(
 
 
 def config_from_values(values: Mapping[str, object]) -> Config:
-    """Defaults with these dotted values in their place."""
-    config = Config()
+    """Defaults with these dotted values in their place.
+
+    Raises:
+        NerfError: a value of another method's table than the config's own.
+    """
+    ensure_own_table(values, values.get("method"))
+    return with_values(Config(), values)
+
+
+def with_values(config: Config, values: Mapping[str, object]) -> Config:
+    """The config with these dotted values in their place."""
     for key, value in values.items():
         table, _, leaf = key.rpartition(".")
         if table:
@@ -101,15 +91,37 @@ def config_from_values(values: Mapping[str, object]) -> Config:
     return config
 
 
+def ensure_own_table(values: Mapping[str, object], method: object) -> None:
+    """Raise NerfError where a value is of another method's table; method None: the default."""
+    method = method or DEFAULT_METHOD
+    for key in values:
+        table = key.partition(".")[0]
+        if table in METHOD_TABLES and table != method:
+            raise NerfError(
+                f"{key}: the method is {method}, which does not read table [{table}]; "
+                f"leave it out, or choose --method {table}."
+            )
+
+
 def config_values(config: Config) -> dict[str, object]:
     """Every field of the tree by its dotted key."""
     return _flatten(dataclasses.asdict(config))
 
 
+def config_tree(config: Config) -> dict[str, Any]:
+    """The tables of a config as they are written: without None and without other methods."""
+    others = [name for name in METHOD_TABLES if name != (config.method or DEFAULT_METHOD)]
+    tree = {k: v for k, v in dataclasses.asdict(config).items() if k not in others}
+    for name, value in list(tree.items()):
+        if isinstance(value, dict):
+            tree[name] = {k: v for k, v in value.items() if v is not None}
+    return {k: v for k, v in tree.items() if v is not None}
+
+
 def config_to_toml(config: Config) -> str:
     import tomli_w  # a third party; reading needs none
 
-    return tomli_w.dumps(dataclasses.asdict(config))
+    return tomli_w.dumps(config_tree(config))
 
 
 def config_from_toml(path: Path) -> Config:
@@ -123,6 +135,12 @@ def config_from_toml(path: Path) -> Config:
 
 def write_config(config: Config, path: Path) -> None:
     write_text(path, config_to_toml(config))
+
+
+def ensure_valid(table: str, config: object) -> None:
+    """Raise NerfError where a value of a config table, made in Python, is out of its bounds."""
+    for field in dataclasses.fields(config):  # pyright: ignore[reportArgumentType]
+        _checked(f"{table}.{field.name}", getattr(config, field.name), "config")
 
 
 def preset_names() -> tuple[str, ...]:
@@ -155,7 +173,10 @@ def _read_toml(path: Path, where: str) -> dict[str, object]:
         raise NerfError(f"{where}: not a UTF-8 text file.") from error
     except OSError as error:
         raise NerfError(f"cannot read config {path}: {error.strerror or error}.") from error
-    return {key: _checked(key, value, where) for key, value in _flatten(tree).items()}
+    values = _flatten(tree)
+    if is_format1(tree):
+        values = translated(values)
+    return {key: _checked(key, value, where) for key, value in values.items()}
 
 
 def _flatten(tree: Mapping[str, object]) -> dict[str, object]:
@@ -175,8 +196,6 @@ def _parse_set(text: str) -> tuple[str, object]:
     where = f"--set {text}"
     if not equals or not key:
         raise NerfError(f"{where}: write it as table.key=value, such as train.steps=2000.")
-    if isinstance(_default(key, where), str):
-        return key, _checked(key, raw.strip("\"'"), where)
     try:
         value = tomllib.loads(f"value = {raw}").get("value")
     except tomllib.TOMLDecodeError:
@@ -184,31 +203,63 @@ def _parse_set(text: str) -> tuple[str, object]:
     return key, _checked(key, value, where)
 
 
-def _default(key: str, where: str) -> object:
-    defaults = config_values(Config())
-    if key in defaults:
-        return defaults[key]
-    leaves = [known for known in defaults if known.rpartition(".")[2] == key.rpartition(".")[2]]
-    hint = f"did you mean {leaves[0]}?" if leaves else nearest(key, list(defaults))
+@cache
+def field_types() -> dict[str, Any]:
+    """The type of every field, with its bounds, by dotted key."""
+    types = get_type_hints(Config, include_extras=True)
+    for table in (*SHARED_TABLES, *METHOD_TABLES):
+        hints = get_type_hints(types.pop(table), include_extras=True)
+        types |= {f"{table}.{leaf}": hint for leaf, hint in hints.items()}
+    return types
+
+
+def _field_type(key: str, where: str) -> Any:
+    types = field_types()
+    if key in types:
+        return types[key]
+    if place := new_home(key):
+        raise NerfError(f"{where}: unknown key {key!r}; it is now {place}.")
+    leaves = [name for name in types if name.rpartition(".")[2] == key.rpartition(".")[2]]
+    hint = f"did you mean {' or '.join(leaves)}?" if leaves else nearest(key, list(types))
     raise NerfError(f"{where}: unknown key {key!r}; {hint}")
 
 
-def _checked(key: str, value: object, where: str) -> object:
-    """The value in its field's type, or NerfError: unknown key, wrong type, out of range."""
-    want = type(_default(key, where))
-    if want is float and type(value) is int:
-        value = float(value)
-    if type(value) is not want:
-        table, _, leaf = key.rpartition(".")
-        place = f"table [{table}], key {leaf!r}" if table else f"key {leaf!r}"
-        raise NerfError(
-            f"{where}: {place} must be {TYPE_WORDS[want]}, got {value!r} ({type(value).__name__})."
-        )
-    if key in CHOICES and value not in CHOICES[key]:
-        raise NerfError(f"{where}: {key} must be one of {', '.join(CHOICES[key])}; got {value!r}.")
-    if isinstance(value, int | float) and want is not bool:
-        low, high = AT_LEAST.get(key, 0), AT_MOST.get(key, math.inf)
-        if not (math.isfinite(value) and low <= value <= high):
-            bounds = f"at least {low}" + (f" and at most {high}" if high < math.inf else "")
-            raise NerfError(f"{where}: {key} must be {bounds}, got {value}.")
+def _checked(key: str, value: object, where: str) -> Any:
+    """The value in its field's type, or NerfError: unknown key, wrong type, out of bounds."""
+    kind = _field_type(key, where)
+    if value in AUTO and type(None) in get_args(kind):
+        return None
+    try:
+        value = msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise NerfError(f"{where}: {key} must be {_expected(kind)}; got {value!r}.") from error
+    if key == "method" and value not in (None, *METHOD_TABLES):
+        names = ", ".join(METHOD_TABLES)
+        raise NerfError(f"{where}: {key} must be one of {names}; got {value!r}.")
     return value
+
+
+def _expected(kind: Any) -> str:
+    """What a field's type admits, as a phrase: "a whole number, at least 1"."""
+    from msgspec import inspect
+
+    info = inspect.type_info(kind)
+    if isinstance(info, inspect.UnionType):
+        phrases = [_phrase(part) for part in info.types if not isinstance(part, inspect.NoneType)]
+        return ", or ".join([*phrases, "auto"])
+    return _phrase(info)
+
+
+def _phrase(info: Any) -> str:
+    from msgspec import inspect
+
+    if isinstance(info, inspect.LiteralType):
+        return f"one of {', '.join(map(str, info.values))}"
+    if isinstance(info, inspect.StrType):
+        return "a string"
+    if isinstance(info, inspect.BoolType):
+        return "true or false"
+    bounds = [("above", info.gt), ("at least", info.ge), ("at most", info.le)]
+    texts = [f"{word} {n:g}" for word, n in bounds if n is not None and abs(n) < 2**62]
+    noun = "a whole number" if isinstance(info, inspect.IntType) else "a finite number"
+    return ", ".join([noun, *([" and ".join(texts)] if texts else [])])

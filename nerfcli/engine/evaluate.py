@@ -120,8 +120,8 @@ def protocol(model: Model, split: str) -> dict:
     """Everything that another program must do alike to get the same numbers."""
     return {
         "split": split,
-        "background": model.config.scene.background,
-        "downscale": model.config.scene.downscale,
+        "background": model.scene.background,
+        "downscale": model.scene.downscale,
         "rounding": "8 bits",
         "psnr": "mean over views of -10 log10(MSE), range 1",
         "ssim": f"Gaussian window {SSIM_WINDOW}x{SSIM_WINDOW}, sigma {SSIM_SIGMA}, range 1, "

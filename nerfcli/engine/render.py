@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -16,52 +16,58 @@ from torch import Tensor
 
 from nerfcli import backends
 from nerfcli.cameras.cameras import Cameras
-from nerfcli.core.config import Config
 from nerfcli.core.devices import memory_errors, pick
 from nerfcli.core.errors import NerfError
-from nerfcli.core.progress import Progress
+from nerfcli.core.progress import Note, Progress
 from nerfcli.core.signals import StopSignal
 from nerfcli.engine.runs import Run
 from nerfcli.engine.video import Writer, open_writer
-from nerfcli.methods.hashgrid import AnyField, HashField, create_field
+from nerfcli.methods import Field, Trainer, method_of
+from nerfcli.methods.base import background_of
 from nerfcli.reference.samples import Pixels
 from nerfcli.scenes import Scene
 
 LEAST_CHUNK = 1024
 MEMORY_ADVICE = "close what else uses it, render at --scale 0.5, or use --device cpu"
 ENCODING = 8  # frames that may wait for their encoder
-CLASSIC_CHUNK = 2048  # rays at once; 192 samples each through a 256-wide network
 LAYERS = ("rgb", "depth", "opacity")
 
 
 @dataclass(frozen=True)
 class Model:
-    """A trained field with what is needed to show it; holds no images."""
+    """A field with what is needed to show it; holds no images.
 
-    field: AnyField
+    backend: a line that says what evaluates it.
+    """
+
+    field: Field
     scene: Scene
-    config: Config
     backend: str
     device: str = "cpu"
+
+    @staticmethod
+    def of(trainer: Trainer) -> Model:
+        """The field of a trainer as it is now, to be rendered between two of its steps."""
+        field = trainer.rendered_field()
+        return Model(field, trainer.scene, f"backend {field.ops.name}", str(trainer.device))
 
     @property
     def background(self) -> Tensor:
         """[3], on the model's device."""
-        white = self.config.scene.background == "white"
-        return torch.full((3,), 1.0 if white else 0.0, device=self.device)
+        return background_of(self.scene, self.device)
 
 
 def load_model(
     run: Run,
     backend: str = "auto",
     device: str = "cpu",
-    note: Callable[[str], None] | None = None,
+    note: Note | None = None,
 ) -> Model:
     """The field of a run's newest checkpoint, whatever device it was trained on.
 
     Args:
         device: auto, cpu or cuda.
-        note: told when a GPU backend is checked because it has not been used here before.
+        note: takes a remark where a GPU backend is checked at its first use here.
 
     Raises:
         NerfError: no readable checkpoint, or the backend or device cannot be had here.
@@ -70,23 +76,23 @@ def load_model(
     choice = backends.select(backend, device, note)
     tensors, _ = run.load_model(device)
     generator = torch.Generator("cpu").manual_seed(0)
+    create_field = method_of(config).create_field
     field = create_field(config, scene.box, scene.near, scene.far, choice.backend, generator)
-    field.load_state(tensors, config.occupancy.threshold)
-    return Model(field, scene, config, choice.line, device)
+    field.load_state(tensors)
+    return Model(field, scene, choice.line, device)
 
 
 def render_image(model: Model, cameras: Cameras, index: int) -> Pixels:
     """One camera's view: Pixels of height * width rays, row-major, on the model's device.
 
-    As many rays at once as the backend likes; half as many, again and again, where the GPU's
+    As many rays at once as the field likes; half as many, again and again, where the GPU's
     memory does not hold what they need.
 
     Raises:
         NerfError: it does not even hold LEAST_CHUNK rays.
     """
     field = model.field
-    rays = cameras.image_rays(index, model.device)
-    chunk = field.ops.rays_per_chunk if isinstance(field, HashField) else CLASSIC_CHUNK
+    rays, chunk = cameras.image_rays(index, model.device), field.rays_per_chunk
     parts, start = [], 0
     while start < len(rays) or not parts:
         enough = chunk <= LEAST_CHUNK

@@ -26,7 +26,8 @@ from nerfcli.engine.checkpoints import ensure_whole, read_tensors, write_tensors
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT = 1  # of the folder; raised when an older version could not read it
+FORMAT = 2  # of the folder; raised when an older version could not read it
+READABLE = (1, 2)  # 1: see core.config_format1
 PARTS = ("model", "optimizer")
 TENSOR_FILES = ("model-*.safetensors", "optimizer-*.safetensors")
 ASIDE = (".*.safetensors", ".state.*.json", ".metrics.*.jsonl", ".config.*.toml")  # of a crash
@@ -37,7 +38,8 @@ class Run:
     """An open run folder.
 
     Attributes:
-        path: the folder. config: resolved settings. scene_json: cameras, transform, splits.
+        path: the folder. config: resolved settings.
+        scene_json: cameras, transform, splits, and what was resolved of the scene.
     """
 
     def __init__(self, path: Path, config: Config, scene_json: dict[str, Any]) -> None:
@@ -45,6 +47,7 @@ class Run:
         self.config = config
         self.scene_json = scene_json
         self._metrics_cut = False
+        self._state: dict[str, Any] | None = None  # state.json, once it has been read
 
     @classmethod
     def create(
@@ -92,13 +95,16 @@ class Run:
             raise NerfError(f"no such run: {path} is not a folder. `nerf train` makes runs.")
         if not (path / "config.toml").is_file():
             raise NerfError(f"{path} is not a run folder: it has no config.toml.")
-        run = cls(path, config_from_toml(path / "config.toml"), _object(path / "scene.json"))
+        config, scene_json = config_from_toml(path / "config.toml"), _object(path / "scene.json")
+        if config.scene.background:  # format 1 kept here what had been taken
+            scene_json["background"] = config.scene.background
+        run = cls(path, config, scene_json)
         if not run.has_checkpoint:
             raise NerfError(
                 f"run {path} has no checkpoint (state.json): it was stopped before the first "
                 "one, or is still on its way to it. Train it again with --overwrite."
             )
-        _ = run.state  # what is wrong with it is told now
+        _ = run.state  # fail early where something is wrong with it
         return run
 
     def using(self, *, backend: str | None = None, device: str | None = None) -> Run:
@@ -151,6 +157,7 @@ class Run:
         for part, tensors in zip(PARTS, (model, optimizer), strict=True):
             write_tensors(self.path / files[part], tensors, step)
         write_json(self.path / "state.json", {"format": FORMAT, "files": files, **state})
+        self._state = None
         for pattern in TENSOR_FILES + ASIDE:
             for path in self.path.glob(pattern):
                 if path.name not in files.values():
@@ -169,6 +176,7 @@ class Run:
 
     def load_model(self, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Model tensors and state; the optimiser's file may be missing. Errors as above."""
+        self._state = None  # another process may train this run
         state = {k: v for k, v in self.state.items() if k not in ("format", "files")}
         return self._tensors("model", device), state
 
@@ -203,15 +211,24 @@ class Run:
 
     @property
     def state(self) -> dict[str, Any]:
-        """state.json: of the last checkpoint, checked."""
+        """state.json of the last checkpoint, checked; kept until a checkpoint is loaded or saved.
+
+        Raises:
+            NerfError: as for `load_checkpoint`.
+        """
+        if self._state is None:
+            self._state = self._read_state()
+        return self._state
+
+    def _read_state(self) -> dict[str, Any]:
         path = self.path / "state.json"
         if not path.is_file():
             raise NerfError(f"run {self.path} has no checkpoint (state.json). Train it first.")
         state = _object(path)
-        if state.get("format") != FORMAT:
+        if state.get("format") not in READABLE:
             raise NerfError(
-                f"{path}: checkpoint format {state.get('format')!r}, this version reads {FORMAT}. "
-                "Use the nerfcli that wrote it, or train again."
+                f"{path}: checkpoint format {state.get('format')!r}, this version reads up to "
+                f"{FORMAT}. Use the nerfcli that wrote it, or train again."
             )
         files = state.get("files")
         if not (

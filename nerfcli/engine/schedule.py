@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nerfcli.core.config import TrainConfig
+from nerfcli.core.config import TrainConfig, known
 
 PLAN_AT = (0.1, 0.25, 0.5)  # shares of the time; later, whenever half of the rest has gone
 LAST_STRETCH = 1.0  # seconds that are left to the plan before them
@@ -21,7 +21,7 @@ def learning_rate(step: int, progress: float, train: TrainConfig, hold: float) -
     """
     warmup = min(1.0, (step + 1) / train.lr_warmup) if train.lr_warmup else 1.0
     fall = max(0.0, min(1.0, (progress - hold) / (1.0 - hold)))
-    return train.lr * warmup * train.lr_final**fall
+    return known(train.lr) * warmup * known(train.lr_final) ** fall
 
 
 @dataclass
@@ -51,7 +51,9 @@ class Budget:
     @staticmethod
     def of(train: TrainConfig) -> Budget:
         """The length that the settings state; steps count before minutes."""
-        return Budget(train.steps, 0.0 if train.steps else 60 * train.minutes)
+        if train.steps is not None:
+            return Budget(train.steps)
+        return Budget(seconds=60 * (train.minutes or 0.0))
 
     def resumed(self, state: dict, step: int, elapsed: float) -> Budget:
         """This budget where `state` was saved, after `step` steps and `elapsed` seconds.

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from nerfcli import backends
 from nerfcli.backends.base import Backend
-from nerfcli.core.config import Config
+from nerfcli.core.config import Config, known
 from nerfcli.core.devices import (
     ensure_room,
     memory_errors,
@@ -20,29 +21,24 @@ from nerfcli.core.devices import (
     restore_generator,
 )
 from nerfcli.core.errors import NerfError
-from nerfcli.core.progress import Progress
+from nerfcli.core.progress import Note, Progress
 from nerfcli.core.signals import StopSignal
 from nerfcli.engine.resolve import resolve
 from nerfcli.engine.runs import Run
 from nerfcli.engine.schedule import Budget, budget_at, learning_rate
-from nerfcli.methods.hashgrid_graph_trainer import create_trainer
-from nerfcli.methods.trainers import HashGridTrainer, StepResult, Trainer
+from nerfcli.methods import StepResult, Trainer, method_of
 from nerfcli.scenes import ImageCache, Scene
-from nerfcli.scenes.hull import Silhouettes, silhouette_box, silhouettes_of, visual_hull
-from nerfcli.scenes.views import Views
+from nerfcli.scenes.hull import Silhouettes, silhouette_box, silhouettes_of
 
-HOLD = {"hashgrid": 0.3, "classic": 0.0}  # share of the run at the peak learning rate
 LOG_EVERY_SECONDS = 1.0
 METRICS_EVERY = 50  # steps between the rows of metrics.jsonl
-MEMORY_ADVICE = (
-    "read smaller images (--downscale 2), take fewer samples a step (--set train.n_samples=65536), "
-    "or use --device cpu"
-)
+GENERATOR = "generator"  # its state, among the tensors of the optimiser
+Callback = Callable[["Loop"], None]
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A scene ready to train on: box fitted, autos filled in, training images in memory."""
+    """A scene ready to train on: box fitted, config resolved, training images in memory."""
 
     scene: Scene
     config: Config
@@ -51,24 +47,30 @@ class Prepared:
     silhouettes: Silhouettes | None = None  # of the views, where their box was looked for
 
 
-def prepare(scene: Scene, config: Config, say: Callable[[str], None] | None = None) -> Prepared:
-    """Read the training images, fit the box to their silhouettes, fill in the autos.
+def prepare(
+    scene: Scene, config: Config, note: Note | None = None, *, resumed: bool = False
+) -> Prepared:
+    """Read the training images, fit the box to their silhouettes, resolve the config.
 
     The box is left alone where the user states one or the images have no alpha channel.
 
     Args:
-        say: told how much memory the images take, before they are read.
+        note: takes how much memory the images need, before they are read.
+        resumed: the scene is that of a run: it has its box, and its images are read in `start`,
+            where the checkpoint says which.
 
     Raises:
         NerfError: no training views, an unreadable image, or a value that does not exist.
     """
     if not scene.splits.get("train"):
         raise NerfError(f"scene {scene.name}: no training views; hold out fewer of its images.")
-    resolve(config, scene)  # a wrong value is told before the images are read
-    residents = ImageCache(scene, scene.splits["train"], say)
+    resolve(config, scene)  # fail early on a wrong value, before the images are read
+    residents = ImageCache(scene, scene.splits["train"], note)
+    if resumed:
+        return Prepared(scene, resolve(config, scene), residents, seconds=0.0)
     views = residents.at(0)
     start, silhouettes = time.perf_counter(), None
-    if scene.has_alpha and not config.scene.box:
+    if scene.has_alpha and config.scene.box is None:
         silhouettes = silhouettes_of(scene, views)
         box = silhouette_box(scene, views, silhouettes)
         if box is not None:
@@ -95,11 +97,13 @@ def train(
     progress: Progress,
     stop: StopSignal,
     resume: bool = False,
+    callbacks: Sequence[Callback] = (),
 ) -> dict:
     """Train until the budget is spent or a signal asks to stop; the state is saved either way.
 
     Args:
         resume: go on from the run's checkpoint; the run takes the length that `prepared` states.
+        callbacks: called after each step.
 
     Returns:
         A summary: steps, seconds, psnr (running mean over training rays), rates, stopped.
@@ -111,8 +115,17 @@ def train(
     choice = backends.select(prepared.config.backend, device, progress.note)
     progress.note(choice.line)
     progress.note(describe(prepared.scene, prepared.config))
-    with memory_errors("training", MEMORY_ADVICE):
-        return start(prepared, run, choice.backend, device, progress, resume).go(stop)
+    with memory_errors("training", memory_advice(prepared.config)):
+        loop = start(prepared, run, choice.backend, device, progress, resume)
+        loop.callbacks = callbacks
+        return loop.go(stop)
+
+
+def memory_advice(config: Config) -> str:
+    return (
+        "read smaller images (--downscale 2), make a step smaller "
+        f"(--set {method_of(config).smaller_step}), or use --device cpu"
+    )
 
 
 def start(
@@ -123,7 +136,7 @@ def start(
     progress: Progress,
     resume: bool = False,
 ) -> Loop:
-    """Everything at its place: pixels and field on the device, the last checkpoint or a start."""
+    """Put pixels and field on the device, and take the run's checkpoint where it is resumed."""
     clock = Clock(prepared.seconds, time.perf_counter())
     scene, config, residents = prepared.scene, prepared.config, prepared.residents
     checkpoint = run.load_checkpoint(device) if resume else None
@@ -131,16 +144,17 @@ def start(
         residents.n_shards = checkpoint[2].get("parts", 1)
     views = residents.at(checkpoint[2]["step"] if checkpoint is not None else 0)
     pixels = views.pixels.numel()
-    ensure_room(pixels, device, f"the pixels of {len(views)} images", MEMORY_ADVICE)
+    ensure_room(pixels, device, f"the pixels of {len(views)} images", memory_advice(config))
     generator = random_generator(device, config.train.seed)
-    trainer = create_trainer(scene, views.to(device), config, ops, generator)
+    method = method_of(config)
+    trainer = method.create_trainer(scene, views.to(device), config, ops, generator)
     budget = Budget.of(config.train)
     loop = Loop(trainer, residents, config, run, budget, clock, progress)
     if checkpoint is not None:
         loop.resume(*checkpoint)
         run.set_length(config.train)
-    elif isinstance(trainer, HashGridTrainer):
-        prepare_occupancy(trainer, scene, views, prepared.silhouettes)
+    else:
+        trainer.begin(views, prepared.silhouettes)
     return loop
 
 
@@ -152,23 +166,37 @@ def describe(scene: Scene, config: Config) -> str:
         cube += f" with {box.n_cascades - 1} doublings around it"
     n_train, n_test = (len(scene.splits.get(name, ())) for name in ("train", "test"))
     return (
-        f"{config.model.method}: {n_train} views to train on, {n_test} held out; "
+        f"{config.method}: {n_train} views to train on, {n_test} held out; "
         f"{cube} in source units ({scene.box_source})"
     )
 
 
-def prepare_occupancy(
-    trainer: HashGridTrainer, scene: Scene, views: Views, silhouettes: Silhouettes | None = None
-) -> None:
-    """Rule out the cells that no silhouette allows."""
-    if scene.has_alpha and scene.box.n_cascades == 1:
-        n = trainer.field.occupancy.resolution
-        trainer.set_possible(visual_hull(scene, views, scene.box, n, silhouettes)[None])
+@dataclass
+class Every:
+    """A callback that acts each time that so many seconds of training have passed."""
+
+    seconds: float
+    action: Callback
+    last: float | None = None  # elapsed seconds when it acted
+
+    def __call__(self, loop: Loop) -> None:
+        last = loop.first_seconds if self.last is None else self.last
+        if loop.elapsed - last > self.seconds:
+            self.last = loop.elapsed
+            self.action(loop)
 
 
 @dataclass
 class Loop:
-    """The steps of one run, with logging, checkpoints and the end."""
+    """The steps of one run, with logging, checkpoints and the end.
+
+    Attributes:
+        callbacks: called in order after each step.
+        last: what the last step reported. lr: its learning rate.
+        elapsed: seconds of training, after the last step; first_seconds: where `go` began.
+        psnr: running mean over the rows of metrics.jsonl; 0 before the first one.
+        n_rays, n_samples: so far; on the device where nothing waits for it.
+    """
 
     trainer: Trainer
     residents: ImageCache
@@ -177,17 +205,26 @@ class Loop:
     budget: Budget
     clock: Clock
     progress: Progress
-    psnr: float = 0.0  # running mean over the rows of metrics.jsonl; 0 before the first one
+    callbacks: Sequence[Callback] = ()
     last: StepResult | None = None
-    n_rays: int | Tensor = 0  # so far; on the device where nothing waits for it
+    lr: float = 0.0
+    elapsed: float = 0.0
+    first_seconds: float = 0.0
+    psnr: float = 0.0
+    n_rays: int | Tensor = 0
     n_samples: int | Tensor = 0
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return self.trainer.step_count
 
     def resume(self, model: dict[str, Tensor], optimizer: dict[str, Tensor], state: dict) -> None:
         """Take everything from a checkpoint of the run."""
         device, seed = self.trainer.device, self.config.train.seed
+        random = generator_state(optimizer, state)
         self.trainer.load(model, optimizer, state["trainer"])
-        step = self.trainer.step_count
-        if not restore_generator(self.trainer.generator, state["generator"], seed, step):
+        if not restore_generator(self.trainer.generator, random, seed, self.step):
             self.progress.note(
                 f"the run was on another kind of device: new random numbers on {device}"
             )
@@ -197,61 +234,68 @@ class Loop:
 
     def go(self, stop: StopSignal) -> dict:
         """Step until the budget is spent or `stop` has received a signal, save, and sum up."""
-        trainer, budget, clock = self.trainer, self.budget, self.clock
-        first_step, first_time = trainer.step_count, clock.elapsed()
-        last_log = last_save = first_time
-        budget.start(first_step, first_time)
-        while not stop.received and not budget.done(trainer.step_count):
+        budget, clock = self.budget, self.clock
+        first_step, self.first_seconds = self.step, clock.elapsed()
+        budget.start(first_step, self.first_seconds)
+        callbacks = (
+            Loop.record,
+            Every(LOG_EVERY_SECONDS, Loop.show),
+            Every(60 * self.config.train.checkpoint_minutes, Loop.save),
+            *self.callbacks,
+        )
+        while not stop.received and not budget.done(self.step):
             self._step(clock.elapsed())
-            elapsed = clock.elapsed()
-            budget.tick(trainer.step_count, elapsed)
-            if elapsed - last_log > LOG_EVERY_SECONDS:
-                last_log = elapsed
-                self._show(elapsed - first_time)
-            if elapsed - last_save > 60 * self.config.train.checkpoint_minutes:
-                last_save = elapsed
-                self._save(elapsed)
-        elapsed = clock.elapsed()
-        self._save(elapsed)
-        seconds = max(elapsed - first_time, 1e-9)
+            self.elapsed = clock.elapsed()
+            budget.tick(self.step, self.elapsed)
+            for callback in callbacks:
+                callback(self)
+        self.elapsed = clock.elapsed()
+        self.save()
+        seconds = max(self.elapsed - self.first_seconds, 1e-9)
         return {
-            "steps": trainer.step_count,
+            "steps": self.step,
             "seconds": round(clock.elapsed(), 3),
             "psnr": round(self._psnr(), 3),
-            "steps_per_second": (trainer.step_count - first_step) / seconds,
+            "steps_per_second": (self.step - first_step) / seconds,
             "rays_per_second": int(self.n_rays) / seconds,
             "samples_per_second": int(self.n_samples) / seconds,
             "stopped": stop.received,
         }
 
     def _step(self, elapsed: float) -> None:
-        step = self.trainer.step_count
+        step = self.step
         if self.residents.n_shards > 1 and (views := self.residents.exchange(step)) is not None:
             self.trainer.set_views(views.to(self.trainer.device.type))
         share = self.budget.progress(step, elapsed)
-        lr = learning_rate(step, share, self.config.train, HOLD[self.config.model.method])
-        result = self.last = self.trainer.step(lr)
+        self.lr = learning_rate(step, share, self.config.train, method_of(self.config).hold)
+        result = self.last = self.trainer.step(self.lr)
         if result.remark:
             self.progress.note(result.remark)
         self.n_rays += result.n_rays
         self.n_samples += result.n_samples
-        if self.trainer.step_count % METRICS_EVERY == 0:
-            self._record(result, lr, self.clock.elapsed())
 
-    def _record(self, result: StepResult, lr: float, elapsed: float) -> None:
-        loss, mse = float(result.loss), float(result.mse)  # sync, every METRICS_EVERY steps
-        step = self.trainer.step_count
+    def record(self) -> None:
+        """Add a row to metrics.jsonl, each METRICS_EVERY steps.
+
+        Raises:
+            NerfError: the loss is not finite.
+        """
+        result = self.last
+        if result is None or self.step % METRICS_EVERY:
+            return
+        loss, mse = float(result.loss), float(result.mse)  # sync
         if not math.isfinite(loss):
             raise self._diverged(f"the loss is {loss}")
         now = _decibels(mse)
         self.psnr = now if self.psnr == 0.0 else 0.8 * self.psnr + 0.2 * now
         self.run.append_metrics(
             {
-                "step": step,
-                "seconds": round(elapsed, 3),
+                "step": self.step,
+                "seconds": round(self.elapsed, 3),
                 "loss": loss,
+                "terms": {name: float(term) for name, term in result.terms.items()},
                 "psnr": round(now, 4),
-                "lr": lr,
+                "lr": self.lr,
                 "n_rays": int(result.n_rays),
                 "n_samples": int(result.n_samples),
             }
@@ -263,10 +307,11 @@ class Loop:
             return self.psnr
         return _decibels(float(self.last.mse))
 
-    def _show(self, seconds: float) -> None:
-        seen = int(self.n_rays) / max(seconds, 1e-9)  # sync, once a second
-        values = {"rays_per_s": seen, "psnr": self._psnr()}
-        step, elapsed = self.trainer.step_count, self.clock.elapsed()
+    def show(self) -> None:
+        """Show progress, the rate and the PSNR on training rays."""
+        step, elapsed = self.step, self.elapsed
+        rate = int(self.n_rays) / max(elapsed - self.first_seconds, 1e-9)  # sync
+        values = {"rays_per_s": rate, "psnr": self._psnr()}
         if self.budget.total_steps:
             self.progress.update(step, total=self.budget.total_steps, **values)
         else:
@@ -278,27 +323,42 @@ class Loop:
             "The last checkpoint is kept in" if self.run.has_checkpoint else "Nothing is saved in"
         )
         return NerfError(
-            f"training diverged by step {self.trainer.step_count}: {how}. {kept} {self.run.path}; "
-            f"try a lower rate, e.g. --set train.lr={self.config.train.lr / 3:.2g}."
+            f"training diverged by step {self.step}: {how}. {kept} {self.run.path}; "
+            f"try a lower rate, e.g. --set train.lr={known(self.config.train.lr) / 3:.2g}."
         )
 
-    def _save(self, elapsed: float) -> None:
+    def save(self) -> None:
+        """Write a checkpoint.
+
+        Raises:
+            NerfError: a weight is not finite, or the disk refuses.
+        """
         model = self.trainer.model_state()
         # densities of the occupancy grid are infinite until they are known
         learned = (t for name, t in model.items() if not name.startswith("occupancy."))
         if not all(bool(t.isfinite().all()) for t in learned):
             raise self._diverged("the weights are not finite")
+        random = {GENERATOR: self.trainer.generator.get_state()}
         state = {
-            "step": self.trainer.step_count,
-            "seconds": elapsed,
+            "step": self.step,
+            "seconds": self.elapsed,
             "trainer": self.trainer.extra_state(),
-            "generator": self.trainer.generator.get_state().tolist(),
             "budget": self.budget.state(),
             "parts": self.residents.n_shards,
             "psnr": round(self._psnr(), 3),
-            "finished": self.budget.done(self.trainer.step_count),
+            "finished": self.budget.done(self.step),
         }
-        self.run.save_checkpoint(model, self.trainer.optimizer_state(), state)
+        self.run.save_checkpoint(model, self.trainer.optimizer_state() | random, state)
+
+
+def generator_state(optimizer: dict[str, Tensor], state: dict) -> Tensor:
+    """Take the generator's state out of a checkpoint: uint8 [n], on the CPU.
+
+    Run folders of format 1 have it as a list in state.json.
+    """
+    if GENERATOR in optimizer:
+        return optimizer.pop(GENERATOR).cpu()
+    return torch.tensor(state["generator"], dtype=torch.uint8, device="cpu")
 
 
 def _decibels(mse: float) -> float:

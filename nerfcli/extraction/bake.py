@@ -15,7 +15,7 @@ from scipy.ndimage import distance_transform_edt
 from nerfcli.cameras.rays import Rays
 from nerfcli.core.errors import NerfError
 from nerfcli.extraction.rasterize import covered_pixels
-from nerfcli.extraction.source_field import SourceField, rays_at_once
+from nerfcli.extraction.source_field import SourceField
 from nerfcli.shapes.types import Mesh, unit
 
 IN_FRONT = 3.0  # samples between the start of a ray and the surface, and again behind it
@@ -42,7 +42,7 @@ def surface_colors(source: SourceField, points: np.ndarray, normals: np.ndarray)
     outward = source.directions_to_scene(normals)
     places = source.to_scene(points)
     parts = [torch.zeros(0, 3)]
-    chunk = rays_at_once(field)
+    chunk = field.rays_per_chunk
     for start in range(0, len(points), chunk):
         n, at = outward[start : start + chunk], places[start : start + chunk]
         pixels = field.render_rays(Rays(at + reach * n, -n), black)

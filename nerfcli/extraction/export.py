@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nerfcli.backends.cpu_bridge import CpuBridge
 from nerfcli.core.devices import pick
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import filling, read_json
@@ -25,7 +24,7 @@ from nerfcli.extraction.source_field import SourceField
 from nerfcli.extraction.textured_files import save_textured
 from nerfcli.extraction.visibility import Visibility, compute_visibility
 from nerfcli.extraction.voxels import field_voxels
-from nerfcli.methods.hashgrid import HashField
+from nerfcli.methods import method_of
 from nerfcli.scenes.build import source_from_scene
 from nerfcli.scenes.scene import Scene
 from nerfcli.scenes.writers.transforms import camera_table
@@ -94,20 +93,18 @@ def export_run(
 
 
 def field_for_shapes(run: Run, backend: str, progress: Progress) -> Model:
-    """Load the model of a run with its tensors on the CPU, where shapes are made.
+    """Load the model of a run for shapes, which are made on the CPU.
 
-    Only the hash grid is evaluated on the run's device.
+    Its field is evaluated on the run's device where the method allows it.
     """
-    device = pick(run.config.device)
-    if device != "cpu" and run.config.model.method == "classic":
-        progress.note(f"classic fields are exported on the cpu, not on {device}")
+    device, method = pick(run.config.device), method_of(run.config)
+    if device != "cpu" and not method.exports_on_gpu:
+        progress.note(f"{method.name} fields are exported on the cpu, not on {device}")
         device = "cpu"
     model = load_model(run, backend, device, progress.note)
-    field = model.field
-    if device == "cpu" or not isinstance(field, HashField):
+    if device == "cpu":
         return model
-    field = replace(field, ops=CpuBridge(field.ops, device), occupancy=field.occupancy.to("cpu"))
-    return replace(model, field=field, device="cpu")
+    return replace(model, field=model.field.for_cpu_callers(device), device="cpu")
 
 
 def extract(source: SourceField, options: ExportOptions, progress: Progress) -> Extracted:

@@ -19,9 +19,8 @@ from nerfcli.cameras.rays import Rays
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Progress
 from nerfcli.extraction.source_field import SourceField
-from nerfcli.methods.hashgrid import HashField
 from nerfcli.reference.samples import Samples
-from nerfcli.reference.sampling import MarchingGrid, intersect_box, march
+from nerfcli.reference.sampling import MarchingGrid, intersect_box
 from nerfcli.reference.volume import composite
 
 ROWS = 1 << 13  # rays at a time
@@ -67,9 +66,8 @@ def _samples(source: SourceField, rays: Rays) -> tuple[Samples, Tensor, Tensor, 
     """Sample rays: samples, densities, colours, and depths along the optical axis."""
     field, box = source.model.field, source.cells_box
     bounds = intersect_box(rays, box, field.near, field.far)
-    walk = field.ops.march if isinstance(field, HashField) else march
     grid = MarchingGrid(source.cells, box, source.steps)
-    samples = walk(rays, bounds, torch.full_like(bounds.t_min, 0.5), grid)
+    samples = field.ops.march(rays, bounds, torch.full_like(bounds.t_min, 0.5), grid)
     ray = samples.ray_indices()
     with torch.no_grad():
         sigmas, rgbs = field.radiance(samples.positions(rays, ray), rays.directions[ray])

@@ -5,16 +5,15 @@ Rays stay in scene space, where the field lives. `to_scene` and `to_source` conv
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from nerfcli.cameras.boxes import Box
-from nerfcli.engine.render import CLASSIC_CHUNK, Model
-from nerfcli.methods.classic import ClassicField
-from nerfcli.methods.hashgrid import HashField
+from nerfcli.engine.render import Model
+from nerfcli.methods import Field
 from nerfcli.reference.sampling import Steps, occupancy_lookup
 
 CHUNK = 1 << 19  # points evaluated at a time
@@ -40,12 +39,11 @@ class SourceField:
     @staticmethod
     def of(model: Model) -> SourceField:
         field = model.field
-        if isinstance(field, HashField):
+        if field.occupancy is not None:
             return SourceField(model, field.steps, field.occupancy.occupied, field.box)
-        sampling = field.config.sampling
-        steps = Steps((field.far - field.near) / (sampling.n_coarse + sampling.n_fine))
         box = Box(field.box.center, field.box.outer_half_size)
-        return SourceField(model, steps, _lattice_cells(field, box, steps.size)[None], box)
+        cells = _lattice_cells(field, box, field.steps.size)[None]
+        return SourceField(model, field.steps, cells, box)
 
     @property
     def scale(self) -> float:
@@ -87,12 +85,12 @@ class SourceField:
         """Whether rays sample at scene points [n, 3]: bool [n]."""
         return occupancy_lookup(points, self.cells, self.cells_box)
 
-    def reaching(self, length: float) -> HashField | ClassicField:
+    def reaching(self, length: float) -> Field:
         """Return the field for rays that start anywhere and end after `length` scene units."""
-        return replace(self.model.field, near=0.0, far=length)
+        return self.model.field.between(0.0, length)
 
     @property
-    def from_inside(self) -> HashField | ClassicField:
+    def from_inside(self) -> Field:
         """The field for rays that start in or on the detail cube and end when they are through."""
         return self.reaching(2.0 * 3.0**0.5 * self.box.half_size)
 
@@ -104,12 +102,7 @@ class SourceField:
         return sigmas
 
 
-def rays_at_once(field: HashField | ClassicField) -> int:
-    """Return how many rays a field renders in one call."""
-    return field.ops.rays_per_chunk if isinstance(field, HashField) else CLASSIC_CHUNK
-
-
-def _lattice_cells(field: ClassicField, box: Box, step: float) -> Tensor:
+def _lattice_cells(field: Field, box: Box, step: float) -> Tensor:
     """Cells [R, R, R] of a field without a grid of its own: those near a dense lattice point."""
     axis = (torch.arange(LATTICE) + 0.5) * (box.side / LATTICE) - box.half_size
     z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")

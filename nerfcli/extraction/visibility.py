@@ -10,7 +10,7 @@ photographed from one side is not solid either.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,9 +20,8 @@ from nerfcli.cameras.boxes import Box
 from nerfcli.cameras.cameras import Cameras
 from nerfcli.cameras.rays import Rays
 from nerfcli.core.progress import Progress
-from nerfcli.extraction.source_field import SourceField, rays_at_once
-from nerfcli.methods.classic import ClassicField
-from nerfcli.methods.hashgrid import HashField
+from nerfcli.extraction.source_field import SourceField
+from nerfcli.methods import Field
 from nerfcli.reference.samples import Pixels
 from nerfcli.reference.sampling import Steps, intersect_box
 
@@ -199,11 +198,11 @@ def _outside_views(source: SourceField) -> list[ParallelView]:
     return views
 
 
-def _map(field: HashField | ClassicField, view: CameraView | ParallelView) -> ViewMap:
+def _map(field: Field, view: CameraView | ParallelView) -> ViewMap:
     """Find where the light of a view stops, from two renderings.
 
     The second ends its rays as soon as FREE_OPACITY is passed, so its median depth is where they
-    lost that light. The classic field cannot end rays; its free space reaches to the surface.
+    lost that light. Where a field cannot end rays, its free space reaches to the surface.
     """
     rays, start = view.rays(), torch.zeros(())
     met = torch.ones(len(rays), dtype=torch.bool)
@@ -214,9 +213,9 @@ def _map(field: HashField | ClassicField, view: CameraView | ParallelView) -> Vi
     free_t = half_t.clone()
     opacity, depth = _render(field, rays[met])
     half_t[met] = torch.where(opacity >= HALF, depth, torch.inf)
-    if isinstance(field, ClassicField):
+    short = field.ending_at(1.0 - FREE_OPACITY)
+    if short is None:
         return ViewMap(view, half_t + start, half_t + start)
-    short = replace(field, min_transmittance=1.0 - FREE_OPACITY)
     opacity, depth = _render(short, rays[met])
     free_t[met] = torch.where(opacity >= FREE_OPACITY, depth, torch.inf)
     return ViewMap(view, free_t + start, half_t + start)
@@ -230,9 +229,9 @@ def _half_densities(source: SourceField, found: ViewMap) -> Tensor:
     return source.model.field.density(rays.origins + found.half_t[hit, None] * rays.directions)
 
 
-def _render(field: HashField | ClassicField, rays: Rays) -> tuple[Tensor, Tensor]:
+def _render(field: Field, rays: Rays) -> tuple[Tensor, Tensor]:
     """Render the opacity and median depth [n] of rays."""
-    chunk, black = rays_at_once(field), torch.zeros(3)
+    chunk, black = field.rays_per_chunk, torch.zeros(3)
     parts = [
         field.render_rays(rays[start : start + chunk], black)
         for start in range(0, len(rays), chunk)

@@ -1,1 +1,25 @@
-"""Fields and how they are trained: one file a method."""
+"""Fields and how they are trained; `METHODS` holds what there is, by name."""
+
+from __future__ import annotations
+
+from nerfcli.core.config import DEFAULT_METHOD, Config
+from nerfcli.core.errors import NerfError
+from nerfcli.methods.base import Field, Method, StepResult, Trainer
+from nerfcli.methods.classic_trainer import CLASSIC
+from nerfcli.methods.hashgrid_method import HASHGRID
+
+__all__ = ["METHODS", "Field", "Method", "StepResult", "Trainer", "method_of"]
+
+METHODS = {method.name: method for method in (HASHGRID, CLASSIC)}
+
+
+def method_of(config: Config) -> Method:
+    """The method that a config names, or the default.
+
+    Raises:
+        NerfError: there is no such method.
+    """
+    name = config.method or DEFAULT_METHOD
+    if name not in METHODS:
+        raise NerfError(f"method: unknown method {name!r}; known: {', '.join(METHODS)}.")
+    return METHODS[name]

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from nerfcli.backends.base import Backend
 from nerfcli.cameras.boxes import Box
 from nerfcli.cameras.rays import Bounds, Rays
 from nerfcli.core.config import Config
@@ -19,11 +20,13 @@ from nerfcli.core.tensors import ensure_same_shapes
 from nerfcli.reference.encoding import frequency_encoding
 from nerfcli.reference.losses import mse
 from nerfcli.reference.mlp import classic_layer_widths, classic_mlp, init_classic
+from nerfcli.reference.params import ParamSet
 from nerfcli.reference.samples import Pixels, Samples
-from nerfcli.reference.sampling import edges_from_points, importance, stratified
+from nerfcli.reference.sampling import Steps, edges_from_points, importance, stratified
 from nerfcli.reference.volume import composite, weights_from_density
 
 CHUNK_FLOATS = 2**27  # activations that wait for their gradients at once, half a gigabyte
+RAYS_PER_CHUNK = 2048  # rendered at once; 192 samples each through a 256-wide network
 
 
 @dataclass
@@ -34,14 +37,15 @@ class ClassicField:
     near: float
     far: float
     config: Config
-    params: dict[str, Tensor]  # "coarse.<layer>.weight", ...
+    params: ParamSet  # "coarse.<layer>.weight", ...
+    ops: Backend
     precision: str = "float32"  # of the networks' products in training: float32 | tf32 | bfloat16
 
     @staticmethod
     def create(
-        config: Config, box: Box, near: float, far: float, generator: torch.Generator
+        config: Config, box: Box, near: float, far: float, ops: Backend, generator: torch.Generator
     ) -> ClassicField:
-        model = config.model
+        model = config.classic
         widths = classic_layer_widths(
             model.width,
             model.depth,
@@ -52,10 +56,33 @@ class ClassicField:
         for network in ("coarse", "fine"):
             layers = init_classic(widths, generator)
             params |= {f"{network}.{name}": value for name, value in layers.items()}
-        return ClassicField(box, near, far, config, params)
+        return ClassicField(box, near, far, config, ParamSet(params), ops)
 
     def to(self, device: str) -> ClassicField:
-        return replace(self, params={k: p.to(device) for k, p in self.params.items()})
+        return replace(self, params=self.params.map(lambda p: p.to(device)))
+
+    def for_cpu_callers(self, device: str) -> ClassicField:
+        return self.to("cpu")
+
+    @property
+    def rays_per_chunk(self) -> int:
+        return RAYS_PER_CHUNK
+
+    @property
+    def steps(self) -> Steps:
+        """The mean length of its samples."""
+        own = self.config.classic
+        return Steps((self.far - self.near) / (own.n_coarse + own.n_fine))
+
+    @property
+    def occupancy(self) -> None:
+        """There is none: its rays sample everywhere."""
+
+    def between(self, near: float, far: float) -> ClassicField:
+        return replace(self, near=near, far=far)
+
+    def ending_at(self, min_transmittance: float) -> None:
+        """Its rays have no early end."""
 
     def network(
         self, name: str, positions: Tensor, directions: Tensor, noise: Tensor | None = None
@@ -64,7 +91,7 @@ class ClassicField:
 
         noise: [n], added to the raw density before the ReLU (NeRF 2020, appendix A).
         """
-        model = self.config.model
+        model = self.config.classic
         prefix = f"{name}."
         params = {k.removeprefix(prefix): v for k, v in self.params.items() if k[0] == name[0]}
         x = frequency_encoding(positions, model.position_frequencies)
@@ -95,7 +122,7 @@ class ClassicField:
         Returns:
             The pixels of the coarse and of the fine network.
         """
-        sampling, n_rays, device = self.config.sampling, len(rays), rays.origins.device
+        sampling, n_rays, device = self.config.classic, len(rays), rays.origins.device
 
         def uniform(n: int) -> Tensor:
             if generator is None:
@@ -115,7 +142,7 @@ class ClassicField:
             pixels = composite(sigmas, rgbs, samples, background)
             return pixels, edges, samples.dense(weights_from_density(sigmas, samples))
 
-        bounds = self._bounds(rays)
+        bounds = self.bounds(rays)
         t = stratified(bounds, uniform(sampling.n_coarse))
         coarse, edges, weights = shade("coarse", t)
         if generator is None:
@@ -132,16 +159,17 @@ class ClassicField:
         with torch.no_grad():
             return self.render_coarse_fine(rays, background, None)[1]
 
-    def _bounds(self, rays: Rays) -> Bounds:
+    def bounds(self, rays: Rays) -> Bounds:
+        """near and far, for every ray."""
         t_min = torch.full((len(rays),), self.near, device=rays.origins.device)
         return Bounds(t_min, torch.full_like(t_min, self.far))
 
     def state(self) -> dict[str, Tensor]:
-        return dict(self.params)
+        return self.params.state()
 
-    def load_state(self, state: dict[str, Tensor], threshold: float) -> None:
+    def load_state(self, state: dict[str, Tensor]) -> None:
         ensure_same_shapes(state, self.params)
-        self.params = dict(state)
+        self.params = self.params.from_state(state)
 
 
 def gradients(
@@ -179,6 +207,6 @@ def gradients(
 
 def rays_at_once(config: Config) -> int:
     """How many rays' activations fit CHUNK_FLOATS."""
-    model, sampling = config.model, config.sampling
-    per_ray = (2 * sampling.n_coarse + sampling.n_fine) * model.width * (model.depth + 2)
+    own = config.classic
+    per_ray = (2 * own.n_coarse + own.n_fine) * own.width * (own.depth + 2)
     return max(64, CHUNK_FLOATS // per_ray)

@@ -1,9 +1,4 @@
-"""What is learned: the hash-grid field; with `classic.py`, the two kinds of field there are.
-
-Both answer the same questions: `density` and `radiance` at positions in scene space, and
-`render_rays`. A field is built from a resolved config and a box; its tensors travel as a flat
-dict, which is what a checkpoint holds.
-"""
+"""The field of method hashgrid: a hash grid and two small MLPs (Instant NGP 2022), in a box."""
 
 from __future__ import annotations
 
@@ -13,11 +8,11 @@ import torch
 from torch import Tensor
 
 from nerfcli.backends.base import Backend
+from nerfcli.backends.cpu_bridge import CpuBridge
 from nerfcli.cameras.boxes import Box
 from nerfcli.cameras.rays import Bounds, Rays
-from nerfcli.core.config import Config
+from nerfcli.core.config import Config, known
 from nerfcli.core.tensors import ensure_same_shapes
-from nerfcli.methods.classic import ClassicField
 from nerfcli.methods.occupancy import OccupancyGrid
 from nerfcli.reference.contraction import BoxSpace
 from nerfcli.reference.encoding import GridSpec
@@ -45,6 +40,7 @@ class HashField:
     params: NetParams
     occupancy: OccupancyGrid
     ops: Backend
+    occupancy_threshold: float = 0.01  # optical depth of a step above which a cell is occupied
 
     @staticmethod
     def create(
@@ -57,14 +53,29 @@ class HashField:
             init_mlp(net.density_widths, generator),
             init_mlp(net.color_widths, generator),
         )
-        occupancy = OccupancyGrid.create(box, config.occupancy.resolution)
-        steps = steps_from_config(config, box)
-        limit = config.sampling.min_transmittance
-        return HashField(box, near, far, net, steps, limit, params, occupancy, ops)
+        own = config.hashgrid
+        occupancy = OccupancyGrid.create(box, own.occupancy_resolution)
+        steps, limit = steps_from_config(config, box), own.min_transmittance
+        threshold = own.occupancy_threshold
+        return HashField(box, near, far, net, steps, limit, params, occupancy, ops, threshold)
 
     def to(self, device: str) -> HashField:
-        params = NetParams(*(p.to(device) for p in self.params.tensors()))
+        params = NetParams.of(self.params.named().map(lambda p: p.to(device)))
         return replace(self, params=params, occupancy=self.occupancy.to(device))
+
+    def for_cpu_callers(self, device: str) -> HashField:
+        """The parameters stay on `device`; the occupancy grid is on the CPU."""
+        return replace(self, ops=CpuBridge(self.ops, device), occupancy=self.occupancy.to("cpu"))
+
+    @property
+    def rays_per_chunk(self) -> int:
+        return self.ops.rays_per_chunk
+
+    def between(self, near: float, far: float) -> HashField:
+        return replace(self, near=near, far=far)
+
+    def ending_at(self, min_transmittance: float) -> HashField:
+        return replace(self, min_transmittance=min_transmittance)
 
     def density(self, positions: Tensor) -> Tensor:
         """positions [n, 3] in scene space -> sigmas [n] per scene unit, without gradients."""
@@ -111,51 +122,36 @@ class HashField:
         )
 
     def state(self) -> dict[str, Tensor]:
-        names = ("grid.table", "density.weights", "color.weights")
-        return dict(zip(names, self.params.tensors(), strict=True)) | self.occupancy.state()
+        return self.params.named().state() | self.occupancy.state()
 
-    def load_state(self, state: dict[str, Tensor], threshold: float) -> None:
+    def load_state(self, state: dict[str, Tensor]) -> None:
         """Take the tensors of a checkpoint; the occupied cells follow from the densities.
 
         Raises:
             NerfError: they are not those of a field of this shape.
         """
         ensure_same_shapes(state, self.state())
-        self.params = NetParams(
-            state["grid.table"], state["density.weights"], state["color.weights"]
-        )
+        self.params = NetParams.of(state)
         densities, possible = state["occupancy.densities"], state["occupancy.possible"].bool()
         grid = OccupancyGrid(self.box, densities, possible, possible)
-        grid.refresh(threshold, self.steps.size)
+        grid.refresh(self.occupancy_threshold, self.steps.size)
         self.occupancy = grid
 
 
 def net_from_config(config: Config) -> NetSpec:
-    model = config.model
+    own = config.hashgrid
     grid = GridSpec(
-        model.n_levels,
-        model.n_features,
-        model.log2_table_size,
-        model.base_resolution,
-        model.max_resolution,
+        own.n_levels,
+        own.n_features,
+        known(own.log2_table_size),
+        own.base_resolution,
+        known(own.max_resolution),
     )
-    return NetSpec(grid, model.width)
+    return NetSpec(grid, own.width)
 
 
 def steps_from_config(config: Config, box: Box) -> Steps:
     """Equal steps in a single cube; growing with distance where there are cascades."""
     diagonal = 2 * box.half_size * 3**0.5
-    cone = config.sampling.cone if box.n_cascades > 1 else 0.0
-    return Steps(diagonal / config.sampling.steps_per_box, cone)
-
-
-AnyField = HashField | ClassicField
-
-
-def create_field(
-    config: Config, box: Box, near: float, far: float, ops: Backend, generator: torch.Generator
-) -> AnyField:
-    """The field that a resolved config names, freshly initialised."""
-    if config.model.method == "classic":
-        return ClassicField.create(config, box, near, far, generator)
-    return HashField.create(config, box, near, far, ops, generator)
+    cone = config.hashgrid.cone if box.n_cascades > 1 else 0.0
+    return Steps(diagonal / known(config.hashgrid.steps_per_box), cone)

@@ -9,21 +9,20 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from nerfcli.backends.base import Backend
 from nerfcli.cameras.rays import Batch, Bounds
-from nerfcli.core.config import Config
-from nerfcli.methods.trainers import (
+from nerfcli.core.config import Config, known
+from nerfcli.methods.base import StepResult
+from nerfcli.methods.hashgrid_trainer import (
     MAX_RAYS,
     MIN_RAYS,
     RATE_MEMORY,
-    ClassicTrainer,
     HashGridTrainer,
-    StepResult,
-    Trainer,
 )
 from nerfcli.scenes import Scene
 from nerfcli.scenes.views import Views
@@ -42,7 +41,7 @@ class GraphTrainer(HashGridTrainer):
         self, scene: Scene, views: Views, config: Config, ops: Backend, generator: torch.Generator
     ) -> None:
         super().__init__(scene, views, config, ops, generator)
-        n_samples = config.train.n_samples
+        n_samples = known(config.hashgrid.n_samples)
         self.max_rays = max(MIN_RAYS, min(MAX_RAYS, n_samples))
         self.capacity = MARCHED * n_samples
         first = min(self.n_rays(), self.max_rays)
@@ -60,7 +59,7 @@ class GraphTrainer(HashGridTrainer):
 
     def step(self, lr: float) -> StepResult:
         self.step_count += 1
-        for i, value in enumerate((lr, *self.adam[0].bias_corrections(self.step_count))):
+        for i, value in enumerate((lr, *self.optimizer.config.bias_corrections(self.step_count))):
             self.rates[i].fill_(value)  # a kernel with an argument, not a copy from the host
         if self._captured is not None and self._graph is not None:
             self._graph.replay()
@@ -85,8 +84,8 @@ class GraphTrainer(HashGridTrainer):
             field.network, self.grads, batch, samples, self.objective, n_live=n_live
         )
         self._adapt_there(n_live, out.n_kept)
-        self._optimise(rates=self.rates)
-        return StepResult(out.loss(self.objective), out.mse, n_live, out.n_kept)
+        self.optimizer.step(rates=self.rates)
+        return self._result(out, n_live, out.n_kept)
 
     def _draw(self, n_rays: int) -> tuple[Batch, Bounds]:
         """n rays; those beyond the wanted ones miss the box."""
@@ -104,7 +103,7 @@ class GraphTrainer(HashGridTrainer):
             self.wanted,
             n_rays,
             n_kept,
-            n_samples=self.config.train.n_samples,
+            n_samples=known(self.config.hashgrid.n_samples),
             memory=RATE_MEMORY,
             limits=(MIN_RAYS, self.max_rays),
         )
@@ -154,10 +153,12 @@ class GraphTrainer(HashGridTrainer):
         if len(self._marks) > AHEAD:
             self._marks.popleft().synchronize()
 
-    def extra_state(self) -> dict:
+    def extra_state(self) -> dict[str, Any]:
         return super().extra_state() | {"samples_per_ray": float(self.rate)}
 
-    def load(self, model: dict[str, Tensor], optimizer: dict[str, Tensor], extra: dict) -> None:
+    def load(
+        self, model: dict[str, Tensor], optimizer: dict[str, Tensor], extra: dict[str, Any]
+    ) -> None:
         super().load(model, optimizer, extra)
         self.rate.fill_(self.samples_per_ray)
         self.wanted.fill_(min(self.n_rays(), self.max_rays))
@@ -171,19 +172,3 @@ class GraphTrainer(HashGridTrainer):
     def _forget_graph(self) -> None:
         self._graph, self._captured = None, None
         self.first_step = self.step_count
-
-
-def create_trainer(
-    scene: Scene, views: Views, config: Config, ops: Backend, generator: torch.Generator
-) -> Trainer:
-    """The trainer for a resolved config; everything it owns is on the generator's device.
-
-    Args:
-        views: on the same device.
-    """
-    kind: type[HashGridTrainer] | type[ClassicTrainer] = HashGridTrainer
-    if config.model.method == "classic":
-        kind = ClassicTrainer
-    elif ops.is_asynchronous:
-        kind = GraphTrainer
-    return kind(scene, views, config, ops, generator)

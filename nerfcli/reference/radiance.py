@@ -5,6 +5,7 @@ positions: [n, 3] in scene space. sigmas: density per scene unit.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,9 +14,15 @@ from torch import Tensor
 from nerfcli.reference.contraction import Space
 from nerfcli.reference.encoding import GridSpec, hash_grid
 from nerfcli.reference.mlp import mlp
+from nerfcli.reference.params import ParamSet, Role
 
 MAX_LOG_DENSITY = 15.0  # exp(15) is opaque within any step; float32 overflows at 88
 N_HARMONICS = 16
+PARAM_ROLES = {  # in the order of NetParams; the networks need no decay
+    "grid.table": Role(decays=True),
+    "density.weights": Role(),
+    "color.weights": Role(),
+}
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,15 @@ class NetParams:
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
         return self.table, self.density, self.color
+
+    def named(self) -> ParamSet:
+        """The same tensors by the names that they have in a checkpoint."""
+        return ParamSet(dict(zip(PARAM_ROLES, self.tensors(), strict=True)), PARAM_ROLES)
+
+    @staticmethod
+    def of(named: Mapping[str, Tensor]) -> NetParams:
+        """The three tensors out of a set of names, or out of a checkpoint."""
+        return NetParams(*(named[name] for name in PARAM_ROLES))
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from nerfcli.core.config import SceneConfig
 from nerfcli.core.errors import NerfError
-from nerfcli.scenes.build import Options, scene_from_source
+from nerfcli.scenes.build import scene_from_source
 from nerfcli.scenes.image_cache import ImageCache, load_views, views_bytes
 from nerfcli.scenes.readers import llff
 from nerfcli.scenes.readers.blender import SPLITS, blender_files, read_blender
@@ -28,31 +29,17 @@ __all__ = [
 ]
 
 
-def load_scene(
-    path: str | Path,
-    *,
-    downscale: int = 0,
-    holdout: int = 8,
-    box: float = 0.0,
-    cascades: int = 0,
-    near: float = 0.0,
-    far: float = 0.0,
-) -> Scene:
+def load_scene(path: str | Path, wanted: SceneConfig | None = None) -> Scene:
     """Read a scene's cameras and image headers; `load_views` reads the pixels.
 
     Args:
         path: a folder in a known format, or a transforms*.json file.
-        downscale: read images at 1/downscale of their size; 0: 1, or what memory asks for.
-        holdout: every n-th image is a test view where the source has no split; 0: none.
-        box: half size of the detail cube in source units; 0: from the scene.
-        cascades: doublings of the detail cube, itself included; 0: from the scene.
-        near, far: first and last distance along a ray, in scene units; 0: from the scene.
+        wanted: what the user says about the scene; the rest is found out.
 
     Raises:
         NerfError: no such folder, no known format, or whatever is wrong in the files.
     """
-    source = read_source(path)
-    return scene_from_source(source, Options(downscale, holdout, box, cascades, near, far))
+    return scene_from_source(read_source(path), wanted or SceneConfig())
 
 
 def read_source(path: str | Path) -> Source:

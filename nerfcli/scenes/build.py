@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +11,10 @@ import torch
 
 from nerfcli.cameras.boxes import Box
 from nerfcli.cameras.cameras import Cameras
+from nerfcli.core.config import SceneConfig
 from nerfcli.core.errors import NerfError
 from nerfcli.core.memory import image_budget
+from nerfcli.core.settings import ensure_valid
 from nerfcli.scenes.extent import (
     NEAR_OF_NEAREST,
     bounds_from_cameras,
@@ -27,37 +29,18 @@ from nerfcli.scenes.source import Frame, Source, abbreviate
 MOST_DOWNSCALE = 8  # by itself; what still does not fit takes turns in memory
 
 
-@dataclass(frozen=True)
-class Options:
-    """What the user may say about any scene; 0 leaves it to the scene.
-
-    Attributes:
-        downscale: read images at 1/downscale of their size; as much as memory asks for if 0.
-        holdout: every n-th image is a test view where the source has no split; 0: none.
-        box: half size of the detail cube, source units. cascades: its doublings, itself included.
-        near, far: scene units.
-    """
-
-    downscale: int = 0
-    holdout: int = 8
-    box: float = 0.0
-    cascades: int = 0
-    near: float = 0.0
-    far: float = 0.0
-
-
-def scene_from_source(source: Source, options: Options) -> Scene:
+def scene_from_source(source: Source, wanted: SceneConfig) -> Scene:
     """Make the scene: choose the box, move it to [-1, 1]^3, split and downscale.
 
     Raises:
-        NerfError: impossible options, or images that do not go together.
+        NerfError: impossible settings, or images that do not go together.
     """
-    _check_options(options)
-    downscale, fit_notes = options.downscale, ()
-    if not downscale:
+    ensure_valid("scene", wanted)
+    downscale, fit_notes = wanted.downscale, ()
+    if downscale is None:
         downscale, fit_notes = choose_downscale(source.frames)
     cameras = _cameras(source.frames, downscale)
-    box, box_source = _choose_box(source, cameras, options)
+    box, box_source = _choose_box(source, cameras, wanted)
     scene_from = Similarity()
     if not source.keep_frame:
         scale = 1.0 / box.half_size
@@ -66,10 +49,10 @@ def scene_from_source(source: Source, options: Options) -> Scene:
     if not source.keep_frame:
         box = Box((0.0, 0.0, 0.0), 1.0, box.n_cascades)
     near, far = _bounds(source, cameras, moved, box, scene_from.scale)
-    near, far = options.near or near, options.far or far
+    near, far = wanted.near or near, wanted.far or far
     if near >= far:
         raise NerfError(f"near ({near:g}) must be smaller than far ({far:g}), in scene units.")
-    splits, split_notes = _splits(source.frames, options.holdout)
+    splits, split_notes = _splits(source.frames, wanted.holdout)
     has_alpha = _has_alpha(source.frames)
     return Scene(
         name=source.name,
@@ -85,7 +68,7 @@ def scene_from_source(source: Source, options: Options) -> Scene:
         box=box,
         near=near,
         far=far,
-        background="white" if has_alpha else "none",
+        background=wanted.background or ("white" if has_alpha else "black"),
         has_alpha=has_alpha,
         scene_from_source=scene_from,
         box_source=box_source,
@@ -144,17 +127,6 @@ def box_in_source(scene: Scene) -> Box:
     return Box(tuple(center.tolist()), half_size, scene.box.n_cascades)
 
 
-def _check_options(options: Options) -> None:
-    for name in ("box", "near", "far"):
-        value = getattr(options, name)
-        if not (np.isfinite(value) and value >= 0):
-            raise NerfError(f"{name} must be a positive number, or 0 for automatic, got {value}.")
-    for name, least in (("downscale", 0), ("holdout", 0), ("cascades", 0)):
-        value = getattr(options, name)
-        if value < least:
-            raise NerfError(f"{name} must be at least {least}, got {value}.")
-
-
 def choose_downscale(frames: tuple[Frame, ...]) -> tuple[int, tuple[str, ...]]:
     """Choose the least downscale at which all images fit into memory, and a note about it."""
     channels = 4 if any(frame.has_alpha for frame in frames) else 3
@@ -187,7 +159,7 @@ def _cameras(frames: tuple[Frame, ...], downscale: int) -> Cameras:
     )
 
 
-def _choose_box(source: Source, cameras: Cameras, options: Options) -> tuple[Box, str]:
+def _choose_box(source: Source, cameras: Cameras, wanted: SceneConfig) -> tuple[Box, str]:
     if source.box is not None:
         box, words = source.box, source.box_source
     elif source.points is not None:
@@ -197,10 +169,10 @@ def _choose_box(source: Source, cameras: Cameras, options: Options) -> tuple[Box
         box, words = box_from_points(seen, cameras), "what the views see within their depth bounds"
     else:
         box, words = box_from_cameras(cameras)
-    if options.box:
-        box, words = replace(box, half_size=options.box), f"given, centred by {words}"
-    if options.cascades:
-        box = replace(box, n_cascades=options.cascades)
+    if wanted.box:
+        box, words = replace(box, half_size=wanted.box), f"given, centred by {words}"
+    if wanted.cascades:
+        box = replace(box, n_cascades=wanted.cascades)
         words += ", cascades given"
     return box, words
 

@@ -66,7 +66,7 @@ class Scene:
     Attributes:
         name: of the folder.
         path: the folder; None for a scene read back from a run.
-        kind: "blender", "instant-ngp" or "nerfstudio".
+        kind: the format, such as "blender" or "colmap".
         names: per camera, its image relative to the folder, unique.
         cameras: all frames, scene space.
         image_paths: None for a camera without an image.
@@ -76,7 +76,7 @@ class Scene:
         splits: "train", "val", "test" -> camera indices.
         box: where the field lives, scene space.
         near, far: first and last distance sampled along a ray, scene units.
-        background: "white" where pixels are transparent, else "none".
+        background: "white" or "black": what transparent pixels are shown on.
         has_alpha: whether the images have transparency.
         scene_from_source: the source is what the files state, in their units.
         box_source: how the box was found, for people.

@@ -20,15 +20,17 @@ from nerfcli.backends import selfcheck
 from nerfcli.backends.base import Backend
 from nerfcli.backends.triton import triton_encoding
 from nerfcli.backends.triton.backend import TritonBackend
-from nerfcli.core.config import Config
+from nerfcli.core.config import Config, HashGridConfig
 from nerfcli.core.progress import Progress
 from nerfcli.core.signals import StopSignal
 from nerfcli.engine import train
 from nerfcli.engine.render import load_model
 from nerfcli.engine.runs import Run
 from nerfcli.methods import hashgrid_graph_trainer as graph_trainer
-from nerfcli.methods.hashgrid_graph_trainer import GraphTrainer, create_trainer
-from nerfcli.methods.trainers import HashGridTrainer, StepResult
+from nerfcli.methods.base import StepResult
+from nerfcli.methods.hashgrid_graph_trainer import GraphTrainer
+from nerfcli.methods.hashgrid_method import create_trainer
+from nerfcli.methods.hashgrid_trainer import HashGridTrainer
 from nerfcli.scenes import load_scene
 
 N_CURVE = 40  # steps
@@ -44,18 +46,19 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> train.Prepared:
         replace(
             config,
             device="cpu",
-            model=replace(
-                config.model,
-                method="hashgrid",
+            train=replace(config.train, steps=2),
+            hashgrid=HashGridConfig(
                 n_levels=2,
                 n_features=4,
                 log2_table_size=8,
                 max_resolution=32,
                 width=16,
+                n_samples=64,
+                steps_per_box=12,
+                occupancy_resolution=8,
+                occupancy_every=2,
+                occupancy_cells=64,
             ),
-            sampling=replace(config.sampling, steps_per_box=12),
-            occupancy=replace(config.occupancy, resolution=8, every=2, cells=64),
-            train=replace(config.train, steps=2, n_samples=64),
         ),
     )
 
@@ -63,7 +66,6 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> train.Prepared:
 def trainer_with(ops: Backend, prepared: train.Prepared) -> HashGridTrainer:
     generator = torch.Generator().manual_seed(0)
     made = create_trainer(prepared.scene, prepared.residents.at(0), prepared.config, ops, generator)
-    assert isinstance(made, HashGridTrainer)
     return made
 
 
@@ -189,12 +191,12 @@ def test_other_pixels_and_another_state_need_another_graph(prepared: train.Prepa
     trainer = trainer_with(TritonBackend(), prepared)
     assert isinstance(trainer, GraphTrainer)
     trainer.step_count = 70
-    trainer._captured = StepResult(torch.zeros(()), torch.zeros(()), 1, 1)
+    trainer._captured = StepResult(torch.zeros(()), {}, torch.zeros(()), 1, 1)
     views = replace(prepared.residents.at(0))
     trainer.set_views(views)
     assert trainer.views is views and trainer._captured is None
     assert trainer.first_step == 70  # eager again, for the caches of the new views
-    trainer._captured = StepResult(torch.zeros(()), torch.zeros(()), 1, 1)
+    trainer._captured = StepResult(torch.zeros(()), {}, torch.zeros(()), 1, 1)
     trainer.load(trainer.model_state(), trainer.optimizer_state(), trainer.extra_state())
     assert trainer._captured is None
 

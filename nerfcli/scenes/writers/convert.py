@@ -12,9 +12,10 @@ import numpy as np
 import torch
 
 from nerfcli.cameras.boxes import Box
+from nerfcli.core.config import SceneConfig
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import write_json
-from nerfcli.scenes.build import Options, box_in_source, scene_from_source
+from nerfcli.scenes.build import box_in_source, scene_from_source
 from nerfcli.scenes.extent import depths_in_view
 from nerfcli.scenes.images import read_mask, read_with_alpha, write_png
 from nerfcli.scenes.source import Frame, Source, find_duplicates, natural_key
@@ -90,7 +91,7 @@ def write_scene(
         masks = _write_masks(source, [f"masks/{name}.png" for name in below], folder, all_=True)
         write_transforms(source, names, masks, _copy_depths(source, below, folder), folder)
     if options.dataparser:
-        scene = scene_from_source(source, Options())
+        scene = scene_from_source(source, SceneConfig())
         write_json(folder / DATAPARSER, dataparser_transforms(source, scene.scene_from_source))
     return WriteResult({f.name: n for f, n in zip(frames, names, strict=True)}, tuple(notes))
 
@@ -198,7 +199,7 @@ def _box_to_state(source: Source) -> Box | None:
         return None
     if source.box is not None:
         return source.box
-    return box_in_source(scene_from_source(source, Options()))
+    return box_in_source(scene_from_source(source, SceneConfig()))
 
 
 def _bounds(source: Source) -> tuple[list[tuple[float, float]], list[str]]:
@@ -206,7 +207,7 @@ def _bounds(source: Source) -> tuple[list[tuple[float, float]], list[str]]:
     stated = [frame.bounds for frame in source.frames if frame.bounds is not None]
     if len(stated) == len(source.frames):
         return stated, []
-    scene = scene_from_source(source, Options())
+    scene = scene_from_source(source, SceneConfig())
     scale = scene.scene_from_source.scale
     whole = (scene.near / scale, scene.far / scale)
     if source.points is None:

@@ -1,19 +1,25 @@
-"""What `nerf train` was asked to do: make a run, or go on with one."""
+"""A request to `nerf train`, checked and made ready: a new run, or one to resume."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nerfcli.cli.sources import Source, read_scene, recorded_path, scene_of_run
+from nerfcli.cli.image_source import ImageSource, recorded_path, scene_of_run
 from nerfcli.core.config import Config, TrainConfig
 from nerfcli.core.devices import cuda_missing
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import ensure_writable, read_json
-from nerfcli.core.settings import config_from_values, config_values
+from nerfcli.core.progress import Note
+from nerfcli.core.settings import (
+    config_from_values,
+    config_values,
+    ensure_own_table,
+    with_values,
+)
 from nerfcli.engine.runs import Run, ensure_free, newest_run
 from nerfcli.engine.schedule import budget_at
 
@@ -46,27 +52,27 @@ class Job:
     default_length: bool = False
 
 
-def find_run(thing: Path | None, out: Path | None) -> Path | None:
+def find_run(target: Path | None, out: Path | None) -> Path | None:
     """The run that --resume means, or None: there is none yet, so one begins.
 
     Args:
-        thing: the positional argument, a scene or a run.
+        target: the positional argument, a scene or a run.
         out: the run folder that the user named.
 
     Raises:
         NerfError: nothing to go on with, and no scene to begin with.
     """
-    if thing is not None and (thing / "config.toml").is_file():
-        if out is not None and out.resolve() != thing.resolve():
-            raise NerfError(f"--resume: {thing} and --out {out} are two runs; name one.")
-        return thing
+    if target is not None and (target / "config.toml").is_file():
+        if out is not None and out.resolve() != target.resolve():
+            raise NerfError(f"--resume: {target} and --out {out} are two runs; name one.")
+        return target
     if out is not None:
         if (out / "state.json").is_file():
             return out
-        if thing is None:
+        if target is None:
             raise NerfError(f"--resume: {out} holds no checkpoint to go on from; name a SCENE.")
         return None
-    return newest_run(ROOT) if thing is None else _newest_run_of(thing)
+    return newest_run(ROOT) if target is None else _newest_run_of(target)
 
 
 def fresh_job(
@@ -76,12 +82,13 @@ def fresh_job(
     *,
     overwrite: bool,
     target_psnr: float | None,
-    note: Callable[[str], None],
+    note: Note,
 ) -> Job:
-    """A new run: everything that can be wrong is found before its folder is made."""
+    """Make a new run; fail on whatever is wrong before its folder is made."""
     from nerfcli import backends
     from nerfcli.check import check_few_views
     from nerfcli.engine.train import prepare
+    from nerfcli.scenes import load_scene
     from nerfcli.scenes.held_out import odd_shapes
 
     if path is None:
@@ -92,10 +99,8 @@ def fresh_job(
         ensure_free(out, overwrite=overwrite)
     config = config_from_values(given)
     if config.backend != "auto":
-        backends.why_unavailable(
-            config.backend, "cpu"
-        )  # an unknown name is told before all reading
-    scene = read_scene(path, config)
+        backends.why_unavailable(config.backend, "cpu")  # fail early on an unknown name
+    scene = load_scene(path, config.scene)
     for line in scene.notes:
         note(line)
     _ensure_held_out(scene, target_psnr)
@@ -106,7 +111,7 @@ def fresh_job(
     prepared = prepare(scene, config, note)
     config = prepared.config
     backends.select(config.backend, config.device, note)
-    scene_json = prepared.scene.to_json() | Source.of(path).as_json()
+    scene_json = prepared.scene.to_json() | ImageSource.of(path).as_json()
     if out is None:
         run = Run.create_next(scene.name, config, scene_json, ROOT)
     else:
@@ -117,25 +122,25 @@ def fresh_job(
 
 
 def resumable_job(
-    thing: Path | None,
+    target: Path | None,
     out: Path | None,
     given: Mapping[str, object],
     *,
     overwrite: bool,
     target_psnr: float | None,
-    note: Callable[[str], None],
+    note: Note,
 ) -> Job:
-    """Go on with the run that --resume means, with the images of `thing`, else those of then.
+    """Go on with the run that --resume means, with the images of `target`, else those of then.
 
-    Where there is none yet, one begins; --overwrite has nothing to do here. A run that has
+    Where there is none yet, one begins; --overwrite has notarget to do here. A run that has
     reached its length needs no images, unless its held-out views are to be judged.
     """
-    path = find_run(thing, out)
+    path = find_run(target, out)
     if path is None:
-        return fresh_job(thing, out, given, overwrite=True, target_psnr=target_psnr, note=note)
+        return fresh_job(target, out, given, overwrite=True, target_psnr=target_psnr, note=note)
     run = Run.open(path)
     config = same_settings(run, given)
-    moved = None if thing is None or (thing / "config.toml").is_file() else thing
+    moved = None if target is None or (target / "config.toml").is_file() else target
     if has_reached(run, config.train):
         run.ensure_whole()
         scene = None
@@ -143,8 +148,7 @@ def resumable_job(
             scene = scene_of_run(run, moved or recorded_path(run))
             _ensure_held_out(scene, target_psnr)
         return Job(None, scene, run, True, target_psnr)
-    from nerfcli.engine.train import Prepared
-    from nerfcli.scenes import ImageCache
+    from nerfcli.engine.train import prepare
 
     if "device" not in given and config.device == "cuda" and (missing := cuda_missing()):
         note(f"the run was on cuda, and here {missing}: going on on the CPU")
@@ -152,9 +156,7 @@ def resumable_job(
     scene = scene_of_run(run, moved or recorded_path(run))
     _ensure_held_out(scene, target_psnr)
     note(f"going on with run {run.path} from step {run.step} to {_length(config.train)}")
-    residents = ImageCache(scene, scene.splits["train"], note)
-    prepared = Prepared(scene, config, residents, seconds=0.0)
-    return Job(prepared, scene, run, True, target_psnr)
+    return Job(prepare(scene, config, note, resumed=True), scene, run, True, target_psnr)
 
 
 def has_reached(run: Run, train: TrainConfig) -> bool:
@@ -164,7 +166,7 @@ def has_reached(run: Run, train: TrainConfig) -> bool:
 
 
 def _length(train: TrainConfig) -> str:
-    if train.steps:
+    if train.steps is not None:
         return f"step {train.steps}"
     return f"{train.minutes:g} minutes in all"
 
@@ -175,21 +177,31 @@ def same_settings(run: Run, given: Mapping[str, object]) -> Config:
     Raises:
         NerfError: the flags ask for other settings than the run has.
     """
-    values, defaults = config_values(run.config), config_values(Config())
+    ensure_own_table(given, given.get("method") or run.config.method)
+    changes: dict[str, object] = {}
     if any(given.get(key) for key in LENGTH):
-        values |= {key: given.get(key, defaults[key]) for key in LENGTH}
+        changes = {key: given.get(key) for key in LENGTH}
+    has = config_values(run.config)
+    has |= {key: value for key, value in _scene_values(run).items() if has[key] is None}
     for key, value in given.items():
-        is_auto = key != "train.seed" and value == defaults[key] and value in ("auto", 0)
-        if key in LENGTH:
+        if key in LENGTH or value is None:
             continue
         if key in AFTERWARDS:
-            values[key] = value
-        elif value != values[key] and not is_auto:
+            changes[key] = value
+        elif value != has[key]:
             raise NerfError(
-                f"--resume: run {run.path} has {key} = {values[key]!r}, the flags ask for "
+                f"--resume: run {run.path} has {key} = {has[key]!r}, the flags ask for "
                 f"{value!r}. A run keeps its settings; leave that out, or choose another --out."
             )
-    return config_from_values(values)
+    return with_values(run.config, changes)
+
+
+def _scene_values(run: Run) -> dict[str, object]:
+    """What was taken from the scene where the settings left it open, by the keys of these."""
+    scene = run.scene_json
+    keys = ("downscale", "near", "far", "background")
+    values = {f"scene.{key}": scene.get(key) for key in keys}
+    return values | {"scene.cascades": scene.get("box", {}).get("n_cascades")}
 
 
 def _ensure_held_out(scene: Scene, target_psnr: float | None) -> None:
@@ -205,10 +217,10 @@ def _ensure_held_out(scene: Scene, target_psnr: float | None) -> None:
 
 def _newest_run_of(scene: Path) -> Path | None:
     """The newest run under runs/ that was made from this scene, if any."""
-    wanted = Source.of(scene)
-    mine = [
+    place = ImageSource.of(scene).resolved
+    states = [
         state
         for state in ROOT.glob("*/state.json")
-        if Source.recorded(read_json(state.parent / "scene.json")).resolved == wanted.resolved
+        if ImageSource.recorded(read_json(state.parent / "scene.json")).resolved == place
     ]
-    return max(mine, key=lambda state: state.stat().st_mtime_ns).parent if mine else None
+    return max(states, key=lambda state: state.stat().st_mtime_ns).parent if states else None

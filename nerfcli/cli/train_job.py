@@ -1,4 +1,4 @@
-"""Doing what `nerf train` was asked to do, and what is said of it."""
+"""Run a training job and report the result."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import shlex
 import sys
 from typing import Any
 
-from nerfcli.cli.jobs import Job
 from nerfcli.cli.output import NOT_MET, show, stop_code
+from nerfcli.cli.train_request import Job
 from nerfcli.core.progress import Progress
 from nerfcli.core.signals import StopSignal
 from nerfcli.core.text import duration, quantity
@@ -17,8 +17,8 @@ LONGER_MINUTES = 10  # of the command that is named where the user gave no lengt
 LEGO_DB = ((1, 30.85), (3, 33.39))  # minutes, dB; a test holds docs/benchmarks.md to it
 
 
-def work(job: Job, progress: Progress, stop: StopSignal, *, as_json: bool) -> int:
-    """Train, say what came of it, and return the exit code."""
+def run_job(job: Job, progress: Progress, stop: StopSignal, *, as_json: bool) -> int:
+    """Train, report the result, and return the exit code."""
     if job.prepared is None:
         summary = _nothing_done(job.run)
     else:
@@ -44,7 +44,7 @@ def work(job: Job, progress: Progress, stop: StopSignal, *, as_json: bool) -> in
 
 
 def peak_memory() -> int | None:
-    """The most memory that this process has held; None where the system does not tell."""
+    """The most memory that this process has held; None where the system has no count."""
     try:
         from resource import RUSAGE_SELF, getrusage
     except ImportError:  # Windows
@@ -54,7 +54,7 @@ def peak_memory() -> int | None:
 
 
 def more_time(run: str) -> str:
-    """What a longer run would give: what it gave where it was measured, and how to get it."""
+    """Say what a longer run gains, as measured on one scene, and name the command."""
     (short, before), (long, after) = LEGO_DB
     command = f"nerf train --resume {shlex.quote(run)} --minutes {LONGER_MINUTES}"
     return (
@@ -76,7 +76,7 @@ def _held_out_psnr(job: Job, progress: Progress) -> float:
 
 
 def _nothing_done(run: Run) -> dict[str, Any]:
-    """What training gives back, of a run that had reached its length before."""
+    """The summary of a run that had reached its length before."""
     state = run.state
     return {
         "steps": state["step"],

@@ -1,4 +1,4 @@
-"""Where the images of a run's scene are: recorded when it is made, found again when needed."""
+"""The place of a run's images: recorded when the run is made, looked up when they are needed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nerfcli.core.config import Config
+from nerfcli.core.config import SceneConfig
 from nerfcli.core.errors import NerfError
 from nerfcli.engine.runs import Run
 
@@ -18,32 +18,32 @@ KEY = "data_source"  # in scene.json
 
 
 @dataclass(frozen=True)
-class Source:
-    """A scene's path as the user gave it, and the absolute one that it meant then."""
+class ImageSource:
+    """A scene's path as the user gave it, and the absolute path that it stood for."""
 
     given: str
     resolved: str
 
     @staticmethod
-    def of(path: Path) -> Source:
-        return Source(str(path), str(path.resolve()))
+    def of(path: Path) -> ImageSource:
+        return ImageSource(str(path), str(path.resolve()))
 
     @staticmethod
-    def recorded(scene_json: dict[str, Any]) -> Source:
+    def recorded(scene_json: dict[str, Any]) -> ImageSource:
         record = scene_json.get(KEY, {})
-        return Source(record.get("given", ""), record.get("resolved", ""))
+        return ImageSource(record.get("given", ""), record.get("resolved", ""))
 
     def as_json(self) -> dict[str, dict[str, str]]:
         return {KEY: dataclasses.asdict(self)}
 
 
 def recorded_path(run: Run) -> Path:
-    """Where the run's images are now: the absolute path of then, or the given one from here.
+    """The recorded absolute path, or the given path relative to the current directory.
 
     Raises:
         NerfError: nothing is there any more.
     """
-    source = Source.recorded(run.scene_json)
+    source = ImageSource.recorded(run.scene_json)
     for place in (source.resolved, source.given):
         if place and Path(place).exists():
             return Path(place)
@@ -54,24 +54,8 @@ def recorded_path(run: Run) -> Path:
     )
 
 
-def read_scene(path: Path, config: Config) -> Scene:
-    """Load a scene with the settings of `config.scene`."""
-    from nerfcli.scenes import load_scene
-
-    wanted = config.scene
-    return load_scene(
-        path,
-        downscale=wanted.downscale,
-        holdout=wanted.holdout,
-        box=wanted.box,
-        cascades=wanted.cascades,
-        near=wanted.near,
-        far=wanted.far,
-    )
-
-
 def scene_of_run(run: Run, path: Path) -> Scene:
-    """The run's own scene (cameras, box, splits) with the images that lie at `path`.
+    """The run's own scene (cameras, box, splits) with the images at `path`.
 
     Raises:
         NerfError: an image of the run is not among them.
@@ -79,8 +63,9 @@ def scene_of_run(run: Run, path: Path) -> Scene:
     from nerfcli.scenes import Scene, load_scene
 
     scene = Scene.from_json(run.scene_json)
-    found = load_scene(path, downscale=scene.downscale, holdout=run.config.scene.holdout)
-    places = {name: i for i, name in enumerate(found.names)}
+    wanted = SceneConfig(downscale=scene.downscale, holdout=run.config.scene.holdout)
+    loaded = load_scene(path, wanted)
+    places = {name: i for i, name in enumerate(loaded.names)}
     missing = [name for name in scene.names if name not in places]
     if missing:
         raise NerfError(
@@ -90,9 +75,9 @@ def scene_of_run(run: Run, path: Path) -> Scene:
     order = [places[name] for name in scene.names]
     return dataclasses.replace(
         scene,
-        path=found.path,
-        image_paths=tuple(found.image_paths[i] for i in order),
-        mask_paths=tuple(found.mask_paths[i] for i in order),
-        alpha_paths=tuple(found.alpha_paths[i] for i in order),
-        masked_where=found.masked_where,
+        path=loaded.path,
+        image_paths=tuple(loaded.image_paths[i] for i in order),
+        mask_paths=tuple(loaded.mask_paths[i] for i in order),
+        alpha_paths=tuple(loaded.alpha_paths[i] for i in order),
+        masked_where=loaded.masked_where,
     )

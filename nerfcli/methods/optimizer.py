@@ -1,0 +1,92 @@
+"""Adam over named parameters: gradients, moments and a running mean, and their checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nerfcli.backends.base import Backend
+from nerfcli.core.tensors import ensure_same_shapes
+from nerfcli.reference.adam import AdamConfig
+from nerfcli.reference.params import ParamSet
+
+
+class Optimizer:
+    """What Adam keeps beside the parameters, which it changes in place.
+
+    Args:
+        config: its weight decay acts on the parameters whose role says so; with an ema_decay, a
+            running mean of the parameters is kept.
+        keeps_raw: whether a checkpoint holds the parameters beside the model. Needed where the
+            model is their mean.
+    """
+
+    def __init__(
+        self, params: ParamSet, ops: Backend, config: AdamConfig, *, keeps_raw: bool = False
+    ) -> None:
+        self.params, self.ops, self.config, self.keeps_raw = params, ops, config, keeps_raw
+        self.grads, self.m, self.v = (params.map(_zeros) for _ in range(3))
+        self.mean = params.map(lambda p: p.detach().clone()) if config.ema_decay else None
+        plain = replace(config, weight_decay=0.0)
+        self._configs = {n: config if params.role(n).decays else plain for n in params}
+
+    def step(self, **rates: Any) -> None:
+        """Take one step; clear the gradients.
+
+        rates: `step` and `lr`, or `rates` where they are on the device.
+        """
+        for name, p in self.params.items():
+            self.ops.adam_step(
+                _flat(p),
+                _flat(self.grads[name]),
+                _flat(self.m[name]),
+                _flat(self.v[name]),
+                self._configs[name],
+                ema=None if self.mean is None else _flat(self.mean[name]),
+                **_scaled(rates, self.params.role(name).lr_factor),
+            )
+
+    def model(self) -> ParamSet:
+        """What is rendered and saved as the model: the running mean, or else the parameters."""
+        return self.params if self.mean is None else self.mean
+
+    def state(self) -> dict[str, Tensor]:
+        """m.*, v.* and, if kept, raw.*: what a checkpoint holds beside the model."""
+        raw = self.params.state("raw.") if self.keeps_raw else {}
+        return raw | self.m.state("m.") | self.v.state("v.")
+
+    def load(self, model: dict[str, Tensor], state: dict[str, Tensor]) -> ParamSet:
+        """Take a checkpoint, and give back its parameters for the field.
+
+        Raises:
+            NerfError: the tensors have other names or shapes.
+        """
+        ensure_same_shapes(state, self.state())
+        self.m, self.v = self.m.from_state(state, "m."), self.v.from_state(state, "v.")
+        if self.mean is not None:
+            self.mean = self.mean.from_state(model).map(torch.clone)
+        raw = (state, "raw.") if self.keeps_raw else (model, "")
+        self.params = self.params.from_state(*raw)
+        return self.params
+
+
+def _zeros(p: Tensor) -> Tensor:
+    return torch.zeros_like(p, requires_grad=False)
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    """[n]; the very same where it is flat already, since a backend may know it by identity."""
+    return tensor if tensor.dim() == 1 and not tensor.requires_grad else tensor.detach().view(-1)
+
+
+def _scaled(rates: dict[str, Any], factor: float) -> dict[str, Any]:
+    if factor == 1.0:
+        return rates
+    if "rates" in rates:
+        scaled = rates["rates"].clone()
+        scaled[0] *= factor
+        return rates | {"rates": scaled}
+    return rates | {"lr": rates["lr"] * factor}
