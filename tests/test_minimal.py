@@ -35,4 +35,4 @@ def test_minimal_is_short_and_takes_its_mathematics_from_the_reference() -> None
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("nerfcli")
     }
     folders = {".".join((module or "").split(".")[:2]) for module in imported}
-    assert folders == {"nerfcli.reference", "nerfcli.cameras", "nerfcli.scenes"}
+    assert folders == {f"nerfcli.{name}" for name in ("reference", "cameras", "scenes", "core")}
