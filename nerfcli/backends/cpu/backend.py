@@ -38,7 +38,6 @@ from nerfcli.reference.radiance import NetParams, NetSpec, Network
 from nerfcli.reference.samples import Pixels, Samples
 from nerfcli.reference.sampling import MarchingGrid
 
-
 # For shapes that no kernel takes. Its wholes are composed of its own parts, and not of the
 # compiled ones, so that such a run gives the same bits on both backends.
 REFERENCE = Backend()
