@@ -109,7 +109,7 @@ def scene_of(cameras: Cameras, box: Box, similarity: Similarity) -> Scene:
         box=box,
         near=1.0,
         far=8.0,
-        background="white",
+        background="black",
         has_alpha=True,
         scene_from_source=similarity,
         box_source="stated",
