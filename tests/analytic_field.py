@@ -16,7 +16,8 @@ from nerfcli.cameras.cameras import Cameras
 from nerfcli.cameras.lenses import Lens
 from nerfcli.engine.render import Model
 from nerfcli.methods.hashgrid import HashField
-from nerfcli.methods.occupancy import OccupancyGrid
+from nerfcli.methods.occupancy import OccupancyGrid, OccupancySampler
+from nerfcli.reference.contraction import BoxSpace
 from nerfcli.reference.encoding import GridSpec
 from nerfcli.reference.radiance import NetParams, NetSpec, Network
 from nerfcli.reference.sampling import Steps
@@ -64,16 +65,13 @@ def analytic_model(
     """A model whose field has the density sigma(points [n, 3]) in the cube [-1, 1]**3."""
     box = Box((0.0, 0.0, 0.0), 1.0)
     empty = torch.zeros(0)
+    backend = AnalyticBackend(sigma)
     field = HashField(
-        box,
-        1.0,
-        8.0,
+        BoxSpace(box, 1.0, 8.0),
         NetSpec(GridSpec(1, 2, 4, 2, 2), 16),
-        Steps(STEP),
-        1e-4,
         NetParams(empty, empty, empty),
-        _occupancy(sigma, box),
-        AnalyticBackend(sigma),
+        OccupancySampler(_occupancy(sigma, box), Steps(STEP), backend, n_cells=0),
+        backend,
     )
     cameras = sphere_cameras(n_views) if cameras is None else cameras
     scene = scene_of(cameras, box, similarity or Similarity())

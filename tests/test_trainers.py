@@ -6,13 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
+from nerfcli import backends
 from nerfcli.backends.base import Backend
+from nerfcli.cameras.rays import Batch
 from nerfcli.core.config import Config, HashGridConfig
 from nerfcli.engine import train
+from nerfcli.methods.base import Sampler
 from nerfcli.methods.hashgrid_method import create_trainer
 from nerfcli.methods.hashgrid_trainer import HashGridTrainer
+from nerfcli.reference.radiance import NetParams
 from nerfcli.scenes import load_scene
 
 
@@ -43,6 +48,48 @@ def trainer_of(scene: Path, seen: list[dict[str, Any]], **values: Any) -> HashGr
     views = ready.residents.at(0)
     made = create_trainer(ready.scene, views, ready.config, Noting(), generator)
     return made
+
+
+def batch_of(trainer: HashGridTrainer, n: int = 200) -> Batch:
+    u = torch.rand(n, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    background = torch.full((n, 3), 0.5)
+    cameras, space = trainer.scene.cameras, trainer.field.space
+    return trainer.ops.draw(trainer.views, cameras, u, background, space)[0]
+
+
+@pytest.mark.parametrize("name", ["cpu", "torch"])
+def test_the_fused_step_agrees_with_the_loss(ball: Path, name: str) -> None:
+    """`loss` is the definition: autograd through it gives the gradients of the fused op."""
+    trainer = trainer_of(ball, [], opacity_loss=0.1, distortion_loss=0.2)
+    if backends.why_unavailable(name, "cpu") is None:
+        backend = backends.backend_class(name)()
+        trainer.ops = trainer.field.ops = trainer.field.sampler.ops = backend
+    for _ in range(3):
+        trainer.step(1e-2)
+    batch, field = batch_of(trainer), trainer.field
+    leaves = NetParams(*(p.clone().requires_grad_() for p in field.params.tensors()))
+    trainer.field = replace(field, params=leaves)
+    terms = trainer.loss(batch)
+    assert set(terms) == {"photometric", "opacity", "distortion"}
+    want = torch.autograd.grad(trainer.objective.total(terms), leaves.tensors())
+    got = NetParams(*(torch.zeros_like(p) for p in leaves.tensors()))
+    jitter = torch.full((len(batch.rays),), 0.5)
+    samples = field.sampler.sample(batch.rays, field.bounds(batch.rays), jitter)
+    out = trainer.ops.step_gradients(field.network, got, batch, samples, trainer.objective)
+    for key, term in terms.items():
+        torch.testing.assert_close(out.terms[key], term.detach(), rtol=1e-5, atol=1e-7)
+    for a, b in zip(got.tensors(), want, strict=True):
+        assert b.abs().max() > 0
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-7)
+
+
+def test_the_occupancy_grid_is_a_sampler(ball: Path) -> None:
+    sampler: Sampler = trainer_of(ball, []).field.sampler
+    state = {name: tensor.clone() for name, tensor in sampler.state().items()}
+    sampler.update(lambda x: torch.zeros(len(x)), torch.Generator().manual_seed(0))
+    assert not torch.equal(sampler.state()["occupancy.densities"], state["occupancy.densities"])
+    sampler.load_state(state)
+    assert torch.equal(sampler.state()["occupancy.densities"], state["occupancy.densities"])
 
 
 def test_the_grid_alone_decays(ball: Path) -> None:

@@ -73,6 +73,8 @@ class HashGridConfig:
     occupancy_threshold: Amount = 0.01  # optical depth of a step above which a cell is occupied
     occupancy_every: Count = 16  # steps between updates
     occupancy_cells: Count | None = None  # evaluated in an update; auto: four times n_samples
+    opacity_loss: Amount = 0.0  # weight of -o log o of a ray's opacity o: empty or opaque
+    distortion_loss: Amount = 0.0  # weight of the spread of a ray's samples; mip-NeRF 360, eq. 15
     ema_decay: Share = 0.95  # running mean of the weights that is rendered; 0: the weights
     weight_decay: Amount = 5e-8  # L2 on the entries of the grid that a step touches
 

@@ -14,14 +14,37 @@ from torch import Tensor
 
 from nerfcli.backends.base import Backend
 from nerfcli.cameras.boxes import Box
-from nerfcli.cameras.rays import Bounds, Rays
+from nerfcli.cameras.rays import Batch, Bounds, Rays
 from nerfcli.core.config import Config
 from nerfcli.methods.occupancy import OccupancyGrid
-from nerfcli.reference.samples import Pixels
+from nerfcli.reference.samples import Pixels, Samples
 from nerfcli.reference.sampling import Steps
 from nerfcli.scenes import Scene
 from nerfcli.scenes.hull import Silhouettes
 from nerfcli.scenes.views import Views
+
+
+class Sampler(Protocol):
+    """Where a field is sampled along rays, and how that is learned while it trains."""
+
+    def sample(self, rays: Rays, bounds: Bounds, jitter: Tensor) -> Samples:
+        """Samples between the bounds. jitter [n_rays] in [0, 1)."""
+        ...
+
+    def update(
+        self, density: Callable[[Tensor], Tensor], generator: torch.Generator, *, wait: bool = True
+    ) -> None:
+        """Learn from the field as it is now.
+
+        Args:
+            density: scene positions [n, 3] -> sigmas [n].
+            wait: whether the host may wait for the device.
+        """
+        ...
+
+    def state(self) -> dict[str, Tensor]: ...
+
+    def load_state(self, state: dict[str, Tensor]) -> None: ...
 
 
 class Field(Protocol):
@@ -145,6 +168,13 @@ class Trainer(Protocol):
 
     def set_views(self, views: Views) -> None:
         """Go on with other pixels, on the same device."""
+        ...
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Each term of the loss by name, differentiable in the field's parameters.
+
+        This defines what `step` minimises. `step` may take a faster path that agrees with it.
+        """
         ...
 
     def step(self, lr: float) -> StepResult: ...

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nerfcli.backends.base import Backend
+from nerfcli.cameras.rays import Batch
 from nerfcli.core.config import Config, known
 from nerfcli.core.tensors import ensure_same_shapes
 from nerfcli.methods import classic
@@ -16,6 +17,7 @@ from nerfcli.methods.base import Method, StepResult, background_of, weight_gener
 from nerfcli.methods.classic import ClassicField
 from nerfcli.methods.optimizer import Optimizer
 from nerfcli.reference.adam import AdamConfig
+from nerfcli.reference.losses import mse
 from nerfcli.scenes import Scene
 from nerfcli.scenes.hull import Silhouettes
 from nerfcli.scenes.views import Views, over_background
@@ -47,6 +49,12 @@ class ClassicTrainer:
 
     def set_views(self, views: Views) -> None:
         self.views = views
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """||C^_c - C||^2 and ||C^_f - C||^2; NeRF (2020), eq. 6."""
+        pixels = self.field.render_coarse_fine(batch.rays, batch.background, self.generator)
+        names = ("coarse", "fine")
+        return {n: mse(p.rgb, batch.rgb) for n, p in zip(names, pixels, strict=True)}
 
     def step(self, lr: float) -> StepResult:
         self.step_count += 1

@@ -13,13 +13,13 @@ from nerfcli.cameras.boxes import Box
 from nerfcli.cameras.rays import Bounds, Rays
 from nerfcli.core.config import Config, known
 from nerfcli.core.tensors import ensure_same_shapes
-from nerfcli.methods.occupancy import OccupancyGrid
+from nerfcli.methods.occupancy import OccupancyGrid, OccupancySampler
 from nerfcli.reference.contraction import BoxSpace
 from nerfcli.reference.encoding import GridSpec
 from nerfcli.reference.mlp import init_mlp
 from nerfcli.reference.radiance import NetParams, NetSpec, Network
-from nerfcli.reference.samples import Pixels, Samples
-from nerfcli.reference.sampling import MarchingGrid, Steps
+from nerfcli.reference.samples import Pixels
+from nerfcli.reference.sampling import Steps
 
 TABLE_INIT = 1e-4  # Instant NGP (2022), section 4: U(-1e-4, 1e-4)
 # What lies behind less light than this moves a rendered pixel by a quarter of an 8-bit step at
@@ -31,16 +31,12 @@ RENDER_MIN_TRANSMITTANCE = 1e-3
 class HashField:
     """Hash grid + MLPs in a box, with the occupancy grid that rays march through."""
 
-    box: Box
-    near: float
-    far: float
+    space: BoxSpace
     net: NetSpec
-    steps: Steps
-    min_transmittance: float
     params: NetParams
-    occupancy: OccupancyGrid
+    sampler: OccupancySampler
     ops: Backend
-    occupancy_threshold: float = 0.01  # optical depth of a step above which a cell is occupied
+    min_transmittance: float = 1e-4  # a ray ends where less light comes through
 
     @staticmethod
     def create(
@@ -54,25 +50,34 @@ class HashField:
             init_mlp(net.color_widths, generator),
         )
         own = config.hashgrid
-        occupancy = OccupancyGrid.create(box, own.occupancy_resolution)
-        steps, limit = steps_from_config(config, box), own.min_transmittance
-        threshold = own.occupancy_threshold
-        return HashField(box, near, far, net, steps, limit, params, occupancy, ops, threshold)
+        sampler = OccupancySampler(
+            OccupancyGrid.create(box, own.occupancy_resolution),
+            steps_from_config(config, box),
+            ops,
+            known(own.occupancy_cells),
+            own.occupancy_decay,
+            own.occupancy_threshold,
+        )
+        space = BoxSpace(box, near, far)
+        return HashField(space, net, params, sampler, ops, own.min_transmittance)
 
     def to(self, device: str) -> HashField:
         params = NetParams.of(self.params.named().map(lambda p: p.to(device)))
-        return replace(self, params=params, occupancy=self.occupancy.to(device))
+        sampler = replace(self.sampler, grid=self.sampler.grid.to(device))
+        return replace(self, params=params, sampler=sampler)
 
     def for_cpu_callers(self, device: str) -> HashField:
         """The parameters stay on `device`; the occupancy grid is on the CPU."""
-        return replace(self, ops=CpuBridge(self.ops, device), occupancy=self.occupancy.to("cpu"))
+        bridge = CpuBridge(self.ops, device)
+        sampler = replace(self.sampler, grid=self.sampler.grid.to("cpu"), ops=bridge)
+        return replace(self, ops=bridge, sampler=sampler)
 
     @property
     def rays_per_chunk(self) -> int:
         return self.ops.rays_per_chunk
 
     def between(self, near: float, far: float) -> HashField:
-        return replace(self, near=near, far=far)
+        return replace(self, space=replace(self.space, near=near, far=far))
 
     def ending_at(self, min_transmittance: float) -> HashField:
         return replace(self, min_transmittance=min_transmittance)
@@ -87,26 +92,33 @@ class HashField:
         return self.ops.radiance(self.network, positions, self.ops.spherical_harmonics(directions))
 
     @property
-    def space(self) -> BoxSpace:
-        return BoxSpace(self.box, self.near, self.far)
+    def box(self) -> Box:
+        return self.space.box
+
+    @property
+    def near(self) -> float:
+        return self.space.near
+
+    @property
+    def far(self) -> float:
+        return self.space.far
+
+    @property
+    def steps(self) -> Steps:
+        return self.sampler.steps
+
+    @property
+    def occupancy(self) -> OccupancyGrid:
+        return self.sampler.grid
 
     @property
     def network(self) -> Network:
         """The field as the ops take it."""
         return Network(self.net, self.params, self.space)
 
-    @property
-    def grid(self) -> MarchingGrid:
-        """What rays march through."""
-        return MarchingGrid(self.occupancy.occupied, self.box, self.steps)
-
     def bounds(self, rays: Rays) -> Bounds:
         """Distances within the box; t_max <= t_min where a ray misses it."""
         return self.space.bounds(rays)
-
-    def march(self, rays: Rays, jitter: Tensor) -> Samples:
-        """Samples in occupied cells. jitter [n_rays] in [0, 1)."""
-        return self.ops.march(rays, self.bounds(rays), jitter, self.grid)
 
     def render_rays(self, rays: Rays, background: Tensor) -> Pixels:
         """Pixels of rays, without gradients. background [3]."""
@@ -116,13 +128,13 @@ class HashField:
             rays,
             bounds,
             torch.full_like(bounds.t_min, 0.5),
-            self.grid,
+            self.sampler.marching_grid,
             background,
             min_transmittance=max(self.min_transmittance, RENDER_MIN_TRANSMITTANCE),
         )
 
     def state(self) -> dict[str, Tensor]:
-        return self.params.named().state() | self.occupancy.state()
+        return self.params.named().state() | self.sampler.state()
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Take the tensors of a checkpoint; the occupied cells follow from the densities.
@@ -132,10 +144,7 @@ class HashField:
         """
         ensure_same_shapes(state, self.state())
         self.params = NetParams.of(state)
-        densities, possible = state["occupancy.densities"], state["occupancy.possible"].bool()
-        grid = OccupancyGrid(self.box, densities, possible, possible)
-        grid.refresh(self.occupancy_threshold, self.steps.size)
-        self.occupancy = grid
+        self.sampler.load_state(state)
 
 
 def net_from_config(config: Config) -> NetSpec:

@@ -69,7 +69,7 @@ class GraphTrainer(HashGridTrainer):
         else:
             result = self._advance()
         if self._update_due():
-            self._update_occupancy(wait=False)
+            self.field.sampler.update(self.field.density, self.generator, wait=False)
         self._keep_pace()
         return result
 
@@ -78,7 +78,8 @@ class GraphTrainer(HashGridTrainer):
         field, ops = self.field, self.ops
         batch, bounds = self._draw(self.max_rays)
         jitter = self._uniform(self.max_rays)
-        samples, n_fit = ops.march_within(batch.rays, bounds, jitter, field.grid, self.capacity)
+        sample = field.sampler.sample_within
+        samples, n_fit = sample(batch.rays, bounds, jitter, self.capacity)
         n_live = torch.minimum(self.wanted, n_fit)
         out = ops.step_gradients(
             field.network, self.grads, batch, samples, self.objective, n_live=n_live

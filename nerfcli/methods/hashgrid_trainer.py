@@ -14,10 +14,9 @@ from nerfcli.core.config import Config, known
 from nerfcli.core.tensors import ensure_same_shapes
 from nerfcli.methods.base import StepResult, background_of, weight_generator
 from nerfcli.methods.hashgrid import HashField
-from nerfcli.methods.occupancy import OccupancyGrid
 from nerfcli.methods.optimizer import Optimizer
 from nerfcli.reference.adam import AdamConfig
-from nerfcli.reference.fused import Objective, StepOut
+from nerfcli.reference.fused import Objective, StepOut, loss_terms, render_samples
 from nerfcli.reference.radiance import NetParams
 from nerfcli.scenes import Scene
 from nerfcli.scenes.hull import Silhouettes, visual_hull
@@ -45,7 +44,10 @@ class HashGridTrainer:
         self.optimizer = Optimizer(self.field.params.named(), ops, adam, keeps_raw=True)
         self.grads = NetParams.of(self.optimizer.grads)
         self.objective = Objective(
-            known(config.train.loss), min_transmittance=own.min_transmittance
+            known(config.train.loss),
+            opacity=own.opacity_loss,
+            distortion=own.distortion_loss,
+            min_transmittance=own.min_transmittance,
         )
         self.samples_per_ray = 0.0
         self.step_count = self.first_step = 0
@@ -54,13 +56,8 @@ class HashGridTrainer:
         """Rule out the cells that no silhouette allows."""
         box, n = self.field.box, self.field.occupancy.resolution
         if self.scene.has_alpha and box.n_cascades == 1:
-            self.set_possible(visual_hull(self.scene, views, box, n, silhouettes)[None])
-
-    def set_possible(self, possible: Tensor) -> None:
-        """Start the occupancy grid from the cells that can hold anything."""
-        grid = self.field.occupancy
-        possible = grid.possible & possible.to(self.device)
-        self.field.occupancy = OccupancyGrid.create(grid.box, grid.resolution, possible)
+            possible = visual_hull(self.scene, views, box, n, silhouettes)
+            self.field.sampler.restrict(possible[None])
 
     def set_views(self, views: Views) -> None:
         self.views = views
@@ -72,11 +69,21 @@ class HashGridTrainer:
             return max(MIN_RAYS, target // 64)
         return max(MIN_RAYS, min(MAX_RAYS, int(target / self.samples_per_ray)))
 
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """The terms of the objective, composed of differentiable ops; the fused step agrees."""
+        network, limit = self.field.network, self.objective.min_transmittance
+        jitter = torch.full_like(batch.rays.origins[:, 0], 0.5)
+        samples = self.field.sampler.sample(batch.rays, self.field.bounds(batch.rays), jitter)
+        rendered = render_samples(
+            self.ops, network, batch.rays, samples, None, batch.background, limit
+        )
+        return loss_terms(network, batch, rendered, self.objective)[0]
+
     def step(self, lr: float) -> StepResult:
         self.step_count += 1
         batch, bounds = self._draw(self.n_rays())
         n_rays = len(batch.rays)
-        samples = self.ops.march(batch.rays, bounds, self._uniform(n_rays), self.field.grid)
+        samples = self.field.sampler.sample(batch.rays, bounds, self._uniform(n_rays))
         out = self.ops.step_gradients(
             self.field.network, self.grads, batch, samples, self.objective
         )
@@ -84,7 +91,7 @@ class HashGridTrainer:
         self._adapt(n_rays, samples.capacity, n_kept)
         self.optimizer.step(step=self.step_count, lr=lr)
         if self._update_due():
-            self._update_occupancy()
+            self.field.sampler.update(self.field.density, self.generator)
         return self._result(out, n_rays, n_kept)
 
     def _result(self, out: StepOut, n_rays: int | Tensor, n_samples: int | Tensor) -> StepResult:
@@ -112,18 +119,6 @@ class HashGridTrainer:
     def _update_due(self) -> bool:
         return self.step_count % self.config.hashgrid.occupancy_every == 0
 
-    def _update_occupancy(self, wait: bool = True) -> None:
-        own = self.config.hashgrid
-        self.field.occupancy.update(
-            self.field.density,
-            n_cells=known(own.occupancy_cells),
-            decay=own.occupancy_decay,
-            threshold=own.occupancy_threshold,
-            step_size=self.field.steps.size,
-            generator=self.generator,
-            wait=wait,
-        )
-
     def rendered_field(self) -> HashField:
         return replace(self.field, params=NetParams.of(self.optimizer.model()))
 
@@ -137,7 +132,7 @@ class HashGridTrainer:
         return {
             "step": self.step_count,
             "samples_per_ray": self.samples_per_ray,
-            "occupancy_cursor": self.field.occupancy.cursor,
+            "occupancy_cursor": self.field.sampler.grid.cursor,
         }
 
     def load(
@@ -145,6 +140,6 @@ class HashGridTrainer:
     ) -> None:
         ensure_same_shapes(model, self.model_state())
         self.field.load_state(model | self.optimizer.load(model, optimizer))
-        self.field.occupancy.cursor = extra["occupancy_cursor"]
+        self.field.sampler.grid.cursor = extra["occupancy_cursor"]
         self.step_count = self.first_step = extra["step"]
         self.samples_per_ray = extra["samples_per_ray"]

@@ -15,7 +15,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from nerfcli.reference.sampling import Box
+from nerfcli.backends.base import Backend
+from nerfcli.cameras.boxes import Box
+from nerfcli.cameras.rays import Bounds, Rays
+from nerfcli.reference.samples import Samples
+from nerfcli.reference.sampling import MarchingGrid, Steps
 
 
 @dataclass
@@ -168,6 +172,66 @@ class OccupancyGrid:
 
     def state(self) -> dict[str, Tensor]:
         return {"occupancy.densities": self.densities, "occupancy.possible": self.possible}
+
+
+@dataclass
+class OccupancySampler:
+    """Marching through an occupancy grid: a methods.base.Sampler.
+
+    Attributes:
+        grid: replaced by another one where more is known of the scene.
+        steps: lengths of the marching steps.
+        n_cells, decay, threshold: of an update; see OccupancyGrid.update.
+    """
+
+    grid: OccupancyGrid
+    steps: Steps
+    ops: Backend
+    n_cells: int
+    decay: float = 0.95
+    threshold: float = 0.01
+
+    @property
+    def marching_grid(self) -> MarchingGrid:
+        """What the ops march through."""
+        return MarchingGrid(self.grid.occupied, self.grid.box, self.steps)
+
+    def sample(self, rays: Rays, bounds: Bounds, jitter: Tensor) -> Samples:
+        return self.ops.march(rays, bounds, jitter, self.marching_grid)
+
+    def sample_within(
+        self, rays: Rays, bounds: Bounds, jitter: Tensor, capacity: int
+    ) -> tuple[Samples, Tensor]:
+        """`sample` into a fixed capacity, and how many rays fit, an int64 scalar."""
+        return self.ops.march_within(rays, bounds, jitter, self.marching_grid, capacity)
+
+    def update(
+        self, density: Callable[[Tensor], Tensor], generator: torch.Generator, *, wait: bool = True
+    ) -> None:
+        self.grid.update(
+            density,
+            n_cells=self.n_cells,
+            decay=self.decay,
+            threshold=self.threshold,
+            step_size=self.steps.size,
+            generator=generator,
+            wait=wait,
+        )
+
+    def restrict(self, possible: Tensor) -> None:
+        """Begin anew with the cells that can hold anything, like grid.possible."""
+        grid = self.grid
+        possible = grid.possible & possible.to(grid.possible.device)
+        self.grid = OccupancyGrid.create(grid.box, grid.resolution, possible)
+
+    def state(self) -> dict[str, Tensor]:
+        return self.grid.state()
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Take a checkpoint; the occupied cells follow from the densities."""
+        densities, possible = state["occupancy.densities"], state["occupancy.possible"].bool()
+        self.grid = OccupancyGrid(self.grid.box, densities, possible, possible)
+        self.grid.refresh(self.threshold, self.steps.size)
 
 
 def covered_by_finer(n_cascades: int, resolution: int) -> Tensor:

@@ -131,7 +131,7 @@ def test_a_step_reads_nothing_back_and_names_every_device(
         for name in READING:
             monkeypatch.setattr(torch.Tensor, name, refuse)
         result = trainer.step(1e-2)
-        trainer._update_occupancy(wait=False)
+        trainer.field.sampler.update(trainer.field.density, trainer.generator, wait=False)
     monkeypatch.undo()
     assert float(result.loss) > 0 and int(result.n_samples) > 0
 
