@@ -251,9 +251,9 @@ def test_finished_run_resumes_to_nothing(
     assert {path: path.stat().st_mtime_ns for path in copy.rglob("*")} == before
 
 
-def config_length(run: Path) -> tuple[int, float]:
+def config_length(run: Path) -> tuple[int | None, float | None]:
     settings = tomllib.loads((run / "config.toml").read_text())["train"]
-    return settings["steps"], settings["minutes"]
+    return settings.get("steps"), settings.get("minutes")
 
 
 def test_finished_run_goes_on_to_more_steps_then_to_more_minutes(
@@ -264,7 +264,7 @@ def test_finished_run_goes_on_to_more_steps_then_to_more_minutes(
     assert "from step 150 to step 250" in longer.err
     spent = json.loads(longer.out)["seconds"]
     assert json.loads(longer.out)["steps"] == 250
-    assert config_length(copy) == (250, 0.0)
+    assert config_length(copy) == (250, None)
     rows = [json.loads(row) for row in (copy / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [50, 100, 150, 200, 250]
     rates = [row["lr"] for row in rows]
@@ -276,12 +276,12 @@ def test_finished_run_goes_on_to_more_steps_then_to_more_minutes(
     result = json.loads(clocked.out)
     assert result["steps"] > 250
     assert result["seconds"] == pytest.approx(spent + 2.0, abs=1.5)
-    assert config_length(copy) == (0, minutes)
+    assert config_length(copy) == (None, minutes)
     again = inside("train", "--resume", copy, "--minutes", minutes)
     assert "nothing to do" in again.out
     back = inside("train", "--resume", copy, "--steps", result["steps"] + 3, "--json")
     assert json.loads(back.out)["steps"] == result["steps"] + 3
-    assert config_length(copy) == (result["steps"] + 3, 0.0)
+    assert config_length(copy) == (result["steps"] + 3, None)
 
 
 def test_a_run_is_lengthened_as_exactly_as_it_is_resumed(
@@ -338,7 +338,7 @@ def test_resumed_run_keeps_its_settings(copy: Path, inside: Inside, ball: Path) 
     words = ("--steps", 300, "--seed", 3)  # another length does not open the door to others
     other = inside("train", ball, "--out", copy, "--resume", *words)
     assert_refused(other, "train.seed = 0", "3")
-    assert config_length(copy) == (150, 0.0)
+    assert config_length(copy) == (150, None)
 
 
 def test_resume_without_a_run_begins_one(inside: Inside, ball: Path) -> None:
@@ -558,7 +558,7 @@ def test_train_bad_held_out_view(copy: Path, inside: Inside, ball: Path, tmp_pat
     assert not Path("r").exists()
     again = inside("train", scene, "--out", copy, "--resume", "--steps", 999)
     assert_refused(again, "r_9.png is corrupt", "held-out view")
-    assert config_length(copy) == (150, 0.0)
+    assert config_length(copy) == (150, None)
     Image.open(ball / "test" / "r_9.png").resize((16, 8)).save(file)
     remarked = inside("train", scene, "--out", "r", "--steps", 2, *SMALL)
     assert remarked.code == 0, remarked.err
@@ -572,13 +572,13 @@ def cut_model(run: Path) -> None:
 
 def other_version(run: Path) -> None:
     state = json.loads((run / "state.json").read_text())
-    (run / "state.json").write_text(json.dumps(state | {"format": 2}))
+    (run / "state.json").write_text(json.dumps(state | {"format": 99}))
 
 
 BAD_RUNS: dict[str, tuple[Callable[[Path], object], str]] = {
     "gone": (lambda run: shutil.rmtree(run), "no such run"),
     "no checkpoint": (lambda run: (run / "state.json").unlink(), "has no checkpoint"),
-    "another version": (other_version, "checkpoint format 2, this version reads 1"),
+    "another version": (other_version, "checkpoint format 99, this version reads up to 2"),
     "truncated": (cut_model, "model-150.safetensors is truncated or damaged"),
     "broken scene": (lambda run: (run / "scene.json").write_text("{"), "scene.json, line 1"),
     "broken config": (lambda run: (run / "config.toml").write_text("a"), "config.toml"),
@@ -712,6 +712,10 @@ def test_a_checkpoint_of_another_shape_is_told(copy: Path, inside: Inside) -> No
     for command in (["render"], ["train", "--steps", 151, "--resume"]):
         assert_refused(inside(*command, copy), "does not fit its config.toml", "grid.table")
     config.write_text(text.replace('method = "hashgrid"', 'method = "classic"'))
+    assert_refused(inside("render", copy), "config.toml: hashgrid.", "the method is classic")
+    config.write_text('method = "hashgrid"\n')
+    assert_refused(inside("render", copy), "config.toml lacks a setting")
+    config.write_text('method = "classic"\n')
     assert_refused(inside("render", copy), "does not fit its config.toml", "is missing")
 
 

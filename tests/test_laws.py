@@ -41,8 +41,8 @@ def test_folders_are_floors() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_core_knows_only_the_standard_library() -> None:
-    allowed = set(sys.stdlib_module_names) | {"nerfcli", "__future__"}
+def test_core_knows_only_the_standard_library_and_msgspec() -> None:
+    allowed = set(sys.stdlib_module_names) | {"nerfcli", "__future__", "msgspec"}
     for name, path in modules().items():
         if name.split(".")[0] != "core":
             continue

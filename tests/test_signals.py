@@ -110,7 +110,7 @@ def signalling(call: int, number: int, function: Callable[..., Any]) -> Callable
 
 STOPPED: dict[str, tuple[list[str], Any, str]] = {
     "export": (["export", "RUN", "--to", "views", "--views", "5"], multiview, "_rgba"),
-    "convert": (["convert", "BALL", "--to", "transforms", "--out", "OUT"], convert, "_place_image"),
+    "convert": (["convert", "BALL", "--to", "transforms", "--out", "OUT"], convert, "_write_image"),
     "check": (["check", "BALL", "--picture", "OUT.png"], matching, "read_image"),
 }
 

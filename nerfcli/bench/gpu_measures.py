@@ -72,7 +72,11 @@ QUICK = Sizes(
     views=1,
     copy_bytes=2**20,
     classic_rays=16,
-    values={"train.n_samples": 256, "model.log2_table_size": 10, "occupancy.resolution": 16},
+    values={
+        "hashgrid.n_samples": 256,
+        "hashgrid.log2_table_size": 10,
+        "hashgrid.occupancy_resolution": 16,
+    },
 )
 
 

@@ -130,10 +130,10 @@ def resumable_job(
     target_psnr: float | None,
     note: Note,
 ) -> Job:
-    """Go on with the run that --resume means, with the images of `target`, else those of then.
+    """Resume the run that --resume means, using images from `target`, or those recorded.
 
-    Where there is none yet, one begins; --overwrite has notarget to do here. A run that has
-    reached its length needs no images, unless its held-out views are to be judged.
+    Where there is no run yet, make one; --overwrite has no effect. A run that has reached its
+    length needs no images, unless its held-out views are to be scored.
     """
     path = find_run(target, out)
     if path is None:

@@ -13,6 +13,8 @@ from typing import Annotated, Literal, TypeVar
 
 from msgspec import Meta
 
+from nerfcli.core.errors import NerfError
+
 T = TypeVar("T")
 
 Natural = Annotated[int, Meta(ge=0)]
@@ -115,6 +117,11 @@ DEFAULT_METHOD = METHOD_TABLES[0]
 
 
 def known(value: T | None) -> T:
-    """A setting of a resolved config, in which none that is needed is None."""
-    assert value is not None, "the config is not resolved"
+    """A setting of a resolved config, in which none that is needed is None.
+
+    Raises:
+        NerfError: it is None, as in the file of a run that somebody has shortened.
+    """
+    if value is None:
+        raise NerfError("config.toml lacks a setting that was there. Take an intact copy.")
     return value

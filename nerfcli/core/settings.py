@@ -91,14 +91,14 @@ def with_values(config: Config, values: Mapping[str, object]) -> Config:
     return config
 
 
-def ensure_own_table(values: Mapping[str, object], method: object) -> None:
+def ensure_own_table(values: Mapping[str, object], method: object, where: str = "") -> None:
     """Raise NerfError where a value is of another method's table; method None: the default."""
     method = method or DEFAULT_METHOD
     for key in values:
         table = key.partition(".")[0]
         if table in METHOD_TABLES and table != method:
             raise NerfError(
-                f"{key}: the method is {method}, which does not read table [{table}]; "
+                f"{where}{key}: the method is {method}, which does not read table [{table}]; "
                 f"leave it out, or choose --method {table}."
             )
 
@@ -130,7 +130,9 @@ def config_from_toml(path: Path) -> Config:
     Raises:
         NerfError: unreadable, broken TOML, unknown key, wrong type or value.
     """
-    return config_from_values(_read_toml(path, str(path)))
+    values = _read_toml(path, str(path))
+    ensure_own_table(values, values.get("method"), f"{path}: ")
+    return config_from_values(values)
 
 
 def write_config(config: Config, path: Path) -> None:
