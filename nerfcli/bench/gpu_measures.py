@@ -49,7 +49,7 @@ class Sizes:
         quality: seconds of the runs whose held-out views are scored.
         peer_seconds: the same for the backends beside the fastest.
         views: of the test split, evenly taken, are scored and rendered, or up to twice as many.
-        classic_rays: of a step of method classic; 0: as many as a run takes.
+        classic_rays: of a step of method classic; None: as many as a run takes.
         values: settings, where they are not the automatic ones.
     """
 
@@ -59,7 +59,7 @@ class Sizes:
     peer_seconds: float = 15
     views: int = 25  # every 8th of the 200 that Blender scenes have
     copy_bytes: int = COPY_BYTES
-    classic_rays: int = 0
+    classic_rays: int | None = None
     values: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -72,7 +72,11 @@ QUICK = Sizes(
     views=1,
     copy_bytes=2**20,
     classic_rays=16,
-    values={"train.n_samples": 256, "model.log2_table_size": 10, "occupancy.resolution": 16},
+    values={
+        "hashgrid.n_samples": 256,
+        "hashgrid.log2_table_size": 10,
+        "hashgrid.occupancy_resolution": 16,
+    },
 )
 
 
