@@ -43,8 +43,8 @@ class WrongDensity(Backend):
 
 @pytest.mark.parametrize("name", ["cpu", "torch"])
 def test_every_operation_has_a_row(name: str) -> None:
-    ops = backends.select(name, "cpu").backend
-    rows = list(kernels.kernel_rows(name, ops, "cpu", TINY, peak=10.0))
+    backend = backends.select(name, "cpu").backend
+    rows = list(kernels.kernel_rows(name, backend, "cpu", TINY, peak=10.0))
     assert [row.operation for row in rows] == [
         "hash_grid",
         "hash_grid + gradient",
@@ -138,11 +138,11 @@ def test_all_backends_train_on_the_same_samples() -> None:
 def test_a_settled_state_is_gone_on_from_and_kept() -> None:
     scene, views = training.ball_scene()
     config = training.config_of(scene, (16, 2), TINY)
-    ops = backends.select("cpu", "cpu").backend
-    settled = training.settle(scene, views, config, ops, 16)
-    fresh = training.settle(scene, views, config, ops, 0)
+    backend = backends.select("cpu", "cpu").backend
+    settled = training.settle(scene, views, config, backend, 16)
+    fresh = training.settle(scene, views, config, backend, 0)
     assert settled.extra["step"] == 16 and fresh.extra["step"] == 0
-    trainer = training.create(scene, views, settled, ops)
+    trainer = training.create(scene, views, settled, backend)
     assert trainer.step_count == 16
     before = {k: v.clone() for k, v in settled.model.items()}
     trainer.step(1e-2)

@@ -70,7 +70,7 @@ def sections(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     plan = [Section(f"step {n}", 100.0, lambda n=n: call(n)) for n in "abc"]
     monkeypatch.setattr(gpu, "plan", lambda *_: plan)
-    monkeypatch.setattr(gpu, "facts", lambda *_: {**FACTS, **calls.get("facts", {})})
+    monkeypatch.setattr(gpu, "collect_facts", lambda *_: {**FACTS, **calls.get("facts", {})})
     return calls
 
 

@@ -83,19 +83,19 @@ def test_parts_take_turns_by_the_step(ball: Path, free: Callable[[int], None]) -
     scene = load_scene(ball, SceneConfig(downscale=1))
     free(WHOLE - 1)  # shards of half of that, since two are there while they are exchanged
     said: list[str] = []
-    residents = ImageCache(scene, scene.splits["train"], said.append)
-    assert residents.n_shards == 3
-    first = residents.at(0)
+    cache = ImageCache(scene, scene.splits["train"], said.append)
+    assert cache.n_shards == 3
+    first = cache.at(0)
     assert first.cameras.tolist() == [0, 3, 6]
-    assert first is residents.at(999)
+    assert first is cache.at(999)
     assert "8 images need" in said[0] and "3 are in memory at a time" in said[0]
     assert said[1].startswith("reading 3 images")
-    assert residents.at(1000).cameras.tolist() == [1, 4, 7]
-    assert residents.at(2500).cameras.tolist() == [2, 5]
-    assert residents.at(3000).cameras.tolist() == [0, 3, 6]
-    assert residents.at(123_456).cameras.tolist() == [0, 3, 6]  # 123 is divisible by 3
+    assert cache.at(1000).cameras.tolist() == [1, 4, 7]
+    assert cache.at(2500).cameras.tolist() == [2, 5]
+    assert cache.at(3000).cameras.tolist() == [0, 3, 6]
+    assert cache.at(123_456).cameras.tolist() == [0, 3, 6]  # 123 is divisible by 3
     assert len(said) == 2
-    parts = [residents.at(1000 * k).cameras.tolist() for k in range(3)]
+    parts = [cache.at(1000 * k).cameras.tolist() for k in range(3)]
     assert sorted(sum(parts, [])) == list(range(N_TRAIN))
     for k in range(3):
         assert views_bytes(scene, parts[k]) <= (WHOLE - 1) / 2 + SIZE * SIZE * 4

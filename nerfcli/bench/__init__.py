@@ -1,5 +1,5 @@
-"""`bench`: how fast a backend is here, after a check that it is right.
+"""`nerf bench`: time the backends that agree with the reference.
 
-`parity` compares it with the reference, `kernels` times its operations one by one, `training`
-whole steps with everything in them. Nothing is timed behind a failed comparison.
+`parity` compares a backend with the reference, `kernels` times its operations one by one, and
+`training` times whole steps. No backend is timed that fails the comparison.
 """

@@ -1,4 +1,4 @@
-"""How long a call takes, and what the machine can do at most."""
+"""Measure the time of a call, and the peak rate of the machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PEAK_SIZE = 1536  # of the square matrices whose product measures the machine
 
 @dataclass(frozen=True)
 class Effort:
-    """How much time goes into a benchmark.
+    """Bound the time of a benchmark.
 
     Attributes:
         sizes: samples of a call.
@@ -37,7 +37,7 @@ QUICK = Effort(sizes=(2**15,), repeats=3, seconds=0.5, settle_steps=128, blocks=
 
 
 def measure(call: Callable[[], object], device: str, repeats: int, seconds: float) -> list[float]:
-    """Seconds of each of several calls, after one that does not count; see `Effort`."""
+    """Time several calls, in seconds, after one to warm up; see `Effort`."""
     times: list[float] = []
     call()
     wait(device)
@@ -50,14 +50,14 @@ def measure(call: Callable[[], object], device: str, repeats: int, seconds: floa
     return times
 
 
-def measured_peak(device: str) -> float:
-    """GFLOP/s of the best of several products of large float32 matrices, by torch."""
+def measure_peak(device: str) -> float:
+    """Measure GFLOP/s of large float32 matrix products in torch; the best of several."""
     a, b = torch.rand(2, PEAK_SIZE, PEAK_SIZE, device=device)
     best = min(measure(partial(torch.mm, a, b), device, 7, 2.0))
     return 2 * PEAK_SIZE**3 / best / 1e9
 
 
 def wait(device: str) -> None:
-    """Until everything given to the device is done."""
+    """Wait until the device has done all its work."""
     if device == "cuda":
         torch.cuda.synchronize()

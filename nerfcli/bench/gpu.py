@@ -1,7 +1,7 @@
-"""`bench --gpu`: all that a GPU has to show on one scene, in slots of minutes that go on.
+"""Run `nerf bench --gpu`: all measurements of a GPU on one scene, in slots of minutes.
 
-A benchmark is a list of sections. Each ends in a file of its own kind of state, so that a slot
-that runs out loses one section at most, and the same command goes on with the next.
+A benchmark is a list of sections. The state is saved after each, so a slot that runs out loses one
+section at most, and the same command goes on with the next.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from nerfcli import __version__, backends
-from nerfcli.backends import selfcheck_cache as verdicts
+from nerfcli.backends import selfcheck_cache
 from nerfcli.bench import gpu_measures as measures
 from nerfcli.bench.gpu_classic import classic_rows
 from nerfcli.bench.gpu_measures import FULL, QUICK, Bench, Row, Sizes
@@ -39,9 +39,9 @@ class Section:
     """A part of the benchmark.
 
     Attributes:
-        name: its kind, a word, and what it is about.
-        seconds: how long it is expected to take.
-        call: gives the rows of its table.
+        name: its kind (one word) and its subject.
+        seconds: expected duration.
+        call: returns the rows of its table.
     """
 
     name: str
@@ -59,7 +59,7 @@ def gpu_bench(
     note: Callable[[str], None],
     stop: StopSignal | None = None,
 ) -> dict[str, Any]:
-    """Do the sections that `out` lacks, as many as the slot has time for.
+    """Measure the sections missing in `out`, as many as the slot has time for.
 
     Args:
         scene: a scene folder; published figures are those of lego at 800 x 800.
@@ -68,7 +68,7 @@ def gpu_bench(
         wanted: backends; all that run here if there are none.
 
     Returns:
-        What gpu.json holds: facts, sections, and the names of those that are left.
+        The content of gpu.json: facts, plan and sections.
 
     Raises:
         NerfError: no GPU (and not `quick`), a wanted backend that cannot run here, a scene that
@@ -78,7 +78,7 @@ def gpu_bench(
     device = pick("auto" if quick else "cuda")
     for name in wanted:
         backends.select(name, device)  # raises where it cannot run
-    state, again = _opened(out, facts(scene, device, quick))
+    state, again = _open_state(out, collect_facts(scene, device, quick))
     sections = plan(scene, out, device, QUICK if quick else FULL, wanted)
     done: dict[str, dict] = state["sections"]
     for section in sorted(sections, key=lambda section: section.name in again):
@@ -90,7 +90,7 @@ def gpu_bench(
             note(f"no time for {section.name} in this slot")
             break
         note(section.name)
-        done[section.name] = _closed(section, done) or _outcome(section)
+        done[section.name] = _refuse(section, done) or _measure(section)
         _save(out, state, sections)
         if done[section.name].get("device lost"):
             note("the device answers no more in this process: the next one goes on")
@@ -102,7 +102,7 @@ def gpu_bench(
 def plan(
     scene: Path, out: Path, device: str, sizes: Sizes, wanted: tuple[str, ...] = ()
 ) -> list[Section]:
-    """Every section, in the order in which they are worth having."""
+    """List all sections, the most useful first."""
     usable = [n for n in backends.ORDER[device] if backends.why_unavailable(n, device) is None]
     usable = [name for name in usable if not wanted or name in wanted]
     bench = Bench(scene, out / RUNS, device, sizes)
@@ -133,12 +133,12 @@ def _quality(bench: Bench, name: str, seconds: float) -> Section:
     return Section(f"quality {name} {seconds:g} s", seconds + 25, call)
 
 
-def facts(scene: Path, device: str, quick: bool) -> dict[str, Any]:
-    """What a figure depends on."""
+def collect_facts(scene: Path, device: str, quick: bool) -> dict[str, Any]:
+    """Collect the facts on which a figure depends."""
     return {
         "nerf": __version__,
         "commit": _commit(),
-        "environment": verdicts.environment(device),
+        "environment": selfcheck_cache.environment(device),
         "python": platform.python_version(),
         "cuda": torch.version.cuda,
         "packages": {name: _version(name) for name in ("triton", "tinycudann", "nerfacc")},
@@ -148,12 +148,12 @@ def facts(scene: Path, device: str, quick: bool) -> dict[str, Any]:
 
 
 def left(state: dict[str, Any]) -> list[str]:
-    """Sections that another slot has to do."""
+    """List the sections left for another slot."""
     return [name for name in state["plan"] if name not in state["sections"]]
 
 
 def failed(state: dict[str, Any]) -> list[str]:
-    """Sections that ended in an error, or in a backend that is wrong."""
+    """List the sections with an error, or with a backend that does not agree."""
     return [
         name
         for name, outcome in state["sections"].items()
@@ -161,9 +161,12 @@ def failed(state: dict[str, Any]) -> list[str]:
     ]
 
 
-def _opened(out: Path, now: dict[str, Any]) -> tuple[dict[str, Any], set[str]]:
-    """The state in `out`, if it is of this scene, machine and code, and the sections that ended in
-    an error: they are tried again, after all others."""
+def _open_state(out: Path, now: dict[str, Any]) -> tuple[dict[str, Any], set[str]]:
+    """Open the state in `out`, which must be of this scene, machine and code.
+
+    The second value names the sections that ended in an error. They are tried again, after all
+    others.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -183,8 +186,8 @@ def _opened(out: Path, now: dict[str, Any]) -> tuple[dict[str, Any], set[str]]:
     return fresh | {"date": old["date"], "sections": kept}, old["sections"].keys() - kept.keys()
 
 
-def _closed(section: Section, done: dict[str, dict]) -> dict[str, Any] | None:
-    """Instead of figures of a backend that is not known to be right: why there are none."""
+def _refuse(section: Section, done: dict[str, dict]) -> dict[str, Any] | None:
+    """Return an error instead of figures for a backend without parity; None if it has it."""
     kind, _, about = section.name.partition(" ")
     gate = done.get(f"parity {about.partition(' ')[0]}")
     if kind == "parity" or gate is None:
@@ -194,8 +197,8 @@ def _closed(section: Section, done: dict[str, dict]) -> dict[str, Any] | None:
     return {"rows": [], "error": "not timed: the backend is not known to agree", "seconds": 0.0}
 
 
-def _outcome(section: Section) -> dict[str, Any]:
-    """Rows of a section, or its error: the rest of a slot is not lost for it."""
+def _measure(section: Section) -> dict[str, Any]:
+    """Measure a section; an error becomes its outcome, and the slot goes on."""
     begin = time.perf_counter()
     try:
         outcome: dict[str, Any] = {"rows": section.call()}
@@ -226,7 +229,7 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """Of the checkout that this package runs from, if it is one."""
+    """Describe the commit of the checkout that holds this package, if it is one."""
     try:
         done = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12"],

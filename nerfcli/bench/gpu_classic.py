@@ -1,4 +1,4 @@
-"""Steps of method classic in each precision: how long they take, and how far off they are."""
+"""Time the steps of method classic in each precision, and measure the error of each."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ PRECISIONS = ("float32", "tf32", "bfloat16")
 
 
 def classic_rows(bench: Bench, n_rays: int | None = None) -> list[Row]:
-    """Loss and gradients of one batch of the scene with the paper's network, fresh.
+    """Time loss and gradients of one batch, with a fresh network of the paper's size.
 
     Args:
-        n_rays: of the batch; None: those of a step.
+        n_rays: of the batch; None: as many as a step has.
     """
     ready, _ = bench.prepared
     config = Config("classic", device=ready.config.device, classic=ClassicConfig(n_rays=n_rays))
@@ -47,7 +47,7 @@ def classic_rows(bench: Bench, n_rays: int | None = None) -> list[Row]:
 
 
 def _steps(bench: Bench, config: Config, precision: str) -> tuple[torch.Tensor, float]:
-    """All gradients in a row, and the median time of taking them."""
+    """Compute all gradients, concatenated, and the median time that they take."""
     ready, _ = bench.prepared
     scene, device = ready.scene, torch.device(bench.device)
     weights, pixels = (torch.Generator().manual_seed(seed) for seed in (0, 1))

@@ -1,4 +1,4 @@
-"""What `bench --gpu` measures, a function a section; each gives the rows of a table."""
+"""The measurements of `bench --gpu`: a method per section, each returns the rows of a table."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from nerfcli import backends
-from nerfcli.backends import selfcheck_cache as verdicts
-from nerfcli.bench.clock import Effort, measure, measured_peak, wait
+from nerfcli.backends import selfcheck_cache
+from nerfcli.bench.clock import Effort, measure, measure_peak, wait
 from nerfcli.bench.kernels import kernel_rows, network_flop
 from nerfcli.bench.parity import parity
 from nerfcli.core.config import Config
@@ -42,15 +42,15 @@ WARM_STEPS = 32  # two occupancy updates; the first compile, and record a graph
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large everything is.
+    """The sizes of all measurements.
 
     Attributes:
         settle_steps: training steps before steps are timed.
         quality: seconds of the runs whose held-out views are scored.
         peer_seconds: the same for the backends beside the fastest.
-        views: of the test split, evenly taken, are scored and rendered, or up to twice as many.
-        classic_rays: of a step of method classic; 0: as many as a run takes.
-        values: settings, where they are not the automatic ones.
+        views: evenly spaced views of the test split to score and render, or up to twice as many.
+        classic_rays: of a step of method classic; None: as many as a run takes.
+        values: settings that are not automatic.
     """
 
     effort: Effort
@@ -59,7 +59,7 @@ class Sizes:
     peer_seconds: float = 15
     views: int = 25  # every 8th of the 200 that Blender scenes have
     copy_bytes: int = COPY_BYTES
-    classic_rays: int = 0
+    classic_rays: int | None = None
     values: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -82,7 +82,7 @@ QUICK = Sizes(
 
 @dataclass(frozen=True)
 class Bench:
-    """The scene and where its runs go; what is slow to make is made once."""
+    """A scene, the folder of its runs, and what is slow to make, kept."""
 
     path: Path
     runs: Path
@@ -91,7 +91,7 @@ class Bench:
 
     @cached_property
     def scene(self) -> Scene:
-        """Some of the test views alone are held out for scores; none of them is trained on."""
+        """The scene with a part of its test views, for scores; no run trains on any of them."""
         scene = load_scene(self.path)
         test = scene.splits.get("test", ())
         some = {"test": test[:: max(1, len(test) // self.sizes.views)]}
@@ -103,7 +103,7 @@ class Bench:
 
     @cached_property
     def prepared(self) -> tuple[Prepared, float]:
-        """The training views in memory, and how long that took."""
+        """The training views in memory, and the seconds that loading took."""
         begin = time.perf_counter()
         ready = prepare(self.scene, self.config("auto", 60))
         return ready, time.perf_counter() - begin
@@ -117,7 +117,7 @@ class Bench:
 
     def _half_peak(self) -> float:
         if self.device == "cpu":
-            return measured_peak(self.device)
+            return measure_peak(self.device)
         n = 8192
         a, b = (torch.rand(n, n, device=self.device).half() for _ in "ab")
         return 2 * n**3 / min(measure(partial(torch.mm, a, b), self.device, 7, 2.0)) / 1e9
@@ -129,7 +129,7 @@ class Bench:
     def parity(self, name: str) -> list[Row]:
         # in a process of its own first: a kernel that faults would take the context of this one
         checked = self.device == "cuda" and name != "torch"
-        if reason := verdicts.verdict(name, self.device) if checked else None:
+        if reason := selfcheck_cache.verdict(name, self.device) if checked else None:
             raise NerfError(f"backend {name}: {reason}.")
         row = parity(name, backends.select(name, self.device).backend, self.device)
         return [
@@ -144,18 +144,18 @@ class Bench:
         ]
 
     def kernels(self, name: str) -> list[Row]:
-        ops = backends.select(name, self.device).backend
-        rows = kernel_rows(name, ops, self.device, self.sizes.effort, self.rates[1])
+        backend = backends.select(name, self.device).backend
+        rows = kernel_rows(name, backend, self.device, self.sizes.effort, self.rates[1])
         return [kernel_row(r.backend, r.operation, r.samples, r.seconds) for r in rows]
 
     def step(self, name: str) -> list[Row]:
-        """Training steps on the scene, once its empty space is known, and their memory."""
+        """Time training steps on the scene, once its empty space is known; measure their memory."""
         ready, _ = self.prepared
-        ops = backends.select(name, self.device).backend
+        backend = backends.select(name, self.device).backend
         _reset_peak(self.device)
         generator = random_generator(self.device, 0)
         views = ready.residents.at(0).to(self.device)
-        trainer = create_trainer(ready.scene, views, ready.config, ops, generator)
+        trainer = create_trainer(ready.scene, views, ready.config, backend, generator)
         trainer.begin(ready.residents.at(0))
         self._settle(trainer)
         every, effort = ready.config.hashgrid.occupancy_every, self.sizes.effort
@@ -188,7 +188,7 @@ class Bench:
         ]
 
     def _settle(self, trainer: HashGridTrainer) -> None:
-        """Some ten seconds at most; a slow backend sees a scene that is less settled."""
+        """Train for some ten seconds at most; with a slow backend the scene is less settled."""
         begin = time.perf_counter()
         for i in range(max(self.sizes.settle_steps, WARM_STEPS)):
             trainer.step(LR)
@@ -197,7 +197,7 @@ class Bench:
         wait(self.device)
 
     def _limit(self, net: NetSpec, n_samples: float) -> float:
-        """Seconds that a step's arithmetic and bytes take at the rates of `limits`.
+        """Compute the seconds for a step's arithmetic and bytes at the rates of `limits`.
 
         Three passes of both networks; a half-precision read of eight corners a level, and a
         float32 add to the gradient of each; one look at every gradient by Adam. A table that fits
@@ -209,7 +209,7 @@ class Bench:
         return moved / (copy * 1e9) + 3 * network_flop(net)[1] * n_samples / (product * 1e9)
 
     def quality(self, name: str, seconds: float) -> list[Row]:
-        """A run of so many seconds, and what its held-out views score."""
+        """Train a run of so many seconds and score its held-out views."""
         ready, setup = self.prepared
         self._warm_up(name)
         config = resolve(self.config(name, seconds), ready.scene)
@@ -237,11 +237,11 @@ class Bench:
         ]
 
     def _warm_up(self, name: str) -> None:
-        """Compile what a run will need, outside of its time."""
+        """Compile all kernels of a run before its time starts."""
         ready, _ = self.prepared
-        ops = backends.select(name, self.device).backend
+        backend = backends.select(name, self.device).backend
         views, generator = ready.residents.at(0).to(self.device), random_generator(self.device, 1)
-        trainer = create_trainer(ready.scene, views, ready.config, ops, generator)
+        trainer = create_trainer(ready.scene, views, ready.config, backend, generator)
         for _ in range(WARM_STEPS):
             trainer.step(LR)
         wait(self.device)
@@ -254,7 +254,7 @@ class Bench:
         return self.runs / f"{name}-{seconds:g}s"
 
     def frames(self, name: str, seconds: float) -> list[Row]:
-        """Whole test views of a trained run, one after another, rays made anew for each."""
+        """Time whole test views of a trained run, one after another, with new rays for each."""
         model = load_model(Run.open(self._run_path(name, seconds)), name, self.device)
         _reset_peak(self.device)
         cameras = self.scene.cameras[list(self.scene.splits["test"])]

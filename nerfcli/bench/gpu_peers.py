@@ -1,4 +1,4 @@
-"""The same work through nerfacc, where it is installed: marching and compositing."""
+"""Time nerfacc, where it is installed, on the same marching and compositing."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from nerfcli.core.devices import cuda_missing, is_installed
 
 
 def nerfacc_missing(device: str) -> str | None:
-    """Why nerfacc cannot be measured; its kernels are CUDA's."""
+    """Return the reason why nerfacc cannot run on `device`, or None; its kernels need CUDA."""
     if device != "cuda":
         return f"it does not run on {device}"
     return cuda_missing() if is_installed("nerfacc") else "nerfacc is not installed"
 
 
 def nerfacc_rows(device: str, sizes: Sizes) -> list[Row]:
-    """Rows like those of the kernels, on the same rays, cells and samples."""
+    """Time nerfacc on the rays, cells and samples of the kernels' rows."""
     effort, rows = sizes.effort, []
     for n in effort.sizes:
         for operation, call, samples in _operations(Workload(n, device)):
@@ -51,9 +51,9 @@ def _operations(work: Workload) -> Iterator[tuple[str, Callable[[], Any], int]]:
 
     ray_indices, t_starts, t_ends = march()
     n, n_rays = len(t_starts), len(rays)
-    mine = work.march(Backend()).capacity
-    if not 0.9 * mine < n < 1.1 * mine:
-        raise RuntimeError(f"nerfacc marches to {n} samples, this program to {mine}")
+    ours = work.march(Backend()).capacity
+    if not 0.9 * ours < n < 1.1 * ours:
+        raise RuntimeError(f"nerfacc marches to {n} samples, this program to {ours}")
     sigmas, rgbs = torch.rand(n, device=work.device), torch.rand(n, 3, device=work.device)
 
     def composite() -> Any:

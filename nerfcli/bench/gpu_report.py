@@ -1,4 +1,4 @@
-"""The figures of `bench --gpu` as Markdown."""
+"""Write the figures of `bench --gpu` as Markdown."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ REMARKS = {
 
 
 def markdown(state: dict[str, Any], left: list[str]) -> str:
-    """The whole report; sections that are left or went wrong are named."""
+    """Format the whole report; name the sections that are left or failed."""
     facts = state["facts"]
     lines = [f"# nerf bench --gpu, {state['date']}", ""]
     if facts["quick"]:
@@ -52,7 +52,7 @@ def markdown(state: dict[str, Any], left: list[str]) -> str:
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
-    """Lines of a Markdown table; a column for every key of any row."""
+    """Format rows as lines of a Markdown table, with a column for every key of any row."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     if not columns:
         return ["nothing"]

@@ -1,8 +1,8 @@
-"""The operations of a backend one by one, at several sizes.
+"""Time the operations of a backend one by one, at several sizes.
 
-The workload is an object-like scene: rays from all around through the occupied shell of a ball,
-in the shape of field that `nerf train` starts with. The field is a thin fog, so no ray ends early
-and every sample counts. Times are wall-clock, after warming up.
+The workload resembles a scene with one object: rays from all around through the occupied shell of
+a ball, and a field of the shape of a fresh run. The field is a thin fog, so no ray ends early and
+every sample counts. Times are wall-clock, after a warm-up.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class KernelRow:
     spread: float  # (slowest - fastest) / median
     samples_per_second: float
     gflops: float | None  # floating-point operations of the networks alone, 1e9 a second
-    peak_share: float | None  # of what a large float32 matrix product reaches here
+    peak_share: float | None  # of the rate of a large float32 matrix product here
 
     def as_dict(self) -> dict:
         return asdict(self)
@@ -95,10 +95,10 @@ class Workload:
 def kernel_rows(
     name: str, backend: Backend, device: str, effort: Effort, peak: float
 ) -> Iterator[KernelRow]:
-    """Rows of one backend, as they are measured; its parity is the caller's to check first.
+    """Time the operations of one backend, a row each; the caller checks its parity first.
 
     Args:
-        peak: GFLOP/s that the machine reaches.
+        peak: GFLOP/s of the machine.
     """
     for n in effort.sizes:
         for operation, call, samples, flop in operations(backend, Workload(n, device)):
@@ -112,13 +112,13 @@ def kernel_rows(
 
 
 def network_flop(net: NetSpec) -> tuple[int, int]:
-    """Floating-point operations a sample: of the density network, and of both networks."""
+    """Count floating-point operations per sample: of the density network, and of both."""
     density = 2 * mlp_n_params(net.density_widths)
     return density, density + 2 * mlp_n_params(net.color_widths)
 
 
 def operations(backend: Backend, work: Workload) -> Iterator[Operation]:
-    """The operations worth a row; gradients count as twice a forward pass."""
+    """Yield the operations to time; gradients count as twice a forward pass."""
     params, n = work.params, work.positions.shape[0]
     density_flop, field_flop = network_flop(NET)
     leaves = NetParams(*(p.clone().requires_grad_() for p in params.tensors()))
@@ -146,7 +146,7 @@ def operations(backend: Backend, work: Workload) -> Iterator[Operation]:
     yield "march", partial(work.march, backend), samples.capacity, 0
     composite = no_grad(partial(backend.composite, sigmas, rgbs, samples, work.batch.background))
     yield "composite", composite, samples.capacity, 0
-    step, n_kept = training_step(backend, work, samples)
+    step, n_kept = make_training_step(backend, work, samples)
     yield "gradients + Adam", step, n_kept, 3 * field_flop
     render = partial(
         backend.render_rays, work.network, work.rays, *work.where, work.batch.background
@@ -154,10 +154,10 @@ def operations(backend: Backend, work: Workload) -> Iterator[Operation]:
     yield "render_rays", render, samples.capacity, 0
 
 
-def training_step(
+def make_training_step(
     backend: Backend, work: Workload, samples: Samples
 ) -> tuple[Callable[[], None], int]:
-    """A step without marching, from samples to new parameters; and how many samples it keeps."""
+    """Make a step from samples to new parameters, and count the samples that it keeps."""
     params = NetParams(*(p.clone() for p in work.params.tensors()))
     grads, m, v = (NetParams(*map(torch.zeros_like, params.tensors())) for _ in range(3))
     args = (replace(work.network, params=params), grads, work.batch, samples, Objective())

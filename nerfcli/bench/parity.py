@@ -1,4 +1,4 @@
-"""Whether a backend gives what the reference gives: outputs and gradients, on both grid shapes."""
+"""Compare outputs and gradients of a backend with the reference, on both grid shapes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nerfcli.reference.encoding import GridSpec
 from nerfcli.reference.radiance import NetSpec
 
 # Relative error, ||got - want|| / ||want||. On a CPU both sides compute in float32 and differ by
-# the order of sums, which measured below 1e-6; a GPU backend may use half precision.
+# the order of sums, less than 1e-6 as measured; a GPU backend may use half precision.
 LIMITS = {"cpu": 1e-4, "cuda": selfcheck.LIMIT}
 NETS = (NetSpec(GridSpec(16, 2, 12, 16, 256)), NetSpec(GridSpec(8, 4, 12, 16, 256)))
 
@@ -31,7 +31,7 @@ class ParityRow:
 
 
 def parity(name: str, backend: Backend, device: str) -> ParityRow:
-    """Compare `backend` with the reference; an error that is not a number is the largest of all."""
+    """Compare `backend` with the reference; NaN is the largest error."""
     limit = LIMITS[device]
     errors = [found for net in NETS for found in selfcheck.differences(backend, device, net)]
     operation, error = max(errors, key=lambda found: (found[1] != found[1], found[1]))

@@ -1,7 +1,7 @@
-"""Whole training steps: drawing rays, marching, gradients, Adam, and the occupancy grid's share.
+"""Time whole training steps: rays, marching, gradients, Adam, and a share of occupancy updates.
 
-A textured ball is learned for a while, then every backend goes on from the same state with the
-same rays, so that all of them do the same work.
+The fastest backend learns a textured ball for a while. Then every backend goes on from that state
+with the same rays, so all do the same work.
 """
 
 from __future__ import annotations
@@ -73,18 +73,18 @@ class Settled:
 def training_rows(
     backends: Sequence[tuple[str, Backend]], device: str, effort: Effort, peak: float
 ) -> Iterator[TrainingRow]:
-    """Rows of these backends, fastest first, for each shape of grid, as they are measured.
+    """Time these backends, the fastest first, a row each for each shape of grid.
 
-    The ratio to torch is known once torch, among them, has been timed: it is the last.
+    The rows of a shape come once all backends are timed, because each states its ratio to torch.
     """
     scene, views = ball_scene()
     for shape in SHAPES:
         config = config_of(scene, shape, effort)
         settled = settle(scene, views, config, backends[0][1], effort.settle_steps)
         rows = []
-        for name, ops in backends:
-            trainer = create(scene, views, settled, ops)
-            rows.append(_timed(name, trainer, device, effort, peak))
+        for name, backend in backends:
+            trainer = create(scene, views, settled, backend)
+            rows.append(_time_steps(name, trainer, device, effort, peak))
         torch_rate = {row.backend: row.samples_per_second for row in rows}.get("torch")
         for row in rows:
             ratio = row.samples_per_second / torch_rate if torch_rate else None
@@ -92,7 +92,7 @@ def training_rows(
 
 
 def config_of(scene: Scene, shape: tuple[int, int], effort: Effort) -> Config:
-    """The settings of a run with this shape of grid (levels, features); the rest is automatic."""
+    """Return the settings of a run with this shape of grid (levels, features)."""
     levels, features = shape
     own = HashGridConfig(
         n_levels=levels,
@@ -104,9 +104,9 @@ def config_of(scene: Scene, shape: tuple[int, int], effort: Effort) -> Config:
     return resolve(Config(hashgrid=own, train=TrainConfig(steps=length)), scene)
 
 
-def settle(scene: Scene, views: Views, config: Config, ops: Backend, n_steps: int) -> Settled:
-    """Train until the empty space is found, so that steps look like those of a long run."""
-    trainer = HashGridTrainer(scene, views, config, ops, torch.Generator().manual_seed(0))
+def settle(scene: Scene, views: Views, config: Config, backend: Backend, n_steps: int) -> Settled:
+    """Train until the empty space is known, so that steps resemble those of a long run."""
+    trainer = HashGridTrainer(scene, views, config, backend, torch.Generator().manual_seed(0))
     trainer.begin(views)
     start = time.perf_counter()
     every = config.hashgrid.occupancy_every
@@ -120,10 +120,10 @@ def settle(scene: Scene, views: Views, config: Config, ops: Backend, n_steps: in
     return Settled(config, model, optimizer, trainer.extra_state())
 
 
-def create(scene: Scene, views: Views, settled: Settled, ops: Backend) -> HashGridTrainer:
-    """A trainer of its own at the settled state, with the same randomness for everybody."""
+def create(scene: Scene, views: Views, settled: Settled, backend: Backend) -> HashGridTrainer:
+    """Create a trainer at the settled state; all have the same random numbers."""
     generator = torch.Generator().manual_seed(1)
-    trainer = HashGridTrainer(scene, views, settled.config, ops, generator)
+    trainer = HashGridTrainer(scene, views, settled.config, backend, generator)
     model, optimizer = (
         {name: tensor.clone() for name, tensor in tensors.items()}
         for tensors in (settled.model, settled.optimizer)
@@ -132,7 +132,7 @@ def create(scene: Scene, views: Views, settled: Settled, ops: Backend) -> HashGr
     return trainer
 
 
-def _timed(
+def _time_steps(
     name: str, trainer: HashGridTrainer, device: str, effort: Effort, peak: float
 ) -> TrainingRow:
     every = trainer.config.hashgrid.occupancy_every
@@ -174,7 +174,7 @@ def _timed(
 
 
 def ball_scene() -> tuple[Scene, Views]:
-    """A unit ball with a fine texture, photographed from all around; RGBA like Blender's scenes."""
+    """Make a scene of a textured unit ball, seen from all around, in RGBA like Blender's."""
     cameras = _cameras()
     pixels = torch.cat([_photo(cameras, i) for i in range(N_CAMERAS)])
     nothing = (None,) * N_CAMERAS
@@ -204,7 +204,7 @@ def ball_scene() -> tuple[Scene, Views]:
 
 
 def _cameras() -> Cameras:
-    """On a spiral over the sphere, looking at its middle."""
+    """Place cameras on a spiral over the sphere, looking at its middle."""
     index = torch.arange(N_CAMERAS, dtype=torch.float64)
     z, azimuth = 1.8 * (index + 0.5) / N_CAMERAS - 0.9, 2.4 * index
     across = (1 - z * z).sqrt()
@@ -220,7 +220,7 @@ def _cameras() -> Cameras:
 
 
 def _photo(cameras: Cameras, index: int) -> Tensor:
-    """[SIZE * SIZE, 4] uint8: the ball from its closed form, transparent around it."""
+    """Render the ball from its closed form, [SIZE * SIZE, 4] uint8, transparent around it."""
     rays = cameras.image_rays(index)
     middle = -(rays.origins * rays.directions).sum(dim=1)
     inside = 1.0 - (rays.origins.square().sum(dim=1) - middle.square())

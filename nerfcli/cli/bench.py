@@ -102,7 +102,7 @@ def measured(wanted: tuple[str, ...], quick: bool, progress: Progress) -> Report
     """
     import torch
 
-    from nerfcli.bench.clock import FULL, QUICK, measured_peak
+    from nerfcli.bench.clock import FULL, QUICK, measure_peak
     from nerfcli.bench.parity import parity
 
     report = Report(DEVICE, threads=torch.get_num_threads())
@@ -113,7 +113,7 @@ def measured(wanted: tuple[str, ...], quick: bool, progress: Progress) -> Report
     right = {row.backend for row in report.parity if row.agrees}
     chosen = [(name, ops) for name, ops in chosen if name in right]
     if chosen:
-        report.peak_gflops = measured_peak(DEVICE)
+        report.peak_gflops = measure_peak(DEVICE)
         _time(chosen, QUICK if quick else FULL, report, progress)
     return report
 

@@ -1,7 +1,7 @@
 """Carve the visual hull from the silhouettes of RGBA views (Laurentini 1994).
 
-A cell is empty if some view has its middle in the image, and nothing but transparent pixels where
-the cell is. That is one look-up, in the distance from each pixel to the nearest opaque one.
+A cell is empty if some view has its middle in the image and shows only transparent pixels around
+it. This takes one look-up in a map of the distance from each pixel to the nearest opaque one.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from nerfcli.cameras.cameras import Cameras
 from nerfcli.scenes.scene import Scene
 from nerfcli.scenes.views import Views
 
-OPAQUE = 3  # of 255: what lies below is taken for noise of the matting
+OPAQUE = 3  # of 255: lower alpha is noise of the matting
 MAX_SIDE = 400  # silhouettes are reduced to this many pixels; conservative, and enough for 128^3
 MAX_VIEWS = 100  # more hardly carve further
 COARSEST = 16  # cells along a side on the first level
-LENS_SAMPLES = 33  # along a side of the image, where a lens's stretch is measured
-LENS_MARGIN = 1.2  # for what lies between the samples
+LENS_SAMPLES = 33  # along a side of the image, to measure the stretch of a lens
+LENS_MARGIN = 1.2  # for the space between the samples
 CHUNK = 16384  # cells at a time: they stay in the cache, and torch starts no threads of its own
 
 
 @dataclass(frozen=True)
 class Silhouette:
-    """One view.
+    """The distance map of one view.
 
     Attributes:
-        camera: just the one.
-        room: [(height + 2) * (width + 2)] uint8, how many reduced pixels around each one are
-            transparent; a border of zeros around the image.
+        camera: of the view.
+        room: [(height + 2) * (width + 2)] uint8, radius of the transparent square around each
+            reduced pixel; the image has a border of zeros.
         width, height: of the reduced silhouette.
         reduction: pixels of the image per pixel of the silhouette, along a side.
         matrix: [4, 3] float32; a scene point times it is (x, y, 1) times depth, in reduced pixels
@@ -53,20 +53,20 @@ class Silhouette:
     stretch: float
 
     def place(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Index of each point's pixel in `room`, and its depth. [m, 3] -> [m], [m]."""
+        """Compute each point's index in `room`, and its depth. [m, 3] -> [m], [m]."""
         if self.camera.lenses[0].is_pinhole:
             x, y, z = torch.addmm(self.matrix[3], points, self.matrix[:3]).unbind(-1)
-            before = z.clamp(min=1e-6)  # what lies behind the camera lands far outside
+            before = z.clamp(min=1e-6)  # points behind the camera land far outside
             x, y = x / before, y / before
         else:
             xy, z = self.camera.project(0, points)
             x, y = (xy / self.reduction + 1).nan_to_num(nan=0.0).unbind(-1)
-        # the border, where there is no room, stands for all that is outside
+        # the border, which has no room, stands for everything outside
         x = x.clamp_(0, self.width + 1.5).int()
         y = y.clamp_(0, self.height + 1.5).int()
         return y * (self.width + 2) + x, z
 
-    def carves(self, points: Tensor, radius: float) -> Tensor:
+    def is_empty(self, points: Tensor, radius: float) -> Tensor:
         """Whether only transparent pixels lie behind each sphere. [m, 3] -> [m] bool."""
         index, z = self.place(points)
         # z - radius: the nearest depth of the sphere
@@ -87,10 +87,10 @@ def visual_hull(
 
     Args:
         views: RGBA views of the scene. resolution: cells along a side.
-        silhouettes: of the views, where they are known already.
+        silhouettes: of the views; None: made here.
 
     Returns:
-        [resolution] * 3 bool, indexed [z, y, x]. Cells that no view sees count as occupied.
+        [resolution] * 3 bool, indexed [z, y, x]. A cell that no view sees is occupied.
     """
     x, y, z = _carve(silhouettes or silhouettes_of(scene, views), box, resolution).unbind(-1)
     occupied = torch.zeros((resolution,) * 3, dtype=torch.bool)
@@ -109,10 +109,10 @@ def silhouette_box(scene: Scene, views: Views, known: Silhouettes | None = None)
     silhouettes = known or silhouettes_of(scene, views)
     whole = Box(scene.box.center, scene.box.outer_half_size)
     current = whole
-    for resolution in (32, 64):  # the second look is finer, and in the first one's cube
+    for resolution in (32, 64):  # the second pass is finer, within the cube of the first
         cells = _carve(silhouettes, current, resolution)
         points = _centers(cells, current, resolution)
-        cells = cells[_seen(silhouettes, points)]
+        cells = cells[_is_seen(silhouettes, points)]
         if len(cells) == 0:
             return None
         side = current.side / resolution
@@ -126,8 +126,8 @@ def silhouette_box(scene: Scene, views: Views, known: Silhouettes | None = None)
 
 
 def silhouettes_of(scene: Scene, views: Views) -> Silhouettes:
-    """Make distance maps; neighbours in the capture are far apart in the list."""
-    # steps of the golden ratio: any first few views are spread over the whole capture
+    """Make the distance maps of up to MAX_VIEWS views, spread over the whole capture."""
+    # steps of the golden ratio: the first few views always spread over the whole capture
     golden = (math.sqrt(5) - 1) / 2
     order = sorted(range(len(views)), key=lambda i: i * golden % 1)[:MAX_VIEWS]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -139,7 +139,7 @@ def _silhouette(scene: Scene, views: Views, view: int) -> Silhouette:
 
     alpha = views.image(view)[..., -1].numpy()
     reduction = math.ceil(max(alpha.shape) / MAX_SIDE)
-    # a remainder at the edge is cut off, so that it counts as outside of the image
+    # cut off the remainder at the edge: it then counts as outside of the image
     height, width = (side // reduction for side in alpha.shape)
     blocks = alpha[: height * reduction, : width * reduction]
     blocks = blocks.reshape(height, reduction, width, reduction).max(axis=(1, 3))
@@ -160,11 +160,11 @@ def _silhouette(scene: Scene, views: Views, view: int) -> Silhouette:
 
 
 def _lens_stretch(camera: Cameras) -> float:
-    """Pixels that a point moves by for a shift of one unit, at depth one, at most."""
+    """Bound how many pixels a point at depth 1 moves by when it shifts by one unit."""
     lens, share = camera.lenses[0], torch.linspace(0, 1, LENS_SAMPLES, dtype=torch.float64)
     pixels = torch.cartesian_prod(share, share) * camera.size[0]
     directions, valid = lens.directions((pixels - camera.principal[0]) / camera.focal[0])
-    ahead = directions[valid & (directions[:, 2] > 0)]  # nothing else carves
+    ahead = directions[valid & (directions[:, 2] > 0)]  # only these carve
     step = 1e-5 * torch.eye(3, dtype=torch.float64)
     plus, minus = (lens.project(ahead[:, None] + s * step) for s in (1, -1))
     slopes = (plus - minus).nan_to_num() / 2e-5 * camera.focal[0]  # [m, 3, 2]
@@ -173,7 +173,7 @@ def _lens_stretch(camera: Cameras) -> float:
 
 
 def _matrix(camera: Cameras, reduction: int) -> Tensor:
-    """Scene to reduced pixels, transposed; the border shifts everything by one."""
+    """Compose the map from the scene to reduced pixels, transposed; the border adds one."""
     fx, fy = (camera.focal[0] / reduction).tolist()
     cx, cy = (camera.principal[0] / reduction + 1).tolist()
     intrinsic = torch.tensor([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], dtype=torch.float64)
@@ -183,7 +183,7 @@ def _matrix(camera: Cameras, reduction: int) -> Tensor:
 
 
 def _carve(silhouettes: Silhouettes, box: Box, resolution: int) -> Tensor:
-    """Coarse to fine: only cells that survive a level are split for the next.
+    """Carve from coarse to fine: split only the cells that survive a level.
 
     Returns:
         The surviving cells of the finest level, [m, 3] int64: x, y, z.
@@ -201,27 +201,27 @@ def _carve(silhouettes: Silhouettes, box: Box, resolution: int) -> Tensor:
             points = _centers(cells, box, level)
             radius = math.sqrt(3) * box.half_size / level  # of the sphere around a cell
 
-            def survivors(part: Tensor, radius: float = radius) -> Tensor:
+            def find_survivors(part: Tensor, radius: float = radius) -> Tensor:
                 index = torch.arange(len(part))
                 for silhouette in silhouettes:
-                    keep = (~silhouette.carves(part, radius)).nonzero()[:, 0]
+                    keep = (~silhouette.is_empty(part, radius)).nonzero()[:, 0]
                     if len(keep) < len(part):
                         part, index = part.index_select(0, keep), index.index_select(0, keep)
                 return index
 
-            kept = list(pool.map(survivors, points.split(CHUNK)))
+            kept = list(pool.map(find_survivors, points.split(CHUNK)))
             cells = torch.cat([cells[i * CHUNK + index] for i, index in enumerate(kept)])
     return cells
 
 
 def _centers(cells: Tensor, box: Box, resolution: int) -> Tensor:
-    """Middles of cells in scene space, [m, 3] float32."""
+    """Compute the middles of cells in scene space, [m, 3] float32."""
     side = 2 * box.half_size / resolution
     return (cells + 0.5) * side + (torch.tensor(box.center) - box.half_size)
 
 
-def _seen(silhouettes: Silhouettes, points: Tensor) -> Tensor:
-    """Whether any view has each point within its image. [m, 3] -> [m] bool."""
+def _is_seen(silhouettes: Silhouettes, points: Tensor) -> Tensor:
+    """Check whether any view has each point within its image. [m, 3] -> [m] bool."""
     seen = torch.zeros(len(points), dtype=torch.bool)
     for silhouette in silhouettes:
         open_ = (~seen).nonzero()[:, 0]

@@ -1,4 +1,4 @@
-"""The similarity (rotation, translation, one scale) that lays shape A onto shape B.
+"""Align shape A to shape B by a similarity: rotation, translation and one scale.
 
 First coarse: from 25 starts (as it is, and 24 turns of the principal axes with centroids and
 sizes matched) a few rounds of nearest neighbours both ways and Umeyama's closed form. Then fine,
@@ -28,7 +28,7 @@ _DONE = 1e-10  # largest change of a unit-sized shape in one round
 
 
 def umeyama(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The similarity [4, 4] that minimises sum |s R source + t - target|^2 over pairs [n, 3].
+    """Compute the similarity [4, 4] that minimises sum |s R source + t - target|^2 over pairs [n, 3].
 
     Source: Umeyama (1991), eqs. 40-43. Points that are all equal give scale 1.
     """
@@ -45,7 +45,7 @@ def umeyama(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 def align_similarity(
     a: Mesh | PointCloud, b: Mesh | PointCloud, rng: np.random.Generator
 ) -> np.ndarray:
-    """The matrix b_from_a [4, 4] that lays a onto b; nearest minimum of a global search.
+    """Find the matrix b_from_a [4, 4] that aligns a to b, by a global search.
 
     Raises:
         NerfError: a shape of fewer than 3 different points.
@@ -87,7 +87,7 @@ def _starts(p: np.ndarray, q: np.ndarray) -> list[np.ndarray]:
 def _coarse(
     p: np.ndarray, q: np.ndarray, tree: KDTree, b_from_a: np.ndarray, rounds: int = _COARSE_ROUNDS
 ) -> tuple[float, np.ndarray]:
-    """Some rounds of matching and fitting: the mean distance both ways, and the matrix."""
+    """Match and fit for some rounds; return the mean distance both ways, and the matrix."""
     mean = np.inf
     for round_ in range(rounds + 1):
         moved = p @ b_from_a[:3, :3].T + b_from_a[:3, 3]
@@ -132,7 +132,7 @@ def _fine(a: Mesh, b: Mesh, b_from_a: np.ndarray, rng: np.random.Generator) -> n
 def _plane_step(
     movers: np.ndarray, targets: np.ndarray, normals: np.ndarray
 ) -> tuple[np.ndarray, float]:
-    """One Gauss-Newton step on sum (normal . (s R mover + t - target))^2: matrix, and its size."""
+    """Take a Gauss-Newton step on sum (normal . (s R mover + t - target))^2: matrix, and its size."""
     gap = np.einsum("ij,ij->i", normals, targets - movers)
     # a far point is likelier matched wrongly: weights of Geman-McClure about the median
     width = 3.0 * np.median(np.abs(gap)) + 1e-12

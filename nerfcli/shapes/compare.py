@@ -45,7 +45,7 @@ MAX_SAMPLES = 20_000_000
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """How two shapes are compared.
+    """Options of a comparison.
 
     samples: points on each surface.
     radii: for the F-score in the source's unit; empty takes RADIUS_SHARES of B's diagonal.
@@ -81,7 +81,7 @@ def compare_shapes(
     names: tuple[str, str] = ("A", "B"),
     note: Note = lambda text: None,
 ) -> dict[str, Any]:
-    """Measure A (judged) against B (the truth); definitions in docs/geometry.md.
+    """Measure A against B, the truth; definitions in docs/geometry.md.
 
     Both surfaces are sampled with the same seed. Values are in the unit of the files.
 

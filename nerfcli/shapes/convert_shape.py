@@ -28,7 +28,7 @@ SUFFIXES = {
     "voxels": (".npz", ".binvox"),
     "sdf": (".npz",),
 }
-# from what to what; a run gives everything
+# source -> targets; a run converts to everything
 POSSIBLE = {
     "mesh": ("mesh", "points", "voxels", "sdf"),
     "points": ("points", "voxels"),

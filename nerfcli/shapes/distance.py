@@ -20,11 +20,11 @@ _BATCH = 256  # groups at a time: bounds the lists of neighbours
 _DENSE = 4_000_000  # entries of one distance matrix
 _BLOCK = 512  # columns of one small product
 _PAIRS = 1_000_000  # pairs of query and face measured at a time
-_THIN = 1e-4  # sine of a face's angle, below which rounding spoils what depends on its plane
+_THIN = 1e-4  # sine of a face's angle, below which rounding spoils its plane
 
 
 def closest_points_on_triangles(points: np.ndarray, triangles: np.ndarray) -> np.ndarray:
-    """The nearest point of each triangle to its point; degenerate triangles are allowed.
+    """Find the nearest point of each triangle to its point; triangles may be degenerate.
 
     points: [n, 3]. triangles: [n, 3 corners, 3]. Returns [n, 3].
     Source: the regions of Ericson (2005), Real-Time Collision Detection, 5.1.5.
@@ -82,7 +82,7 @@ class Surface:
         self._tree = KDTree(self._centroids)
 
     def closest(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Distance [n], nearest point of the mesh [n, 3] and its face [n] for points [n, 3]."""
+        """Find distance [n], nearest point of the mesh [n, 3] and its face [n] of points [n, 3]."""
         found = _Best(self._triangles, points - self._center)
         for start in range(0, len(points), _CHUNK):
             rows = np.arange(start, min(start + _CHUNK, len(points)))
@@ -114,7 +114,7 @@ class Surface:
     def _candidates(
         self, found: _Best, rows: np.ndarray, middle: np.ndarray, pieces: np.ndarray
     ) -> np.ndarray:
-        """The pairs of a query and a piece near enough, as query * n_faces + face."""
+        """Find pairs of a query and a piece near enough, as query * n_faces + face."""
         q, p = found.points[rows] - middle, self._centroids[pieces] - middle
         d, r = found.distance[rows], self._radii[pieces]
         q2, p2 = _dot(q, q), _dot(p, p)
@@ -143,7 +143,7 @@ class Surface:
 
 
 def _products(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """left @ right.T [m, n] in blocks of columns [n / _BLOCK, m, _BLOCK]; negative beyond n.
+    """Compute left @ right.T [m, n] in blocks of columns [n / _BLOCK, m, _BLOCK]; negative beyond n.
 
     Blocks this small stay on one thread of the BLAS: its helpers would spin more than they help.
     """
@@ -164,7 +164,7 @@ class _Best:
         self.face = np.full(len(points), -1, dtype=np.int64)
 
     def offer(self, rows: np.ndarray, faces: np.ndarray) -> None:
-        """Take the faces that are nearer than what is known; rows ascending, repeats allowed."""
+        """Keep the faces that are nearer than the best so far; rows ascending, repeats allowed."""
         if not len(rows):
             return
         points = self.points[rows]
@@ -195,7 +195,7 @@ def _groups(points: np.ndarray, rows: np.ndarray) -> list[np.ndarray]:
 
 
 def _sure_normals(mesh: Mesh) -> np.ndarray:
-    """Unit normals [f, 3]; zero where a face is so thin that its normal is not known well."""
+    """Unit normals [f, 3]; zero where a face is too thin for a precise normal."""
     a, b, c = mesh.triangles.transpose(1, 0, 2)
     longest2 = np.maximum(np.maximum(_dot(b - a, b - a), _dot(c - b, c - b)), _dot(a - c, a - c))
     sure = 2.0 * mesh.face_areas > _THIN * longest2

@@ -12,10 +12,10 @@ the quadratic terms (Chamfer with its matches fixed, edges, Laplacian): the step
 learning rate, and a pull at few vertices carries its neighbourhood along. Every few steps the
 mesh is remeshed, so that triangles keep their shape while the surface shrinks or grows.
 
-A sphere that is pulled onto legs and ears at once folds. It is therefore led through the
+A sphere that is pulled onto legs and ears at once folds. The fit therefore leads it through the
 target's offset surfaces, all points at a distance d outside, with d falling to 0: each lies just
-within the one before it (geometry/targets.py). What still opposes the target in the end is
-smoothed locally.
+within the one before it (targets.py). At the end, local smoothing turns the faces that still oppose
+the target.
 """
 
 from __future__ import annotations
@@ -122,12 +122,12 @@ def fit_mesh(
         note(step + 1, terms)
     mesh = Mesh(mesh.vertices * size + center, mesh.faces)
     if isinstance(target, Mesh):
-        return _unturned(mesh, _normals_of_mesh(target))
-    return _unturned(mesh, _normals_of_points(sampler(_MANY, rng)))
+        return _unturn(mesh, _normals_of_mesh(target))
+    return _unturn(mesh, _normals_of_points(sampler(_MANY, rng)))
 
 
 def opposing_faces(mesh: Mesh, target: Mesh) -> np.ndarray:
-    """Faces of `mesh` whose normal opposes that of the target at the point nearest to them."""
+    """Find the faces of `mesh` whose normal opposes that of the target at the nearest point."""
     return _opposing(mesh, _normals_of_mesh(target))
 
 
@@ -150,8 +150,8 @@ def _opposing(mesh: Mesh, normals_at: NormalsAt) -> np.ndarray:
     return np.flatnonzero(np.einsum("ij,ij->i", mesh.face_normals, normals) < 0)
 
 
-def _unturned(mesh: Mesh, normals_at: NormalsAt) -> Mesh:
-    """Smooth around faces that oppose the target until none does; the best state that was met."""
+def _unturn(mesh: Mesh, normals_at: NormalsAt) -> Mesh:
+    """Smooth around faces that oppose the target until none does; return the best state on the way."""
     best, fewest = mesh, len(mesh.faces) + 1
     for _ in range(_UNTURN_ROUNDS):
         opposing = _opposing(mesh, normals_at)
@@ -196,7 +196,7 @@ def _step(
     edge_length: float,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, dict[str, float]]:
-    """The move of each vertex [v, 3], and the value of each loss."""
+    """Compute the move of each vertex [v, 3], and the value of each loss."""
     vertices = torch.tensor(mesh.vertices, requires_grad=True)
     owners = sample_faces(mesh.face_areas, n, rng)
     shares = barycentric(rng.random((n, 2)))
@@ -236,7 +236,7 @@ def _curvature(
     to: Targets,
     weights: FitWeights,
 ) -> sparse.csc_matrix:
-    """The Gauss-Newton matrix [v, v] of the losses, the same for x, y and z."""
+    """Assemble the Gauss-Newton matrix [v, v] of the losses, the same for x, y and z."""
     n, v = len(corners), topology.n_vertices
     # each sample of the mesh is drawn to its own target and by those that chose it
     pulls = to.drawn / n + np.bincount(to.p_of_q, minlength=n) / len(to.p_of_q)

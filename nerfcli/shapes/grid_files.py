@@ -1,4 +1,4 @@
-"""Voxels and signed distances as NPZ: kind, values, origin, spacing, frame, unit."""
+"""Read and write voxels and signed distances as NPZ: kind, values, origin, spacing, frame, unit."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def save_grid(grid: VoxelGrid | SdfGrid, path: Path) -> None:
 
 
 def binvox_bytes(grid: VoxelGrid) -> bytes:
-    """Which cells are full, in the exchange format binvox, written by trimesh; no colours.
+    """Encode the full cells in the exchange format binvox, by trimesh; no colours.
 
     The format holds cubes: the grid is filled up with empty cells beyond its far sides. As trimesh
     reads it, the first sample lies at `translate`, the last of an axis `scale` away.
@@ -41,7 +41,7 @@ def binvox_bytes(grid: VoxelGrid) -> bytes:
     Raises:
         NerfError: the spacing differs between the axes.
     """
-    import trimesh  # slow to import, and only needed here
+    import trimesh  # slow to import, and needed only here
 
     if not np.allclose(grid.spacing, grid.spacing[0]):
         raise NerfError(

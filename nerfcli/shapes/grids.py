@@ -21,7 +21,7 @@ from nerfcli.shapes.types import (
     bounds,
 )
 
-MAX_RESOLUTION = 512  # of a grid that is written whole
+MAX_RESOLUTION = 512  # of a grid in one file
 PADDING = 2  # cells between a shape and the border of its distance grid
 
 

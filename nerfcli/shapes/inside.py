@@ -36,7 +36,7 @@ class Closedness:
 
 
 def closedness(mesh: Mesh) -> Closedness:
-    """Whether every edge has an even number of faces, and as many one way as the other.
+    """Check whether every edge has an even number of faces, and as many one way as the other.
 
     Faces that name a vertex twice bound nothing and are left out.
     """
@@ -54,7 +54,7 @@ def closedness(mesh: Mesh) -> Closedness:
 def inside_grid(
     mesh: Mesh, origin: np.ndarray, spacing: np.ndarray, shape: tuple[int, int, int]
 ) -> np.ndarray:
-    """Whether the points origin + spacing * (i, j, k) lie inside a closed mesh: bool `shape`."""
+    """Check whether the points origin + spacing * (i, j, k) lie inside a closed mesh: bool `shape`."""
     blocks = list(inside_blocks(mesh, origin, spacing, shape))
     return np.concatenate([block for _, block in blocks])
 
@@ -62,7 +62,7 @@ def inside_grid(
 def inside_blocks(
     mesh: Mesh, origin: np.ndarray, spacing: np.ndarray, shape: tuple[int, int, int]
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """The grid of inside_grid in slabs along x: the first index, and bool [few, ny, nz]."""
+    """Yield the grid of inside_grid in slabs along x: the first index, and bool [few, ny, nz]."""
     oriented = closedness(mesh).oriented
     corners = (mesh.vertices - origin) / spacing  # grid points at whole numbers
     faces = _proper(mesh.faces)
@@ -75,7 +75,7 @@ def inside_blocks(
 
 
 def slab_rows(shape: tuple[int, int, int]) -> int:
-    """How many layers of a grid are worked on at a time."""
+    """Return the number of layers of a grid to work on at a time."""
     return max(1, _BLOCK // (shape[1] * shape[2]))
 
 
@@ -97,7 +97,7 @@ def _inside_slab(
 def _crossings(
     corners: np.ndarray, faces: np.ndarray, shape: tuple[int, int, int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs of a face and a column (x, y) of grid points whose vertical line meets it.
+    """Find pairs of a face and a column (x, y) of grid points whose vertical line meets it.
 
     Returns face [m], x [m], y [m], and sign [m]: +1 where the line, going up, enters the shape.
     """
@@ -129,7 +129,7 @@ def _crossings(
 
 
 def _heights(triangles: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """z of the plane of each triangle [m, 3 corners, 3] above (x, y)."""
+    """Compute z of the plane of each triangle [m, 3 corners, 3] above (x, y)."""
     a = triangles[:, 0]
     normal = np.cross(triangles[:, 1] - a, triangles[:, 2] - a)
     slope = normal[:, 0] * (x - a[:, 0]) + normal[:, 1] * (y - a[:, 1])
@@ -139,7 +139,7 @@ def _heights(triangles: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _expand(first: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each i the numbers first[i] ... first[i] + counts[i] - 1: (i repeated, the numbers)."""
+    """List for each i the numbers first[i] ... first[i] + counts[i] - 1: (i repeated, the numbers)."""
     owner = np.repeat(np.arange(len(first)), counts)
     offset = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
     return owner, first[owner] + offset

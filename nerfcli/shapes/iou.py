@@ -44,7 +44,7 @@ def ensure_volume(name: str, shape: Shape) -> None:
 
 
 def volumetric_iou(a: Shape, b: Shape, n_voxels: int, names: tuple[str, str]) -> VolumeOverlap:
-    """|A and B| / |A or B| over one grid, n_voxels along the longest side of their common box.
+    """Compute |A and B| / |A or B| over one grid, n_voxels along the longest side of their common box.
 
     A grid point stands for the cube around it. Shapes that share no cube give 0.
 
@@ -97,7 +97,7 @@ def _inside_slabs(
 
 
 def _inside_samples(grid: VoxelGrid | SdfGrid, axes: list[np.ndarray]) -> np.ndarray:
-    """Voxels are constant within their cube; distances are linear between their samples."""
+    """Sample a grid: voxels are constant in their cube, distances linear between samples."""
     index = [(axes[i] - grid.origin[i]) / grid.spacing[i] for i in range(3)]
     if isinstance(grid, SdfGrid):
         where = np.stack(np.broadcast_arrays(*index))

@@ -1,4 +1,4 @@
-"""Shape files: meshes as PLY, OBJ, GLB and STL, points as PLY, voxels and distances as NPZ.
+"""Read and write shape files: meshes as PLY, OBJ, GLB and STL, points as PLY, voxels and distances as NPZ.
 
 Meshes are read through trimesh. Formats that repeat a vertex along seams (STL always; OBJ and
 GLB where texture coordinates differ) are welded by bit-equal position, and the reader says so.
@@ -24,7 +24,7 @@ MAX_COORDINATE = 1e12  # beyond, squares of differences lose every digit that ma
 
 
 def load_shape(path: Path, note: Note | None = None) -> Shape:
-    """Read a shape file; what it holds decides the struct.
+    """Read a shape file; its content decides the struct.
 
     note: called with one sentence for each change that the reading made (vertices merged).
 
@@ -84,7 +84,7 @@ def save_shape(shape: Shape, path: Path) -> None:
 
 
 def _load_triangles(path: Path, suffix: str, note: Note) -> Mesh | PointCloud:
-    import trimesh  # slow to import, and only needed for these formats
+    import trimesh  # slow to import, and needed only for these formats
 
     try:
         scene: Any = trimesh.load(path, file_type=suffix[1:], force="scene", process=False)
@@ -100,7 +100,7 @@ def _load_triangles(path: Path, suffix: str, note: Note) -> Mesh | PointCloud:
         clouds = [_points_of(part, matrix) for part, matrix in parts if hasattr(part, "vertices")]
     except NerfError:
         raise
-    except Exception as error:  # whatever the reader trips over, the file is what is broken
+    except Exception as error:  # any error of the reader means a damaged file
         reason = str(error) or type(error).__name__
         raise NerfError(
             f"{path}: not readable as {suffix[1:].upper()} ({reason}). Export it again."

@@ -26,7 +26,7 @@ class NearestPairs:
 
 
 def nearest_neighbours(p: Tensor, q: Tensor) -> NearestPairs:
-    """Nearest neighbours both ways between p [..., n, d] and q [..., m, d]."""
+    """Find nearest neighbours both ways between p [..., n, d] and q [..., m, d]."""
     flat_p = p.detach().reshape(-1, *p.shape[-2:]).cpu().numpy()
     flat_q = q.detach().reshape(-1, *q.shape[-2:]).cpu().numpy()
     q_of_p, p_of_q = [], []
@@ -40,19 +40,19 @@ def nearest_neighbours(p: Tensor, q: Tensor) -> NearestPairs:
 
 
 def chamfer_squared_loss(p: Tensor, q: Tensor, matches: NearestPairs | None = None) -> Tensor:
-    """mean |p - q(p)|^2 + mean |q - p(q)|^2 for points [..., n, 3] and [..., m, 3]."""
+    """Compute mean |p - q(p)|^2 + mean |q - p(q)|^2 for points [..., n, 3] and [..., m, 3]."""
     matches = matches or nearest_neighbours(p, q)
     to_q = mean_squared_gap(p, _take(q, matches.q_of_p))
     return to_q + mean_squared_gap(q, _take(p, matches.p_of_q))
 
 
 def mean_squared_gap(p: Tensor, matched: Tensor) -> Tensor:
-    """mean |p - p'|^2 over pairs of points [..., n, 3]: one direction of the Chamfer loss."""
+    """Compute mean |p - p'|^2 over pairs of points [..., n, 3]: one direction of the Chamfer loss."""
     return (p - matched).square().sum(-1).mean(-1)
 
 
 def chamfer_loss(p: Tensor, q: Tensor, matches: NearestPairs | None = None) -> Tensor:
-    """mean |p - q(p)| + mean |q - p(q)|; the gradient of a distance of 0 is 0."""
+    """Compute mean |p - q(p)| + mean |q - p(q)|; the gradient of a distance of 0 is 0."""
     matches = matches or nearest_neighbours(p, q)
     to_q, to_p = p - _take(q, matches.q_of_p), q - _take(p, matches.p_of_q)
     norm = torch.linalg.vector_norm
@@ -60,14 +60,14 @@ def chamfer_loss(p: Tensor, q: Tensor, matches: NearestPairs | None = None) -> T
 
 
 def normal_loss(normals_p: Tensor, normals_q: Tensor, matches: NearestPairs) -> Tensor:
-    """-mean |u_q(p) . u_p| - mean |u_p(q) . u_q|: -2 where all normals agree up to sign."""
+    """Compute -mean |u_q(p) . u_p| - mean |u_p(q) . u_q|: -2 where all normals agree up to sign."""
     cos_p = (normals_p * _take(normals_q, matches.q_of_p)).sum(-1)
     cos_q = (normals_q * _take(normals_p, matches.p_of_q)).sum(-1)
     return -cos_p.abs().mean(-1) - cos_q.abs().mean(-1)
 
 
 def edge_loss(vertices: Tensor, topology: Topology) -> Tensor:
-    """mean |v - v'|^2 over the edges."""
+    """Compute mean |v - v'|^2 over the edges."""
     ends = vertices[..., torch.from_numpy(topology.edges).to(vertices.device), :]
     return (ends[..., 0, :] - ends[..., 1, :]).square().sum(-1).mean(-1)
 
@@ -80,18 +80,18 @@ def smoothness_loss(vertices: Tensor, topology: Topology) -> Tensor:
 
 
 def laplacian_loss(vertices: Tensor, topology: Topology) -> Tensor:
-    """mean |delta|^2, delta = vertex minus the mean of its neighbours."""
+    """Compute mean |delta|^2, delta = vertex minus the mean of its neighbours."""
     return laplacian(vertices, topology).square().sum(-1).mean(-1)
 
 
 def laplacian_change_loss(before: Tensor, after: Tensor, topology: Topology) -> Tensor:
-    """Sum |delta' - delta|^2 between two states of one mesh: what bends, not what shifts."""
+    """Sum |delta' - delta|^2 between two states of one mesh: bending counts, shifting does not."""
     # delta is linear in the vertices
     return laplacian(after - before, topology).square().sum(-1).sum(-1)
 
 
 def laplacian(vertices: Tensor, topology: Topology) -> Tensor:
-    """delta [..., v, 3] of each vertex; 0 for a vertex without neighbours."""
+    """Compute delta [..., v, 3] of each vertex; 0 for a vertex without neighbours."""
     edges = torch.from_numpy(topology.edges).to(vertices.device)
     n_neighbours = torch.from_numpy(degrees(topology)).to(vertices)[:, None]
     sums = torch.zeros_like(vertices)
@@ -101,7 +101,7 @@ def laplacian(vertices: Tensor, topology: Topology) -> Tensor:
 
 
 def face_normals(vertices: Tensor, faces: object) -> Tensor:
-    """Unit normals [..., f, 3] of faces [f, 3]; of a face without area 0, with gradient 0."""
+    """Compute unit normals [..., f, 3] of faces [f, 3]; of a face without area 0, with gradient 0."""
     corners = vertices[..., torch.as_tensor(faces, device=vertices.device), :]
     a, b, c = corners.unbind(-2)
     normals = torch.linalg.cross(b - a, c - a)

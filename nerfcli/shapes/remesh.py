@@ -11,7 +11,10 @@ import numpy as np
 from nerfcli.shapes.topology import Topology, topology_of
 from nerfcli.shapes.types import Mesh, unit
 
-_LONG, _SHORT = 4 / 3, 4 / 5  # of the wanted length: an edge that is split does not collapse next
+_LONG, _SHORT = (
+    4 / 3,
+    4 / 5,
+)  # of the wanted length: the halves of a split edge do not collapse next
 _SAME_SIDE = 0.3  # least cosine between the normals of a face before and after
 
 
@@ -144,13 +147,13 @@ def flip_edges(mesh: Mesh, rounds: int = 3) -> Mesh:
         if not len(chosen):
             break
         one, two = topology.hinges[chosen].T
-        new_one, new_two = _turned(topology, chosen)
+        new_one, new_two = _turn(topology, chosen)
         faces[one], faces[two] = new_one, new_two
     return Mesh(mesh.vertices, faces)
 
 
-def _turned(topology: Topology, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The two faces that take the place of each hinge's two."""
+def _turn(topology: Topology, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Make the two faces that replace each hinge's two."""
     tip, other = topology.hinge_tips[rows].T
     first = topology.faces[topology.hinges[rows, 0]]
     place = np.argmax(first == tip[:, None], axis=1)
@@ -160,12 +163,12 @@ def _turned(topology: Topology, rows: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def _flips(vertices: np.ndarray, topology: Topology) -> np.ndarray:
-    """Hinges worth turning, no two of which share a vertex of theirs."""
+    """Choose hinges to turn; no two of them share a vertex."""
     rows = np.arange(len(topology.hinges))
     excess = _opposite_angles(vertices, topology) - np.pi
     rows = rows[excess > 1e-3]
     old = _normals(vertices[topology.faces[topology.hinges[rows]]].reshape(-1, 3, 3))
-    new = _normals(vertices[np.stack(_turned(topology, rows), axis=1)].reshape(-1, 3, 3))
+    new = _normals(vertices[np.stack(_turn(topology, rows), axis=1)].reshape(-1, 3, 3))
     old, new = old.reshape(-1, 2, 3), new.reshape(-1, 2, 3)
     agree = np.einsum("nid,njd->nij", old, new).min(axis=(1, 2)) > _SAME_SIDE
     n = topology.n_vertices

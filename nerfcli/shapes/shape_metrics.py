@@ -64,7 +64,7 @@ class FScore:
 
 
 def neighbours(p: SurfaceSamples, q: SurfaceSamples) -> Neighbours:
-    """Nearest neighbours between two samples, both ways."""
+    """Find nearest neighbours between two samples, both ways."""
     d_ab, q_of_p = KDTree(q.points).query(p.points, workers=-1)
     d_ba, p_of_q = KDTree(p.points).query(q.points, workers=-1)
     if p.normals is None or q.normals is None:
@@ -75,17 +75,17 @@ def neighbours(p: SurfaceSamples, q: SurfaceSamples) -> Neighbours:
 
 
 def chamfer(found: Neighbours) -> TwoWay:
-    """Mean distance to the nearest neighbour."""
+    """Compute the mean distance to the nearest neighbour."""
     return TwoWay(float(found.d_ab.mean()), float(found.d_ba.mean()))
 
 
 def chamfer_squared(found: Neighbours) -> TwoWay:
-    """Mean squared distance to the nearest neighbour."""
+    """Compute the mean squared distance to the nearest neighbour."""
     return TwoWay(float(np.mean(found.d_ab**2)), float(np.mean(found.d_ba**2)))
 
 
 def normal_distance(found: Neighbours) -> TwoWay | None:
-    """Minus the mean |cosine| between normals: -1 each way for equal shapes. None without normals.
+    """Compute minus the mean |cosine| between normals: -1 each way for equal shapes. None without normals.
 
     Normal consistency is the negated mean of the two.
     """
@@ -95,18 +95,18 @@ def normal_distance(found: Neighbours) -> TwoWay | None:
 
 
 def hausdorff(found: Neighbours) -> TwoWay:
-    """The largest distance; the Hausdorff distance is the larger of the two."""
+    """Compute the largest distance; the Hausdorff distance is the larger of the two."""
     return TwoWay(float(found.d_ab.max()), float(found.d_ba.max()))
 
 
 def hausdorff_95(found: Neighbours) -> TwoWay:
-    """The 95th percentile of the distances, with linear interpolation between order statistics."""
+    """Compute the 95th percentile of the distances, linear interpolation between order statistics."""
     p_ab, p_ba = (np.percentile(d, PERCENTILE) for d in (found.d_ab, found.d_ba))
     return TwoWay(float(p_ab), float(p_ba))
 
 
 def f_score(found: Neighbours, radius: float) -> FScore:
-    """Precision, recall and F at a radius; at a distance equal to the radius a point is near."""
+    """Compute precision, recall and F at a radius; a point at exactly the radius is near."""
     precision = float(np.mean(found.d_ab <= radius))
     recall = float(np.mean(found.d_ba <= radius))
     return FScore(radius, precision, recall, harmonic_mean(precision, recall))
@@ -119,7 +119,7 @@ def harmonic_mean(a: float, b: float) -> float:
 def bootstrap(
     found: Neighbours, radii: Sequence[float], n_draws: int, rng: np.random.Generator
 ) -> dict[str, Any]:
-    """95 % percentile intervals of the means when the samples are drawn again with replacement.
+    """Compute 95 % percentile intervals of the means by resampling with replacement.
 
     Each direction's points are redrawn on their own; their neighbours stay. It is the spread that
     comes from the finite sample, and does not hold the bias that the noise floor shows. Maxima
@@ -160,7 +160,7 @@ def _interval(draws: np.ndarray) -> list[float]:
 
 
 def summary(d: np.ndarray) -> dict[str, float]:
-    """Mean, root mean square, 95th percentile and maximum of distances."""
+    """Compute mean, root mean square, 95th percentile and maximum of distances."""
     return {
         "mean": float(d.mean()),
         "rms": float(np.sqrt(np.mean(d**2))),

@@ -8,7 +8,7 @@ from nerfcli.core.errors import NerfError
 from nerfcli.shapes.inside import closedness
 from nerfcli.shapes.types import Mesh
 
-_ROUNDS = 3  # each asks for a little more than the last, if what came out was not closed
+_ROUNDS = 3  # each asks for a little more than the last, where the result was not closed
 
 
 def simplify_mesh(mesh: Mesh, n_faces: int) -> Mesh:

@@ -42,7 +42,7 @@ def ensure_points(name: str, shape: Mesh | PointCloud) -> None:
 
 
 def _level_set(name: str, grid: VoxelGrid | SdfGrid, values: np.ndarray) -> Mesh:
-    """The zero level of values that are positive inside."""
+    """Extract the zero level of values that are positive inside."""
     from skimage.measure import marching_cubes  # slow to import
 
     if not values.max() > 0:

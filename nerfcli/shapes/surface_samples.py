@@ -19,7 +19,7 @@ class SurfaceSamples:
 
 
 def barycentric(uniforms: np.ndarray) -> np.ndarray:
-    """Uniform numbers [n, 2] in [0, 1) to uniform barycentric weights [n, 3].
+    """Map uniform numbers [n, 2] in [0, 1) to uniform barycentric weights [n, 3].
 
     Source: Osada et al. (2002), Shape Distributions, eq. 1.
     """
@@ -28,7 +28,7 @@ def barycentric(uniforms: np.ndarray) -> np.ndarray:
 
 
 def sample_faces(areas: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
-    """n face indices [n], ascending, each drawn in proportion to its area."""
+    """Draw n face indices [n], ascending, in proportion to the areas."""
     ends = np.cumsum(areas)
     # ascending, so that neighbours in the list are neighbours in space: trees answer faster
     draws = np.sort(rng.random(n)) * ends[-1]
@@ -36,7 +36,7 @@ def sample_faces(areas: np.ndarray, n: int, rng: np.random.Generator) -> np.ndar
 
 
 def sample_surface(mesh: Mesh, n: int, rng: np.random.Generator) -> SurfaceSamples:
-    """n points uniform by area, and the normals of their faces.
+    """Draw n points uniform by area, with the normals of their faces.
 
     Raises:
         NerfError: the mesh has no area.
@@ -50,7 +50,7 @@ def sample_surface(mesh: Mesh, n: int, rng: np.random.Generator) -> SurfaceSampl
 
 
 def sample_shape(shape: Mesh | PointCloud, n: int, rng: np.random.Generator) -> SurfaceSamples:
-    """n points of a mesh's surface, or the cloud's own points, n of them if it has more."""
+    """Draw n points of a mesh's surface, or at most n of a cloud's own points."""
     if isinstance(shape, Mesh):
         return sample_surface(shape, n, rng)
     if len(shape.points) <= n:

@@ -12,10 +12,10 @@ from nerfcli.shapes.surface_samples import SurfaceSamples
 from nerfcli.shapes.types import unit
 
 SurfaceSampler = Callable[[int, np.random.Generator], SurfaceSamples]
-"""Gives about n points of a surface with outward unit normals: how a field is fitted to."""
+"""Draws about n points of a surface with outward unit normals; lets a fit target a field."""
 
 # lengths in diagonals of the target's box
-_REACH = 0.04  # what normals weigh when points are matched by (x, reach * n): sides of an ear
+_REACH = 0.04  # weight of normals in matching (x, reach * n): keeps the sides of an ear apart
 _TRACE_STEPS, _TRACE_NEAR = 16, 0.015
 _OFF_SURFACE = 0.02  # further than this from where it belongs, a part of the mesh is on its way
 # lengths in edges of the finished mesh
@@ -25,7 +25,7 @@ _BESIDE = 0.6  # further than this, a wall does not draw the rim of a sheet alon
 
 @dataclass(frozen=True, eq=False)
 class Targets:
-    """Where samples of the mesh are drawn to, and points that draw the nearest sample.
+    """Targets of samples of the mesh, and points that draw the nearest sample.
 
     drawn: [n] bool, samples that are drawn to for_p; the others are left to the regularisers.
     for_p, p_normals: [n, 3]. points, normals: [m, 3]. p_of_q: [m].
@@ -60,13 +60,13 @@ def targets_of(
     drawn = np.ones(len(p), dtype=bool)
     drawn[rows[~hit]] = False
     of_p = KDTree(_with_normals(p, p_normals))
-    rows, apart = _kept_apart(p, p_normals, of_p, _THICK * edge_length)
+    rows, apart = _keep_apart(p, p_normals, of_p, _THICK * edge_length)
     far = near[rows] > offset + _OFF_SURFACE  # thin parts of the target itself may stay thin
     rows, apart = rows[far], apart[far]
     for_p[rows], direction[rows], drawn[rows] = apart, p_normals[rows], True
     points, normals = q.points + offset * q.normals, q.normals
     if offset > 0.0:
-        # what another part of the surface lies nearer to is not on the offset surface
+        # a point nearer to another part of the surface is not on the offset surface
         free = KDTree(q.points).query(points, workers=-1)[0] > 0.95 * offset
         points, normals = points[free], normals[free]
     p_of_q = np.asarray(of_p.query(_with_normals(points, normals), workers=-1)[1])
@@ -90,7 +90,7 @@ def _across_gaps(
     nearest: np.ndarray,
     offset: float,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The samples of sheets that span a gap, where these go on to, and whether they do.
+    """Find samples of sheets that span a gap, their next points, and whether they move on.
 
     Such a sheet faces neither side of its gap, though both sides face it. It goes on against its
     normal, by no more than the sides are away, so that it meets nothing; and only if that way
@@ -110,10 +110,10 @@ def _across_gaps(
     return rows, p[rows] - (hit * (near[rows] - offset))[:, None] * normals, hit
 
 
-def _kept_apart(
+def _keep_apart(
     p: np.ndarray, p_normals: np.ndarray, of_p: KDTree, thickness: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Samples with a sheet at their back that is nearer than `thickness`, and where they go.
+    """Find samples with a sheet closer than `thickness` behind them, and their targets.
 
     Two sheets that came from both ends of a gap would pass through each other and be inside out
     from then on. Held apart, they are a plate whose rim is drawn back by its own tension.

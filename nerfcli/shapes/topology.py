@@ -1,4 +1,4 @@
-"""Which vertices and faces of a mesh are neighbours."""
+"""Find the neighbours among vertices and faces of a mesh."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Topology:
 
 
 def topology_of(faces: np.ndarray, n_vertices: int) -> Topology:
-    """Edges and hinges of faces [f, 3]; edges with one face or more than two make no hinge."""
+    """Find edges and hinges of faces [f, 3]; edges with one face or more than two make no hinge."""
     tails = faces.T.ravel()  # corner 0 of all faces, then corner 1, then corner 2
     heads = faces[:, [1, 2, 0]].T.ravel()
     tips = faces[:, [2, 0, 1]].T.ravel()
@@ -41,5 +41,5 @@ def topology_of(faces: np.ndarray, n_vertices: int) -> Topology:
 
 
 def degrees(topology: Topology) -> np.ndarray:
-    """How many neighbours each vertex has [v]."""
+    """Count the neighbours of each vertex [v]."""
     return np.bincount(topology.edges.ravel(), minlength=topology.n_vertices)

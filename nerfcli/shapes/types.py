@@ -110,13 +110,13 @@ Shape = Mesh | PointCloud | VoxelGrid | SdfGrid
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
-    """Vectors [..., 3] scaled to length 1; what has no length stays zero."""
+    """Scale vectors [..., 3] to length 1; zero vectors stay zero."""
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0)
 
 
 def bounds(shape: Shape) -> np.ndarray:
-    """The axis-aligned bounding box [2, 3], low and high.
+    """Compute the axis-aligned bounding box [2, 3], low and high.
 
     Of a mesh the vertices that faces use; of a grid the samples, with half a voxel around voxels.
     """
@@ -131,17 +131,17 @@ def bounds(shape: Shape) -> np.ndarray:
 
 
 def diagonal(box: np.ndarray) -> float:
-    """Length of the diagonal of a box [2, 3]."""
+    """Compute the diagonal of a box [2, 3]."""
     return float(np.linalg.norm(box[1] - box[0]))
 
 
 def transform_mesh(mesh: Mesh, matrix: np.ndarray) -> Mesh:
-    """The mesh under a similarity matrix [3, 4] or [4, 4] without reflection."""
+    """Transform a mesh by a similarity matrix [3, 4] or [4, 4] without reflection."""
     return replace(mesh, vertices=mesh.vertices @ matrix[:3, :3].T + matrix[:3, 3])
 
 
 def merge_vertices(mesh: Mesh) -> tuple[Mesh, int]:
-    """Vertices at bit-equal positions become one (the first's colour stays); how many went."""
+    """Merge vertices at bit-equal positions, keeping the first's colour; count the dropped."""
     view = np.ascontiguousarray(mesh.vertices + 0.0)  # -0.0 becomes 0.0
     rows = view.view([("", view.dtype)] * 3).ravel()
     _, first, inverse = np.unique(rows, return_index=True, return_inverse=True)
@@ -165,7 +165,7 @@ class RegularGrid:
     shape: tuple[int, int, int]
 
     def points(self, index: np.ndarray) -> np.ndarray:
-        """Positions [n, 3] of (fractional) indices [n, 3]."""
+        """Compute positions [n, 3] of (fractional) indices [n, 3]."""
         return self.origin + self.spacing * index
 
     @staticmethod
@@ -180,5 +180,5 @@ class RegularGrid:
 
 
 def all_indices(shape: Sequence[int]) -> np.ndarray:
-    """The indices of all samples of a grid [n, k], the last one running fastest."""
+    """List the indices of all samples of a grid [n, k], the last axis fastest."""
     return np.moveaxis(np.indices(tuple(shape)), 0, -1).reshape(-1, len(shape))

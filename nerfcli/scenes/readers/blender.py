@@ -31,7 +31,7 @@ def read_blender(root: Path, only: Path | None = None) -> Source:
         only: one of its files, whose frames are then split by the hold-out rule.
 
     Raises:
-        NerfError: whatever is wrong, with file, frame and key.
+        NerfError: a fault in the files; names file, frame and key.
     """
     files = blender_files(root) if only is None else {None: only}
     frames, notes, masked_where = [], [], "nonzero"

@@ -43,7 +43,7 @@ def read_colmap(root: Path, folder: Path) -> Source:
     """Read the model in `folder` and find its images under `root`.
 
     Raises:
-        NerfError: whatever is wrong, with file and image.
+        NerfError: a fault in the model or its images; names file and image.
     """
     model, notes = _read_model(folder)
     notes += _other_models(folder)
@@ -127,7 +127,7 @@ def _difference(binary: ColmapModel, text: ColmapModel) -> str:
 
 
 def _other_models(folder: Path) -> list[str]:
-    """Note that the reconstruction fell apart into several models."""
+    """Note the other models of a reconstruction in several pieces."""
     if not folder.name.isdecimal():
         return []
     others = [
@@ -195,12 +195,12 @@ def _c2w(image: ColmapImage, where: str) -> np.ndarray:
     length = float(np.linalg.norm(pose[:4]))
     if abs(length - 1) > QUATERNION_TOLERANCE:
         raise NerfError(f"{where}: the rotation's quaternion has length {length:.4g} instead of 1.")
-    rotation = rotation_of(pose[:4] / length)
+    rotation = rotation_from_quaternion(pose[:4] / length)
     return np.concatenate([rotation.T, (-rotation.T @ pose[4:])[:, None]], axis=1)
 
 
-def rotation_of(quaternion: np.ndarray) -> np.ndarray:
-    """[w, x, y, z] of length 1 -> [3, 3]."""
+def rotation_from_quaternion(quaternion: np.ndarray) -> np.ndarray:
+    """Convert a quaternion [w, x, y, z] of length 1 to a matrix [3, 3]."""
     w, x, y, z = quaternion
     return np.array(
         [
@@ -240,7 +240,7 @@ def _points(
 
 
 def _beyond(model: ColmapModel, folder: Path) -> tuple[tuple[str, str], ...]:
-    """List what a model holds that a Source does not."""
+    """List the contents of a model that a Source cannot hold."""
     found = []
     alone = sum(int((image.point_ids < 0).sum()) for image in model.images)
     if alone:

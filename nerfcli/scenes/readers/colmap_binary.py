@@ -1,8 +1,8 @@
-"""COLMAP's binary model files, little-endian: cameras.bin, images.bin, points3D.bin.
+"""Read and write COLMAP's binary model files: cameras.bin, images.bin, points3D.bin.
 
-Each count is held against the bytes that are left before anything is made of that size, so that a
-damaged file costs neither time nor memory. rigs.bin and frames.bin (COLMAP 3.12 and later) need not
-be read: images.bin holds every image's own pose in all versions.
+Numbers are little-endian. The reader compares each count with the bytes left before it allocates,
+so a damaged file costs neither time nor memory. It skips rigs.bin and frames.bin (COLMAP 3.12 and
+later), because images.bin holds the pose of every image in all versions.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ NO_POINT = -1
 
 
 class _Bytes:
-    """A file that is read from front to back."""
+    """A file read from front to back."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -62,7 +62,7 @@ class _Bytes:
         return values
 
     def count(self, least: int, what: str) -> int:
-        """A number of things that take at least so many bytes each."""
+        """Take a count of items of at least `least` bytes each."""
         (n,) = self.take("<Q", f"the number of {what}")
         self.need(n * least, f"{n} {what}")
         return n
@@ -92,7 +92,7 @@ class _Bytes:
 
 
 def read_binary(folder: Path) -> ColmapModel:
-    """A model from cameras.bin, images.bin and, if there is one, points3D.bin.
+    """Read a model from cameras.bin, images.bin and, if there is one, points3D.bin.
 
     Raises:
         NerfError: a file is missing, truncated or damaged, with the byte where.
@@ -145,7 +145,7 @@ def _read_points(path: Path) -> ColmapPoints:
     starts = np.empty(n, np.int64)
     length = struct.Struct("<Q").unpack_from
     at, end = file.at, len(file.data) - POINT.itemsize
-    for i in range(n):  # records of unequal length: one look at each
+    for i in range(n):  # records differ in length, so each states where the next begins
         if at > end:
             file.at = at
             file.need(POINT.itemsize, f"point {i} of {n}")
@@ -167,7 +167,7 @@ def _read_points(path: Path) -> ColmapPoints:
 
 
 def write_binary(model: ColmapModel, folder: Path) -> None:
-    """Write the three files; tracks are those of the images' keypoints.
+    """Write the three files, with the tracks of the images' keypoints.
 
     Raises:
         NerfError: the folder cannot be written.
@@ -185,7 +185,7 @@ def write_binary(model: ColmapModel, folder: Path) -> None:
         keypoints["xy"], keypoints["point"] = image.xy, image.point_ids
         images.append(keypoints.tobytes())
     points = [struct.pack("<Q", len(model.points.ids))]
-    for row, track in zip(_point_rows(model.points), tracks(model), strict=True):
+    for row, track in zip(_point_rows(model.points), list_tracks(model), strict=True):
         points.append(row[: POINT.itemsize - 8] + struct.pack("<Q", len(track)))
         points.append(np.asarray(track, "<u4").tobytes())
     for name, parts in (("cameras", cameras), ("images", images), ("points3D", points)):
@@ -200,8 +200,8 @@ def _point_rows(points: ColmapPoints) -> list[bytes]:
     return [row.tobytes() for row in rows]
 
 
-def tracks(model: ColmapModel) -> list[Sequence[tuple[int, int]]]:
-    """Per point, the image ids and keypoint indices that see it."""
+def list_tracks(model: ColmapModel) -> list[Sequence[tuple[int, int]]]:
+    """List the image ids and keypoint indices that see each point."""
     found: dict[int, list[tuple[int, int]]] = {int(id_): [] for id_ in model.points.ids}
     for image in model.images:
         for index in np.flatnonzero(image.point_ids != NO_POINT):

@@ -1,4 +1,4 @@
-"""COLMAP's camera models: which parameters a file holds, and the lens that they mean.
+"""COLMAP's camera models: the parameters of each, and its lens.
 
 Source: COLMAP, src/colmap/sensor/models.h; ids 11 and above exist since its version 3.12.
 """
@@ -20,7 +20,7 @@ class CameraModel:
     Attributes:
         n_focal: 1: fx = fy; 2; 0: none are stored (equirectangular: w, h).
         lens: name in lens_models.MODELS.
-        names: the lens parameters that are stored, in order.
+        names: the stored lens parameters, in order.
     """
 
     id: int
@@ -78,10 +78,10 @@ class Intrinsics:
 def intrinsics_of(
     model: CameraModel, size: tuple[int, int], params: tuple[float, ...], where: str
 ) -> Intrinsics:
-    """What a camera's parameters mean.
+    """Convert a camera's parameters to intrinsics.
 
     Raises:
-        NerfError: not as many parameters as the model has, or not finite.
+        NerfError: the number of parameters is wrong, or one is not finite.
     """
     if len(params) != model.n_params or not all(math.isfinite(p) for p in params):
         raise NerfError(
@@ -97,7 +97,7 @@ def intrinsics_of(
 
 
 def camera_model_of(camera: Intrinsics) -> tuple[CameraModel, tuple[float, ...]] | None:
-    """The smallest of COLMAP's models that holds a camera, and its parameters; None: none does."""
+    """Choose COLMAP's smallest model for a camera, and its parameters; None if none fits."""
     lens = camera.lens
     named, square = lens.named, camera.focal[0] == camera.focal[1]
     if lens.model == "brown" and named["k4"] == 0:  # r^6 exists only in the rational model

@@ -63,6 +63,7 @@ class ColmapModel:
 
 
 def no_points() -> ColmapPoints:
+    """Return points of length zero."""
     nothing = np.zeros((0, 3))
     return ColmapPoints(np.zeros(0, np.int64), nothing, nothing.astype(np.uint8), np.zeros(0))
 
@@ -83,7 +84,7 @@ def check_images(
     """Return the images if there are any, with unique names and known cameras.
 
     Raises:
-        NerfError: they are not.
+        NerfError: there is none, a name repeats, or a camera is unknown.
     """
     if not images:
         raise NerfError(f"{where} holds no registered image; the reconstruction failed.")

@@ -1,4 +1,4 @@
-"""COLMAP's text model files: cameras.txt, images.txt, points3D.txt."""
+"""Read and write COLMAP's text model files: cameras.txt, images.txt, points3D.txt."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import write_text
-from nerfcli.scenes.readers.colmap_binary import tracks
+from nerfcli.scenes.readers.colmap_binary import list_tracks
 from nerfcli.scenes.readers.colmap_cameras import BY_NAME
 from nerfcli.scenes.readers.colmap_model import (
     ColmapCamera,
@@ -23,7 +23,7 @@ from nerfcli.scenes.readers.colmap_model import (
 
 
 def read_text_model(folder: Path) -> ColmapModel:
-    """A model from cameras.txt, images.txt and, if there is one, points3D.txt.
+    """Read a model from cameras.txt, images.txt and, if there is one, points3D.txt.
 
     Raises:
         NerfError: a file is missing or malformed, with the line where.
@@ -35,7 +35,7 @@ def read_text_model(folder: Path) -> ColmapModel:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """All lines, stripped, with their numbers."""
+    """Yield all lines, stripped, with their numbers."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -135,7 +135,7 @@ def _read_points(path: Path) -> ColmapPoints:
 
 
 def write_text_model(model: ColmapModel, folder: Path) -> None:
-    """Write the three files; numbers so that they read back as they are.
+    """Write the three files; every number reads back exactly.
 
     Raises:
         NerfError: the folder cannot be written.
@@ -152,7 +152,7 @@ def write_text_model(model: ColmapModel, folder: Path) -> None:
         images.append(" ".join(_words(x, y, point) for (x, y), point in pairs))
     points = ["# POINT3D_ID X Y Z R G B ERROR TRACK (IMAGE_ID KEYPOINT ...)"]
     found = model.points
-    for i, track in enumerate(tracks(model)):
+    for i, track in enumerate(list_tracks(model)):
         head = (int(found.ids[i]), *found.xyz[i].tolist(), *found.rgb[i].tolist())
         seen = [value for pair in track for value in pair]
         points.append(_words(*head, float(found.error[i]), *seen))

@@ -9,7 +9,7 @@ from nerfcli.core.errors import NerfError
 from nerfcli.scenes.source import EXTENSIONS, is_file
 
 ASPECT_TOLERANCE = 0.05
-OTHER_NAMES = ("input", "rgb")  # what some tools call the folder of images
+OTHER_NAMES = ("input", "rgb")  # of the folder of images, by some tools
 
 
 def image_folders(root: Path) -> list[Path]:

@@ -1,7 +1,7 @@
-"""Which keys of a transforms.json are read, which are harmless, and which would change the result.
+"""Sort the keys of a transforms.json into read, harmless, unused and unsupported ones.
 
-A key that says that rays or pixels are other than we would take them is an error; one that is
-merely not used is a note.
+A key that would change rays or pixels in a way we do not support is an error. An unused key is a
+note.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ UNSUPPORTED = {
 }
 
 
-# what `check_keys` lets pass and a scene keeps, in whatever form
+# `check_keys` lets these pass, and a scene keeps their content
 KEPT = {
     *("applied_transform", "applied_scale", "depth_unit_scale_factor", "depth_file_path"),
     *("depth_path", "integer_depth_scale", "is_euclidean_depth", "rotation", "n_frames", "aspect"),
@@ -65,7 +65,7 @@ KEPT = {
 def keys_beyond(
     top: Mapping[str, Any], frames: Sequence[Mapping[str, Any]]
 ) -> tuple[tuple[str, str], ...]:
-    """Keys that say something a scene does not keep."""
+    """List the keys whose content a scene does not keep."""
     names = {key for keys in (top, *frames) for key, value in keys.items() if _is_set(value)}
     other = sorted(names - READ_TOP - READ_FRAME - KEPT)
     return (("other keys", ", ".join(other)),) if other else ()
@@ -74,10 +74,10 @@ def keys_beyond(
 def check_keys(
     top: Mapping[str, Any], frames: Sequence[Mapping[str, Any]], path: Path
 ) -> list[str]:
-    """Notes about keys that are not used.
+    """Write notes about unused and unknown keys.
 
     Raises:
-        NerfError: a key that makes the views something we cannot reproduce; it is named.
+        NerfError: an unsupported key; names it.
     """
     used: dict[str, str] = {}  # key -> first place where it is set
     for place, keys in [(str(path), top)] + [

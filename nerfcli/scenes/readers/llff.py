@@ -1,4 +1,4 @@
-"""LLFF's poses_bounds.npy: one row a view, poses in a frame of its own, near and far depths."""
+"""Read LLFF's poses_bounds.npy: a row per view with its pose, near and far depth."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ HEADER = re.compile(
 
 
 def read_llff(root: Path) -> Source:
-    """Read poses_bounds.npy and the images whose sorted names its rows stand for.
+    """Read poses_bounds.npy and the images, whose sorted names match its rows.
 
     Raises:
-        NerfError: whatever is wrong, with row or file.
+        NerfError: a fault in the table or the images; names row or file.
     """
     path = root / NAME
     rows = read_table(path)
@@ -64,7 +64,7 @@ def read_llff(root: Path) -> Source:
 
 
 def read_table(path: Path) -> np.ndarray:
-    """[n, 17] float64 of a .npy file, its shape held against its size before anything is made.
+    """Read a .npy file as [n, 17] float64; check its shape against its size before allocating.
 
     Raises:
         NerfError: not such a table, truncated, or not finite.
@@ -100,7 +100,7 @@ def read_table(path: Path) -> np.ndarray:
 
 
 def _images(root: Path, n_rows: int, path: Path) -> list[Path]:
-    """The first folder with images; it must hold one for each row."""
+    """Find the first folder with images, which must hold one for each row."""
     for folder in image_folders(root):
         images = image_files(folder)
         if len(images) == n_rows:
@@ -114,7 +114,7 @@ def _images(root: Path, n_rows: int, path: Path) -> list[Path]:
 
 
 def _c2w(row: np.ndarray, where: str) -> np.ndarray:
-    """LLFF's columns are down, right, back; OpenGL's right, up, back."""
+    """Convert LLFF's columns (down, right, back), by way of OpenGL's (right, up, back), to c2w."""
     pose = row[:15].reshape(3, 5)
     opengl = np.stack([pose[:, 1], -pose[:, 0], pose[:, 2], pose[:, 3]], axis=1)
     return pose_from_opengl(opengl, where)[0]

@@ -17,12 +17,13 @@ NGP_SCALE, NGP_OFFSET = 0.33, (0.5, 0.5, 0.5)  # instant-ngp's defaults
 
 
 def parse_box(data: Mapping[str, Any], where: str) -> tuple[Box | None, str]:
-    """Parse instant-ngp's detail cube in source units, and which keys state it; None if none do.
+    """Parse instant-ngp's detail cube in source units; None if no key states it.
 
-    Its frame is p * scale + offset, its detail cube the unit cube, and aabb_scale widens it.
+    Its frame is p * scale + offset, its detail cube the unit cube, and aabb_scale widens it. The
+    second value names the keys.
 
     Raises:
-        NerfError: values that instant-ngp would not take either.
+        NerfError: values that instant-ngp refuses, too.
     """
     if not {"aabb_scale", "scale", "offset", "aabb"} & data.keys():
         return None, ""

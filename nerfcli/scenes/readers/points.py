@@ -1,4 +1,4 @@
-"""Sparse points of a capture as PLY files."""
+"""Read and write the sparse points of a capture as PLY files."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 from nerfcli.scenes.source import MOST_DISTANT, Points, is_file
 
 COLORS = ("red", "green", "blue")
-LEAST = 20  # points that say anything about where a scene is
+LEAST = 20  # points; fewer do not locate a scene
 
 
 def read_points(path: Path) -> tuple[Points | None, str]:
-    """Points of a PLY file.
+    """Read the points of a PLY file.
 
-    The points only refine the box, so a file that cannot be read costs a note, not the run.
+    The points only refine the box, so a damaged file gives a note and no error.
 
     Returns:
         The finite points with their colours or None, and a note or "".
@@ -30,14 +30,14 @@ def read_points(path: Path) -> tuple[Points | None, str]:
         rgb = _colors(loaded, len(xyz))
     except Exception as error:  # noqa: BLE001 - a library's parser: it raises anything
         return None, f"the points {path.name} cannot be read ({error}); the box is from the cameras"
-    finite = (np.abs(xyz) < MOST_DISTANT).all(-1)  # false for what is not a number
+    finite = (np.abs(xyz) < MOST_DISTANT).all(-1)  # false for NaN
     if finite.sum() < LEAST:
         return None, f"{path.name} holds only {finite.sum()} points; the box comes from the cameras"
     return Points(xyz[finite], None if rgb is None else rgb[finite]), ""
 
 
 def _colors(loaded: object, n: int) -> np.ndarray | None:
-    """[n, 3] uint8 of a cloud's or a mesh's vertices, if the file has them."""
+    """Take the colours of a cloud or of a mesh's vertices, [n, 3] uint8; None without any."""
     visual = getattr(loaded, "visual", None)
     if visual is not None and getattr(visual, "kind", None) != "vertex":
         return None

@@ -1,4 +1,4 @@
-"""instant-ngp's and nerfstudio's transforms.json: one file, frames with poses and intrinsics."""
+"""Read instant-ngp's and nerfstudio's transforms.json: frames with poses and intrinsics."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from nerfcli.scenes.source import (
 )
 
 SPLIT_KEYS = {"train": "train_filenames", "val": "val_filenames", "test": "test_filenames"}
-# path of a frame, the file's key for the unit, and what the unit is without it
+# key of a frame's path, the file's key for the unit, and the default unit
 DEPTH_KEYS = (
     ("depth_file_path", "depth_unit_scale_factor", 1e-3),
     ("depth_path", "integer_depth_scale", None),  # without it instant-ngp reads no depth either
@@ -44,7 +44,7 @@ def read_transforms(path: Path) -> Source:
     """Read one transforms*.json.
 
     Raises:
-        NerfError: whatever is wrong, with file, frame and key.
+        NerfError: a fault in the file; names file, frame and key.
     """
     data = read_object(path)
     root = path.parent
@@ -75,9 +75,9 @@ def read_transforms(path: Path) -> Source:
 def read_frames(
     path: Path, data: Mapping[str, Any], split: str | None = None
 ) -> tuple[list[Frame], list[str], str]:
-    """The frames of a transforms file in natural order of their names.
+    """Read the frames of a transforms file, sorted by natural order of their names.
 
-    Frames without an image file are left out.
+    Leaves out frames without an image file.
 
     Returns:
         frames, notes, and the kind: "nerfstudio" or "instant-ngp".
@@ -109,7 +109,7 @@ def read_frames(
 
 @dataclass
 class _Reading:
-    """Frames of one file as they are read, and what there is to say about them."""
+    """Collect the frames of one file, and notes about them."""
 
     path: Path
     top: Mapping[str, Any]
@@ -161,7 +161,7 @@ class _Reading:
         )
 
     def _alpha(self, image: Path, stated: str) -> Path | None:
-        """instant-ngp appends ".alpha.<ext>" to the file_path, with or without its extension."""
+        """Find the alpha file: instant-ngp appends ".alpha.<ext>" to file_path or to its stem."""
         stems = (PurePosixPath(stated).name, image.stem)
         places = [image.with_name(f"{stem}.alpha{image.suffix}") for stem in stems]
         return next((place for place in places if place.is_file()), None)
@@ -181,8 +181,7 @@ class _Reading:
         return mask if mask.is_file() else None
 
     def _depth(self, frame: Mapping[str, Any], where: str) -> Depth | None:
-        """nerfstudio's depth_file_path in units of depth_unit_scale_factor, or instant-ngp's
-        depth_path in units of integer_depth_scale."""
+        """Find a frame's depth file and its unit, by the keys of `DEPTH_KEYS`."""
         for key, unit, default in DEPTH_KEYS:
             stated = frame.get(key)
             unit_value = self.top.get(unit, default)
@@ -223,7 +222,7 @@ class _Reading:
 
 
 def _applied_transform(data: Mapping[str, Any], path: Path) -> np.ndarray | None:
-    """nerfstudio's [3, 4] from the frame of an earlier stage to the poses' own."""
+    """Parse nerfstudio's [3, 4], from the frame of an earlier stage to that of the poses."""
     stated = data.get("applied_transform")
     if stated is None:
         return None
@@ -237,19 +236,19 @@ def _applied_transform(data: Mapping[str, Any], path: Path) -> np.ndarray | None
 
 
 def _crop_radius(data: Mapping[str, Any], frame: Frame, path: Path) -> float:
-    """Of the fisheye circle, in pixels of the stored images, 0 if there is none."""
+    """Parse the radius of the fisheye circle, in pixels of the stored images; 0: no circle."""
     radius = number(data.get("fisheye_crop_radius") or 0.0, f"{path}: fisheye_crop_radius")
     stated = parse_size(data, str(path))
     return radius if stated is None else radius * frame.size[0] / stated[0]
 
 
 def _name(image: Path, root: Path) -> str:
-    """The image's path as seen from `root`, so that it holds on any machine."""
+    """Name an image by its path relative to `root`, which holds on any machine."""
     return Path(os.path.relpath(image, root)).as_posix()
 
 
 def _with_splits(frames: Sequence[Frame], data: Mapping[str, Any], path: Path) -> list[Frame]:
-    """Apply nerfstudio's explicit lists; frames that no list names are left out."""
+    """Apply nerfstudio's explicit lists; drop the frames that no list names."""
     lists = {split: data[key] for split, key in SPLIT_KEYS.items() if data.get(key) is not None}
     if not lists:
         return list(frames)
