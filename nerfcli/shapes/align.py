@@ -28,7 +28,7 @@ _DONE = 1e-10  # largest change of a unit-sized shape in one round
 
 
 def umeyama(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Compute the similarity [4, 4] that minimises sum |s R source + t - target|^2 over pairs [n, 3].
+    """Find the similarity [4, 4] of least sum |s R source + t - target|^2 over pairs [n, 3].
 
     Source: Umeyama (1991), eqs. 40-43. Points that are all equal give scale 1.
     """
@@ -132,7 +132,7 @@ def _fine(a: Mesh, b: Mesh, b_from_a: np.ndarray, rng: np.random.Generator) -> n
 def _plane_step(
     movers: np.ndarray, targets: np.ndarray, normals: np.ndarray
 ) -> tuple[np.ndarray, float]:
-    """Take a Gauss-Newton step on sum (normal . (s R mover + t - target))^2: matrix, and its size."""
+    """Take a Gauss-Newton step on sum (normal . (s R mover + t - target))^2: matrix and size."""
     gap = np.einsum("ij,ij->i", normals, targets - movers)
     # a far point is likelier matched wrongly: weights of Geman-McClure about the median
     width = 3.0 * np.median(np.abs(gap)) + 1e-12

@@ -151,7 +151,7 @@ def _opposing(mesh: Mesh, normals_at: NormalsAt) -> np.ndarray:
 
 
 def _unturn(mesh: Mesh, normals_at: NormalsAt) -> Mesh:
-    """Smooth around faces that oppose the target until none does; return the best state on the way."""
+    """Smooth around faces that oppose the target until none does; return the best state."""
     best, fewest = mesh, len(mesh.faces) + 1
     for _ in range(_UNTURN_ROUNDS):
         opposing = _opposing(mesh, normals_at)

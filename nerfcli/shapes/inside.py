@@ -54,7 +54,7 @@ def closedness(mesh: Mesh) -> Closedness:
 def inside_grid(
     mesh: Mesh, origin: np.ndarray, spacing: np.ndarray, shape: tuple[int, int, int]
 ) -> np.ndarray:
-    """Check whether the points origin + spacing * (i, j, k) lie inside a closed mesh: bool `shape`."""
+    """Find the points origin + spacing * (i, j, k) inside a closed mesh: bool `shape`."""
     blocks = list(inside_blocks(mesh, origin, spacing, shape))
     return np.concatenate([block for _, block in blocks])
 
@@ -139,7 +139,7 @@ def _heights(triangles: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _expand(first: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """List for each i the numbers first[i] ... first[i] + counts[i] - 1: (i repeated, the numbers)."""
+    """List first[i] ... first[i] + counts[i] - 1 for each i: (i repeated, the numbers)."""
     owner = np.repeat(np.arange(len(first)), counts)
     offset = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
     return owner, first[owner] + offset
