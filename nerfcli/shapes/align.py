@@ -28,7 +28,7 @@ _DONE = 1e-10  # largest change of a unit-sized shape in one round
 
 
 def umeyama(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Find the similarity [4, 4] that minimises sum |s R source + t - target|^2 over pairs.
+    """Find the similarity [4, 4] of least sum |s R source + t - target|^2 over pairs [n, 3].
 
     Source: Umeyama (1991), eqs. 40-43. Points that are all equal give scale 1.
     """

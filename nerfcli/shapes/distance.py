@@ -143,7 +143,7 @@ class Surface:
 
 
 def _products(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Compute left @ right.T in blocks of columns [n / _BLOCK, m, _BLOCK]; negative beyond n.
+    """Compute left @ right.T [m, n] in blocks of columns [n / _BLOCK, m, _BLOCK]; below 0 beyond n.
 
     Blocks this small stay on one thread of the BLAS: its helpers would spin more than they help.
     """

@@ -54,7 +54,7 @@ def closedness(mesh: Mesh) -> Closedness:
 def inside_grid(
     mesh: Mesh, origin: np.ndarray, spacing: np.ndarray, shape: tuple[int, int, int]
 ) -> np.ndarray:
-    """Check which points origin + spacing * (i, j, k) lie inside a closed mesh: bool `shape`."""
+    """Find the points origin + spacing * (i, j, k) inside a closed mesh: bool `shape`."""
     blocks = list(inside_blocks(mesh, origin, spacing, shape))
     return np.concatenate([block for _, block in blocks])
 

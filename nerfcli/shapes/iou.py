@@ -44,7 +44,7 @@ def ensure_volume(name: str, shape: Shape) -> None:
 
 
 def volumetric_iou(a: Shape, b: Shape, n_voxels: int, names: tuple[str, str]) -> VolumeOverlap:
-    """Compute |A and B| / |A or B| on a grid, n_voxels along the longest side of the common box.
+    """Compute |A and B| / |A or B| on a grid, n_voxels along the common box's longest side.
 
     A grid point stands for the cube around it. Shapes that share no cube give 0.
 

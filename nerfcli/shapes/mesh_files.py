@@ -1,4 +1,4 @@
-"""Read and write shape files: meshes as PLY, OBJ, GLB and STL, points as PLY, grids as NPZ.
+"""Read and write shapes: meshes as PLY, OBJ, GLB, STL; points as PLY; voxels and SDF as NPZ.
 
 Meshes are read through trimesh. Formats that repeat a vertex along seams (STL always; OBJ and
 GLB where texture coordinates differ) are welded by bit-equal position, and the reader says so.

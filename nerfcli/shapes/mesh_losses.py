@@ -47,7 +47,7 @@ def chamfer_squared_loss(p: Tensor, q: Tensor, matches: NearestPairs | None = No
 
 
 def mean_squared_gap(p: Tensor, matched: Tensor) -> Tensor:
-    """Compute mean |p - p'|^2 over pairs of points [..., n, 3]: half of the Chamfer loss."""
+    """Compute mean |p - p'|^2 over pairs [..., n, 3]: one direction of the Chamfer loss."""
     return (p - matched).square().sum(-1).mean(-1)
 
 
@@ -101,7 +101,7 @@ def laplacian(vertices: Tensor, topology: Topology) -> Tensor:
 
 
 def face_normals(vertices: Tensor, faces: object) -> Tensor:
-    """Compute unit normals [..., f, 3] of faces [f, 3]; 0 where a face has no area."""
+    """Compute unit normals [..., f, 3] of faces [f, 3]; 0 without area, with gradient 0."""
     corners = vertices[..., torch.as_tensor(faces, device=vertices.device), :]
     a, b, c = corners.unbind(-2)
     normals = torch.linalg.cross(b - a, c - a)

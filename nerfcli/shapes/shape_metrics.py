@@ -85,7 +85,7 @@ def chamfer_squared(found: Neighbours) -> TwoWay:
 
 
 def normal_distance(found: Neighbours) -> TwoWay | None:
-    """Compute minus the mean |cosine| of normals: -1 each way for equal shapes, None without any.
+    """Compute minus the mean |cosine| between normals: -1 each way if equal; None without them.
 
     Normal consistency is the negated mean of the two.
     """
@@ -100,7 +100,7 @@ def hausdorff(found: Neighbours) -> TwoWay:
 
 
 def hausdorff_95(found: Neighbours) -> TwoWay:
-    """Compute the 95th percentile of the distances, by linear interpolation."""
+    """Compute the 95th percentile of the distances, linear between order statistics."""
     p_ab, p_ba = (np.percentile(d, PERCENTILE) for d in (found.d_ab, found.d_ba))
     return TwoWay(float(p_ab), float(p_ba))
 
