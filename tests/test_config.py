@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
@@ -70,7 +70,7 @@ def test_later_length_replaces_the_other_kind() -> None:
         ("scene.near=auto", "scene.near", None),
         ("train.loss=none", "train.loss", None),
         ("backend=auto", "backend", "auto"),
-        ("train.lr=0", "train.lr", 0.0),
+        ("train.lr=1", "train.lr", 1.0),
         (" train.steps = 2_000 ", "train.steps", 2000),
         ("backend=torch", "backend", "torch"),
     ],
@@ -98,7 +98,7 @@ def test_set(text: str, key: str, value: object) -> None:
         ("train.random_background=1", ["true or false", "got 1"]),
         ("train.random_background=auto", ["true or false; got 'auto'"]),
         ("train.steps=0", ["train.steps must be a whole number, at least 1, or auto; got 0"]),
-        ("train.lr=nan", ["train.lr must be a finite number, at least 0"]),
+        ("train.lr=nan", ["train.lr must be a finite number, above 0"]),
         ("train.lr=inf", ["train.lr must be"]),
         ("scene.near=0", ["scene.near must be a finite number, above 0, or auto; got 0"]),
         ("hashgrid.ema_decay=1.5", ["at least 0 and at most 1"]),
@@ -229,6 +229,33 @@ def test_format_1_is_read(tmp_path: Path) -> None:
         train=TrainConfig(minutes=3.0),
         hashgrid=own,
     )
+
+
+@pytest.mark.parametrize(
+    "words", [{"flags": {"method": "classic"}}, {"sets": ["method=classic"]}, {"preset": "classic"}]
+)
+def test_a_file_of_format_1_takes_the_method_from_elsewhere(
+    tmp_path: Path, words: dict[str, Any]
+) -> None:
+    """Nothing in it may be lost or laid at the door of the other method."""
+    path = tmp_path / "old.toml"
+    path.write_text("[model]\nwidth = 128\ndepth = 4\n[sampling]\nn_coarse = 16\ncone = 0.1\n")
+    config = load_config(file=path, **words)
+    classic = config.classic
+    assert (classic.width, classic.depth, classic.n_coarse) == (128, 4, 16)
+
+
+def test_todays_tables_in_a_file_of_format_1_count(tmp_path: Path) -> None:
+    path = tmp_path / "mixed.toml"
+    path.write_text('[model]\nmethod = "classic"\n[hashgrid]\nwidth = 16\n')
+    with pytest.raises(NerfError, match=r"hashgrid.width: the method is classic"):
+        load_config(file=path)
+
+
+@pytest.mark.parametrize("key", ["lr", "lr_final"])
+def test_a_learning_rate_of_nothing_is_refused(key: str) -> None:
+    with pytest.raises(NerfError, match=rf"train.{key}"):
+        load_config(sets=[f"train.{key}=0"])
 
 
 def test_moved_keys_lead_to_keys_that_exist() -> None:

@@ -46,8 +46,10 @@ class TrainConfig:
     steps: Count | None = None  # length of the run; auto: from minutes
     minutes: Positive | None = None  # length of the run in wall-clock time; auto: 2, or by steps
     seed: Seed = 0  # of all randomness
-    lr: Amount | None = None  # peak learning rate; auto: by method, for hashgrid also by n_samples
-    lr_final: Share | None = None  # at the end, as a share of the peak; auto: by method
+    lr: Positive | None = (
+        None  # peak rate; auto: by method, for hashgrid also by n_samples
+    )
+    lr_final: Positive | None = None  # at the end, as a share of the peak; auto: by method
     lr_warmup: Natural = 0  # steps of linear warm-up
     loss: Literal["mse", "huber"] | None = None  # auto: huber for hashgrid, mse for classic
     random_background: bool = True  # hashgrid: a random colour behind each ray of a step

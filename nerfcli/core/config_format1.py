@@ -1,6 +1,6 @@
 """Settings of format 1: tables by pipeline stage, 0 or "auto" for automatic.
 
-Run folders of that format are read through `translated`. Remove it when no such run matters.
+Run folders of that format are read through `translate`. Remove it when no such run matters.
 """
 
 from __future__ import annotations
@@ -50,25 +50,28 @@ AUTO_AT_0 = {  # every other 0 means 0
 AUTO_BY_NAME = {"scene.background", "model.method", "train.loss"}
 
 
-def is_format1(tree: Mapping[str, Any]) -> bool:
-    """Whether a TOML tree has a table of format 1."""
-    return any(name in tree for name in OLD_TABLES)
+def is_format1(values: Mapping[str, Any]) -> bool:
+    """Whether dotted keys are those of format 1."""
+    return any(key in MOVED or key.partition(".")[0] in OLD_TABLES for key in values)
 
 
-def translated(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted keys and values of format 1 as those of today; unknown keys stay as they are.
+def translate(values: Mapping[str, Any], method: object = None) -> dict[str, Any]:
+    """Turn dotted keys and values of format 1 into those of today; leave unknown keys.
 
-    The settings of the method that is not used go.
+    Old settings of a method that is not used are dropped, as format 1 ignored them.
+
+    Args:
+        method: that the command names; None: the one in `values`, or the default.
     """
-    method = values.get("model.method", "auto")
-    method = DEFAULT_METHOD if method == "auto" else method
+    own = values.get("model.method", "auto")
+    method = method or (DEFAULT_METHOD if own == "auto" else own)
     found: dict[str, Any] = {}
     for key, value in values.items():
         if (key in AUTO_AT_0 and value == 0) or (key in AUTO_BY_NAME and value == "auto"):
             continue
         for place in MOVED.get(key, (key,)):
             table = place.partition(".")[0]
-            if table not in METHOD_TABLES or table == method:
+            if key not in MOVED or table not in METHOD_TABLES or table == method:
                 found[place] = value
     return found
 

@@ -17,7 +17,7 @@ from typing import Any, get_args, get_type_hints
 import msgspec
 
 from nerfcli.core.config import DEFAULT_METHOD, METHOD_TABLES, SHARED_TABLES, Config
-from nerfcli.core.config_format1 import is_format1, new_home, translated
+from nerfcli.core.config_format1 import is_format1, new_home, translate
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import write_text
 
@@ -52,14 +52,18 @@ def given_values(
     flags: Mapping[str, object] | None,
 ) -> dict[str, object]:
     """The values that the layers state, later ones winning, checked; see `load_config`."""
+    stated = dict(_parse_set(text) for text in sets)
+    named = {key: value for key, value in (flags or {}).items() if value is not None}
+    named = {key: _checked(key, value, "the flags") for key, value in named.items()}
     layers = []
     if preset is not None:
         layers.append(_read_toml(_preset_path(preset), f"preset {preset}"))
     if file is not None:
-        layers.append(_read_toml(file, str(file)))
-    layers.append(dict(_parse_set(text) for text in sets))
-    named = {key: value for key, value in (flags or {}).items() if value is not None}
-    layers.append({key: _checked(key, value, "the flags") for key, value in named.items()})
+        # a file of format 1 does not say which method its settings are for
+        method = named.get("method") or stated.get("method")
+        others = layers[0].get("method") if layers else None
+        layers.append(_read_toml(file, str(file), method, others))
+    layers += [stated, named]
     merged: dict[str, object] = {}
     for layer in layers:
         for key, other in (("train.steps", "train.minutes"), ("train.minutes", "train.steps")):
@@ -166,7 +170,14 @@ def _preset_path(name: str) -> Path:
     return PRESETS / f"{name}.toml"
 
 
-def _read_toml(path: Path, where: str) -> dict[str, object]:
+def _read_toml(
+    path: Path, where: str, method: object = None, default: object = None
+) -> dict[str, object]:
+    """The checked values of a TOML file by dotted keys.
+
+    method, default: for a file of format 1, the method that outranks its own, and the one where
+    it names none.
+    """
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
@@ -176,8 +187,9 @@ def _read_toml(path: Path, where: str) -> dict[str, object]:
     except OSError as error:
         raise NerfError(f"cannot read config {path}: {error.strerror or error}.") from error
     values = _flatten(tree)
-    if is_format1(tree):
-        values = translated(values)
+    if is_format1(values):
+        own = values.get("model.method", "auto")
+        values = translate(values, method or (default if own == "auto" else None))
     return {key: _checked(key, value, where) for key, value in values.items()}
 
 
