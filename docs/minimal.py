@@ -65,7 +65,8 @@ class Field:
             return torch.rand(len(rays), n, generator=generator)
 
         # where along the rays: first evenly, then where the field turns out to stop light
-        bounds = self.space.bounds(rays)
+        near, far = self.space.bounds(rays)
+        bounds = Bounds(near, torch.maximum(near, far))  # no length where a ray misses the box
         zero = torch.zeros(len(rays))
         with torch.no_grad():
             edges = stratified(bounds, jitter(N_COARSE + 1))

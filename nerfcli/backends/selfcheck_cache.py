@@ -3,7 +3,7 @@
 A broken kernel may take the CUDA context, or the process, with it; hence a process of its own.
 Its verdict is remembered in the user's cache folder for this GPU, driver, libraries and state of
 our sources, if it is one about numbers, or about code that does not compile for this GPU. What
-another day may mend (memory that is full, a compiler that hangs) is told and tried again.
+another day may mend (memory that is full, a compiler that hangs) is reported and tried again.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Verdict:
 def verdict(
     name: str, device: str, note: Note | None = None, path: Path | None = None
 ) -> str | None:
-    """Why backend `name` is not to be trusted on `device`, in words; None if it is.
+    """The reason why backend `name` cannot be trusted on `device`, or None.
 
     Args:
         note: told when the check really runs, which takes a while.

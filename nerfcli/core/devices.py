@@ -38,7 +38,7 @@ def is_installed(package: str) -> bool:
 
 
 def cuda_missing() -> str | None:
-    """Why torch has no CUDA device, in words; None if it has one."""
+    """The reason why torch has no CUDA device, or None."""
     import torch
 
     if torch.cuda.is_available():

@@ -103,7 +103,7 @@ def is_gcc(compiler: list[str]) -> bool:
 
 
 def build() -> str | None:
-    """Build in place; the reason in words where that fails, also left in not_built.txt.
+    """Build in place; the reason where that fails, also left in not_built.txt.
 
     Raises:
         BuildError: it fails though NERF_WHEEL_PLATFORM asks for a wheel with kernels.

@@ -20,15 +20,15 @@ def ensure_fits(net: NetSpec) -> None:
     """Raise NerfError for a field that the kernels have no shape for."""
     if not triton_encoding.fits(net.grid):
         raise NerfError(
-            f"backend triton: model.n_features must be 1, 2, 4 or 8, got {net.grid.n_features}; "
+            f"backend triton: hashgrid.n_features must be 1, 2, 4 or 8, got {net.grid.n_features}; "
             "choose one of these, or --backend torch."
         )
     for widths in (net.density_widths, net.color_widths):
         if not triton_mlp.fits(widths):
             raise NerfError(
                 f"backend triton: no kernel for a network of widths {widths}; it needs one or "
-                f"two hidden layers and at most {triton_mlp.MAX_WIDTH} neurons (model.width, and "
-                "model.n_levels times model.n_features). Choose smaller ones, or --backend torch."
+                f"two hidden layers and at most {triton_mlp.MAX_WIDTH} neurons (hashgrid.width, and "
+                "hashgrid.n_levels times hashgrid.n_features). Choose smaller ones, or --backend torch."
             )
 
 
