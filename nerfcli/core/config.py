@@ -46,9 +46,7 @@ class TrainConfig:
     steps: Count | None = None  # length of the run; auto: from minutes
     minutes: Positive | None = None  # length of the run in wall-clock time; auto: 2, or by steps
     seed: Seed = 0  # of all randomness
-    lr: Positive | None = (
-        None  # peak rate; auto: by method, for hashgrid also by n_samples
-    )
+    lr: Positive | None = None  # peak rate; auto: by method, for hashgrid also by n_samples
     lr_final: Positive | None = None  # at the end, as a share of the peak; auto: by method
     lr_warmup: Natural = 0  # steps of linear warm-up
     loss: Literal["mse", "huber"] | None = None  # auto: huber for hashgrid, mse for classic
