@@ -27,8 +27,9 @@ def ensure_fits(net: NetSpec) -> None:
         if not triton_mlp.fits(widths):
             raise NerfError(
                 f"backend triton: no kernel for a network of widths {widths}; it needs one or "
-                f"two hidden layers and at most {triton_mlp.MAX_WIDTH} neurons (hashgrid.width, and "
-                "hashgrid.n_levels times hashgrid.n_features). Choose smaller ones, or --backend torch."
+                f"two hidden layers and at most {triton_mlp.MAX_WIDTH} neurons (hashgrid.width, "
+                "and hashgrid.n_levels times hashgrid.n_features). Choose smaller ones, or "
+                "--backend torch."
             )
 
 
