@@ -18,7 +18,7 @@ from torch.nn.functional import grid_sample, softplus
 
 from nerfcli.backends.base import Backend
 from nerfcli.cameras.boxes import Box
-from nerfcli.cameras.rays import Bounds, Rays
+from nerfcli.cameras.rays import Batch, Bounds, Rays
 from nerfcli.core.config import Config, Count
 from nerfcli.core.tensors import ensure_same_shapes
 from nerfcli.methods.base import Method, StepResult, background_of
@@ -153,6 +153,11 @@ class VoxelTrainer:
 
     def set_views(self, views: Views) -> None:
         self.views = views
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        jitter = torch.full_like(batch.rays.origins[:, 0], 0.5)
+        seen, _ = self.field.march(batch.rays, batch.background, jitter)
+        return {"mse": mse(seen.rgb, batch.rgb)}
 
     def step(self, lr: float) -> StepResult:
         self.step_count += 1
