@@ -196,7 +196,7 @@ def test_density_and_gradients_are_finite_at_extremes(log_density: float, dtype)
 
 def test_a_field_without_kernels_is_refused_with_a_way_out() -> None:
     wide = NetSpec(GridSpec(3, 2, 9, 4, 32), width=256)
-    with pytest.raises(NerfError, match=r"model\.width.*--backend torch"):
+    with pytest.raises(NerfError, match=r"hashgrid\.width.*--backend torch"):
         TritonBackend(F32).density(network_of(wide), positions_of(3))
     triples = NetSpec(GridSpec(2, 3, 9, 4, 32), width=16)
     with pytest.raises(NerfError, match=r"n_features must be 1, 2, 4 or 8, got 3"):
