@@ -48,7 +48,7 @@ def scene_from_source(source: Source, wanted: SceneConfig) -> Scene:
     moved = replace(cameras, c2w=scene_from.apply_c2w(cameras.c2w))
     if not source.keep_frame:
         box = Box((0.0, 0.0, 0.0), 1.0, box.n_cascades)
-    near, far = _bounds(source, cameras, moved, box, scene_from.scale)
+    near, far = _bounds(source, wanted, cameras, moved, box, scene_from.scale)
     near, far = wanted.near or near, wanted.far or far
     if near >= far:
         raise NerfError(f"near ({near:g}) must be smaller than far ({far:g}), in scene units.")
@@ -75,6 +75,19 @@ def scene_from_source(source: Source, wanted: SceneConfig) -> Scene:
         downscale=downscale,
         crop_radius=source.crop_radius / downscale,
         notes=source.notes + split_notes + fit_notes,
+    )
+
+
+def move_box(scene: Scene, box: Box, box_source: str) -> Scene:
+    """Give a scene another box; near and far follow where they came from the old one."""
+    near, far = bounds_from_cameras(scene.cameras, box)
+    old_near, old_far = bounds_from_cameras(scene.cameras, scene.box)
+    return replace(
+        scene,
+        box=box,
+        box_source=box_source,
+        near=near if scene.near == old_near else scene.near,
+        far=far if scene.far == old_far else scene.far,
     )
 
 
@@ -178,21 +191,23 @@ def _choose_box(source: Source, cameras: Cameras, wanted: SceneConfig) -> tuple[
 
 
 def _bounds(
-    source: Source, cameras: Cameras, moved: Cameras, box: Box, scale: float
+    source: Source, wanted: SceneConfig, cameras: Cameras, moved: Cameras, box: Box, scale: float
 ) -> tuple[float, float]:
     """Choose near and far in scene units.
 
     cameras: in source units. moved, box: in scene space.
     """
-    if source.bounds is not None:
+    if source.bounds is not None and not wanted.box and not wanted.cascades:
         return source.bounds[0] * scale, source.bounds[1] * scale
     near, far = bounds_from_cameras(moved, box)
     if source.points is not None:
         nearest = nearest_depth(source.points.xyz, cameras) * scale
     else:
         nearest = min((f.bounds[0] for f in source.frames if f.bounds), default=0.0) * scale
+    if nearest > 0:  # never behind what is known to be there
+        near = max(min(near, nearest), NEAR_OF_NEAREST * nearest)
     # the box reaches behind the farthest bound, so that there is a place for what lies there
-    return max(near, NEAR_OF_NEAREST * nearest), far
+    return near, far
 
 
 def _splits(

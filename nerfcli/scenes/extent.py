@@ -100,10 +100,15 @@ def cascades_for(reach: float, half_size: float) -> int:
 
 
 def bounds_from_cameras(cameras: Cameras, box: Box) -> tuple[float, float]:
-    """Choose near (a share of the distance to the focus) and far (the outer cube's far corner)."""
+    """Choose near and far so that nothing in the outer cube is cut off.
+
+    Near is a share of the distance to the focus, or where all cameras are outside, as far as the
+    sphere around the outer cube. Far is that sphere's far side.
+    """
     center = cameras.positions.new_tensor(box.center)
     distances = (cameras.positions - center).norm(dim=-1)
-    far = float(distances.max()) + math.sqrt(3) * box.outer_half_size
+    radius = math.sqrt(3) * box.outer_half_size
     focus = common_focus(cameras)
     depth = focus[1] if focus is not None else box.half_size
-    return NEAR_SHARE * depth, far
+    near = max(NEAR_SHARE * depth, float(distances.min()) - radius)
+    return near, float(distances.max()) + radius

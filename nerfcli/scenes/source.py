@@ -103,7 +103,7 @@ class Source:
     Attributes:
         frames: in the order of the cameras to be.
         box, box_source: if the files state one, in source units, and where it is from.
-        bounds: near and far in source units, if the format has them.
+        bounds: near and far in source units that go with `box`, if the format has them.
         points: sparse points, if there are any.
         applied_transform, applied_scale: [3, 4] and a factor, as nerfstudio has them: how the frame
             of an earlier stage was moved to this one, x = applied_scale * applied_transform x_old.

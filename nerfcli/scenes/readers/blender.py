@@ -13,9 +13,9 @@ from nerfcli.scenes.source import Source, read_object
 
 SPLITS = ("train", "val", "test")
 HALF_SIZE = 1.5  # nerfstudio's box for these scenes
-NEAR, FAR = 2.0, 6.0
-# cameras of the published scenes are about 4 units from the origin; 2 and 6 fit these distances
-USUAL_DISTANCE = (3.0, 5.0)
+USUAL_DISTANCE = (3.0, 5.0)  # of the cameras from the origin, for which that box is about right
+NEAR, FAR = 2.0, 6.0  # of the published scenes, whose cameras all have this distance:
+PUBLISHED_DISTANCE, DISTANCE_SLACK = 4.03, 0.1
 
 
 def blender_files(root: Path) -> dict[str, Path]:
@@ -47,11 +47,14 @@ def read_blender(root: Path, only: Path | None = None) -> Source:
             masked_where = "black"
         if box is None:
             box, box_source = parse_box(data, str(path))
-    bounds = None
-    distance = float(np.median([np.linalg.norm(frame.c2w[:, 3]) for frame in frames]))
+    bounds, keep_frame = None, False
+    distances = np.array([np.linalg.norm(frame.c2w[:, 3]) for frame in frames])
+    distance = float(np.median(distances))
     if box is None and USUAL_DISTANCE[0] <= distance <= USUAL_DISTANCE[1]:
         box, box_source = Box((0.0, 0.0, 0.0), HALF_SIZE), "usual for Blender scenes"
-        bounds = (NEAR, FAR)
+        keep_frame = True
+        if np.abs(distances - PUBLISHED_DISTANCE).max() < DISTANCE_SLACK:
+            bounds = (NEAR, FAR)
     elif box is None:
         notes.append(
             f"the cameras are {distance:.3g} units from the origin instead of about 4, so box, "
@@ -65,7 +68,7 @@ def read_blender(root: Path, only: Path | None = None) -> Source:
         box=box,
         box_source=box_source,
         bounds=bounds,
-        keep_frame=bounds is not None,
+        keep_frame=keep_frame,
         masked_where=masked_where,
         notes=tuple(notes),
     )
