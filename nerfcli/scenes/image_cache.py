@@ -63,7 +63,7 @@ class ImageCache:
         """Return the views for a step; read them from their files if the shard changes.
 
         Raises:
-            NerfError: as `load_views`.
+            NerfError: as `load_views`, or all pixels are masked out.
         """
         shard = self._shard(step)
         if shard != self._current or self._views is None:
@@ -76,7 +76,10 @@ class ImageCache:
                     f"in memory at a time, exchanged every {EXCHANGE_STEPS} steps"
                 )
             note = self.note if self._current < 0 else None
-            self._views = load_views(self.scene, chosen, note=note)
+            views = load_views(self.scene, chosen, note=note)
+            if views.n_pixels == 0:
+                raise NerfError("All pixels are masked out; are the masks the other way round?")
+            self._views = views
             self._current = shard
         return self._views
 
@@ -195,6 +198,4 @@ def _flat(usable: list[Tensor | None], offsets: Tensor) -> Tensor | None:
         indices = torch.arange(start, end) if keep is None else keep.nonzero()[:, 0] + start
         parts.append(indices)
     flat = torch.cat(parts)
-    if len(flat) == 0:
-        raise NerfError("All pixels are masked out; are the masks the other way round?")
     return flat.to(torch.int32) if int(offsets[-1]) < 2**31 else flat
