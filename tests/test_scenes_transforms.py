@@ -402,8 +402,10 @@ def test_folders_that_are_no_scene(tmp_path: Path) -> None:
 
 def test_mixed_transparency_and_doubled_images_are_faults(tmp_path: Path) -> None:
     table = capture(tmp_path)
-    Image.new("RGBA", (WIDTH, HEIGHT)).save(tmp_path / "images" / "2.png")
-    with pytest.raises(NerfError, match=r"1 images have transparency and 9 have none.*2\.png"):
+    pixels = np.zeros((HEIGHT, WIDTH, 4), np.uint8)
+    pixels[:, : WIDTH // 4, 3] = 255  # a part of the border is opaque: a mask, or an object
+    Image.fromarray(pixels).save(tmp_path / "images" / "2.png")
+    with pytest.raises(NerfError, match=r"1 images have an alpha channel and 9 have none.*2\.png"):
         load_scene(write(tmp_path, table))
     table["frames"][2] = table["frames"][1]
     with pytest.raises(NerfError, match=r"same image more than once: images/1\.png"):

@@ -63,7 +63,11 @@ def scene_of_run(run: Run, path: Path) -> Scene:
     from nerfcli.scenes import Scene, load_scene
 
     scene = Scene.from_json(run.scene_json)
-    wanted = SceneConfig(downscale=scene.downscale, holdout=run.config.scene.holdout)
+    wanted = SceneConfig(
+        downscale=scene.downscale,
+        holdout=run.config.scene.holdout,
+        alpha="ignore" if scene.alpha_ignored else "transparent",
+    )
     loaded = load_scene(path, wanted)
     places = {name: i for i, name in enumerate(loaded.names)}
     missing = [name for name in scene.names if name not in places]

@@ -54,6 +54,13 @@ def train(
             metavar="N", help="Read images at 1/N of their size. [default: 1, if memory allows]"
         ),
     ] = None,
+    alpha: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="What alpha means: auto, transparent (nothing is there), ignore (a mask).",
+        ),
+    ] = None,
     holdout: Annotated[
         int | None,
         typer.Option(
@@ -110,6 +117,7 @@ def train(
         "train.seed": seed,
         "method": method,
         "scene.downscale": downscale,
+        "scene.alpha": alpha,
         "scene.holdout": holdout,
         "backend": backend,
         "device": device,

@@ -201,6 +201,8 @@ def _scene_values(run: Run) -> dict[str, object]:
     scene = run.scene_json
     keys = ("downscale", "near", "far", "background")
     values = {f"scene.{key}": scene.get(key) for key in keys}
+    alpha = "ignore" if scene.get("alpha_ignored") else "transparent"
+    values["scene.alpha"] = alpha if alpha == "ignore" or scene.get("has_alpha") else None
     return values | {"scene.cascades": scene.get("box", {}).get("n_cascades")}
 
 

@@ -33,6 +33,7 @@ class SceneConfig:
     downscale: Count | None = None  # read images at 1/downscale of their size; auto: as memory asks
     holdout: Natural = 8  # every n-th name is a test view where the scene has no split; 0: none
     background: Literal["white", "black"] | None = None  # what transparent pixels are shown on
+    alpha: Literal["transparent", "ignore"] | None = None  # nothing is there, or ignore the pixel
     near: Positive | None = None  # nearest sample, scene units; auto: from box and cameras
     far: Positive | None = None  # farthest sample; auto: from box and cameras
     box: Positive | None = None  # half size of the detail cube, source units

@@ -37,7 +37,7 @@ def ssim(image: np.ndarray, reference: np.ndarray, usable: np.ndarray | None = N
     """
     if min(image.shape[:2]) < SSIM_WINDOW:
         return math.nan
-    _, values = structural_similarity(
+    values = structural_similarity(
         image.astype(np.float64),
         reference.astype(np.float64),
         win_size=SSIM_WINDOW,
@@ -47,9 +47,10 @@ def ssim(image: np.ndarray, reference: np.ndarray, usable: np.ndarray | None = N
         data_range=1.0,
         channel_axis=2,
         full=True,
-    )
+    )[1]
     half = SSIM_WINDOW // 2
-    inner = values[half:-half, half:-half]
+    inner = np.asarray(values)[half:-half, half:-half]
     if usable is not None:
-        inner = inner[minimum_filter(usable, SSIM_WINDOW)[half:-half, half:-half]]
+        whole = np.asarray(minimum_filter(usable, SSIM_WINDOW), dtype=bool)
+        inner = inner[whole[half:-half, half:-half]]
     return float(inner.mean(dtype=np.float64)) if inner.size else math.nan

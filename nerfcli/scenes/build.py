@@ -15,6 +15,7 @@ from nerfcli.core.config import SceneConfig
 from nerfcli.core.errors import NerfError
 from nerfcli.core.memory import image_budget
 from nerfcli.core.settings import ensure_valid
+from nerfcli.scenes.alpha import decide_alpha
 from nerfcli.scenes.extent import (
     NEAR_OF_NEAREST,
     bounds_from_cameras,
@@ -36,9 +37,10 @@ def scene_from_source(source: Source, wanted: SceneConfig) -> Scene:
         NerfError: impossible settings, or images that do not go together.
     """
     ensure_valid("scene", wanted)
+    has_alpha, alpha_ignored, alpha_notes = decide_alpha(source.frames, wanted.alpha)
     downscale, fit_notes = wanted.downscale, ()
     if downscale is None:
-        downscale, fit_notes = choose_downscale(source.frames)
+        downscale, fit_notes = choose_downscale(source.frames, alpha_ignored)
     cameras = _cameras(source.frames, downscale)
     box, box_source = _choose_box(source, cameras, wanted)
     scene_from = Similarity()
@@ -53,7 +55,6 @@ def scene_from_source(source: Source, wanted: SceneConfig) -> Scene:
     if near >= far:
         raise NerfError(f"near ({near:g}) must be smaller than far ({far:g}), in scene units.")
     splits, split_notes = _splits(source.frames, wanted.holdout)
-    has_alpha = _has_alpha(source.frames)
     return Scene(
         name=source.name,
         path=source.root,
@@ -74,7 +75,8 @@ def scene_from_source(source: Source, wanted: SceneConfig) -> Scene:
         box_source=box_source,
         downscale=downscale,
         crop_radius=source.crop_radius / downscale,
-        notes=source.notes + split_notes + fit_notes,
+        notes=source.notes + alpha_notes + split_notes + fit_notes,
+        alpha_ignored=alpha_ignored,
     )
 
 
@@ -140,10 +142,12 @@ def box_in_source(scene: Scene) -> Box:
     return Box(tuple(center.tolist()), half_size, scene.box.n_cascades)
 
 
-def choose_downscale(frames: tuple[Frame, ...]) -> tuple[int, tuple[str, ...]]:
+def choose_downscale(
+    frames: tuple[Frame, ...], alpha_ignored: bool = False
+) -> tuple[int, tuple[str, ...]]:
     """Choose the least downscale at which all images fit into memory, and a note about it."""
-    channels = 4 if any(frame.has_alpha for frame in frames) else 3
-    masked = 4 if any(frame.mask is not None for frame in frames) else 0
+    channels = 4 if any(frame.has_alpha for frame in frames) and not alpha_ignored else 3
+    masked = 4 if alpha_ignored or any(frame.mask is not None for frame in frames) else 0
     needed = (channels + masked) * sum(frame.size[0] * frame.size[1] for frame in frames)
     budget = image_budget()
     if needed <= budget:
@@ -234,14 +238,3 @@ def _splits(
     if both:
         notes.append(f"{len(both)} test views are training views too: {abbreviate(both)}")
     return splits, tuple(notes)
-
-
-def _has_alpha(frames: tuple[Frame, ...]) -> bool:
-    clear = [frame.name for frame in frames if frame.has_alpha]
-    opaque = [frame.name for frame in frames if not frame.has_alpha]
-    if clear and opaque:
-        raise NerfError(
-            f"{len(clear)} images have transparency and {len(opaque)} have none "
-            f"({clear[0]}, but not {opaque[0]}); all of a scene's images must be of one kind."
-        )
-    return bool(clear)
