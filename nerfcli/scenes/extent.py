@@ -52,9 +52,14 @@ def nearest_depth(points: np.ndarray, cameras: Cameras) -> float:
 
 
 def depths_in_view(points: Tensor, cameras: Cameras, i: int) -> Tensor:
-    """Compute depths along the axis [m] of the points [n, 3] within the image of camera i."""
-    xy, depth = cameras.project(i, points)
-    return depth[((xy >= 0) & (xy <= cameras.size[i])).all(-1) & (depth > 0)]
+    """Compute depths [m] of the points [n, 3] within the image of camera i.
+
+    Along the axis, or along the ray where a lens sees beyond 90 degrees.
+    """
+    xy, depth = cameras.project(i, points)  # xy is nan where the camera cannot see a point
+    if cameras.lenses[i].is_wide:
+        depth = (points - cameras.positions[i].to(points)).norm(dim=-1)
+    return depth[((xy >= 0) & (xy <= cameras.size[i])).all(-1)]
 
 
 def points_in_view(cameras: Cameras, bounds: Sequence[tuple[float, float]]) -> np.ndarray:
