@@ -21,7 +21,7 @@ from nerfcli.scenes import load_scene, read_source
 from nerfcli.scenes.readers.colmap_binary import read_binary
 from nerfcli.scenes.readers.colmap_text import read_text_model
 from nerfcli.scenes.readers.llff import read_table
-from nerfcli.scenes.readers.transforms import read_frames
+from nerfcli.scenes.readers.transforms import TransformsFiles, read_frames
 from nerfcli.scenes.source import Points, read_object
 from nerfcli.scenes.writers.convert import WriteOptions, write_scene
 
@@ -109,7 +109,7 @@ PARSERS: dict[str, Callable[[Path], object]] = {  # by the ending of the file
     ".bin": lambda path: read_model(path.parent),
     ".txt": lambda path: read_model(path.parent),
     ".npy": read_table,
-    ".json": lambda path: read_frames(path, read_object(path)),
+    ".json": lambda path: read_frames(path, read_object(path), TransformsFiles(path.parent)),
 }
 
 

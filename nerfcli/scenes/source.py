@@ -21,8 +21,6 @@ from nerfcli.core.errors import NerfError
 from nerfcli.core.files import read_json
 from nerfcli.scenes.images import image_header
 
-# tried in this order for a path without one (instant-ngp's list, as far as Pillow reads it)
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tga", ".ppm", ".webp", ".tif", ".tiff")
 # signs of a c2w's columns between OpenGL's camera axes (x right, y up) and OpenCV's (y down)
 OPENGL_COLUMNS = np.array([1.0, -1.0, -1.0, 1.0])
 POSE_TOLERANCE = 0.01  # of R^T R against the identity, before the nearest rotation is taken
@@ -207,25 +205,6 @@ def opengl_matrix(c2w: np.ndarray) -> list[list[float]]:
     matrix = np.eye(4)
     matrix[:3] = c2w * OPENGL_COLUMNS
     return matrix.tolist()
-
-
-def is_file(path: Path) -> bool:
-    """Whether the file exists; false for a name that no file can have."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
-
-
-def find_file(root: Path, stated: str) -> Path | None:
-    """Find the image of a `file_path`: relative to `root`, extension optional; None if absent."""
-    path = root / stated.replace("\\", "/")
-    if is_file(path):
-        return path
-    if path.suffix.lower() in EXTENSIONS:
-        return None
-    tried = (path.parent / (path.name + extension) for extension in EXTENSIONS)
-    return next(filter(is_file, tried), None)
 
 
 def read_stored_size(path: Path, stated: tuple[int, int] | None) -> tuple[int, int, bool]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from nerfcli.cameras.boxes import Box
 from nerfcli.scenes.readers.ngp_box import parse_box
-from nerfcli.scenes.readers.transforms import read_frames
+from nerfcli.scenes.readers.transforms import TransformsFiles, read_frames
 from nerfcli.scenes.source import Source, read_object
 
 SPLITS = ("train", "val", "test")
@@ -36,17 +36,19 @@ def read_blender(root: Path, only: Path | None = None) -> Source:
     files = blender_files(root) if only is None else {None: only}
     frames, notes, masked_where = [], [], "nonzero"
     box, box_source = None, ""
+    pictures = TransformsFiles(root)
     for split, path in files.items():
         data = read_object(path)
         # a single file, or files without one for training, leave the choice to the hold-out rule
         stated = split if "train" in files else None
-        read, more, _ = read_frames(path, data, stated)
+        read, more, _ = read_frames(path, data, pictures, stated)
         frames += read
         notes += more
         if any("mask_path" in frame for frame in data["frames"]):
             masked_where = "black"
         if box is None:
             box, box_source = parse_box(data, str(path))
+    notes += pictures.notes
     bounds = None
     distance = float(np.median([np.linalg.norm(frame.c2w[:, 3]) for frame in frames]))
     if box is None and USUAL_DISTANCE[0] <= distance <= USUAL_DISTANCE[1]:

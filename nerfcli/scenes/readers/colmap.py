@@ -12,7 +12,8 @@ from nerfcli.scenes.readers.colmap_binary import read_binary
 from nerfcli.scenes.readers.colmap_cameras import Intrinsics, intrinsics_of
 from nerfcli.scenes.readers.colmap_model import ColmapImage, ColmapModel
 from nerfcli.scenes.readers.colmap_text import read_text_model
-from nerfcli.scenes.readers.folders import find_named, image_folders, resized_note, size_ratio
+from nerfcli.scenes.readers.folders import resized_note, size_ratio
+from nerfcli.scenes.readers.pictures import Pictures, image_folders
 from nerfcli.scenes.source import (
     MOST_DISTANT,
     Frame,
@@ -20,7 +21,6 @@ from nerfcli.scenes.source import (
     Source,
     abbreviate,
     check_focal,
-    is_file,
     natural_key,
     read_stored_size,
 )
@@ -48,7 +48,8 @@ def read_colmap(root: Path, folder: Path) -> Source:
     model, notes = _read_model(folder)
     notes += _other_models(folder)
     images = sorted(model.images, key=lambda image: natural_key(image.name))
-    place, found = _find_images(root, images)
+    pictures = Pictures(root, image_folders(root))
+    place, found = _find_images(pictures, images)
     missing = [image.name for image in images if image.name not in found]
     if missing:
         notes.append(
@@ -58,11 +59,11 @@ def read_colmap(root: Path, folder: Path) -> Source:
     splits, more = _splits(root, list(found))
     images = [i for i in images if i.name in found and (not splits or i.name in splits)]
     cameras = {id_: _intrinsics(model, id_, folder) for id_ in {i.camera_id for i in images}}
-    masks = _mask_folder(root, place)
+    masks = _find_masks(root, place, [image.name for image in images], pictures)
     frames = [
         replace(
             _frame(image, cameras[image.camera_id], found[image.name], folder),
-            mask=None if masks is None else _mask(masks, image.name),
+            mask=masks.get(image.name),
             split=splits.get(image.name),
         )
         for image in images
@@ -77,7 +78,7 @@ def read_colmap(root: Path, folder: Path) -> Source:
         points=_points(model, images, [_ratio(f, s) for f, s in zip(frames, stated, strict=True)]),
         masked_where="black",
         beyond=_beyond(model, folder),
-        notes=tuple(notes + resized_note(resized) + more),
+        notes=tuple(notes + pictures.notes + resized_note(resized) + more),
     )
 
 
@@ -143,14 +144,13 @@ def _other_models(folder: Path) -> list[str]:
     ]
 
 
-def _find_images(root: Path, images: list[ColmapImage]) -> tuple[Path, dict[str, Path]]:
-    """Find the first folder that has any of the images, and their files by name."""
-    places = image_folders(root)
-    for place in places:
-        found = {image.name: find_named(place, image.name) for image in images}
-        if any(found.values()):
-            return place, {name: path for name, path in found.items() if path is not None}
-    looked = ", ".join(place.name if place != root else str(root) for place in places)
+def _find_images(pictures: Pictures, images: list[ColmapImage]) -> tuple[Path, dict[str, Path]]:
+    """Find the folder of the images, and their files by name."""
+    found = pictures.find_all(image.name for image in images)
+    if found:
+        return pictures.folder or pictures.root, found
+    root = pictures.root
+    looked = ", ".join(place.name if place != root else str(root) for place in pictures.folders)
     raise NerfError(
         f"{root}: none of the {len(images)} images of the COLMAP model exists, the first is "
         f"{images[0].name!r}. Looked in: {looked}."
@@ -272,14 +272,18 @@ def _splits(root: Path, names: list[str]) -> tuple[dict[str, str], list[str]]:
     return splits, [f"{len(lost)} images that no list names are left out: {abbreviate(lost)}"]
 
 
-def _mask_folder(root: Path, images: Path) -> Path | None:
-    """Find masks beside images, masks_2 beside images_2, masks for a folder of another name."""
+def _find_masks(
+    root: Path, images: Path, names: list[str], pictures: Pictures
+) -> dict[str, Path | None]:
+    """Find the images' masks: COLMAP appends .png to the name, others keep it.
+
+    They lie beside images, in masks_2 for images_2, in masks for a folder of another name.
+    """
     named = images != root and images.name.startswith("images")
     folder = root / (images.name.replace("images", "masks") if named else "masks")
-    return folder if folder.is_dir() and folder != images else None
-
-
-def _mask(folder: Path, name: str) -> Path | None:
-    """Find an image's mask: COLMAP appends .png to the name, others keep it."""
-    appended = folder / f"{name}.png"
-    return appended if is_file(appended) else find_named(folder, name)
+    if not folder.is_dir() or folder == images:
+        return {}
+    masks = Pictures(folder, what="masks", known=pictures)
+    appended = {name: masks.find_here(f"{name}.png") for name in names}
+    same = masks.find_all(name for name in names if appended[name] is None)
+    return {name: path or same.get(name) for name, path in appended.items()}

@@ -9,7 +9,8 @@ import numpy as np
 
 from nerfcli.cameras.lenses import Lens
 from nerfcli.core.errors import NerfError
-from nerfcli.scenes.readers.folders import image_files, image_folders, resized_note, size_ratio
+from nerfcli.scenes.readers.folders import resized_note, size_ratio
+from nerfcli.scenes.readers.pictures import image_files, image_folders, one_of_each
 from nerfcli.scenes.source import Frame, Source, check_focal, pose_from_opengl, read_stored_size
 
 NAME = "poses_bounds.npy"
@@ -27,7 +28,7 @@ def read_llff(root: Path) -> Source:
     """
     path = root / NAME
     rows = read_table(path)
-    images = _images(root, len(rows), path)
+    images, notes = _images(root, len(rows), path)
     frames, resized = [], []
     for i, (row, image) in enumerate(zip(rows, images, strict=True)):
         where = f"{path}, row {i} ({image.name})"
@@ -59,7 +60,7 @@ def read_llff(root: Path) -> Source:
         root=root,
         kind="llff",
         frames=tuple(frames),
-        notes=tuple(resized_note(resized)),
+        notes=tuple(notes + resized_note(resized)),
     )
 
 
@@ -99,12 +100,19 @@ def read_table(path: Path) -> np.ndarray:
     return table
 
 
-def _images(root: Path, n_rows: int, path: Path) -> list[Path]:
-    """Find the first folder with images, which must hold one for each row."""
+def _images(root: Path, n_rows: int, path: Path) -> tuple[list[Path], list[str]]:
+    """Find the first folder with images, which must hold one for each row, and notes."""
     for folder in image_folders(root):
         images = image_files(folder)
         if len(images) == n_rows:
-            return images
+            return images, []
+        one_each = one_of_each(images)
+        if len(one_each) == n_rows:
+            endings = sorted({image.suffix for image in one_each})
+            return one_each, [
+                f"{folder.name} holds images in several formats; of each one is read "
+                f"({', '.join(endings)})"
+            ]
         if images:
             raise NerfError(
                 f"{path} has {n_rows} rows, one for each image in the order of their names; "

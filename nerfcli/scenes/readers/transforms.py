@@ -15,6 +15,7 @@ from nerfcli.scenes.readers.folders import resized_note
 from nerfcli.scenes.readers.intrinsics import parse_intrinsics, parse_size
 from nerfcli.scenes.readers.keys import check_keys, keys_beyond
 from nerfcli.scenes.readers.ngp_box import parse_box
+from nerfcli.scenes.readers.pictures import DEPTH_EXTENSIONS, Pictures, image_folders
 from nerfcli.scenes.readers.points import read_points
 from nerfcli.scenes.source import (
     Depth,
@@ -22,8 +23,6 @@ from nerfcli.scenes.source import (
     Source,
     abbreviate,
     find_duplicates,
-    find_file,
-    is_file,
     natural_key,
     number,
     pose_from_opengl,
@@ -48,13 +47,16 @@ def read_transforms(path: Path) -> Source:
     """
     data = read_object(path)
     root = path.parent
-    frames, notes, kind = read_frames(path, data)
+    files = TransformsFiles(root)
+    frames, notes, kind = read_frames(path, data, files)
     box, box_source = parse_box(data, str(path))
     frames = _with_splits(frames, data, path)
     points = None
     if data.get("ply_file_path"):
-        points, note = read_points(root / str(data["ply_file_path"]))
+        stated = str(data["ply_file_path"])
+        points, note = read_points(files.points.find(stated) or root / stated)
         notes += [note] if note else []
+    notes += files.notes
     return Source(
         name=root.resolve().name,
         root=root,
@@ -72,8 +74,23 @@ def read_transforms(path: Path) -> Source:
     )
 
 
+class TransformsFiles:
+    """The images, masks and depth images of one folder's transforms files."""
+
+    def __init__(self, root: Path) -> None:
+        self.images = images = Pictures(root, others=image_folders(root))
+        self.masks = Pictures(root, what="masks", known=images)
+        self.depths = Pictures(root, what="depth images", extensions=DEPTH_EXTENSIONS, known=images)
+        self.points = Pictures(root, what="point files", extensions=(), known=images)
+
+    @property
+    def notes(self) -> list[str]:
+        kinds = (self.images, self.masks, self.depths, self.points)
+        return [note for kind in kinds for note in kind.notes]
+
+
 def read_frames(
-    path: Path, data: Mapping[str, Any], split: str | None = None
+    path: Path, data: Mapping[str, Any], files: TransformsFiles, split: str | None = None
 ) -> tuple[list[Frame], list[str], str]:
     """Read the frames of a transforms file, sorted by natural order of their names.
 
@@ -91,7 +108,11 @@ def read_frames(
     if not all(isinstance(frame, dict) for frame in listed):
         raise NerfError(f"{path}: each entry of frames must be an object.")
     notes = check_keys(data, listed, path)
-    reading = _Reading(path, data, split, "mask_path" in listed[0])
+    reading = _Reading(path, data, files, split, "mask_path" in listed[0])
+    files.images.find_all(_texts(listed, "file_path"))
+    files.masks.find_all(_texts(listed, "mask_path"))
+    for key, _, _ in DEPTH_KEYS:
+        files.depths.find_all(_texts(listed, key))
     for frame in listed:
         reading.add(frame)
     if not reading.frames:
@@ -107,12 +128,18 @@ def read_frames(
     return frames, notes + reading.notes(), "nerfstudio" if nerfstudio else "instant-ngp"
 
 
+def _texts(frames: Sequence[Mapping[str, Any]], key: str) -> list[str]:
+    """Collect the values of a key that are file names."""
+    return [frame[key] for frame in frames if isinstance(frame.get(key), str) and frame[key]]
+
+
 @dataclass
 class _Reading:
     """Collect the frames of one file, and notes about them."""
 
     path: Path
     top: Mapping[str, Any]
+    files: TransformsFiles
     split: str | None
     has_mask_paths: bool
 
@@ -132,7 +159,7 @@ class _Reading:
         if "transform_matrix" not in frame:
             raise NerfError(f"{where} has no transform_matrix.")
         c2w, scale = pose_from_opengl(frame["transform_matrix"], where)
-        image = find_file(self.path.parent, stated)
+        image = self.files.images.find(stated)
         if image is None:
             self.missing.append(str(PurePosixPath(stated)))
             return
@@ -163,8 +190,9 @@ class _Reading:
     def _alpha(self, image: Path, stated: str) -> Path | None:
         """Find the alpha file: instant-ngp appends ".alpha.<ext>" to file_path or to its stem."""
         stems = (PurePosixPath(stated).name, image.stem)
-        places = [image.with_name(f"{stem}.alpha{image.suffix}") for stem in stems]
-        return next((place for place in places if place.is_file()), None)
+        find = self.files.images.find_beside
+        found = (find(image, f"{stem}.alpha{image.suffix}") for stem in stems)
+        return next((path for path in found if path is not None), None)
 
     def _mask(self, frame: Mapping[str, Any], image: Path, where: str) -> Path | None:
         if ("mask_path" in frame) != self.has_mask_paths:
@@ -173,12 +201,11 @@ class _Reading:
                 f"this one has {'one' if 'mask_path' in frame else 'none'}."
             )
         if self.has_mask_paths:
-            mask = self.path.parent / str(frame["mask_path"]).replace("\\", "/")
-            if not is_file(mask):
-                raise NerfError(f"{where}: the mask {mask} does not exist.")
+            mask = self.files.masks.find(str(frame["mask_path"]))
+            if mask is None:
+                raise NerfError(f"{where}: the mask {frame['mask_path']} does not exist.")
             return mask
-        mask = image.with_name(f"dynamic_mask_{image.stem}.png")
-        return mask if mask.is_file() else None
+        return self.files.images.find_beside(image, f"dynamic_mask_{image.stem}.png")
 
     def _depth(self, frame: Mapping[str, Any], where: str) -> Depth | None:
         """Find a frame's depth file and its unit, by the keys of `DEPTH_KEYS`."""
@@ -187,8 +214,8 @@ class _Reading:
             unit_value = self.top.get(unit, default)
             if not stated or unit_value is None:
                 continue
-            path = self.path.parent / str(stated).replace("\\", "/")
-            if not is_file(path):
+            path = self.files.depths.find(str(stated))
+            if path is None:
                 self.missing_depths.append(str(stated))
                 return None
             scale = number(unit_value, f"{self.path}: {unit}")
@@ -255,12 +282,12 @@ def _with_splits(frames: Sequence[Frame], data: Mapping[str, Any], path: Path) -
     if "train" not in lists:
         raise NerfError(f"{path} lists {', '.join(lists)} files but has no train_filenames.")
     split_of: dict[Path, str] = {}
+    images = Pictures(path.parent, others=image_folders(path.parent))
     for split, names in lists.items():
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise NerfError(f"{path}: {SPLIT_KEYS[split]} must be a list of file names.")
-        for name in names:
-            found = find_file(path.parent, name)
-            if found is not None and split_of.setdefault(found, split) == "train" != split:
+        for name, found in images.find_all(names).items():
+            if split_of.setdefault(found, split) == "train" != split:
                 raise NerfError(f"{path}: {name} is listed for training and for {split}.")
     placed = [(frame, split_of.get(frame.image)) for frame in frames if frame.image]
     if not any(split == "train" for _, split in placed):
