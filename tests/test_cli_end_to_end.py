@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from conftest import HANG, ROOT, SMALL, Nerf, nerf_environment
+from conftest import HANGS, ROOT, SMALL, Nerf, nerf_environment
 from nerfcli.cli import main, train_job
 from nerfcli.engine import resolve, train
 from nerfcli.engine.runs import in_training
@@ -74,7 +74,7 @@ def trained(ball: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
         env=nerf_environment(),
         capture_output=True,
         text=True,
-        timeout=HANG,
+        timeout=HANGS,
     )
     assert done.returncode == 0, done.stderr
     return Trained(folder / "runs" / "ball-1", json.loads(done.stdout), done.stderr)
@@ -392,7 +392,7 @@ def stopped_run(folder: Path, ball: Path, number: int) -> subprocess.CompletedPr
         env=nerf_environment(),
         capture_output=True,
         text=True,
-        timeout=HANG,
+        timeout=HANGS,
     )
 
 

@@ -27,7 +27,7 @@ from nerfcli.scenes.writers.convert import WriteOptions, write_scene
 
 N_VIEWS = 4
 MOST_BYTES = 20_000_000  # that reading a few kilobytes may take, whatever they state
-MOST_SECONDS = 2.0  # of a processor, for one file; a usual one takes a millisecond
+MOST_SECONDS = 2.0  # of the processor for one file; a usual one takes a millisecond
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import HANG, ROOT
+from conftest import HANGS, ROOT
 from nerfcli import backends
 from nerfcli.backends import base, selfcheck, selfcheck_cache
 from nerfcli.backends.base import Backend
@@ -66,13 +66,13 @@ def test_a_check_that_hangs_is_ended_with_the_compilers_that_it_started(
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    script = f"exec 9> {pipe}; sleep {10 * HANG}"
+    script = f"exec 9> {pipe}; sleep {10 * HANGS}"
     begin = time.monotonic()
     hanging = run(f"import subprocess; subprocess.run(['sh', '-c', {script!r}])")
     assert hanging == Verdict("its self-check was not done after 1 s", False)
-    assert time.monotonic() - begin < HANG
+    assert time.monotonic() - begin < HANGS
     # the pipe ends when the last process that holds it is gone
-    assert select.select([reader], [], [], HANG)[0] and os.read(reader, 1) == b""
+    assert select.select([reader], [], [], HANGS)[0] and os.read(reader, 1) == b""
     os.close(reader)
 
 
