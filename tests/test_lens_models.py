@@ -226,14 +226,14 @@ def test_what_lies_behind_a_panorama_is_seen() -> None:
     size = (64, 32)
     focal, principal = panorama(size)
     pose = torch.eye(3, 4, dtype=torch.float64)[None]
-    numbers = [torch.tensor([v], dtype=torch.float64) for v in (focal, principal)]
-    cameras = Cameras(pose, *numbers, torch.tensor([size]), (Lens("equirectangular"),))
+    f, c = (torch.tensor([v], dtype=torch.float64) for v in (focal, principal))
+    cameras = Cameras(pose, f, c, torch.tensor([size]), (Lens("equirectangular"),))
     points = torch.tensor([[0.5, 0.1, -2.0], [0.0, 0.0, 3.0], [2.0, 0.0, 0.0]]).double()
     pixels, distances = CameraView(cameras, 0).locate(points)
     assert (pixels >= 0).all()
     torch.testing.assert_close(distances, points.norm(dim=-1))
     torch.testing.assert_close(depths_in_view(points, cameras, 0), points.norm(dim=-1))
-    pinhole = Cameras(pose, *(n.clone() for n in numbers), torch.tensor([size]), (Lens(),))
+    pinhole = Cameras(pose, f, c, torch.tensor([size]), (Lens(),))
     assert (CameraView(pinhole, 0).locate(points)[0] >= 0).tolist() == [False, True, False]
     assert depths_in_view(points, pinhole, 0).tolist() == [3.0]
 

@@ -22,6 +22,7 @@ Count = Annotated[int, Meta(ge=1)]
 Amount = Annotated[float, Meta(ge=0, le=sys.float_info.max)]
 Positive = Annotated[float, Meta(gt=0, le=sys.float_info.max)]
 Share = Annotated[float, Meta(ge=0, le=1)]
+Growth = Annotated[float, Meta(ge=0, lt=0.5)]  # beyond, empty space is not skipped safely
 Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 TableSize = Annotated[int, Meta(ge=1, le=24)]  # 16 levels of 2 features at 24 take 2 GiB
 
@@ -67,7 +68,7 @@ class HashGridConfig:
     width: Count = 64  # neurons of a layer
     n_samples: Count | None = None  # of a step, to which the ray count adapts; auto: by device
     steps_per_box: Count | None = None  # marching steps along the detail cube's diagonal
-    cone: Amount = 0.00390625  # growth of the steps with t, where there are cascades
+    cone: Growth = 0.00390625  # growth of the steps with t, where there are cascades
     min_transmittance: Share = 1e-4  # a ray ends where less light comes through
     occupancy_resolution: Count = 128  # cells along a cascade
     occupancy_decay: Share = 0.95  # of a cell's density from one update to the next

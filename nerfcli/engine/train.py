@@ -77,6 +77,8 @@ def prepare(
         if box is not None:
             scene = move_box(scene, box, "silhouettes of the training views")
     seconds = time.perf_counter() - start
+    if note is not None and (remark := method_of(config).remark(scene)):
+        note(remark)
     return Prepared(scene, resolve(config, scene), residents, seconds, silhouettes)
 
 

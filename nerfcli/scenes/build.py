@@ -158,7 +158,8 @@ def choose_downscale(
     return downscale, (
         f"{len(frames)} images of {width}x{height} need {needed / 1e9:.1f} GB, "
         f"{budget / 1e9:.1f} GB of memory are free for them: they are read at 1/{downscale} of "
-        "their size (with --downscale 1 they keep it and take turns in memory)",
+        f"their size; --downscale {downscale} repeats this anywhere (with --downscale 1 they keep "
+        "their size and take turns in memory)",
     )
 
 
