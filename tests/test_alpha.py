@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,13 @@ def test_mixed_sets_are_decided_by_what_they_show(
     without = [i for i, name in enumerate(scene.names) if Image.open(folder / name).mode == "RGB"]
     assert len(without) == 4
     assert (load_views(scene, without).pixels[:, 3] == 255).all()  # they count as opaque
+
+
+def test_cameras_without_an_image_do_not_make_a_set_mixed(ball: Path) -> None:
+    source = read_source(ball)
+    first = replace(source.frames[0], image=None, has_alpha=False)
+    scene = scene_from_source(replace(source, frames=(first, *source.frames[1:])), SceneConfig())
+    assert scene.has_alpha and not any("alpha" in note for note in scene.notes)
 
 
 def test_a_mixed_set_that_could_be_either_is_refused(tmp_path: Path) -> None:

@@ -83,6 +83,17 @@ def test_a_view_that_is_masked_out_is_named_and_left_out(
     assert "hold no masked pixel" in result["protocol"]["ssim"]
 
 
+def test_a_fisheyes_circle_is_a_mask_to_ssim(ball: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No window of 11x11 fits into a circle of 7 pixels; PSNR is over its pixels."""
+    scene = replace(load_scene(ball), crop_radius=7.0)
+    result, said = score(scene, monkeypatch, exact=False)
+    assert result["psnr"] is not None and result["ssim"] is None
+    names = [view["name"] for view in result["views"]]
+    assert said[1:] == [
+        f"{name}: no window of 11x11 usable pixels; it has no SSIM" for name in names
+    ]
+
+
 def test_training_on_nothing_but_masked_pixels_is_refused(masked: Scene) -> None:
     with pytest.raises(NerfError, match="All pixels are masked out"):
         ImageCache(masked, masked.splits["test"][:1]).at(0)

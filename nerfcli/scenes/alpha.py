@@ -73,6 +73,7 @@ def decide_alpha(frames: Sequence[Frame], wanted: str | None) -> tuple[bool, boo
     Raises:
         NerfError: only some images have alpha, and it could mean either.
     """
+    frames = [frame for frame in frames if frame.image is not None]
     clear = [frame.name for frame in frames if frame.has_alpha]
     opaque = [frame.name for frame in frames if not frame.has_alpha]
     if not clear:
