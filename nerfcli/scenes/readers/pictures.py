@@ -9,38 +9,24 @@ from __future__ import annotations
 
 import os
 import re
-import unicodedata
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from urllib.parse import unquote
 
-# tried in this order for a path without one (instant-ngp's list, as far as Pillow reads it)
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tga", ".ppm", ".webp", ".tif", ".tiff")
-# endings of pictures that are not read here, but may lie there converted
-CONVERTIBLE = (
-    *(".heic", ".heif", ".avif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"),
-    *(".exr", ".hdr", ".jp2", ".pgm", ".jpe", ".jfif", ".mpo"),
+from nerfcli.scenes.readers.listings import (
+    EXTENSIONS,
+    Listing,
+    fold,
+    is_file,
+    is_hidden,
+    split_name,
+    suffix_of,
 )
-DEPTH_EXTENSIONS = (".png", ".tif", ".tiff", ".npy")
+
 OTHER_NAMES = ("input", "rgb")  # of the folder of images, by some tools
-FOREIGN_FILES = {"thumbs.db", "desktop.ini", "__macosx", "@eadir"}  # left by other systems
 IMAGE_FOLDER = re.compile(r"images(_\d{1,4})?|input|rgb")
-
-
-def is_file(path: Path) -> bool:
-    """Whether the file exists; false for a name that no file can have."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
-
-
-def is_hidden(name: str) -> bool:
-    """Whether a file is hidden, or left by another system: no picture of a scene."""
-    return name.startswith(".") or name.lower() in FOREIGN_FILES
 
 
 def image_folders(root: Path) -> list[Path]:
@@ -62,14 +48,14 @@ def is_image_folder(folder: Path) -> bool:
 
 def image_files(folder: Path) -> list[Path]:
     """List the image files in a folder, sorted by name; hidden files do not count."""
-    names = sorted(name for name in _Folder.of(folder).files if not is_hidden(name))
-    return [folder / name for name in names if _suffix(name) in EXTENSIONS]
+    names = sorted(name for name in Listing.of(folder).files if not is_hidden(name))
+    return [folder / name for name in names if suffix_of(name) in EXTENSIONS]
 
 
 def one_of_each(paths: Sequence[Path]) -> list[Path]:
     """Choose one file where a picture is there in several formats, in the order of EXTENSIONS."""
     chosen: dict[Path, Path] = {}
-    for path in sorted(paths, key=lambda path: EXTENSIONS.index(_suffix(path.name))):
+    for path in sorted(paths, key=lambda path: EXTENSIONS.index(suffix_of(path.name))):
         chosen.setdefault(path.with_suffix(""), path)
     return sorted(chosen.values())
 
@@ -108,7 +94,7 @@ class Pictures:
         self.others = [folder for folder in others if folder not in self.folders]
         self.what = what
         self.extensions = tuple(extensions)
-        self._listed: dict[Path, _Folder] = {} if known is None else known._listed
+        self._listed: dict[Path, Listing] = {} if known is None else known._listed
         self._found: dict[str, Path] = {}
         self._taken: dict[Path, tuple[str, ...]] = {}
         self._finds: list[_Find] = []
@@ -270,7 +256,11 @@ class Pictures:
     def _as_stated(self, name: _Name) -> _Find | None:
         path = self.root / name.text
         if not is_file(path):
-            return None
+            listing = self._list(path.parent)
+            found = listing.find_exact(path.name) or listing.find(path.name, self.extensions)
+            if found is None:
+                return None
+            path = found
         is_outside = self.root.resolve() not in path.resolve().parents and path.is_absolute()
         return _Find(name.stated, path, None, False, name.parts, is_outside and name.is_absolute)
 
@@ -307,15 +297,10 @@ class Pictures:
         )
         return folder / alike[0] if len(alike) == 1 else None
 
-    def _list(self, folder: Path) -> _Folder:
+    def _list(self, folder: Path) -> Listing:
         if folder not in self._listed:
-            self._listed[folder] = _Folder.of(folder)
+            self._listed[folder] = Listing.of(folder)
         return self._listed[folder]
-
-
-def fold(name: str) -> str:
-    """Make names equal that differ in letter case or Unicode form only."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 @dataclass(frozen=True)
@@ -370,83 +355,11 @@ class _Find:
     @property
     def endings(self) -> tuple[str, str] | None:
         """The stated extension and that of the file, where they differ."""
-        stated, found = _split(self.parts[-1])[1], _split(self.path.name)[1]
+        stated, found = split_name(self.parts[-1])[1], split_name(self.path.name)[1]
         return (stated, found) if stated and stated != found else None
 
     @property
     def is_renamed(self) -> bool:
         """Whether the file's name differs otherwise than by its extension."""
         pairs = zip(reversed(self.parts[self.cut :]), reversed(self.path.parts), strict=False)
-        return any(_split(a)[0] not in (_split(b)[0], b) for a, b in pairs)
-
-
-@dataclass(frozen=True)
-class _Folder:
-    """The names in a folder; `is_closed`: they could not be listed."""
-
-    path: Path
-    files: frozenset[str]
-    folders: frozenset[str]
-    is_closed: bool = False
-
-    @staticmethod
-    def of(path: Path) -> _Folder:
-        files, folders = set(), set()
-        try:
-            with os.scandir(path) as entries:
-                for entry in entries:
-                    if entry.is_dir():
-                        folders.add(entry.name)
-                    elif entry.is_file() and not entry.name.startswith("._"):
-                        files.add(entry.name)
-        except PermissionError:
-            return _Folder(path, frozenset(), frozenset(), is_closed=True)
-        except (OSError, ValueError):  # no such folder, or a name that none can have
-            pass
-        return _Folder(path, frozenset(files), frozenset(folders))
-
-    @cached_property
-    def alike(self) -> dict[str, list[str]]:
-        """Names by what `fold` makes of them."""
-        return self._group(fold)
-
-    @cached_property
-    def stems(self) -> dict[str, list[str]]:
-        """Names by what `fold` makes of them without their extension."""
-        return self._group(lambda name: fold(_split(name)[0]))
-
-    def _group(self, key: Callable[[str], str]) -> dict[str, list[str]]:
-        groups: dict[str, list[str]] = defaultdict(list)
-        for name in sorted(self.files):
-            if not is_hidden(name):
-                groups[key(name)].append(name)
-        return groups
-
-    def find_exact(self, name: str) -> Path | None:
-        """Find a file of this name, or of this name with an extension of a picture."""
-        if self.is_closed and is_file(self.path / name):
-            return self.path / name
-        tried = (name, *(name + extension for extension in EXTENSIONS if not _split(name)[1]))
-        return next((self.path / other for other in tried if other in self.files), None)
-
-    def find(self, name: str, extensions: Sequence[str]) -> Path | None:
-        """Find the one file whose name is alike, or is alike but for one of the extensions."""
-        stem = _split(name)[0]
-        others = [other for other in self.stems.get(fold(stem), ()) if _suffix(other) in extensions]
-        for names in (self.alike.get(fold(name), []), others):
-            same = [other for other in names if _split(other)[0] == stem] or names
-            if len({_split(other)[0] for other in same}) == 1:
-                order = (*extensions, *map(_suffix, same))
-                return self.path / min(same, key=lambda other: order.index(_suffix(other)))
-        return None
-
-
-def _split(name: str) -> tuple[str, str]:
-    """Split a name before its extension; what is no extension of a picture belongs to the stem."""
-    stem, dot, ending = name.rpartition(".")
-    known = {*EXTENSIONS, *DEPTH_EXTENSIONS, *CONVERTIBLE}
-    return (stem, dot + ending) if stem and (dot + ending).lower() in known else (name, "")
-
-
-def _suffix(name: str) -> str:
-    return _split(name)[1].lower()
+        return any(split_name(a)[0] not in (split_name(b)[0], b) for a, b in pairs)

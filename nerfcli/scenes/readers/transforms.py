@@ -16,9 +16,9 @@ from nerfcli.scenes.readers.folders import mask_note, resized_note
 from nerfcli.scenes.readers.frame_faults import FrameFaults
 from nerfcli.scenes.readers.intrinsics import parse_intrinsics, parse_size
 from nerfcli.scenes.readers.keys import check_keys, keys_beyond
+from nerfcli.scenes.readers.listings import DEPTH_EXTENSIONS
 from nerfcli.scenes.readers.ngp_box import parse_box
 from nerfcli.scenes.readers.pictures import (
-    DEPTH_EXTENSIONS,
     Pictures,
     image_folders,
 )
