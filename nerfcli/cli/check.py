@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nerfcli.cli.convert import ensure_free_folder
-from nerfcli.cli.options import Json, ProgressKind, Quiet, progress_kind
+from nerfcli.cli.options import (
+    Images,
+    Json,
+    ProgressKind,
+    Quiet,
+    SkipBadFrames,
+    progress_kind,
+    scene_config,
+)
 from nerfcli.cli.output import NOT_MET, show
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import ensure_writable, replacing_folder
@@ -44,6 +52,8 @@ def check(
             help="What alpha means: auto, transparent (nothing is there), ignore (a mask).",
         ),
     ] = "auto",
+    images: Images = None,
+    skip_bad_frames: SkipBadFrames = False,
     as_json: Json = False,
     quiet: Quiet = False,
     progress: ProgressKind = "auto",
@@ -76,7 +86,7 @@ def check(
             raise NerfError(f"--picture {picture}: the picture is a PNG; name it so.")
         ensure_writable(picture)
     meaning = load_config(flags={"scene.alpha": alpha}).scene.alpha
-    source = read_source(scene)
+    source = read_source(scene, scene_config(images, skip_bad_frames))
     if picture is not None:
         _ensure_no_image_of(source, picture)
     with Progress(progress_kind(progress, quiet), None, "image", "check") as reporter:

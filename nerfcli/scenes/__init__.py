@@ -12,7 +12,8 @@ from nerfcli.scenes.build import scene_from_source
 from nerfcli.scenes.image_cache import ImageCache, load_views, views_bytes
 from nerfcli.scenes.readers import llff
 from nerfcli.scenes.readers.blender import SPLITS, blender_files, read_blender
-from nerfcli.scenes.readers.colmap import MODEL_FOLDERS, colmap_folder, read_colmap
+from nerfcli.scenes.readers.colmap import read_colmap
+from nerfcli.scenes.readers.colmap_folders import MODEL_FOLDERS, colmap_folder
 from nerfcli.scenes.readers.transforms import read_transforms
 from nerfcli.scenes.scene import Scene, Similarity
 from nerfcli.scenes.source import Source
@@ -39,37 +40,46 @@ def load_scene(path: str | Path, wanted: SceneConfig | None = None) -> Scene:
     Raises:
         NerfError: no such folder, no known format, or whatever is wrong in the files.
     """
-    return scene_from_source(read_source(path), wanted or SceneConfig())
+    wanted = wanted or SceneConfig()
+    return scene_from_source(read_source(path, wanted), wanted)
 
 
-def read_source(path: str | Path) -> Source:
+def read_source(path: str | Path, wanted: SceneConfig | None = None) -> Source:
     """Read what the files of a scene state, in their own frame and units.
 
     In a folder, the first of these counts: transforms_train.json and its kin (Blender),
     transforms.json (instant-ngp, nerfstudio), a COLMAP model, poses_bounds.npy (LLFF).
 
+    Args:
+        wanted: says where the images are, and whether bad frames are left out.
+
     Raises:
         NerfError: no such folder, no known format, or whatever is wrong in the files.
     """
     path = Path(path)
+    wanted = wanted or SceneConfig()
+    if wanted.images is not None and not Path(wanted.images).is_dir():
+        raise NerfError(f"the folder of images {wanted.images} (scene.images) does not exist.")
     if path.is_file():
         if path.name == llff.NAME:
-            return llff.read_llff(path.parent)
+            return llff.read_llff(path.parent, wanted)
         if path.suffix.lower() != ".json":
             raise NerfError(
                 f"{path} is no scene; give a folder, a transforms*.json or a {llff.NAME}."
             )
         is_blender = path.stem in [f"transforms_{split}" for split in SPLITS]
-        return read_blender(path.parent, path) if is_blender else read_transforms(path)
+        if is_blender:
+            return read_blender(path.parent, path, wanted)
+        return read_transforms(path, wanted)
     if not path.is_dir():
         raise NerfError(f"{path} does not exist.")
-    found = _formats(path)
+    found = _formats(path, wanted)
     if not found:
         raise NerfError(
             f"{path} has no known format. Looked for: transforms_train.json, transforms_val.json, "
             "transforms_test.json (Blender); transforms.json (instant-ngp, nerfstudio); "
-            f"cameras.bin or cameras.txt in {', '.join(MODEL_FOLDERS)} (COLMAP); "
-            f"{llff.NAME} (LLFF)."
+            f"cameras.bin or cameras.txt in {', '.join(MODEL_FOLDERS)}, or numbered, "
+            f"as sparse/0 (COLMAP); {llff.NAME} (LLFF)."
         )
     (name, read), *others = found.items()
     source = read()
@@ -80,17 +90,18 @@ def read_source(path: str | Path) -> Source:
     return source
 
 
-def _formats(path: Path) -> dict[str, Callable[[], Source]]:
+def _formats(path: Path, wanted: SceneConfig) -> dict[str, Callable[[], Source]]:
     """Find the formats that a folder holds, by the name of their file; the first one is read."""
     found: dict[str, Callable[[], Source]] = {}
     splits = blender_files(path)
     if splits:
-        found[next(iter(splits.values())).name] = lambda: read_blender(path)
+        found[next(iter(splits.values())).name] = lambda: read_blender(path, None, wanted)
     if (path / "transforms.json").is_file():
-        found["transforms.json"] = lambda: read_transforms(path / "transforms.json")
+        found["transforms.json"] = lambda: read_transforms(path / "transforms.json", wanted)
     model = colmap_folder(path)
     if model is not None:
-        found[f"a COLMAP model in {model.relative_to(path)}"] = lambda: read_colmap(path, model)
+        where = model.relative_to(path)
+        found[f"a COLMAP model in {where}"] = lambda: read_colmap(path, model, wanted)
     if (path / llff.NAME).is_file():
-        found[llff.NAME] = lambda: llff.read_llff(path)
+        found[llff.NAME] = lambda: llff.read_llff(path, wanted)
     return found
