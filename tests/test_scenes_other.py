@@ -461,10 +461,11 @@ def test_bundler_faults_are_named(tmp_path: Path, file: str, old: str, new: str,
         ("scene.blend", "BlenderNeRF"),
         ("point_cloud.ply", "photos"),
         ("IMG_1.JPG", "nerf prepare"),
+        ("garden/transforms.json", "Scenes within it: .*garden"),
         ("other.txt", "no known format. Looked for: .*NSVF"),
     ],
 )
 def test_known_captures_that_are_not_read_are_named(tmp_path: Path, file: str, word: str) -> None:
-    (tmp_path / file).write_bytes(b"x")
+    writers.put(tmp_path / file, "x")
     with pytest.raises(NerfError, match=word):
         read_source(tmp_path)

@@ -13,7 +13,7 @@ from nerfcli.scenes.image_cache import ImageCache, load_views, views_bytes
 from nerfcli.scenes.readers import llff
 from nerfcli.scenes.readers.foreign import describe_foreign
 from nerfcli.scenes.scene import Scene, Similarity
-from nerfcli.scenes.source import Source
+from nerfcli.scenes.source import Source, abbreviate
 
 __all__ = [
     "ImageCache",
@@ -25,6 +25,9 @@ __all__ = [
     "read_source",
     "views_bytes",
 ]
+
+
+MOST_FOLDERS = 50  # that are looked into for a scene
 
 
 def load_scene(path: str | Path, wanted: SceneConfig | None = None) -> Scene:
@@ -63,7 +66,7 @@ def read_source(path: str | Path) -> Source:
         raise NerfError(f"{path} does not exist.")
     found = formats_in(path)
     if not found:
-        known = describe_foreign(path)
+        known = _scene_within(path) or describe_foreign(path)
         known = f"{known} " if known else ""
         raise NerfError(f"{path} has no known format. {known}Looked for: {describe_formats()}.")
     (form, shown), *others = found
@@ -74,6 +77,13 @@ def read_source(path: str | Path) -> Source:
         note += f"{_shown_as(path, form, shown)} is read"
         source = replace(source, notes=(note, *source.notes))
     return source
+
+
+def _scene_within(path: Path) -> str:
+    """Name the first folders within a folder that are scenes; "" if there is none."""
+    inner = sorted(child for child in path.iterdir() if child.is_dir())[:MOST_FOLDERS]
+    scenes = [str(child) for child in inner if formats_in(child)]
+    return f"Scenes within it: {abbreviate(scenes)}." if scenes else ""
 
 
 def _shown_as(root: Path, form: Format, shown: Path) -> str:

@@ -68,6 +68,8 @@ def read_npz(path: Path, wanted: re.Pattern[str], columns: int) -> dict[str, np.
                     continue
                 if member.file_size > MOST_BYTES:
                     raise NerfError(f"{path}: {name} is far too large for a matrix.")
+                if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    raise NerfError(f"{path}: {name} is packed in a way that NumPy never uses.")
                 found[name] = archive.read(member)
     except NerfError:
         raise
@@ -76,14 +78,14 @@ def read_npz(path: Path, wanted: re.Pattern[str], columns: int) -> dict[str, np.
     return {name: parse_npy(data, f"{path}: {name}", columns) for name, data in found.items()}
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, most: int = MOST_TEXT) -> str:
     """Read a text file.
 
     Raises:
         NerfError: it cannot be read, is absurdly large, or is not UTF-8.
     """
     try:
-        if path.stat().st_size > MOST_TEXT:
+        if path.stat().st_size > most:
             raise NerfError(f"{path} is absurdly large ({path.stat().st_size / 1e6:.0f} MB).")
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -118,11 +120,9 @@ def read_rows(path: Path) -> list[list[float]]:
     """Read the lines of a text file of numbers; empty ones and # comments are left out.
 
     Raises:
-        NerfError: it cannot be read, is far too large for a matrix, or holds anything else.
+        NerfError: it cannot be read, is absurdly large, or holds anything else.
     """
-    text = read_text(path)
-    if len(text) > MOST_BYTES:
-        raise NerfError(f"{path} is far too large for a matrix.")
+    text = read_text(path, MOST_BYTES)
     lines = ((i, line.partition("#")[0]) for i, line in enumerate(text.split("\n"), start=1))
     return [parse_numbers(line, f"{path}, line {i}") for i, line in lines if line.strip()]
 

@@ -22,7 +22,6 @@ KNOWN = (
     ("*.xmp", "RealityCapture's camera files", CSV_EXPORT),
     ("*.r3d", "a packed Record3D capture", "unpack it (it is a zip file); the folder is read"),
     ("*.blend", "a Blender file", "the add-on BlenderNeRF writes transforms.json"),
-    ("*.usd[acz]", "a 3D scene without photos", "its photos, and nerf prepare"),
     ("cams/*_cam.txt", "an MVSNet data set", "its colmap_input, or a conversion to NeuS"),
     ("*.sens", "a ScanNet recording", "ScanNet's SensReader, then nerf prepare"),
     ("odometry.csv", "a Stray Scanner capture", "its rgb.mp4, and nerf prepare"),
@@ -30,6 +29,10 @@ KNOWN = (
     ("traj.txt", "a Replica sequence", "a conversion to transforms.json"),
     ("config.yml", "a run of nerfstudio", "the data that it was trained on"),
     ("*.ingp", "a snapshot of instant-ngp", "the data that it was trained on"),
+)
+# what says least, after photos
+REST = (
+    ("*.usd[acz]", "a 3D scene without photos", "its photos, and nerf prepare"),
     ("*.splat", "Gaussian splats without photos", "the data that they were trained on"),
     ("*.ply", "points or splats without photos", "the photos of them"),
     ("*.zip", "a packed folder", "unpack it first"),
@@ -43,9 +46,17 @@ def describe_foreign(path: Path) -> str:
     Args:
         path: a folder, or one of its files.
     """
-    for pattern, what, way in KNOWN:
+    return _describe(path, KNOWN) or _describe_photos(path) or _describe(path, REST)
+
+
+def _describe(path: Path, known: tuple[tuple[str, str, str], ...]) -> str:
+    for pattern, what, way in known:
         if path.is_file() and path.match(pattern) or path.is_dir() and _has(path, pattern):
             return f"It looks like {what}, which is not read. The way out: {way}."
+    return ""
+
+
+def _describe_photos(path: Path) -> str:
     if path.is_dir() and any(_has(path, p) or _has(path, p.upper()) for p in PHOTOS):
         return "It holds photos or a video without poses: nerf prepare finds them."
     return ""

@@ -30,6 +30,7 @@ from nerfcli.scenes.readers.collector import (
 from nerfcli.scenes.source import Source, abbreviate
 
 MOST_FILES = 100  # that are looked into for the right one
+MOST_XML = 2**26  # bytes; ten thousand cameras take a third of it
 HEAD = 4096  # bytes that show what an XML file is
 PARAMETERS = {
     *("f", "fx", "fy", "cx", "cy", "skew", "b1", "b2"),
@@ -82,7 +83,7 @@ def read_metashape(root: Path, path: Path) -> Source:
 
 
 def _parse(path: Path) -> ElementTree.Element:
-    text = read_text(path)
+    text = read_text(path, MOST_XML)
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise NerfError(f"{path} defines its own XML entities, which no camera file needs.")
     try:

@@ -27,7 +27,7 @@ FILES = ("cameras_sphere.npz", "cameras.npz")
 IMAGE_FOLDERS = ("image", "images", "rgb", ".")  # the last: MonoSDF's 000000_rgb.png
 MASK_FOLDERS = ("mask", "masks")
 KEYS = re.compile(r"(world|scale)_mat_(\d{1,6})")
-MIDDLE = 1e-3  # pixels between a principal point and the middle that is meant to be it
+MIDDLE = 0.02  # pixels between a principal point and the middle that is meant to be it
 
 
 def find_neus(root: Path) -> Path | None:
