@@ -158,6 +158,7 @@ def other_value(key: str, default: object) -> object:
         "method": None,
         "device": "cuda",
         "scene.background": "white",
+        "scene.images": "photos",
         "train.loss": "mse",
         "train.lr_final": 0.5,
         "hashgrid.log2_table_size": 9,
@@ -194,7 +195,7 @@ def test_toml_round_trip_of_every_field(tmp_path: Path, method: str) -> None:
 def test_what_is_none_is_left_out_of_the_file() -> None:
     tree = tomllib.loads(config_to_toml(Config()))
     assert "method" not in tree and "classic" not in tree
-    assert tree["scene"] == {"holdout": 8}
+    assert tree["scene"] == {"holdout": 8, "skip_bad_frames": False}
 
 
 def test_bounds_hold_for_tables_made_in_python() -> None:

@@ -7,7 +7,14 @@ from typing import Annotated
 
 import typer
 
-from nerfcli.cli.options import Json, ProgressKind, Quiet, progress_kind
+from nerfcli.cli.options import (
+    Images,
+    Json,
+    ProgressKind,
+    Quiet,
+    SkipBadFrames,
+    progress_kind,
+)
 from nerfcli.cli.train_job import run_job
 from nerfcli.cli.train_request import fresh_job, resumable_job
 from nerfcli.core.errors import NerfError
@@ -61,6 +68,8 @@ def train(
             help="Without a split, keep every N-th view for eval; 0: none. [default: 8]",
         ),
     ] = None,
+    images: Images = None,
+    skip_bad_frames: SkipBadFrames = False,
     backend: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="auto, or one of `nerf info`. [default: auto]"),
@@ -111,6 +120,8 @@ def train(
         "method": method,
         "scene.downscale": downscale,
         "scene.holdout": holdout,
+        "scene.images": None if images is None else str(images.resolve()),
+        "scene.skip_bad_frames": skip_bad_frames or None,
         "backend": backend,
         "device": device,
     }

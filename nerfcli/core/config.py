@@ -37,6 +37,8 @@ class SceneConfig:
     far: Positive | None = None  # farthest sample; auto: from box and cameras
     box: Positive | None = None  # half size of the detail cube, source units
     cascades: Count | None = None  # doublings of the detail cube, itself included
+    images: str | None = None  # folder of the images; auto: where the scene's files say
+    skip_bad_frames: bool = False  # leave single frames out that cannot be used
 
 
 @dataclass(frozen=True)

@@ -40,28 +40,33 @@ def load_scene(path: str | Path, wanted: SceneConfig | None = None) -> Scene:
     Raises:
         NerfError: no such folder, no known format, or whatever is wrong in the files.
     """
-    return scene_from_source(read_source(path), wanted or SceneConfig())
+    wanted = wanted or SceneConfig()
+    return scene_from_source(read_source(path, wanted), wanted)
 
 
-def read_source(path: str | Path) -> Source:
+def read_source(path: str | Path, wanted: SceneConfig | None = None) -> Source:
     """Read what the files of a scene state, in their own frame and units.
 
     Args:
         path: a folder, of which the first format of `formats.FORMATS` counts, or one of its files.
+        wanted: says where the images are, and whether bad frames are left out.
 
     Raises:
         NerfError: no such folder, no known format, or whatever is wrong in the files.
     """
     path = Path(path)
+    wanted = wanted or SceneConfig()
+    if wanted.images is not None and not Path(wanted.images).is_dir():
+        raise NerfError(f"the folder of images {wanted.images} (scene.images) does not exist.")
     if path.is_file():
         form = format_of(path)
         if form is None:
-            known = describe_foreign(path) or (
-                f"Give a folder, a transforms*.json, a {llff.NAME}, or the file of cameras of "
-                "another format."
+            known = describe_foreign(path)
+            raise NerfError(
+                f"{path} is no scene; give a folder, a transforms*.json, a {llff.NAME}, or another "
+                f"format's file of cameras.{' ' + known if known else ''}"
             )
-            raise NerfError(f"{path} is no scene. {known}")
-        return form.read(path.parent, path)
+        return form.read(path.parent, path, wanted)
     if not path.is_dir():
         raise NerfError(f"{path} does not exist.")
     found = formats_in(path)
@@ -70,7 +75,7 @@ def read_source(path: str | Path) -> Source:
         known = f"{known} " if known else ""
         raise NerfError(f"{path} has no known format. {known}Looked for: {describe_formats()}.")
     (form, shown), *others = found
-    source = form.read(path, shown)
+    source = form.read(path, shown, wanted)
     if others:
         also = " and ".join(_shown_as(path, *other) for other in others)
         note = f"the folder also holds {also}, which is not used: "

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from nerfcli.core.config import SceneConfig
 from nerfcli.scenes.readers import (
     bundler,
     llff,
@@ -18,7 +19,8 @@ from nerfcli.scenes.readers import (
     sdfstudio,
 )
 from nerfcli.scenes.readers.blender import SPLITS, blender_files, read_blender
-from nerfcli.scenes.readers.colmap import MODEL_FOLDERS, colmap_folder, read_colmap
+from nerfcli.scenes.readers.colmap import read_colmap_models
+from nerfcli.scenes.readers.colmap_folders import PLACES, colmap_models
 from nerfcli.scenes.readers.nerfplusplus import find_nerfplusplus, read_nerfplusplus
 from nerfcli.scenes.readers.transforms import read_transforms
 from nerfcli.scenes.source import Source
@@ -32,14 +34,14 @@ class Format:
         name: the tool's, for people.
         shown_by: the files or folders that show it, for people.
         find: folder -> the file or folder that shows it; None if it is not of this format.
-        read: (folder, what `find` returned) -> its source.
+        read: (folder, what `find` returned, what the user wants) -> its source.
         files: patterns of file names; a scene may be given as one of these files.
     """
 
     name: str
     shown_by: str
     find: Callable[[Path], Path | None]
-    read: Callable[[Path, Path], Source]
+    read: Callable[[Path, Path, SceneConfig], Source]
     files: tuple[str, ...] = ()
 
 
@@ -51,9 +53,13 @@ def _find_file(name: str) -> Callable[[Path], Path | None]:
     return lambda root: root / name if (root / name).is_file() else None
 
 
-def _read_json(root: Path, path: Path) -> Source:
+def _find_colmap(root: Path) -> Path | None:
+    return next((model.path for model in colmap_models(root)), None)
+
+
+def _read_json(root: Path, path: Path, wanted: SceneConfig) -> Source:
     is_blender = path.stem in [f"transforms_{split}" for split in SPLITS]
-    return read_blender(root, path) if is_blender else read_transforms(path)
+    return read_blender(root, path, wanted) if is_blender else read_transforms(path, wanted)
 
 
 # in this order: the first one found in a folder is read
@@ -62,25 +68,25 @@ FORMATS = (
         "Blender",
         "transforms_train.json, transforms_val.json, transforms_test.json",
         _find_blender,
-        lambda root, _: read_blender(root),
+        lambda root, _, wanted: read_blender(root, None, wanted),
     ),
     Format(
         "instant-ngp, nerfstudio",
         "transforms.json",
         _find_file("transforms.json"),
-        lambda _, path: read_transforms(path),
+        lambda _, path, wanted: read_transforms(path, wanted),
     ),
     Format(
         "COLMAP",
-        f"cameras.bin or cameras.txt in {', '.join(MODEL_FOLDERS)}",
-        colmap_folder,
-        read_colmap,
+        f"cameras.bin or cameras.txt in {', '.join(PLACES)}, or numbered, as sparse/0",
+        _find_colmap,
+        lambda root, _, wanted: read_colmap_models(root, colmap_models(root), wanted),
     ),
     Format(
         "LLFF",
         llff.NAME,
         _find_file(llff.NAME),
-        lambda root, _: llff.read_llff(root),
+        lambda root, _, wanted: llff.read_llff(root, wanted),
         (llff.NAME,),
     ),
     Format("NeuS", " or ".join(neus.FILES), neus.find_neus, neus.read_neus, ("*.npz",)),

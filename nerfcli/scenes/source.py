@@ -129,13 +129,20 @@ class Source:
     notes: tuple[str, ...] = ()
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
+def read_object(path: Path, notes: list[str] | None = None) -> dict[str, Any]:
+    """Read a JSON object, which may hold comments and trailing commas.
+
+    Args:
+        notes: gets a line if a key is stated more than once.
 
     Raises:
         NerfError: as `read_json`, or not an object.
     """
-    data = read_json(path)
+    twice: list[str] = []
+    data = read_json(path, lenient=True, twice=twice)
+    if twice and notes is not None:
+        keys = abbreviate(list(dict.fromkeys(twice)))
+        notes.append(f"{path.name} states a key more than once, the last value counts: {keys}")
     if not isinstance(data, dict):
         raise NerfError(f"{path} must hold a JSON object, found a {type(data).__name__}.")
     return data

@@ -25,7 +25,7 @@ def parse_npy(data: bytes, where: str, columns: int, meaning: str = "") -> np.nd
         meaning: what columns and rows are, for a message.
 
     Raises:
-        NerfError: not such a table, truncated, or not finite.
+        NerfError: not such a table, or truncated.
     """
     start = 10 if data[6:7] == b"\x01" else 12
     length = int.from_bytes(data[8:start], "little")
@@ -45,19 +45,14 @@ def parse_npy(data: bytes, where: str, columns: int, meaning: str = "") -> np.nd
             f"{shape[0] * shape[1] * dtype.itemsize} bytes, {len(body)} are there."
         )
     order = "F" if header[2] == b"True" else "C"
-    table = np.frombuffer(body, dtype).reshape(shape, order=order).astype(np.float64)
-    if not np.isfinite(table).all():
-        row = int(np.flatnonzero(~np.isfinite(table).all(-1))[0])
-        raise NerfError(f"{where}, row {row} has values that are not finite.")
-    return table
+    return np.frombuffer(body, dtype).reshape(shape, order=order).astype(np.float64)
 
 
 def read_npz(path: Path, wanted: re.Pattern[str], columns: int) -> dict[str, np.ndarray]:
     """Read those tables of a .npz file whose names match; nothing is ever unpickled.
 
     Raises:
-        NerfError: the archive is damaged, or one of them is not a finite table with so many
-            columns.
+        NerfError: the archive is damaged, or one of them is not a table with so many columns.
     """
     found: dict[str, bytes] = {}
     try:

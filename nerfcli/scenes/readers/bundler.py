@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from nerfcli.cameras.lenses import Lens
+from nerfcli.core.config import SceneConfig
 from nerfcli.core.errors import NerfError
 from nerfcli.scenes.readers.arrays import read_text
 from nerfcli.scenes.readers.collector import Collector, Pinhole, find_images
@@ -31,7 +32,7 @@ def find_bundler(root: Path) -> Path | None:
     return next((root / name for name in FILES if (root / name).is_file()), None)
 
 
-def read_bundler(root: Path, path: Path) -> Source:
+def read_bundler(root: Path, path: Path, wanted: SceneConfig) -> Source:
     """Read cameras and points, and find the images that the list names.
 
     Raises:
@@ -47,8 +48,8 @@ def read_bundler(root: Path, path: Path) -> Source:
             f"{path} has {n_cameras} cameras, and its list {len(names)} images; each camera needs "
             "one, in the same order."
         )
-    pictures = find_images(root, names)
-    collector = Collector(root, path, pictures=pictures)
+    pictures = find_images(root, names, wanted)
+    collector = Collector(root, path, wanted, pictures=pictures)
     kept: list[str | None] = []
     unplaced = 0
     for i, name in enumerate(names):
@@ -61,7 +62,10 @@ def read_bundler(root: Path, path: Path) -> Source:
         rotation, translation = np.array(rest[:9]).reshape(3, 3), np.array(rest[9:])
         pose = np.concatenate([rotation.T, (-rotation.T @ translation)[:, None]], axis=1)
         camera = Pinhole((f, f), lens=Lens.of("brown", k1=k1, k2=k2))
-        kept.append(collector.add(name, pictures.find(name), pose, camera, where, opengl=True))
+        kept.append(None)
+        with collector.faults.collect():
+            image = pictures.find(name)
+            kept[-1] = collector.add(name, image, pose, camera, where, opengl=True)
     if unplaced:
         collector.notes.append(f"{unplaced} of {n_cameras} cameras are not part of the model")
     points = _read_points(numbers, n_points, n_cameras)

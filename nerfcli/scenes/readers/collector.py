@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,18 @@ from typing import Any
 import numpy as np
 
 from nerfcli.cameras.lenses import Lens
+from nerfcli.core.config import SceneConfig
 from nerfcli.core.errors import NerfError
+from nerfcli.scenes.images import ensure_complete
 from nerfcli.scenes.readers.folders import resized_note, size_ratio
-from nerfcli.scenes.readers.pictures import Pictures, image_folders, is_hidden
+from nerfcli.scenes.readers.frame_faults import FrameFaults
+from nerfcli.scenes.readers.pictures import (
+    Pictures,
+    image_files,
+    image_folders,
+    is_hidden,
+    relative_name,
+)
 from nerfcli.scenes.source import (
     OPENGL_COLUMNS,
     Frame,
@@ -73,12 +81,14 @@ class Collector:
 
     Attributes:
         file: that states the cameras, for messages.
+        wanted: says where the images are, and whether bad frames are left out.
         looked: where images were looked for, for a message.
         pictures: that the file's names were looked up with, if they were.
     """
 
     root: Path
     file: Path
+    wanted: SceneConfig
     looked: str = ""
     pictures: Pictures | None = None
     frames: list[Frame] = field(default_factory=list)
@@ -87,6 +97,9 @@ class Collector:
     resized: list[tuple[tuple[int, int], tuple[int, int]]] = field(default_factory=list)
     scales: list[float] = field(default_factory=list)
     most_skew: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.faults = FrameFaults(skip=self.wanted.skip_bad_frames)
 
     def add(
         self,
@@ -118,6 +131,8 @@ class Collector:
         if image is None:
             self.missing.append(stated)
             return None
+        if self.wanted.skip_bad_frames:
+            ensure_complete(image)
         width, height, has_alpha = read_stored_size(image, camera.size)
         real = (width, height)
         size = camera.size or real
@@ -130,7 +145,7 @@ class Collector:
         if real != size:
             self.resized.append((real, size))
         self.scales.append(scale)
-        name = Path(os.path.relpath(image, self.root)).as_posix()
+        name = self._name(stated, image)
         self.frames.append(
             Frame(
                 name=name,
@@ -145,6 +160,13 @@ class Collector:
             )
         )
         return name
+
+    def _name(self, stated: str, image: Path) -> str:
+        if self.pictures is not None:
+            return self.pictures.name_of(stated, image)
+        # the same wherever a folder that the user gave lies
+        given = self.wanted.images is not None
+        return f"images/{image.name}" if given else relative_name(image, self.root)
 
     def _check_skew(self, camera: Pinhole, size: tuple[int, int], where: str) -> None:
         effect = abs(camera.skew) * size[1] / 2 / camera.focal[1]
@@ -166,16 +188,19 @@ class Collector:
         Raises:
             NerfError: no frame has an image, or one image is in two frames.
         """
+        self.notes += self.faults.finish(len(self.frames))
         if not self.frames:
             if not self.missing:
                 raise NerfError(f"{self.file} states no camera that can be used.")
             looked = self.looked
             if self.pictures is not None:
-                looked = ", ".join(folder.name for folder in self.pictures.folders)
+                looked = ", ".join(
+                    relative_name(place, self.root) for place in self.pictures.places
+                )
             looked = f" Looked in: {looked}." if looked else ""
             raise NerfError(
                 f"{self.file}: none of the {len(self.missing)} images exists, the first is "
-                f"{self.missing[0]!r}.{looked}"
+                f"{self.missing[0]!r}.{looked} --images DIR says where they are."
             )
         twice = find_duplicates(frame.name for frame in self.frames)
         if twice:
@@ -252,10 +277,27 @@ def possible_size(width: float, height: float, where: str) -> tuple[int, int]:
     return round(width), round(height)
 
 
-def find_images(root: Path, names: Iterable[str]) -> Pictures:
+def list_images(root: Path, folders: Sequence[str], wanted: SceneConfig) -> list[Path]:
+    """List the images of the first of these folders that has any, or of the one that is given.
+
+    Raises:
+        NerfError: there is none.
+    """
+    places = [root / name for name in folders] if wanted.images is None else [Path(wanted.images)]
+    found = (image_files(place) for place in places if place.is_dir())
+    images = next(filter(None, found), None)
+    if images is None:
+        looked = ", ".join(relative_name(place, root) for place in places)
+        raise NerfError(
+            f"{root} has no images. Looked in: {looked}. --images DIR says where they are."
+        )
+    return images
+
+
+def find_images(root: Path, names: Iterable[str], wanted: SceneConfig) -> Pictures:
     """Find images by name in the usual folders, or in any other folder of the scene."""
     usual = image_folders(root)
     others = sorted(f for f in root.iterdir() if f.is_dir() and not is_hidden(f.name))
-    pictures = Pictures(root, usual, others[:MOST_FOLDERS])
+    pictures = Pictures(root, usual, others[:MOST_FOLDERS], given=wanted.images)
     pictures.find_all(names)
     return pictures

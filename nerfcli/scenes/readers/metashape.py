@@ -19,6 +19,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from nerfcli.cameras.lenses import Lens, panorama
+from nerfcli.core.config import SceneConfig
 from nerfcli.core.errors import NerfError
 from nerfcli.scenes.readers.arrays import parse_numbers, read_text
 from nerfcli.scenes.readers.collector import (
@@ -52,7 +53,7 @@ def find_metashape(root: Path) -> Path | None:
     return None
 
 
-def read_metashape(root: Path, path: Path) -> Source:
+def read_metashape(root: Path, path: Path, wanted: SceneConfig) -> Source:
     """Read the chunk with most aligned cameras, and find the images by the cameras' labels.
 
     Raises:
@@ -61,24 +62,25 @@ def read_metashape(root: Path, path: Path) -> Source:
     chunk, notes = _chunk(_parse(path), path)
     cameras, more = _cameras(chunk, path)
     sensors = {sensor.get("id", ""): sensor for sensor in chunk.iter("sensor")}
-    pictures = find_images(root, [camera.get("label", "") for camera in cameras])
-    collector = Collector(root, path, pictures=pictures, notes=notes + more)
+    pictures = find_images(root, [camera.get("label", "") for camera in cameras], wanted)
+    collector = Collector(root, path, wanted, pictures=pictures, notes=notes + more)
     rotation, translation, scale = _chunk_transform(chunk, path)
     intrinsics: dict[str, Pinhole] = {}
     for camera in cameras:
-        label, sensor = camera.get("label", ""), camera.get("sensor_id", "")
-        where = f"{path}, camera {label!r}"
-        if sensor not in sensors:
-            raise NerfError(f"{where}: the file has no sensor {sensor!r}.")
-        if sensor not in intrinsics:
-            intrinsics[sensor] = _intrinsics(sensors[sensor], f"{path}, sensor {sensor}")
-        values = parse_numbers(camera.findtext("transform") or "", f"{where}: transform", 16)
-        pose = np.array(values).reshape(4, 4)[:3]
-        pose[:, 3] *= scale
-        pose = rotation @ pose
-        pose[:, 3] += translation
-        stated = intrinsics[sensor]
-        collector.add(label, pictures.find(label), pose, stated, where, key="transform")
+        with collector.faults.collect():
+            label, sensor = camera.get("label", ""), camera.get("sensor_id", "")
+            where = f"{path}, camera {label!r}"
+            if sensor not in sensors:
+                raise NerfError(f"{where}: the file has no sensor {sensor!r}.")
+            if sensor not in intrinsics:
+                intrinsics[sensor] = _intrinsics(sensors[sensor], f"{path}, sensor {sensor}")
+            values = parse_numbers(camera.findtext("transform") or "", f"{where}: transform", 16)
+            pose = np.array(values).reshape(4, 4)[:3]
+            pose[:, 3] *= scale
+            pose = rotation @ pose
+            pose[:, 3] += translation
+            stated = intrinsics[sensor]
+            collector.add(label, pictures.find(label), pose, stated, where, key="transform")
     return collector.finish("metashape", near_origin=True)
 
 

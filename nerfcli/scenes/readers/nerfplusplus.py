@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from nerfcli.core.config import SceneConfig
 from nerfcli.core.errors import NerfError
 from nerfcli.scenes.readers.arrays import read_matrix
 from nerfcli.scenes.readers.collector import Collector, Pinhole
@@ -23,13 +24,15 @@ def find_nerfplusplus(root: Path) -> Path | None:
     return train if all((train / name).is_dir() for name in ("pose", "intrinsics")) else None
 
 
-def read_nerfplusplus(root: Path, train: Path) -> Source:
+def read_nerfplusplus(root: Path, train: Path, wanted: SceneConfig) -> Source:
     """Read the views of all splits that have images.
 
     Raises:
         NerfError: a fault in the files; names it.
     """
-    collector = Collector(root, root, "rgb of each split")
+    if wanted.images is not None:
+        raise NerfError(f"{root}: --images is not for NeRF++, whose splits have their own images.")
+    collector = Collector(root, root, wanted, "rgb of each split")
     for folder in (root / name for name in (*SPLITS, *PATHS)):
         if (folder / "pose").is_dir():
             _read_split(folder, SPLITS.get(folder.name), collector)
@@ -49,11 +52,12 @@ def _read_split(folder: Path, split: str | None, collector: Collector) -> None:
     masks = image_files(folder / "mask") if (folder / "mask").is_dir() else []
     masks_of = _pair(poses, masks, folder / "mask") if masks else {}
     for pose in poses:
-        camera = Pinhole.of(read_matrix(cameras[pose]), str(cameras[pose]))
-        image, mask = files[pose], masks_of.get(pose)
-        collector.add(
-            image.name, image, read_matrix(pose), camera, str(pose), split=split, mask=mask
-        )
+        with collector.faults.collect():
+            camera = Pinhole.of(read_matrix(cameras[pose]), str(cameras[pose]))
+            image, mask = files[pose], masks_of.get(pose)
+            collector.add(
+                image.name, image, read_matrix(pose), camera, str(pose), split=split, mask=mask
+            )
 
 
 def _pair(poses: list[Path], files: list[Path], folder: Path) -> dict[Path, Path]:

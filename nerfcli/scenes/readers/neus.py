@@ -15,16 +15,17 @@ from pathlib import Path
 import numpy as np
 
 from nerfcli.cameras.boxes import Box
+from nerfcli.core.config import SceneConfig
 from nerfcli.core.errors import NerfError
 from nerfcli.scenes.extent import REACH, cascades_for
 from nerfcli.scenes.images import image_header
 from nerfcli.scenes.readers.arrays import read_npz
-from nerfcli.scenes.readers.collector import Collector, Pinhole
+from nerfcli.scenes.readers.collector import Collector, Pinhole, list_images
 from nerfcli.scenes.readers.pictures import image_files
 from nerfcli.scenes.source import Source, check_box
 
 FILES = ("cameras_sphere.npz", "cameras.npz")
-IMAGE_FOLDERS = ("image", "images", "rgb", ".")  # the last: MonoSDF's 000000_rgb.png
+IMAGE_FOLDERS = ("image", "images", "rgb")  # MonoSDF has 000000_rgb.png beside the file
 MASK_FOLDERS = ("mask", "masks")
 KEYS = re.compile(r"(world|scale)_mat_(\d{1,6})")
 MIDDLE = 0.02  # pixels between a principal point and the middle that is meant to be it
@@ -35,7 +36,7 @@ def find_neus(root: Path) -> Path | None:
     return next((root / name for name in FILES if (root / name).is_file()), None)
 
 
-def read_neus(root: Path, path: Path) -> Source:
+def read_neus(root: Path, path: Path, wanted: SceneConfig) -> Source:
     """Read the cameras in `path` and the images beside it.
 
     Raises:
@@ -45,15 +46,23 @@ def read_neus(root: Path, path: Path) -> Source:
     worlds = {int(name[10:]): m for name, m in matrices.items() if name.startswith("world")}
     if not worlds:
         raise NerfError(f"{path} holds no world_mat_0, world_mat_1, ...; it is no NeuS scene.")
-    images = _images(root, sorted(worlds), path)
-    collector = Collector(root, path)
+    images = _images(root, sorted(worlds), path, wanted)
+    collector = Collector(root, path, wanted)
     masks = _masks(root, list(images.values()), collector)
-    cameras = {i: _decompose(worlds[i], f"{path}: world_mat_{i}") for i in images}
-    cameras = _count_from_corner(cameras, images, collector)
+    cameras: dict[int, tuple[Pinhole, np.ndarray]] = {}
     for i, image in images.items():
-        camera, pose = cameras[i]
-        where = f"{path}: world_mat_{i} ({image.name})"
-        collector.add(image.name, image, pose, camera, where, alpha=masks.get(image))
+        with collector.faults.collect():
+            size = image_header(image)[:2]
+            camera, pose = _decompose(worlds[i], f"{path}: world_mat_{i}")
+            cameras[i] = replace(camera, size=size), pose
+    shift = _shift([camera for camera, _ in cameras.values()], collector)
+    for i, (camera, pose) in cameras.items():
+        with collector.faults.collect():
+            image = images[i]
+            where = f"{path}: world_mat_{i} ({image.name})"
+            cx, cy = camera.principal or (0.0, 0.0)
+            camera = replace(camera, principal=(cx + shift, cy + shift))
+            collector.add(image.name, image, pose, camera, where, alpha=masks.get(image))
     box = _box(matrices, collector, path, masked=bool(masks))
     source = "" if box is None else f"the unit sphere of {path.name}"
     return collector.finish("neus", box=box, box_source=source)
@@ -65,6 +74,8 @@ def _decompose(matrix: np.ndarray, where: str) -> tuple[Pinhole, np.ndarray]:
         raise NerfError(f"{where} must be a 4x4 matrix, got {matrix.shape}.")
     p = matrix[:3]
     largest = float(np.abs(p[:, :3]).max())
+    if not np.isfinite(p).all():
+        raise NerfError(f"{where} has values that are not finite.")
     if not 1e-12 < largest < 1e12:
         raise NerfError(f"{where} is no projection matrix: its largest entry is {largest:.3g}.")
     p = p / largest * np.where(np.linalg.det(p[:, :3] / largest) < 0, -1.0, 1.0)
@@ -79,45 +90,31 @@ def _decompose(matrix: np.ndarray, where: str) -> tuple[Pinhole, np.ndarray]:
     return Pinhole.of(k / k[2, 2], where), np.concatenate([rotation.T, center[:, None]], axis=1)
 
 
-def _count_from_corner(
-    cameras: dict[int, tuple[Pinhole, np.ndarray]], images: dict[int, Path], collector: Collector
-) -> dict[int, tuple[Pinhole, np.ndarray]]:
-    """Move principal points from coordinates with 0 at the first pixel's centre to 0.5 there."""
-    middle = True
-    for i, image in images.items():
-        cx, cy = cameras[i][0].principal or (0.0, 0.0)
-        width, height = image_header(image)[:2]
-        middle &= max(abs(cx - width / 2), abs(cy - height / 2)) < MIDDLE
-    if middle:
-        collector.notes.append(
-            "the principal points are the images' middles, so pixels are counted from the corner"
-        )
-        return cameras
-    moved = {}
-    for i, (camera, pose) in cameras.items():
-        cx, cy = camera.principal or (0.0, 0.0)
-        moved[i] = (replace(camera, principal=(cx + 0.5, cy + 0.5)), pose)
-    return moved
+def _shift(cameras: list[Pinhole], collector: Collector) -> float:
+    """Find what to add to pixel coordinates, so that the first pixel's centre is 0.5."""
+    for camera in cameras:
+        center, size = camera.principal or (0.0, 0.0), camera.size or (0, 0)
+        if max(abs(c - n / 2) for c, n in zip(center, size, strict=True)) >= MIDDLE:
+            return 0.5
+    collector.notes.append(
+        "the principal points are the images' middles, so pixels are counted from the corner"
+    )
+    return 0.0
 
 
-def _images(root: Path, indices: list[int], path: Path) -> dict[int, Path]:
+def _images(root: Path, indices: list[int], path: Path, wanted: SceneConfig) -> dict[int, Path]:
     """Find the image of each matrix: by order, or by the number in its name if some are absent."""
-    for name in IMAGE_FOLDERS:
-        folder = root / name
-        files = image_files(folder) if folder.is_dir() else []
-        if name == ".":
-            files = [file for file in files if file.stem.endswith("_rgb")]
-        if len(files) == len(indices):
-            return dict(zip(indices, files, strict=True))
-        if files:
-            numbered = {int(m[0]): f for f in files if (m := re.search(r"\d{1,9}", f.stem))}
-            if len(numbered) == len(files) and set(numbered) <= set(indices):
-                return dict(sorted(numbered.items()))
-            raise NerfError(
-                f"{path} has {len(indices)} cameras, one for each image in the order of their "
-                f"names; {folder} holds {len(files)} images."
-            )
-    raise NerfError(f"{root} has no images. Looked in: {', '.join(IMAGE_FOLDERS[:-1])}.")
+    files = [f for f in image_files(root) if f.stem.endswith("_rgb")] if not wanted.images else []
+    files = files or list_images(root, IMAGE_FOLDERS, wanted)
+    if len(files) == len(indices):
+        return dict(zip(indices, files, strict=True))
+    numbered = {int(m[0]): f for f in files if (m := re.search(r"\d{1,9}", f.stem))}
+    if len(numbered) == len(files) and set(numbered) <= set(indices):
+        return dict(sorted(numbered.items()))
+    raise NerfError(
+        f"{path} has {len(indices)} cameras, one for each image in the order of their names; "
+        f"{files[0].parent} holds {len(files)} images."
+    )
 
 
 def _masks(root: Path, images: list[Path], collector: Collector) -> dict[Path, Path]:
@@ -146,8 +143,10 @@ def _box(
 ) -> Box | None:
     """Find the cube around the image of the unit sphere; without masks, its surroundings too."""
     scales = [matrix for name, matrix in matrices.items() if name.startswith("scale")]
-    if not scales:
+    if not scales or not collector.frames:
         return None
+    if len(scales[0]) not in (3, 4) or not np.isfinite(scales[0]).all():
+        raise NerfError(f"{path}: scale_mat must be a 4x4 matrix of finite numbers.")
     half = max(float(np.linalg.norm(scales[0][:3, i])) for i in range(3))
     center = scales[0][:3, 3]
     box = check_box(Box(tuple(center.tolist()), half), f"{path}: scale_mat_0")
@@ -158,7 +157,10 @@ def _box(
             f"{path}: all cameras look away from the unit sphere; the matrices are mirrored, or "
             "not of this form (world_mat_i: from the scene to pixels, y down)."
         )
-    if any(not np.allclose(scale, scales[0], rtol=1e-3) for scale in scales):
+    if any(
+        scale.shape != scales[0].shape or not np.allclose(scale, scales[0], rtol=1e-3)
+        for scale in scales
+    ):
         collector.notes.append("the views' scale_mat differ; the first one makes the box")
     distance = float(np.linalg.norm(positions - center, axis=-1).max())
     doublings = 1 if masked else cascades_for(REACH * distance, half)

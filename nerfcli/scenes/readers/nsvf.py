@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from nerfcli.cameras.boxes import Box
+from nerfcli.core.config import SceneConfig
 from nerfcli.core.errors import NerfError
 from nerfcli.scenes.readers.arrays import read_matrix, read_rows
-from nerfcli.scenes.readers.collector import Collector, Pinhole, possible_size
-from nerfcli.scenes.readers.pictures import image_files
+from nerfcli.scenes.readers.collector import Collector, Pinhole, list_images, possible_size
 from nerfcli.scenes.source import Source, abbreviate, check_box
 
 FILE = "intrinsics.txt"
+IMAGE_FOLDERS = ("rgb", "images", "image")
 SPLITS = {"0_": "train", "1_": "val", "2_": "test"}
 
 
@@ -27,26 +28,25 @@ def find_nsvf(root: Path) -> Path | None:
     return root / FILE if whole else None
 
 
-def read_nsvf(root: Path, path: Path) -> Source:
+def read_nsvf(root: Path, path: Path, wanted: SceneConfig) -> Source:
     """Read poses, intrinsics and the images whose names match.
 
     Raises:
         NerfError: a fault in the files; names it.
     """
     camera = _intrinsics(path)
-    folder = next((root / n for n in ("rgb", "images", "image") if (root / n).is_dir()), None)
-    if folder is None:
-        raise NerfError(f"{root} has no images. Looked in: rgb, images, image.")
-    images = {image.stem: image for image in image_files(folder)}
+    files = list_images(root, IMAGE_FOLDERS, wanted)
+    images = {image.stem: image for image in files}
     poses = sorted((root / "pose").glob("*.txt"))
     if not poses:
         raise NerfError(f"{root / 'pose'} holds no poses; it needs a .txt file for each image.")
-    collector = Collector(root, root / "pose", folder.name)
+    collector = Collector(root, root / "pose", wanted, files[0].parent.name)
     known = all(pose.stem[:2] in SPLITS for pose in poses)
     for pose in poses:
-        split = SPLITS[pose.stem[:2]] if known else None
-        image = images.pop(pose.stem, None)
-        collector.add(pose.stem, image, read_matrix(pose), camera, str(pose), split=split)
+        with collector.faults.collect():
+            split = SPLITS[pose.stem[:2]] if known else None
+            image = images.pop(pose.stem, None)
+            collector.add(pose.stem, image, read_matrix(pose), camera, str(pose), split=split)
     if images:
         collector.notes.append(
             f"{len(images)} images have no pose and are left out: {abbreviate(sorted(images))}"

@@ -55,6 +55,11 @@ def image_folders(root: Path) -> list[Path]:
     return [folder for folder in named if folder.is_dir()] + [root]
 
 
+def is_image_folder(folder: Path) -> bool:
+    """Whether a folder has one of the names under which images lie."""
+    return IMAGE_FOLDER.fullmatch(folder.name) is not None
+
+
 def image_files(folder: Path) -> list[Path]:
     """List the image files in a folder, sorted by name; hidden files do not count."""
     names = sorted(name for name in _Folder.of(folder).files if not is_hidden(name))
@@ -69,12 +74,18 @@ def one_of_each(paths: Sequence[Path]) -> list[Path]:
     return sorted(chosen.values())
 
 
+def relative_name(path: Path, root: Path) -> str:
+    """Name a file by its path relative to `root`, which holds on any machine."""
+    return Path(os.path.relpath(path, root)).as_posix()
+
+
 class Pictures:
     """The files of one kind that a scene's files name, and what was assumed to find them.
 
     Args:
         root: what relative names refer to.
         folders: where the names usually lie, in order; `root` by default.
+        given: where the user says that they lie; nothing else counts then.
         others: further folders to look in; a find there is an assumption.
         what: the kind, for the notes.
         extensions: of a file that may stand for one of another extension, in order.
@@ -89,8 +100,10 @@ class Pictures:
         what: str = "images",
         extensions: Sequence[str] = EXTENSIONS,
         known: Pictures | None = None,
+        given: str | Path | None = None,
     ) -> None:
         self.root = root
+        self.given = None if given is None else Path(given)
         self.folders = list(folders) or [root]
         self.others = [folder for folder in others if folder not in self.folders]
         self.what = what
@@ -125,6 +138,17 @@ class Pictures:
         """Find one file by its stated name; None if it is not there."""
         return self.find_all([stated]).get(stated)
 
+    def name_of(self, stated: str, path: Path) -> str:
+        """Name a found file: by its place below `root`, or as stated where the user gave a folder.
+
+        So a run knows its images again when that folder moves.
+        """
+        if self.given is None:
+            return relative_name(path, self.root)
+        name = _parse_name(stated)
+        depth = len(path.relative_to(self.given).parts) if name.is_foreign else len(name.parts)
+        return "/".join((*name.parts[-depth:-1], path.name))
+
     def find_here(self, name: str) -> Path | None:
         """Find a file below `root` by this very name, extension included, whatever its case."""
         parts = _parse_name(name).parts
@@ -135,6 +159,17 @@ class Pictures:
         """Find a file by this very name, whatever its case, in the folder of another."""
         listing = self._list(path.parent)
         return listing.find_exact(name) or listing.find(name, ())
+
+    def again(self) -> Pictures:
+        """Return finders of the same files for another list of their names."""
+        return Pictures(
+            self.root, self.folders, self.others, self.what, self.extensions, self, self.given
+        )
+
+    @property
+    def places(self) -> list[Path]:
+        """Where the files are looked for, in order."""
+        return [*self.folders, *self.others] if self.given is None else [self.given]
 
     @property
     def folder(self) -> Path | None:
@@ -147,7 +182,7 @@ class Pictures:
         notes = []
         moved = [find for find in self._finds if find.is_moved]
         if moved:
-            read = Path(os.path.relpath(moved[0].path, self.root)).as_posix()
+            read = relative_name(moved[0].path, self.root)
             notes.append(
                 f"{len(moved)} {self.what} are not where they are stated ({moved[0].stated}), "
                 f"{read} is read"
@@ -175,7 +210,7 @@ class Pictures:
     def _find_alike(self, names: list[_Name], is_foreign: bool) -> list[_Find]:
         """Find names by the first rule that finds at least half of what the best one does."""
         tried: list[tuple[_Rule | None, list[_Find]]] = []
-        if is_foreign:
+        if is_foreign and self.given is None:
             tried.append((None, [find for name in names if (find := self._as_stated(name))]))
         for rule in self._list_rules(names, is_foreign):
             if tried and len(tried[-1][1]) == len(names):
@@ -191,10 +226,13 @@ class Pictures:
         """List the rules in the order to try them; one that served before comes first."""
         if is_foreign in self._rules:
             yield self._rules[is_foreign]
-        places = [*self.folders, *self.others]
+        longest = max(len(name.parts) for name in names)
+        places = self.places
+        if self.given is not None:
+            yield from (_Rule(self.given, cut, False) for cut in range(longest))
+            return
         if is_foreign:  # a path leads through the scene's own folder
             places = [self.root, *(place for place in places if place != self.root)]
-            longest = max(len(name.parts) for name in names)
             yield from (_Rule(place, cut, True) for cut in range(longest) for place in places)
             return
         yield from (_Rule(place, 0, place not in self.folders) for place in places)
@@ -217,7 +255,14 @@ class Pictures:
                 if not is_other or (is_exact and not rule.is_moved):
                     found[name.stated] = path
         return [
-            _Find(name.stated, found[name.stated], rule.folder, rule.is_moved, name.parts)
+            _Find(
+                name.stated,
+                found[name.stated],
+                rule.folder,
+                rule.is_moved,
+                name.parts,
+                cut=rule.cut,
+            )
             for name in names
             if name.stated in found
         ]
@@ -320,6 +365,7 @@ class _Find:
     is_moved: bool
     parts: tuple[str, ...]
     is_outside: bool = False
+    cut: int = 0
 
     @property
     def endings(self) -> tuple[str, str] | None:
@@ -330,8 +376,7 @@ class _Find:
     @property
     def is_renamed(self) -> bool:
         """Whether the file's name differs otherwise than by its extension."""
-        there = (self.path.name,) if self.is_moved else self.path.parts
-        pairs = zip(reversed(self.parts), reversed(there), strict=False)
+        pairs = zip(reversed(self.parts[self.cut :]), reversed(self.path.parts), strict=False)
         return any(_split(a)[0] not in (_split(b)[0], b) for a, b in pairs)
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nerfcli.core.errors import NerfError
-from nerfcli.scenes.readers.collector import Collector, Pinhole, stated_size
+from nerfcli.core.config import SceneConfig
+from nerfcli.scenes.readers.collector import Collector, Pinhole, list_images, stated_size
 from nerfcli.scenes.readers.pictures import image_files
 from nerfcli.scenes.source import Depth, Source, number, read_object
 
@@ -25,44 +25,48 @@ def find_polycam(root: Path) -> Path | None:
     return None
 
 
+def _is_filled(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
+
+
 def list_cameras(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.json")) if folder.is_dir() else []
 
 
-def read_polycam(root: Path, folder: Path) -> Source:
+def read_polycam(root: Path, folder: Path, wanted: SceneConfig) -> Source:
     """Read the corrected cameras and images, or the raw ones where there are none.
 
     Raises:
         NerfError: a fault in the files; names file and key.
     """
-    for cameras, images in PAIRS:
-        found = image_files(folder / images) if (folder / images).is_dir() else []
-        if found and list_cameras(folder / cameras):
-            break
-    else:
-        raise NerfError(
-            f"{folder} has no images beside its cameras. Looked in: corrected_images, images."
-        )
-    files = {image.stem: image for image in found}
-    collector = Collector(root, folder / cameras, images)
+    cameras, images = next(
+        (pair for pair in PAIRS if all(_is_filled(folder / name) for name in pair)),
+        next(pair for pair in PAIRS if list_cameras(folder / pair[0])),
+    )
+    files = {image.stem: image for image in list_images(folder, (images,), wanted)}
+    collector = Collector(root, folder / cameras, wanted, images)
     if cameras == PAIRS[1][0]:
         collector.notes.append(
             "there are no corrected cameras: the poses are ARKit's, and the images are distorted"
         )
     for path in list_cameras(folder / cameras):
-        data = read_object(path)
-        values = {key: number(data.get(key), f"{path}: {key}") for key in ("fx", "fy", "cx", "cy")}
-        pose = [
-            [number(data.get(f"t_{i}{j}"), f"{path}: t_{i}{j}") for j in range(4)] for i in range(3)
-        ]
-        size = stated_size(data, ("width", "height"), str(path))
-        camera = Pinhole((values["fx"], values["fy"]), (values["cx"], values["cy"]), size)
-        depth = folder / "depth" / f"{path.stem}.png"
-        collector.add(
-            *(path.stem, files.get(path.stem), pose, camera, str(path)),
-            opengl=True,
-            depth=Depth(depth, MILLIMETRES) if depth.is_file() else None,
-        )
+        with collector.faults.collect():
+            data = read_object(path)
+            values = {
+                key: number(data.get(key), f"{path}: {key}") for key in ("fx", "fy", "cx", "cy")
+            }
+            pose = [
+                [number(data.get(f"t_{i}{j}"), f"{path}: t_{i}{j}") for j in range(4)]
+                for i in range(3)
+            ]
+            size = stated_size(data, ("width", "height"), str(path))
+            camera = Pinhole((values["fx"], values["fy"]), (values["cx"], values["cy"]), size)
+            depth = folder / "depth" / f"{path.stem}.png"
+            collector.add(
+                *(path.stem, files.get(path.stem), pose, camera, str(path)),
+                opengl=True,
+                depth=Depth(depth, MILLIMETRES) if depth.is_file() else None,
+            )
     confidence = folder / "confidence"
     n = len(image_files(confidence)) if confidence.is_dir() else 0
     beyond = (("confidence", f"of {n} depth images"),) if n else ()

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from nerfcli.cameras.lenses import Lens
+from nerfcli.core.config import SceneConfig
 from nerfcli.core.errors import NerfError
 from nerfcli.scenes.images import image_header
 from nerfcli.scenes.readers.arrays import parse_numbers, read_text
@@ -51,7 +52,7 @@ def _header(line: str) -> tuple[list[str], str] | None:
     return None
 
 
-def read_realitycapture(root: Path, path: Path) -> Source:
+def read_realitycapture(root: Path, path: Path, wanted: SceneConfig) -> Source:
     """Read the table, and find the images by their names.
 
     Raises:
@@ -70,16 +71,17 @@ def read_realitycapture(root: Path, path: Path) -> Source:
     for i, line in enumerate(lines[start + 1 :], start=start + 2):
         if line.strip():
             rows.append((f"{path}, line {i}", _row(line, names, separator, f"{path}, line {i}")))
-    pictures = find_images(root, [row["name"] for _, row in rows])
-    collector = Collector(root, path, pictures=pictures)
+    pictures = find_images(root, [row["name"] for _, row in rows], wanted)
+    collector = Collector(root, path, wanted, pictures=pictures)
     for where, row in rows:
-        image = pictures.find(row["name"])
-        values = {
-            name: parse_numbers(row.get(name) or "0", f"{where}: {name}", 1)[0]
-            for name in (*NEEDED[1:], *OPTIONAL)
-        }
-        camera = Pinhole((1.0, 1.0)) if image is None else _intrinsics(values, image)
-        collector.add(row["name"], image, _pose(values), camera, where, opengl=True)
+        with collector.faults.collect():
+            image = pictures.find(row["name"])
+            values = {
+                name: parse_numbers(row.get(name) or "0", f"{where}: {name}", 1)[0]
+                for name in (*NEEDED[1:], *OPTIONAL)
+            }
+            camera = Pinhole((1.0, 1.0)) if image is None else _intrinsics(values, image)
+            collector.add(row["name"], image, _pose(values), camera, where, opengl=True)
     return collector.finish("realitycapture", near_origin=True)
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from nerfcli.core.config import SceneConfig
 from nerfcli.core.errors import NerfError
-from nerfcli.scenes.readers.collector import Collector, Pinhole, stated_size
+from nerfcli.scenes.readers.collector import Collector, Pinhole, list_images, stated_size
 from nerfcli.scenes.readers.colmap import QUATERNION_TOLERANCE, rotation_from_quaternion
-from nerfcli.scenes.readers.pictures import image_files
 from nerfcli.scenes.source import Source, number, read_object
 
 FILES = ("metadata", "metadata.json")
@@ -32,7 +32,7 @@ def find_record3d(root: Path) -> Path | None:
     return None
 
 
-def read_record3d(root: Path, path: Path) -> Source:
+def read_record3d(root: Path, path: Path, wanted: SceneConfig) -> Source:
     """Read poses and intrinsics, and the images with their numbers.
 
     Raises:
@@ -42,22 +42,29 @@ def read_record3d(root: Path, path: Path) -> Source:
     poses = data.get("poses")
     if not isinstance(poses, list) or not poses:
         raise NerfError(f"{path} has no poses; record with camera poses, or use nerf prepare.")
-    folder = next((path.parent / n for n in IMAGE_FOLDERS if (path.parent / n).is_dir()), None)
-    if folder is None:
-        raise NerfError(f"{path.parent} has no images. Looked in: {', '.join(IMAGE_FOLDERS)}.")
-    images = {int(f.stem): f for f in image_files(folder) if f.stem.isdecimal() and len(f.stem) < 9}
-    collector = Collector(root, path, folder.name)
+    files = list_images(path.parent, IMAGE_FOLDERS, wanted)
+    images = {int(f.stem): f for f in files if f.stem.isdecimal() and len(f.stem) < 9}
+    folder = files[0].parent
+    collector = Collector(root, path, wanted, folder.name)
     per_frame = data.get("perFrameIntrinsicCoeffs")
     if not isinstance(per_frame, list) or len(per_frame) != len(poses):
         per_frame = None
     size = stated_size(data, ("w", "h"), str(path))
     for i, pose in enumerate(poses):
-        where = f"{path}: pose {i}"
-        stated = data.get("K") if per_frame is None else per_frame[i]
-        camera = _intrinsics(stated, size, f"{path}: {'K' if per_frame is None else 'camera'} {i}")
-        collector.add(
-            f"{folder.name}/{i}.jpg", images.get(i), _pose(pose, where), camera, where, opengl=True
-        )
+        with collector.faults.collect():
+            where = f"{path}: pose {i}"
+            stated = data.get("K") if per_frame is None else per_frame[i]
+            camera = _intrinsics(
+                stated, size, f"{path}: {'K' if per_frame is None else 'camera'} {i}"
+            )
+            collector.add(
+                f"{folder.name}/{i}.jpg",
+                images.get(i),
+                _pose(pose, where),
+                camera,
+                where,
+                opengl=True,
+            )
     if (path.parent / "depth").is_dir() or folder.name == "rgbd":
         collector.notes.append("Record3D's depth (EXR or LZFSE files) is not used")
     return collector.finish("record3d")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from nerfcli.cameras.boxes import Box
+from nerfcli.core.config import SceneConfig
 from nerfcli.core.errors import NerfError
 from nerfcli.scenes.readers.collector import Collector, Pinhole, stated_size
 from nerfcli.scenes.readers.pictures import Pictures
@@ -23,7 +24,7 @@ def find_sdfstudio(root: Path) -> Path | None:
     return root / FILE if (root / FILE).is_file() else None
 
 
-def read_sdfstudio(root: Path, path: Path) -> Source:
+def read_sdfstudio(root: Path, path: Path, wanted: SceneConfig) -> Source:
     """Read the frames and the scene box.
 
     Raises:
@@ -34,21 +35,24 @@ def read_sdfstudio(root: Path, path: Path) -> Source:
     if not isinstance(frames, list) or not all(isinstance(frame, dict) for frame in frames):
         raise NerfError(f"{path} has no list of frames.")
     size = stated_size(data, ("width", "height"), str(path))
-    pictures = Pictures(root)
+    pictures = Pictures(root, given=wanted.images)
     pictures.find_all(f["rgb_path"] for f in frames if isinstance(f.get("rgb_path"), str))
-    collector = Collector(root, path, pictures=pictures)
+    collector = Collector(root, path, wanted, pictures=pictures)
     outlines = _outlines(root, data, frames, collector)
     for i, frame in enumerate(frames):
-        stated = frame.get("rgb_path")
-        if not isinstance(stated, str) or not stated:
-            raise NerfError(f"{path}: frame {i} has no rgb_path.")
-        where = f"{path}, frame {stated}"
-        camera = Pinhole.of(_matrix(frame.get("intrinsics"), f"{where}: intrinsics"), where, size)
-        collector.add(
-            *(stated, pictures.find(stated), frame.get("camtoworld"), camera, where),
-            key="camtoworld",
-            alpha=outlines[i],
-        )
+        with collector.faults.collect():
+            stated = frame.get("rgb_path")
+            if not isinstance(stated, str) or not stated:
+                raise NerfError(f"{path}: frame {i} has no rgb_path.")
+            where = f"{path}, frame {stated}"
+            camera = Pinhole.of(
+                _matrix(frame.get("intrinsics"), f"{where}: intrinsics"), where, size
+            )
+            collector.add(
+                *(stated, pictures.find(stated), frame.get("camtoworld"), camera, where),
+                key="camtoworld",
+                alpha=outlines[i],
+            )
     if data.get("has_mono_prior"):
         collector.notes.append("monocular depth and normals are not used")
     if data.get("has_sensor_depth"):
