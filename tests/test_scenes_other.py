@@ -339,6 +339,7 @@ def test_metashape_skew_is_told(tmp_path: Path) -> None:
         ('type="frame" class="adjusted"', 'type="rpc" class="adjusted"', "'rpc' are not supported"),
         ("<f>30.0", "<f>nan", "not finite"),
         ("<f>30", "<g>", "broken XML"),
+        ("<scale>2.5", "<scale>2.5e300", "absurd"),
         ('sensor_id="0"', 'sensor_id="7"', "no sensor '7'"),
         ("<transform>", "<transform>1 ", "expected 16 numbers"),
         ("<scale>2.5", "<scale>0", "scale is 0"),
@@ -469,3 +470,38 @@ def test_known_captures_that_are_not_read_are_named(tmp_path: Path, file: str, w
     writers.put(tmp_path / file, "x")
     with pytest.raises(NerfError, match=word):
         read_source(tmp_path)
+
+
+# what the user says
+
+
+@pytest.mark.parametrize("kind", INTRINSICS)
+def test_images_elsewhere_and_a_bad_frame(tmp_path: Path, kind: str) -> None:
+    root, there = tmp_path / "scene", tmp_path / "photos"
+    writers.WRITERS[kind](root, writers.rig(5, **INTRINSICS[kind]))
+    source = read_source(root)
+    spoilt = source.frames[2].image
+    assert spoilt is not None
+    whole = spoilt.read_bytes()
+    spoilt.write_bytes(b"no image")
+    with pytest.raises(NerfError, match="--skip-bad-frames"):
+        read_source(root)
+    left = read_source(root, SceneConfig(skip_bad_frames=True))
+    assert len(left.frames) == len(source.frames) - 1
+    np.testing.assert_array_equal(left.frames[2].c2w, source.frames[3].c2w)
+    spoilt.write_bytes(whole)
+    there.mkdir()
+    for frame in source.frames:
+        assert frame.image is not None
+        place = there / ("photos/" if kind == "bundler" else "") / frame.image.name
+        place.parent.mkdir(exist_ok=True)
+        frame.image.rename(place)
+    with pytest.raises(NerfError):
+        read_source(root)
+    given = SceneConfig(images=str(there))
+    if kind == "nerf++":
+        with pytest.raises(NerfError, match="splits have their own"):
+            read_source(root, given)
+        return
+    again = read_source(root, given)
+    np.testing.assert_array_equal(project(again), project(source))

@@ -197,7 +197,8 @@ def check_pose(matrix: Any, where: str, key: str = "transform_matrix") -> tuple[
     if np.abs(array).max() > MOST_DISTANT:
         raise NerfError(f"{where}: {key} has absurd values ({np.abs(array).max():.3g}).")
     block = array[:3, :3]
-    scale = float(np.cbrt(abs(np.linalg.det(block))))
+    with np.errstate(divide="ignore"):  # where it is singular
+        scale = float(np.cbrt(abs(np.linalg.det(block))))
     if scale < 1e-9:
         raise NerfError(f"{where}: the rotation in {key} is singular.")
     rotation = block / scale

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from nerfcli.core.errors import NerfError
+from nerfcli.scenes.source import MOST_DISTANT
 
 HEADER = re.compile(
     rb"^\{'descr': '([<>]f[48])', 'fortran_order': (False|True), "
@@ -90,7 +91,7 @@ def read_text(path: Path, most: int = MOST_TEXT) -> str:
 
 
 def parse_numbers(text: str, where: str, count: int | None = None) -> list[float]:
-    """Parse finite numbers that stand between white space.
+    """Parse numbers between white space, finite and not absurd.
 
     Args:
         count: how many there must be.
@@ -108,6 +109,9 @@ def parse_numbers(text: str, where: str, count: int | None = None) -> list[float
         raise NerfError(f"{where}: expected {count} numbers, got {len(numbers)}.")
     if not np.isfinite(numbers).all():
         raise NerfError(f"{where} has values that are not finite.")
+    largest = max(map(abs, numbers), default=0.0)
+    if largest > MOST_DISTANT:
+        raise NerfError(f"{where} has absurd values ({largest:.3g}).")
     return numbers
 
 

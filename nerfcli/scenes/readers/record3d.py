@@ -6,6 +6,7 @@ the image with number i. K is stored by columns.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def _intrinsics(values: Any, size: tuple[int, int] | None, where: str) -> Pinhol
 
 def _pose(values: Any, where: str) -> np.ndarray:
     x, y, z, w, *position = _numbers(values, (7,), where)
-    length = float(np.linalg.norm([x, y, z, w]))
+    length = math.hypot(x, y, z, w)
     if not abs(length - 1) < QUATERNION_TOLERANCE:
         raise NerfError(f"{where}: the rotation's quaternion has length {length:.4g} instead of 1.")
     rotation = rotation_from_quaternion(np.array([w, x, y, z]) / length)
