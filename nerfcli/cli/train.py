@@ -101,9 +101,9 @@ def train(
 ) -> int:
     """Learn a radiance field from posed photos.
 
-    Reads Blender, instant-ngp, nerfstudio, COLMAP and LLFF folders. Ctrl-C and SIGTERM save
-    first; the same command with --resume goes on. A finished run goes on where --steps or
-    --minutes, counted from its beginning, is greater than what it has.
+    Reads Blender, instant-ngp, nerfstudio, COLMAP, LLFF, NeuS and many other folders. Ctrl-C and
+    SIGTERM save first; the same command with --resume goes on. A finished run goes on where --steps
+    or --minutes, counted from its beginning, is greater than what it has.
 
     \b
     Examples:

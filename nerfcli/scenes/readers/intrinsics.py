@@ -13,7 +13,7 @@ from nerfcli.cameras.lenses import Lens, panorama
 from nerfcli.core.errors import NerfError
 from nerfcli.scenes.readers.colmap_cameras import BY_NAME, CameraModel
 from nerfcli.scenes.readers.folders import size_ratio
-from nerfcli.scenes.source import check_focal, number
+from nerfcli.scenes.source import check_focal, check_principal, number
 
 # nerfstudio's way: all of these keys count for each of these models
 PERSPECTIVE = ("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV")
@@ -161,11 +161,7 @@ def parse_intrinsics(
     assert fx is not None and fy is not None
     cx = number(keys.get("cx", width / 2), f"{where}: cx")
     cy = number(keys.get("cy", height / 2), f"{where}: cy")
-    if not (-width <= cx <= 2 * width and -height <= cy <= 2 * height):
-        raise NerfError(
-            f"{where}: the principal point ({cx:g}, {cy:g}) is far outside of the "
-            f"{width}x{height} image; cx and cy are in pixels."
-        )
+    check_principal((cx, cy), (width, height), where)
     ratio = size_ratio(real, (width, height), where)
     lens = parse_lens(keys, where)
     check_focal((fx, fy), (width, height), lens, where)

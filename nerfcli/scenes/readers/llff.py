@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from nerfcli.cameras.lenses import Lens
 from nerfcli.core.config import SceneConfig
 from nerfcli.core.errors import NerfError
 from nerfcli.scenes.images import ensure_complete
+from nerfcli.scenes.readers.arrays import parse_npy
 from nerfcli.scenes.readers.folders import resized_note, size_ratio
 from nerfcli.scenes.readers.frame_faults import FrameFaults
 from nerfcli.scenes.readers.pictures import (
@@ -23,10 +23,6 @@ from nerfcli.scenes.readers.pictures import (
 from nerfcli.scenes.source import Frame, Source, check_focal, pose_from_opengl, read_stored_size
 
 NAME = "poses_bounds.npy"
-HEADER = re.compile(
-    rb"^\{'descr': '([<>]f[48])', 'fortran_order': (False|True), "
-    rb"'shape': \((\d{1,9}), (\d{1,9})\), \}"
-)
 
 
 def read_llff(root: Path, wanted: SceneConfig | None = None) -> Source:
@@ -90,7 +86,7 @@ def _frame(row: np.ndarray, image: Path, where: str) -> tuple[Frame, tuple[int, 
 
 
 def read_table(path: Path) -> np.ndarray:
-    """Read a .npy file as [n, 17] float64; check its shape against its size before allocating.
+    """Read a .npy file as [n, 17] float64.
 
     Raises:
         NerfError: not such a table, truncated, or not finite.
@@ -99,26 +95,7 @@ def read_table(path: Path) -> np.ndarray:
         data = path.read_bytes()
     except OSError as error:
         raise NerfError(f"{path} cannot be read: {error.strerror}.") from error
-    start = 10 if data[6:7] == b"\x01" else 12
-    length = int.from_bytes(data[8:start], "little")
-    header = HEADER.match(data[start : start + min(length, 200)])
-    if data[:6] != b"\x93NUMPY" or header is None:
-        raise NerfError(f"{path} is not a NumPy file with a table of floating-point numbers.")
-    shape = (int(header[3]), int(header[4]))
-    if shape[1] != 17 or shape[0] == 0:
-        raise NerfError(
-            f"{path} must have 17 columns (pose 3x5, near, far) and a row for each image, "
-            f"got {shape[0]} x {shape[1]}."
-        )
-    dtype = np.dtype(header[1].decode())
-    body = data[start + length :]
-    if len(body) != shape[0] * shape[1] * dtype.itemsize:
-        raise NerfError(
-            f"{path} is truncated or damaged: {shape[0]} rows take "
-            f"{shape[0] * shape[1] * dtype.itemsize} bytes, {len(body)} are there."
-        )
-    order = "F" if header[2] == b"True" else "C"
-    return np.frombuffer(body, dtype).reshape(shape, order=order).astype(np.float64)
+    return parse_npy(data, str(path), 17, " (pose 3x5, near, far) and a row for each image")
 
 
 def _images(folders: list[Path], n_rows: int, path: Path) -> tuple[list[Path], list[str]]:
