@@ -12,8 +12,8 @@ from nerfcli.scenes.build import scene_from_source
 from nerfcli.scenes.image_cache import ImageCache, load_views, views_bytes
 from nerfcli.scenes.readers import llff
 from nerfcli.scenes.readers.blender import SPLITS, blender_files, read_blender
-from nerfcli.scenes.readers.colmap import read_colmap
-from nerfcli.scenes.readers.colmap_folders import MODEL_FOLDERS, colmap_folder
+from nerfcli.scenes.readers.colmap import read_colmap_models
+from nerfcli.scenes.readers.colmap_folders import PLACES, colmap_models
 from nerfcli.scenes.readers.transforms import read_transforms
 from nerfcli.scenes.scene import Scene, Similarity
 from nerfcli.scenes.source import Source
@@ -78,7 +78,7 @@ def read_source(path: str | Path, wanted: SceneConfig | None = None) -> Source:
         raise NerfError(
             f"{path} has no known format. Looked for: transforms_train.json, transforms_val.json, "
             "transforms_test.json (Blender); transforms.json (instant-ngp, nerfstudio); "
-            f"cameras.bin or cameras.txt in {', '.join(MODEL_FOLDERS)}, or numbered, "
+            f"cameras.bin or cameras.txt in {', '.join(PLACES)}, or numbered, "
             f"as sparse/0 (COLMAP); {llff.NAME} (LLFF)."
         )
     (name, read), *others = found.items()
@@ -98,10 +98,10 @@ def _formats(path: Path, wanted: SceneConfig) -> dict[str, Callable[[], Source]]
         found[next(iter(splits.values())).name] = lambda: read_blender(path, None, wanted)
     if (path / "transforms.json").is_file():
         found["transforms.json"] = lambda: read_transforms(path / "transforms.json", wanted)
-    model = colmap_folder(path)
-    if model is not None:
-        where = model.relative_to(path)
-        found[f"a COLMAP model in {where}"] = lambda: read_colmap(path, model, wanted)
+    models = colmap_models(path)
+    if models:
+        where = models[0].path.relative_to(path)
+        found[f"a COLMAP model in {where}"] = lambda: read_colmap_models(path, models, wanted)
     if (path / llff.NAME).is_file():
         found[llff.NAME] = lambda: llff.read_llff(path, wanted)
     return found
