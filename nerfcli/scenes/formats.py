@@ -19,8 +19,8 @@ from nerfcli.scenes.readers import (
     sdfstudio,
 )
 from nerfcli.scenes.readers.blender import SPLITS, blender_files, read_blender
-from nerfcli.scenes.readers.colmap import read_colmap
-from nerfcli.scenes.readers.colmap_folders import MODEL_FOLDERS, colmap_folder
+from nerfcli.scenes.readers.colmap import read_colmap_models
+from nerfcli.scenes.readers.colmap_folders import PLACES, colmap_models
 from nerfcli.scenes.readers.nerfplusplus import find_nerfplusplus, read_nerfplusplus
 from nerfcli.scenes.readers.transforms import read_transforms
 from nerfcli.scenes.source import Source
@@ -53,6 +53,10 @@ def _find_file(name: str) -> Callable[[Path], Path | None]:
     return lambda root: root / name if (root / name).is_file() else None
 
 
+def _find_colmap(root: Path) -> Path | None:
+    return next((model.path for model in colmap_models(root)), None)
+
+
 def _read_json(root: Path, path: Path, wanted: SceneConfig) -> Source:
     is_blender = path.stem in [f"transforms_{split}" for split in SPLITS]
     return read_blender(root, path, wanted) if is_blender else read_transforms(path, wanted)
@@ -74,9 +78,9 @@ FORMATS = (
     ),
     Format(
         "COLMAP",
-        f"cameras.bin or cameras.txt in {', '.join(MODEL_FOLDERS)}, or numbered, as sparse/0",
-        colmap_folder,
-        read_colmap,
+        f"cameras.bin or cameras.txt in {', '.join(PLACES)}, or numbered, as sparse/0",
+        _find_colmap,
+        lambda root, _, wanted: read_colmap_models(root, colmap_models(root), wanted),
     ),
     Format(
         "LLFF",

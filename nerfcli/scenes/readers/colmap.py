@@ -13,7 +13,7 @@ from nerfcli.core.errors import NerfError
 from nerfcli.scenes.images import ensure_complete
 from nerfcli.scenes.readers.colmap_binary import read_binary
 from nerfcli.scenes.readers.colmap_cameras import Intrinsics, intrinsics_of
-from nerfcli.scenes.readers.colmap_folders import colmap_models, folders_of_images, scene_folder
+from nerfcli.scenes.readers.colmap_folders import ModelFolder, folders_of_images, scene_folder
 from nerfcli.scenes.readers.colmap_model import ColmapImage, ColmapModel
 from nerfcli.scenes.readers.colmap_text import read_text_model
 from nerfcli.scenes.readers.folders import mask_note, resized_note, size_ratio
@@ -34,6 +34,28 @@ SPLIT_LISTS = {"train": "train_list.txt", "val": "validation_list.txt", "test": 
 QUATERNION_TOLERANCE = 0.01  # of its length against 1, before it is normalised
 
 
+def read_colmap_models(
+    root: Path, models: list[ModelFolder], wanted: SceneConfig | None = None
+) -> Source:
+    """Read the first of a reconstruction's models, and name the others in a note.
+
+    Raises:
+        NerfError: a fault in the model or its images; names file and image.
+    """
+    first, *others = models
+    source = read_colmap(root, first.path, wanted)
+    if not others:
+        return source
+    holder = os.path.relpath(others[0].path.parent, root)
+    names = [f"{other.path.name} ({other.n_images})" for other in others]
+    note = (
+        f"{holder if holder != '.' else root.resolve().name} holds {len(models)} models, which "
+        f"means that images were not connected; {first.path.name} with {first.n_images} images is "
+        f"read, not {abbreviate(names)}"
+    )
+    return replace(source, notes=(note, *source.notes))
+
+
 def read_colmap(root: Path, folder: Path, wanted: SceneConfig | None = None) -> Source:
     """Read the model in `folder` and find its images under `root`.
 
@@ -42,7 +64,6 @@ def read_colmap(root: Path, folder: Path, wanted: SceneConfig | None = None) -> 
     """
     wanted = wanted or SceneConfig()
     model, notes = _read_model(folder)
-    notes += _other_models(root, folder)
     images = sorted(model.images, key=lambda image: natural_key(image.name))
     pictures = Pictures(root, folders_of_images(root, folder), given=wanted.images)
     place, found = _find_images(pictures, images)
@@ -129,21 +150,6 @@ def _difference(binary: ColmapModel, text: ColmapModel) -> str:
     if len(binary.points.ids) != len(text.points.ids):
         return f"the text has {len(text.points.ids)} points instead of {len(binary.points.ids)}"
     return ""
-
-
-def _other_models(root: Path, folder: Path) -> list[str]:
-    """Note the other models of a reconstruction in several pieces."""
-    models = colmap_models(root)
-    if len(models) < 2 or models[0].path != folder:
-        return []
-    first, *others = models
-    holder = os.path.relpath(others[0].path.parent, root)
-    names = [f"{other.path.name} ({other.n_images})" for other in others]
-    return [
-        f"{holder if holder != '.' else root.resolve().name} holds {len(models)} models, which "
-        f"means that images were not connected; {folder.name} with {first.n_images} images is "
-        f"read, not {abbreviate(names)}"
-    ]
 
 
 def _find_images(pictures: Pictures, images: list[ColmapImage]) -> tuple[Path, dict[str, Path]]:

@@ -10,14 +10,7 @@ from nerfcli.scenes.readers.pictures import OTHER_NAMES, image_folders
 
 # where models lie, and models in pieces in their numbered folders: COLMAP, nerfstudio, 3DGS before
 # its undistortion, COLMAP's undistorter
-MODEL_FOLDERS = (
-    "sparse",
-    "colmap/sparse",
-    "distorted/sparse",
-    "dense/sparse",
-    "dense/0/sparse",
-    ".",
-)
+PLACES = ("sparse", "colmap/sparse", "distorted/sparse", "dense/sparse", "dense/0/sparse", ".")
 STRUCTURE = re.compile(r"sparse|colmap|distorted|dense", re.IGNORECASE)
 LEAST_BYTES = 64  # of an image in images.bin
 HEADER = re.compile(rb"#\s*Number of images:\s*(\d{1,9})")
@@ -33,19 +26,13 @@ class ModelFolder:
 
 def colmap_models(root: Path) -> list[ModelFolder]:
     """List the models of a scene, the one with most images first; all are pieces of one whole."""
-    for place in MODEL_FOLDERS:
+    for place in PLACES:
         folder = root / place
         pieces = [*_numbered(folder), folder]
         models = [ModelFolder(path, _count_images(path)) for path in pieces if is_model(path)]
         if models:
             return sorted(models, key=lambda model: -model.n_images)  # keeps the order of equals
     return []
-
-
-def colmap_folder(root: Path) -> Path | None:
-    """Find the folder of the model that is read; None if there is none."""
-    models = colmap_models(root)
-    return models[0].path if models else None
 
 
 def is_model(folder: Path) -> bool:
