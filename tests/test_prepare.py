@@ -11,11 +11,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import imageio_ffmpeg
 import numpy as np
 import pytest
 from PIL import Image
 from spoiled import write_textured_scene
+from test_frames import LEFT_PIPES, write_video
 
 from conftest import Nerf
 from nerfcli.cameras.rotations import look_at
@@ -23,7 +23,6 @@ from nerfcli.cli import main
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Progress
 from nerfcli.prepare import PrepareOptions, Stopped, clear_scene, pipeline, prepare_scene, sfm
-from nerfcli.prepare.frames import measure_sharpness, take_frames
 from nerfcli.prepare.normalise import DISTANCE, estimate_up, normalise
 from nerfcli.prepare.photos import find_photos, make_names, take_photos
 from nerfcli.scenes import load_scene, read_source
@@ -267,33 +266,6 @@ def test_names_that_pycolmap_cannot_read_are_changed(tmp_path: Path) -> None:
     assert ([photo.name for photo in taken], failed) == (["e_f.png"], {})
     with Image.open(tmp_path / "out" / "e_f.png") as image:
         np.testing.assert_array_equal(np.array(image), pixels)
-
-
-def write_video(path: Path, frames: list[np.ndarray]) -> None:
-    """An mp4 of ten frames a second."""
-    height, width = frames[0].shape[:2]
-    sink = imageio_ffmpeg.write_frames(str(path), (width, height), fps=10, macro_block_size=2)
-    sink.send(None)
-    for frame in frames:
-        sink.send(np.ascontiguousarray(frame))
-    sink.close()
-
-
-# imageio-ffmpeg leaves its pipes to the garbage collector, which pytest hears of
-LEFT_PIPES = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
-
-@LEFT_PIPES
-def test_the_sharpest_frame_of_each_window(tmp_path: Path) -> None:
-    """Every fourth frame is sharp, at changing places within the windows of six."""
-    rng = np.random.default_rng(1)
-    sharp = np.kron(rng.integers(0, 255, (12, 16, 3)), np.ones((4, 4, 1))).astype(np.uint8)
-    soft = np.array(Image.fromarray(sharp).resize((8, 6)).resize((64, 48)))
-    best = {2, 9, 12, 23}
-    write_video(tmp_path / "v.mp4", [sharp if i in best else soft for i in range(24)])
-    names = take_frames(tmp_path / "v.mp4", tmp_path / "frames", 4)
-    assert {int(name[6:12]) for name in names} == best
-    assert measure_sharpness(sharp) > 2 * measure_sharpness(soft)
 
 
 def test_up_is_square_to_level_cameras_that_all_look_down() -> None:

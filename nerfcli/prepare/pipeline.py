@@ -143,7 +143,10 @@ def _take_frames(job: _Job) -> Path:
         replacing_folder(folder) as aside,
         job.progress.another(total, "frame", "video") as reporter,
     ):
-        frames.take_frames(job.capture, aside, job.options.frames, reporter.update, job.is_stopped)
+        frames.take_frames(
+            *(job.capture, aside, job.options.frames, reporter.update, job.is_stopped),
+            note=reporter.note,
+        )
         if job.is_stopped():
             raise sfm.Stopped
     return folder
