@@ -128,9 +128,13 @@ def prepare_scene(
 def _take_images(job: _Job) -> tuple[list[Photo], dict[str, str]]:
     """Fill the scene's images/; return the photos, and by name the reasons why others failed."""
     folder = _take_frames(job) if job.capture.is_file() else job.capture
-    names = photos.find_photos(folder)
+    names = photos.find_photos(folder, job.progress.note)
     with job.progress.another(len(names), "image", "copy") as reporter:
-        return photos.take_photos(folder, names, job.photos, reporter.update)
+        taken, failed = photos.take_photos(folder, names, job.photos, reporter.update)
+    if failed and len(taken) >= 3:
+        name, reason = next(iter(failed.items()))
+        job.progress.note(f"{quantity(len(failed), 'image')} left out: {name} {reason}")
+    return taken, failed
 
 
 def _take_frames(job: _Job) -> Path:
