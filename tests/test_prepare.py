@@ -188,6 +188,58 @@ def test_images_are_numbered_in_order_whichever_thread_ends_first(tmp_path: Path
         assert [name for (name,) in rows] == names
 
 
+def test_masks_keep_features_out_and_go_into_the_scene(
+    scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names as COLMAP has them, names of other tools, none, and one made of a turned photo."""
+    photos = copy_photos(scene, tmp_path, 5)
+    with Image.open(photos / "v_3.png") as image:
+        exif = Image.Exif()
+        exif[0x0112] = 8  # stored on its side
+        image.transpose(Image.Transpose.ROTATE_270).save(photos / "v_3.jpg", quality=95, exif=exif)
+    (photos / "v_3.png").unlink()
+    masks = tmp_path / "mine"
+    masks.mkdir()
+    half = Image.new("L", (240, 180), 255)
+    half.paste(0, (0, 0, 120, 180))
+    half.save(masks / "v_0.png.png")
+    half.convert("1").save(masks / "v_1.png")
+    half.save(masks / "v_2.PNG")
+    half.transpose(Image.Transpose.ROTATE_270).save(masks / "v_3.png")
+    out, notes = tmp_path / "out", []
+    options = PrepareOptions(masks=str(masks))
+    progress = Progress("quiet", None, "", "")
+    progress.note = notes.append
+    stops = iter([False, False, False])  # in the middle of the features
+    with pytest.raises(Stopped):
+        prepare_scene(photos, out, options, progress, lambda: next(stops, True))
+    assert "1 photo without a mask" in notes[-1]
+    for i, name in enumerate(["v_0.png", "v_1.png", "v_2.png", "v_3.jpg", "v_4.png"]):
+        with Image.open(out / "masks" / f"{name}.png") as image:
+            mask = np.array(image)
+        assert mask.shape == (180, 240) and set(np.unique(mask)) <= {0, 255}
+        assert (mask[:, 120:] == 255).all() and (mask[:, :120] == (0 if i < 4 else 255)).all()
+    reconstruct = sfm.reconstruct
+
+    def checked(workspace: sfm.Workspace, *rest: Any) -> Any:
+        with closing(sqlite3.connect(workspace.database)) as link:
+            query = "SELECT name, cols, data FROM keypoints JOIN images USING (image_id)"
+            for name, columns, data in link.execute(query):
+                x = np.frombuffer(data, np.float32).reshape(-1, columns)[:, 0] / 3  # enlarged
+                assert len(x) > 50 and (x.min() < 115) == (name == "v_4.png")
+        return reconstruct(workspace, *rest)
+
+    monkeypatch.setattr(sfm, "reconstruct", checked)
+    record = prepare_scene(photos, out, options, progress, lambda: False)
+    assert record["masks"] and record["images"] == 5
+    found = read_source(out)
+    assert all(frame.mask == out / f"masks/{Path(frame.name).name}.png" for frame in found.frames)
+    assert found.points is not None and found.masked_where == "black"
+    (out / "run").mkdir()
+    clear_scene(photos, out)
+    assert [path.name for path in out.iterdir()] == ["run"]
+
+
 def test_a_stopped_run_goes_on(scene: Path, tmp_path: Path) -> None:
     pytest.importorskip("pycolmap")
     photos = copy_photos(scene, tmp_path, 5)

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageChops, ImageOps
 
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import replacing
@@ -49,7 +49,8 @@ class Photo:
 def find_photos(folder: Path, note: Note = lambda text: None) -> list[str]:
     """Find image files below a folder; return paths relative to it, in natural order.
 
-    Of a raw, HEIC or AVIF photo that is there as JPEG, PNG, ... too, the latter is taken.
+    A folder `masks` among them holds no photos. Of a raw, HEIC or AVIF photo that is there as
+    JPEG, PNG, ... too, the latter is taken.
 
     Args:
         note: takes remarks on what is left out.
@@ -62,6 +63,7 @@ def find_photos(folder: Path, note: Note = lambda text: None) -> list[str]:
         for path in folder.rglob("*")
         if path.is_file() and not path.name.startswith(".")
     ]
+    files = [path for path in files if path.parts[0] != "masks"]
     usual = {path.with_suffix("") for path in files if path.suffix.lower() in COPIED}
     names, doubled, unread = [], [], []
     for path in sorted(files, key=lambda path: natural_key(path.as_posix())):
@@ -168,10 +170,20 @@ def _save_upright(image: Image.Image, path: Path, kind: str | None) -> None:
     upright.save(path, format=kind, **keep)
 
 
-def flatten(images: Path, photo: Photo, flat: Path, masks: Path | None, zoom: int = 1) -> None:
+def flatten(
+    images: Path,
+    photo: Photo,
+    flat: Path,
+    masks: Path | None,
+    zoom: int = 1,
+    given: Path | None = None,
+) -> None:
     """Write a copy for structure from motion, opaque and `zoom` times as large, and its mask.
 
     The mask keeps features off the silhouette, which is another curve on the object in every view.
+
+    Args:
+        masks: folder for the masks. given: folder of masks of which black is ignored, too.
     """
     target = flat / photo.name
     mask = None if masks is None else masks / f"{photo.name}.png"
@@ -187,7 +199,11 @@ def flatten(images: Path, photo: Photo, flat: Path, masks: Path | None, zoom: in
     paper.paste(rgba, mask=alpha)
     if mask is not None:
         with replacing(mask) as aside:
-            alpha.point([0] * 128 + [255] * 128).save(aside)
+            seen = alpha.point([0] * 128 + [255] * 128)
+            if given is not None:
+                with Image.open(given / f"{photo.name}.png") as usable:
+                    seen = ImageChops.darker(seen, usable.resize(seen.size))
+            seen.save(aside)
     with replacing(target) as aside:
         paper.save(aside, quality=QUALITY, subsampling=0)
 

@@ -17,9 +17,11 @@ from nerfcli.core.files import read_json, replacing_folder, write_json
 from nerfcli.core.progress import Progress
 from nerfcli.core.text import quantity
 from nerfcli.prepare import frames, photos, sfm
+from nerfcli.prepare.masks import MASKS, find_masks, take_masks
 from nerfcli.prepare.normalise import normalise
 from nerfcli.prepare.options import (
     LENSES,
+    MASKED,
     RECORD,
     WORK,
     PrepareOptions,
@@ -57,6 +59,11 @@ class _Job:
     def images(self) -> Path:
         """The scene's images, as they are to be trained on."""
         return self.out / "images"
+
+    @property
+    def masks(self) -> Path:
+        """The folder of the photos' masks."""
+        return self.out / MASKS
 
     @property
     def photos(self) -> Path:
@@ -106,7 +113,10 @@ def prepare_scene(
         raise NerfError(
             "--undistort would lose the images' transparency; leave it out, the lens is kept."
         )
-    workspace = _make_workspace(job, taken)
+    masks = job.masks if (job.work / MASKED).exists() else None
+    if masks is not None and options.undistort:
+        raise NerfError("--undistort takes no masks; leave it out, the lens is kept.")
+    workspace = _make_workspace(job, taken, masks)
     names = [photo.name for photo in taken]
     # share one camera unless sizes or lenses differ: shared intrinsics are better determined
     shared = len({(photo.size, photo.exif) for photo in taken}) == 1
@@ -134,7 +144,24 @@ def _take_images(job: _Job) -> tuple[list[Photo], dict[str, str]]:
     if failed and len(taken) >= 3:
         name, reason = next(iter(failed.items()))
         job.progress.note(f"{quantity(len(failed), 'image')} left out: {name} {reason}")
+    _take_masks(job, folder, names, taken, failed)
     return taken, failed
+
+
+def _take_masks(
+    job: _Job, folder: Path, names: Sequence[str], taken: Sequence[Photo], failed: dict[str, str]
+) -> None:
+    """Write the masks of the photos, if there are any, and leave a mark that there are."""
+    given, beside = job.options.masks, folder / MASKS
+    if given is None and not beside.is_dir():
+        return
+    if given is None:
+        job.progress.note(f"{beside} is taken for masks: what is black there is ignored")
+    place = beside if given is None else Path(given)
+    used = [name for name in names if name not in failed]
+    found = find_masks(place, used, job.progress.note)
+    (job.work / MASKED).touch()
+    take_masks(folder, found, dict(zip(used, taken, strict=True)), job.masks)
 
 
 def _take_frames(job: _Job) -> Path:
@@ -156,15 +183,15 @@ def _take_frames(job: _Job) -> Path:
     return folder
 
 
-def _make_workspace(job: _Job, taken: Sequence[Photo]) -> sfm.Workspace:
+def _make_workspace(job: _Job, taken: Sequence[Photo], given: Path | None) -> sfm.Workspace:
     """Choose the images for structure from motion, or make opaque or enlarged copies of them."""
     has_alpha = any(photo.has_alpha for photo in taken)
     zoom = _choose_zoom([photo.size for photo in taken])
     if zoom == 1 and not has_alpha:
-        return sfm.Workspace(job.photos, None, job.work, job.is_stopped)
-    flat, masks = job.work / "flat", job.work / "masks" if has_alpha else None
+        return sfm.Workspace(job.photos, given, job.work, job.is_stopped)
+    flat, masks = job.work / "flat", job.work / "masks" if has_alpha or given else None
     for photo in taken:
-        photos.flatten(job.photos, photo, flat, masks, zoom)
+        photos.flatten(job.photos, photo, flat, masks, zoom, given)
     return sfm.Workspace(flat, masks, job.work, job.is_stopped)
 
 
@@ -226,8 +253,8 @@ def _write_scene(job: _Job, workspace: sfm.Workspace) -> Source:
         model = _undistort(job, workspace, model)
     source = normalise(read_colmap(job.out, model))
     names = [f"images/{frame.name}" for frame in source.frames]
-    nothing: list[str | None] = [None] * len(names)
-    write_transforms(source, names, nothing, nothing, job.out)
+    masks = [f"{MASKS}/{frame.name}.png" if frame.mask else None for frame in source.frames]
+    write_transforms(source, names, masks, [None] * len(names), job.out)
     if job.options.pyramid:
         photos.write_pyramid(job.images, job.out, job.options.pyramid)
     return source
@@ -285,6 +312,7 @@ def _make_record(
         "focal_px": float(np.median([frame.focal[0] for frame in source.frames])),
         "applied_scale": source.applied_scale,
         "failed": reasons,
+        "masks": (job.work / MASKED).exists(),
     }
 
 
