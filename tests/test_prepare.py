@@ -209,7 +209,7 @@ def test_masks_keep_features_out_and_go_into_the_scene(
     out, notes = tmp_path / "out", []
     options = PrepareOptions(masks=str(masks))
     progress = Progress("quiet", None, "", "")
-    progress.note = notes.append
+    monkeypatch.setattr(progress, "note", notes.append)
     stops = iter([False, False, False])  # in the middle of the features
     with pytest.raises(Stopped):
         prepare_scene(photos, out, options, progress, lambda: next(stops, True))

@@ -31,7 +31,8 @@ def prepare(
     lens: Annotated[
         str,
         typer.Option(
-            metavar="NAME", help="simple (one radial term), radial (two), opencv or fisheye."
+            metavar="NAME",
+            help="simple (one radial term), radial (two), opencv, fisheye or equirectangular.",
         ),
     ] = "simple",
     undistort: Annotated[
@@ -87,6 +88,8 @@ def prepare(
         raise NerfError("--masks goes with photos; the frames of a video have no names.")
     if masks is not None and undistort:
         raise NerfError("--undistort takes no masks; leave it out, the lens is kept.")
+    if masks is not None and lens == "equirectangular":
+        raise NerfError("--lens equirectangular takes no masks; give perspective photos, or none.")
     ensure_free_scene(capture, out, overwrite=overwrite)
     given = None if masks is None else str(masks.resolve())
     options = PrepareOptions(frames, lens, undistort, pyramid, given)

@@ -17,11 +17,13 @@ from nerfcli.scenes.writers.transforms import POINTS
 
 MASKED = "masked"  # in WORK, from when masks are written
 WORK, RECORD = ".prepare", "prepare.json"  # in the new scene: files of the stages, the result
+EQUIRECTANGULAR = "equirectangular"
 LENSES = {
     "simple": "SIMPLE_RADIAL",
     "radial": "RADIAL",
     "opencv": "OPENCV",
     "fisheye": "OPENCV_FISHEYE",
+    EQUIRECTANGULAR: "PINHOLE",  # of the views that are cut out
 }
 
 

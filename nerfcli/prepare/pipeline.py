@@ -20,6 +20,7 @@ from nerfcli.prepare import frames, photos, sfm
 from nerfcli.prepare.masks import MASKS, find_masks, take_masks
 from nerfcli.prepare.normalise import normalise
 from nerfcli.prepare.options import (
+    EQUIRECTANGULAR,
     LENSES,
     MASKED,
     RECORD,
@@ -28,6 +29,7 @@ from nerfcli.prepare.options import (
     describe_request,
     ensure_same_request,
 )
+from nerfcli.prepare.panoramas import N_VIEWS, cut_panoramas, view_rotations
 from nerfcli.prepare.photos import Photo
 from nerfcli.scenes.readers.colmap import read_colmap
 from nerfcli.scenes.source import Source
@@ -67,8 +69,12 @@ class _Job:
 
     @property
     def photos(self) -> Path:
-        """The folder of the upright copies."""
+        """The folder of the images that poses are sought of."""
         return self.work / "photos" if self.options.undistort else self.images
+
+    @property
+    def is_panoramic(self) -> bool:
+        return self.options.lens == EQUIRECTANGULAR
 
     @property
     def work(self) -> Path:
@@ -139,11 +145,15 @@ def _take_images(job: _Job) -> tuple[list[Photo], dict[str, str]]:
     """Fill the scene's images/; return the photos, and by name the reasons why others failed."""
     folder = _take_frames(job) if job.capture.is_file() else job.capture
     names = photos.find_photos(folder, job.progress.note)
+    copies = job.work / "panoramas" if job.is_panoramic else job.photos
     with job.progress.another(len(names), "image", "copy") as reporter:
-        taken, failed = photos.take_photos(folder, names, job.photos, reporter.update)
+        taken, failed = photos.take_photos(folder, names, copies, reporter.update)
     if failed and len(taken) >= 3:
         name, reason = next(iter(failed.items()))
         job.progress.note(f"{quantity(len(failed), 'image')} left out: {name} {reason}")
+    if job.is_panoramic and len(taken) >= 3:
+        with job.progress.another(len(taken), "image", "cut") as reporter:
+            return cut_panoramas(copies, taken, job.photos, reporter.update), failed
     _take_masks(job, folder, names, taken, failed)
     return taken, failed
 
@@ -187,12 +197,13 @@ def _make_workspace(job: _Job, taken: Sequence[Photo], given: Path | None) -> sf
     """Choose the images for structure from motion, or make opaque or enlarged copies of them."""
     has_alpha = any(photo.has_alpha for photo in taken)
     zoom = _choose_zoom([photo.size for photo in taken])
+    rig = view_rotations() if job.is_panoramic else None
     if zoom == 1 and not has_alpha:
-        return sfm.Workspace(job.photos, given, job.work, job.is_stopped)
+        return sfm.Workspace(job.photos, given, job.work, job.is_stopped, rig)
     flat, masks = job.work / "flat", job.work / "masks" if has_alpha or given else None
     for photo in taken:
         photos.flatten(job.photos, photo, flat, masks, zoom, given)
-    return sfm.Workspace(flat, masks, job.work, job.is_stopped)
+    return sfm.Workspace(flat, masks, job.work, job.is_stopped, rig)
 
 
 def _choose_zoom(sizes: Sequence[tuple[int, int]]) -> int:
@@ -223,7 +234,8 @@ def _choose_pairs(
         features = find_features_of_files(paths, reporter.update)
     shared = count_shared_features(features)
     pairs: set[tuple[int, int]] = set()
-    steps = [*range(1, OVERLAP + 1), *(2**k for k in range(4, 12))]
+    step = N_VIEWS if job.is_panoramic else 1  # to the same view of the next panorama
+    steps = [step * n for n in (*range(1, OVERLAP + 1), *(2**k for k in range(4, 12)))]
     for i in range(len(names)):
         near = [i + step for step in steps if i + step < len(names)]
         similar = shared[i].argsort(descending=True)[:SIMILAR].tolist()
