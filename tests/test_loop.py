@@ -12,7 +12,13 @@ import torch
 from safetensors.torch import load_file
 
 from nerfcli import backends
-from nerfcli.core.config import ClassicConfig, Config, HashGridConfig, TrainConfig
+from nerfcli.core.config import (
+    ClassicConfig,
+    Config,
+    HashGridConfig,
+    SceneConfig,
+    TrainConfig,
+)
 from nerfcli.core.progress import Progress
 from nerfcli.engine import train
 from nerfcli.engine.render import Model, render_image
@@ -156,3 +162,15 @@ def test_a_resolved_config_stays_as_it_is(ball: Path) -> None:
         config = train.resolve(replace(config_of(method), train=TrainConfig()), scene)
         assert config.train.minutes == 2.0 and config.train.lr is not None
         assert train.resolve(config, scene) == config
+
+
+def test_classic_warns_of_surroundings_and_stated_cascades_keep_the_box(ball: Path) -> None:
+    said: list[str] = []
+    wanted = SceneConfig(cascades=3)
+    scene = load_scene(ball, wanted)
+    for method in ("classic", "hashgrid"):
+        config = replace(config_of(method), scene=wanted)
+        assert train.prepare(scene, config, said.append).scene.box == scene.box
+        train.prepare(load_scene(ball), config_of(method), said.append)  # an object in a box
+    (warning,) = [line for line in said if line.startswith("warning")]
+    assert "classic spreads its samples evenly" in warning

@@ -17,7 +17,7 @@ from PIL import Image
 from conftest import sphere_c2w
 from nerfcli.core.errors import NerfError
 from nerfcli.scenes import Source, read_source
-from nerfcli.scenes.readers import pictures as pictures_module
+from nerfcli.scenes.readers import listings
 from nerfcli.scenes.readers.pictures import Pictures, image_files, image_folders
 
 SIZE = (12, 8)
@@ -142,12 +142,17 @@ def test_an_absolute_path_that_exists_is_used_and_said(tmp_path: Path) -> None:
     source = read_source(write(scene, [str(elsewhere / f"{i}.png") for i in range(3)]))
     assert [frame.image for frame in source.frames] == [elsewhere / f"{i}.png" for i in range(3)]
     assert "3 images are read from outside of the scene" in source.notes[0]
+    for ending in ("", ".jpg"):
+        write(scene, [str(elsewhere / f"{i}{ending}") for i in range(3)])
+        again = read_source(scene)
+        assert [frame.image for frame in again.frames] == [f.image for f in source.frames]
 
 
 def test_files_of_other_systems_are_no_pictures(tmp_path: Path) -> None:
     save(tmp_path / "0.png", tmp_path / "1.png")
     touch(tmp_path / "._0.png", tmp_path / ".DS_Store", tmp_path / "Thumbs.db")
     touch(tmp_path / "__MACOSX/._0.png", tmp_path / ".hidden.png")
+    (tmp_path / "loop.png").symlink_to("loop.png")
     assert [path.name for path in image_files(tmp_path)] == ["0.png", "1.png"]
     assert Pictures(tmp_path).find("._0.jpg") is None
 
@@ -156,10 +161,8 @@ def test_each_folder_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """Many names do not mean many looks at the disk."""
     touch(*(tmp_path / f"images/{i}.JPG" for i in range(100)))
     listed = []
-    scan = pictures_module.os.scandir
-    monkeypatch.setattr(
-        pictures_module.os, "scandir", lambda path: listed.append(path) or scan(path)
-    )
+    scan = listings.os.scandir
+    monkeypatch.setattr(listings.os, "scandir", lambda path: listed.append(path) or scan(path))
     assert len(Pictures(tmp_path).find_all(f"images/{i}.jpg" for i in range(100))) == 100
     assert sorted(map(str, listed)) == [str(tmp_path), str(tmp_path / "images")]
 

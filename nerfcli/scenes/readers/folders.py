@@ -1,8 +1,11 @@
-"""Scale intrinsics to images of another size than stated."""
+"""Scale intrinsics to images of another size than stated, and write notes about frames."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from nerfcli.core.errors import NerfError
+from nerfcli.scenes.source import Frame, abbreviate
 
 ASPECT_TOLERANCE = 0.05
 
@@ -20,6 +23,17 @@ def size_ratio(real: tuple[int, int], stated: tuple[int, int], where: str) -> tu
             "stated; the shapes differ (cropped or turned?), so the intrinsics cannot be right."
         )
     return ratio
+
+
+def mask_note(frames: Sequence[Frame]) -> list[str]:
+    """Note that only some frames have a mask."""
+    bare = [frame.name for frame in frames if frame.mask is None]
+    if not bare or len(bare) == len(frames):
+        return []
+    return [
+        f"{len(bare)} of {len(frames)} images have no mask, all of their pixels count: "
+        f"{abbreviate(bare)}"
+    ]
 
 
 def resized_note(resized: list[tuple[tuple[int, int], tuple[int, int]]]) -> list[str]:

@@ -9,43 +9,24 @@ from __future__ import annotations
 
 import os
 import re
-import unicodedata
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from urllib.parse import unquote
 
-from nerfcli.scenes.photo_formats import AVIF, HEIF, RAW
+from nerfcli.scenes.readers.listings import (
+    EXTENSIONS,
+    Listing,
+    fold,
+    is_file,
+    is_hidden,
+    split_name,
+    suffix_of,
+)
 
-# tried in this order for a path without one (instant-ngp's list, as far as Pillow reads it)
-EXTENSIONS = (
-    *(".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tga", ".ppm", ".webp", ".tif", ".tiff"),
-    *(*AVIF, *HEIF),
-)
-# endings of pictures that are not looked for, but may lie there converted
-CONVERTIBLE = (
-    *RAW,
-    *(".exr", ".hdr", ".jp2", ".pgm", ".jpe", ".jfif", ".mpo"),
-)
-DEPTH_EXTENSIONS = (".png", ".tif", ".tiff", ".npy")
 OTHER_NAMES = ("input", "rgb")  # of the folder of images, by some tools
-FOREIGN_FILES = {"thumbs.db", "desktop.ini", "__macosx", "@eadir"}  # left by other systems
 IMAGE_FOLDER = re.compile(r"images(_\d{1,4})?|input|rgb")
-
-
-def is_file(path: Path) -> bool:
-    """Whether the file exists; false for a name that no file can have."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
-
-
-def is_hidden(name: str) -> bool:
-    """Whether a file is hidden, or left by another system: no picture of a scene."""
-    return name.startswith(".") or name.lower() in FOREIGN_FILES
 
 
 def image_folders(root: Path) -> list[Path]:
@@ -60,18 +41,28 @@ def image_folders(root: Path) -> list[Path]:
     return [folder for folder in named if folder.is_dir()] + [root]
 
 
+def is_image_folder(folder: Path) -> bool:
+    """Whether a folder has one of the names under which images lie."""
+    return IMAGE_FOLDER.fullmatch(folder.name) is not None
+
+
 def image_files(folder: Path) -> list[Path]:
     """List the image files in a folder, sorted by name; hidden files do not count."""
-    names = sorted(name for name in _Folder.of(folder).files if not is_hidden(name))
-    return [folder / name for name in names if _suffix(name) in EXTENSIONS]
+    names = sorted(name for name in Listing.of(folder).files if not is_hidden(name))
+    return [folder / name for name in names if suffix_of(name) in EXTENSIONS]
 
 
 def one_of_each(paths: Sequence[Path]) -> list[Path]:
     """Choose one file where a picture is there in several formats, in the order of EXTENSIONS."""
     chosen: dict[Path, Path] = {}
-    for path in sorted(paths, key=lambda path: EXTENSIONS.index(_suffix(path.name))):
+    for path in sorted(paths, key=lambda path: EXTENSIONS.index(suffix_of(path.name))):
         chosen.setdefault(path.with_suffix(""), path)
     return sorted(chosen.values())
+
+
+def relative_name(path: Path, root: Path) -> str:
+    """Name a file by its path relative to `root`, which holds on any machine."""
+    return Path(os.path.relpath(path, root)).as_posix()
 
 
 class Pictures:
@@ -80,6 +71,7 @@ class Pictures:
     Args:
         root: what relative names refer to.
         folders: where the names usually lie, in order; `root` by default.
+        given: where the user says that they lie; nothing else counts then.
         others: further folders to look in; a find there is an assumption.
         what: the kind, for the notes.
         extensions: of a file that may stand for one of another extension, in order.
@@ -94,13 +86,15 @@ class Pictures:
         what: str = "images",
         extensions: Sequence[str] = EXTENSIONS,
         known: Pictures | None = None,
+        given: str | Path | None = None,
     ) -> None:
         self.root = root
+        self.given = None if given is None else Path(given)
         self.folders = list(folders) or [root]
         self.others = [folder for folder in others if folder not in self.folders]
         self.what = what
         self.extensions = tuple(extensions)
-        self._listed: dict[Path, _Folder] = {} if known is None else known._listed
+        self._listed: dict[Path, Listing] = {} if known is None else known._listed
         self._found: dict[str, Path] = {}
         self._taken: dict[Path, tuple[str, ...]] = {}
         self._finds: list[_Find] = []
@@ -130,6 +124,17 @@ class Pictures:
         """Find one file by its stated name; None if it is not there."""
         return self.find_all([stated]).get(stated)
 
+    def name_of(self, stated: str, path: Path) -> str:
+        """Name a found file: by its place below `root`, or as stated where the user gave a folder.
+
+        So a run knows its images again when that folder moves.
+        """
+        if self.given is None:
+            return relative_name(path, self.root)
+        name = _parse_name(stated)
+        depth = len(path.relative_to(self.given).parts) if name.is_foreign else len(name.parts)
+        return "/".join((*name.parts[-depth:-1], path.name))
+
     def find_here(self, name: str) -> Path | None:
         """Find a file below `root` by this very name, extension included, whatever its case."""
         parts = _parse_name(name).parts
@@ -140,6 +145,17 @@ class Pictures:
         """Find a file by this very name, whatever its case, in the folder of another."""
         listing = self._list(path.parent)
         return listing.find_exact(name) or listing.find(name, ())
+
+    def again(self) -> Pictures:
+        """Return finders of the same files for another list of their names."""
+        return Pictures(
+            self.root, self.folders, self.others, self.what, self.extensions, self, self.given
+        )
+
+    @property
+    def places(self) -> list[Path]:
+        """Where the files are looked for, in order."""
+        return [*self.folders, *self.others] if self.given is None else [self.given]
 
     @property
     def folder(self) -> Path | None:
@@ -152,7 +168,7 @@ class Pictures:
         notes = []
         moved = [find for find in self._finds if find.is_moved]
         if moved:
-            read = Path(os.path.relpath(moved[0].path, self.root)).as_posix()
+            read = relative_name(moved[0].path, self.root)
             notes.append(
                 f"{len(moved)} {self.what} are not where they are stated ({moved[0].stated}), "
                 f"{read} is read"
@@ -180,7 +196,7 @@ class Pictures:
     def _find_alike(self, names: list[_Name], is_foreign: bool) -> list[_Find]:
         """Find names by the first rule that finds at least half of what the best one does."""
         tried: list[tuple[_Rule | None, list[_Find]]] = []
-        if is_foreign:
+        if is_foreign and self.given is None:
             tried.append((None, [find for name in names if (find := self._as_stated(name))]))
         for rule in self._list_rules(names, is_foreign):
             if tried and len(tried[-1][1]) == len(names):
@@ -196,10 +212,13 @@ class Pictures:
         """List the rules in the order to try them; one that served before comes first."""
         if is_foreign in self._rules:
             yield self._rules[is_foreign]
-        places = [*self.folders, *self.others]
+        longest = max(len(name.parts) for name in names)
+        places = self.places
+        if self.given is not None:
+            yield from (_Rule(self.given, cut, False) for cut in range(longest))
+            return
         if is_foreign:  # a path leads through the scene's own folder
             places = [self.root, *(place for place in places if place != self.root)]
-            longest = max(len(name.parts) for name in names)
             yield from (_Rule(place, cut, True) for cut in range(longest) for place in places)
             return
         yield from (_Rule(place, 0, place not in self.folders) for place in places)
@@ -222,7 +241,14 @@ class Pictures:
                 if not is_other or (is_exact and not rule.is_moved):
                     found[name.stated] = path
         return [
-            _Find(name.stated, found[name.stated], rule.folder, rule.is_moved, name.parts)
+            _Find(
+                name.stated,
+                found[name.stated],
+                rule.folder,
+                rule.is_moved,
+                name.parts,
+                cut=rule.cut,
+            )
             for name in names
             if name.stated in found
         ]
@@ -230,7 +256,11 @@ class Pictures:
     def _as_stated(self, name: _Name) -> _Find | None:
         path = self.root / name.text
         if not is_file(path):
-            return None
+            listing = self._list(path.parent)
+            found = listing.find_exact(path.name) or listing.find(path.name, self.extensions)
+            if found is None:
+                return None
+            path = found
         is_outside = self.root.resolve() not in path.resolve().parents and path.is_absolute()
         return _Find(name.stated, path, None, False, name.parts, is_outside and name.is_absolute)
 
@@ -267,15 +297,10 @@ class Pictures:
         )
         return folder / alike[0] if len(alike) == 1 else None
 
-    def _list(self, folder: Path) -> _Folder:
+    def _list(self, folder: Path) -> Listing:
         if folder not in self._listed:
-            self._listed[folder] = _Folder.of(folder)
+            self._listed[folder] = Listing.of(folder)
         return self._listed[folder]
-
-
-def fold(name: str) -> str:
-    """Make names equal that differ in letter case or Unicode form only."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 @dataclass(frozen=True)
@@ -325,88 +350,16 @@ class _Find:
     is_moved: bool
     parts: tuple[str, ...]
     is_outside: bool = False
+    cut: int = 0
 
     @property
     def endings(self) -> tuple[str, str] | None:
         """The stated extension and that of the file, where they differ."""
-        stated, found = _split(self.parts[-1])[1], _split(self.path.name)[1]
+        stated, found = split_name(self.parts[-1])[1], split_name(self.path.name)[1]
         return (stated, found) if stated and stated != found else None
 
     @property
     def is_renamed(self) -> bool:
         """Whether the file's name differs otherwise than by its extension."""
-        there = (self.path.name,) if self.is_moved else self.path.parts
-        pairs = zip(reversed(self.parts), reversed(there), strict=False)
-        return any(_split(a)[0] not in (_split(b)[0], b) for a, b in pairs)
-
-
-@dataclass(frozen=True)
-class _Folder:
-    """The names in a folder; `is_closed`: they could not be listed."""
-
-    path: Path
-    files: frozenset[str]
-    folders: frozenset[str]
-    is_closed: bool = False
-
-    @staticmethod
-    def of(path: Path) -> _Folder:
-        files, folders = set(), set()
-        try:
-            with os.scandir(path) as entries:
-                for entry in entries:
-                    if entry.is_dir():
-                        folders.add(entry.name)
-                    elif entry.is_file() and not entry.name.startswith("._"):
-                        files.add(entry.name)
-        except PermissionError:
-            return _Folder(path, frozenset(), frozenset(), is_closed=True)
-        except (OSError, ValueError):  # no such folder, or a name that none can have
-            pass
-        return _Folder(path, frozenset(files), frozenset(folders))
-
-    @cached_property
-    def alike(self) -> dict[str, list[str]]:
-        """Names by what `fold` makes of them."""
-        return self._group(fold)
-
-    @cached_property
-    def stems(self) -> dict[str, list[str]]:
-        """Names by what `fold` makes of them without their extension."""
-        return self._group(lambda name: fold(_split(name)[0]))
-
-    def _group(self, key: Callable[[str], str]) -> dict[str, list[str]]:
-        groups: dict[str, list[str]] = defaultdict(list)
-        for name in sorted(self.files):
-            if not is_hidden(name):
-                groups[key(name)].append(name)
-        return groups
-
-    def find_exact(self, name: str) -> Path | None:
-        """Find a file of this name, or of this name with an extension of a picture."""
-        if self.is_closed and is_file(self.path / name):
-            return self.path / name
-        tried = (name, *(name + extension for extension in EXTENSIONS if not _split(name)[1]))
-        return next((self.path / other for other in tried if other in self.files), None)
-
-    def find(self, name: str, extensions: Sequence[str]) -> Path | None:
-        """Find the one file whose name is alike, or is alike but for one of the extensions."""
-        stem = _split(name)[0]
-        others = [other for other in self.stems.get(fold(stem), ()) if _suffix(other) in extensions]
-        for names in (self.alike.get(fold(name), []), others):
-            same = [other for other in names if _split(other)[0] == stem] or names
-            if len({_split(other)[0] for other in same}) == 1:
-                order = (*extensions, *map(_suffix, same))
-                return self.path / min(same, key=lambda other: order.index(_suffix(other)))
-        return None
-
-
-def _split(name: str) -> tuple[str, str]:
-    """Split a name before its extension; what is no extension of a picture belongs to the stem."""
-    stem, dot, ending = name.rpartition(".")
-    known = {*EXTENSIONS, *DEPTH_EXTENSIONS, *CONVERTIBLE}
-    return (stem, dot + ending) if stem and (dot + ending).lower() in known else (name, "")
-
-
-def _suffix(name: str) -> str:
-    return _split(name)[1].lower()
+        pairs = zip(reversed(self.parts[self.cut :]), reversed(self.path.parts), strict=False)
+        return any(split_name(a)[0] not in (split_name(b)[0], b) for a, b in pairs)

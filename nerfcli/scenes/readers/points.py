@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nerfcli.scenes.readers.pictures import is_file
+from nerfcli.scenes.readers.listings import is_file
 from nerfcli.scenes.source import MOST_DISTANT, Points
 
 COLORS = ("red", "green", "blue")

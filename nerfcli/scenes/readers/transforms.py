@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -10,12 +9,19 @@ from typing import Any
 
 import numpy as np
 
+from nerfcli.core.config import SceneConfig
 from nerfcli.core.errors import NerfError
-from nerfcli.scenes.readers.folders import resized_note
+from nerfcli.scenes.images import ensure_complete
+from nerfcli.scenes.readers.folders import mask_note, resized_note
+from nerfcli.scenes.readers.frame_faults import FrameFaults
 from nerfcli.scenes.readers.intrinsics import parse_intrinsics, parse_size
 from nerfcli.scenes.readers.keys import check_keys, keys_beyond
+from nerfcli.scenes.readers.listings import DEPTH_EXTENSIONS
 from nerfcli.scenes.readers.ngp_box import parse_box
-from nerfcli.scenes.readers.pictures import DEPTH_EXTENSIONS, Pictures, image_folders
+from nerfcli.scenes.readers.pictures import (
+    Pictures,
+    image_folders,
+)
 from nerfcli.scenes.readers.points import read_points
 from nerfcli.scenes.source import (
     Depth,
@@ -39,18 +45,23 @@ DEPTH_KEYS = (
 NERFSTUDIO_KEYS = {"camera_model", "applied_transform", "ply_file_path", *SPLIT_KEYS.values()}
 
 
-def read_transforms(path: Path) -> Source:
+class NoImages(NerfError):
+    """A transforms file without frames, or without any of their images."""
+
+
+def read_transforms(path: Path, wanted: SceneConfig | None = None) -> Source:
     """Read one transforms*.json.
 
     Raises:
         NerfError: a fault in the file; names file, frame and key.
     """
-    data = read_object(path)
+    data, notes = read_table(path)
     root = path.parent
-    files = TransformsFiles(root)
-    frames, notes, kind = read_frames(path, data, files)
+    files = TransformsFiles(root, wanted)
+    frames, more, kind = read_frames(path, data, files)
+    notes += more
     box, box_source = parse_box(data, str(path))
-    frames = _with_splits(frames, data, path)
+    frames = _with_splits(frames, data, path, files)
     points = None
     if data.get("ply_file_path"):
         stated = str(data["ply_file_path"])
@@ -65,7 +76,7 @@ def read_transforms(path: Path) -> Source:
         box=box,
         box_source=box_source,
         points=points,
-        masked_where="black" if any("mask_path" in f for f in data["frames"]) else "nonzero",
+        masked_where="black" if any(f.get("mask_path") for f in data["frames"]) else "nonzero",
         beyond=keys_beyond(data, data["frames"]),
         applied_transform=_applied_transform(data, path),
         applied_scale=number(data.get("applied_scale", 1.0), f"{path}: applied_scale"),
@@ -74,11 +85,31 @@ def read_transforms(path: Path) -> Source:
     )
 
 
+def read_table(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """Read a transforms file without what is null, and notes about its JSON.
+
+    Raises:
+        NerfError: as `read_object`.
+    """
+    notes: list[str] = []
+    data = _without_nulls(read_object(path, notes))
+    if isinstance(data.get("frames"), list):
+        frames = data["frames"]
+        data["frames"] = [_without_nulls(f) if isinstance(f, dict) else f for f in frames]
+    return data, notes
+
+
+def _without_nulls(table: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in table.items() if value is not None}
+
+
 class TransformsFiles:
     """The images, masks and depth images of one folder's transforms files."""
 
-    def __init__(self, root: Path) -> None:
-        self.images = images = Pictures(root, others=image_folders(root))
+    def __init__(self, root: Path, wanted: SceneConfig | None = None) -> None:
+        wanted = wanted or SceneConfig()
+        self.skip_bad_frames = wanted.skip_bad_frames
+        self.images = images = Pictures(root, others=image_folders(root), given=wanted.images)
         self.masks = Pictures(root, what="masks", known=images)
         self.depths = Pictures(root, what="depth images", extensions=DEPTH_EXTENSIONS, known=images)
         self.points = Pictures(root, what="point files", extensions=(), known=images)
@@ -100,25 +131,32 @@ def read_frames(
         frames, notes, and the kind: "nerfstudio" or "instant-ngp".
 
     Raises:
-        NerfError: no frames, none with an image, or a fault in one of them.
+        NoImages: no frames, or none with an image.
+        NerfError: a fault in one of the frames.
     """
     listed = data.get("frames")
-    if not isinstance(listed, list) or not listed:
+    if listed == []:
+        raise NoImages(f"{path} has no frames.")
+    if not isinstance(listed, list):
         raise NerfError(f"{path} has no frames; a transforms file needs a list of that name.")
     if not all(isinstance(frame, dict) for frame in listed):
         raise NerfError(f"{path}: each entry of frames must be an object.")
     notes = check_keys(data, listed, path)
-    reading = _Reading(path, data, files, split, "mask_path" in listed[0])
+    has_masks = any(frame.get("mask_path") for frame in listed)
+    reading = _Reading(path, data, files, split, has_masks)
     files.images.find_all(_texts(listed, "file_path"))
     files.masks.find_all(_texts(listed, "mask_path"))
     for key, _, _ in DEPTH_KEYS:
         files.depths.find_all(_texts(listed, key))
-    for frame in listed:
-        reading.add(frame)
+    faults = FrameFaults(skip=files.skip_bad_frames)
+    for i, frame in enumerate(listed):
+        with faults.collect():
+            reading.add(frame, i)
+    notes += faults.finish(len(reading.frames))
     if not reading.frames:
-        raise NerfError(
-            f"{path}: none of the {len(listed)} images exists, "
-            f"the first was looked for at {path.parent / reading.missing[0]}."
+        raise NoImages(
+            f"{path}: none of the {len(listed)} images exists, the first was looked for at "
+            f"{path.parent / reading.missing[0]}. --images DIR says where they are."
         )
     twice = find_duplicates(frame.name for frame in reading.frames)
     if twice:
@@ -150,40 +188,42 @@ class _Reading:
         self.resized: list[tuple[tuple[int, int], tuple[int, int]]] = []
         self.scales: list[float] = []
 
-    def add(self, frame: Mapping[str, Any]) -> None:
+    def add(self, frame: Mapping[str, Any], at: int) -> None:
         stated = frame.get("file_path")
         if not isinstance(stated, str) or not stated:
-            at = len(self.frames) + len(self.missing)
             raise NerfError(f"{self.path}: frame {at} has no file_path.")
         where = f"{self.path}, frame {stated}"
         if "transform_matrix" not in frame:
             raise NerfError(f"{where} has no transform_matrix.")
-        c2w, scale = pose_from_opengl(frame["transform_matrix"], where)
         image = self.files.images.find(stated)
         if image is None:
             self.missing.append(str(PurePosixPath(stated)))
             return
+        c2w, scale = pose_from_opengl(frame["transform_matrix"], where)
+        if self.files.skip_bad_frames:
+            ensure_complete(image)
         size = parse_size({**self.top, **frame}, where)
         width, height, has_alpha = read_stored_size(image, size)
         focal, principal, lens = parse_intrinsics(frame, self.top, (width, height), where)
-        alpha = self._alpha(image, stated)
+        alpha, mask = self._alpha(image, stated), self._mask(frame, image, where)
+        depth = self._depth(frame, where)
         self.scales.append(scale)
         if size is not None and size != (width, height):
             self.resized.append(((width, height), size))
         self.frames.append(
             Frame(
-                name=_name(image, self.path.parent),
+                name=self.files.images.name_of(stated, image),
                 c2w=c2w,
                 focal=focal,
                 principal=principal,
                 size=(width, height),
                 lens=lens,
                 image=image,
-                mask=self._mask(frame, image, where),
+                mask=mask,
                 alpha=alpha,
                 has_alpha=has_alpha or alpha is not None,
                 split=self.split,
-                depth=self._depth(frame, where),
+                depth=depth,
             )
         )
 
@@ -195,12 +235,9 @@ class _Reading:
         return next((path for path in found if path is not None), None)
 
     def _mask(self, frame: Mapping[str, Any], image: Path, where: str) -> Path | None:
-        if ("mask_path" in frame) != self.has_mask_paths:
-            raise NerfError(
-                f"{where}: either all frames or none have a mask_path; "
-                f"this one has {'one' if 'mask_path' in frame else 'none'}."
-            )
         if self.has_mask_paths:
+            if not frame.get("mask_path"):
+                return None
             mask = self.files.masks.find(str(frame["mask_path"]))
             if mask is None:
                 raise NerfError(f"{where}: the mask {frame['mask_path']} does not exist.")
@@ -238,7 +275,7 @@ class _Reading:
                 f"{len(self.missing)} of {total} frames of {self.path.name} have no image file and "
                 f"are left out: {abbreviate(self.missing)}"
             )
-        notes += resized_note(self.resized)
+        notes += resized_note(self.resized) + mask_note(self.frames)
         scaled = [s for s in self.scales if abs(s - 1) > 1e-3]
         if scaled:
             notes.append(
@@ -269,12 +306,9 @@ def _crop_radius(data: Mapping[str, Any], frame: Frame, path: Path) -> float:
     return radius if stated is None else radius * frame.size[0] / stated[0]
 
 
-def _name(image: Path, root: Path) -> str:
-    """Name an image by its path relative to `root`, which holds on any machine."""
-    return Path(os.path.relpath(image, root)).as_posix()
-
-
-def _with_splits(frames: Sequence[Frame], data: Mapping[str, Any], path: Path) -> list[Frame]:
+def _with_splits(
+    frames: Sequence[Frame], data: Mapping[str, Any], path: Path, files: TransformsFiles
+) -> list[Frame]:
     """Apply nerfstudio's explicit lists; drop the frames that no list names."""
     lists = {split: data[key] for split, key in SPLIT_KEYS.items() if data.get(key) is not None}
     if not lists:
@@ -282,7 +316,7 @@ def _with_splits(frames: Sequence[Frame], data: Mapping[str, Any], path: Path) -
     if "train" not in lists:
         raise NerfError(f"{path} lists {', '.join(lists)} files but has no train_filenames.")
     split_of: dict[Path, str] = {}
-    images = Pictures(path.parent, others=image_folders(path.parent))
+    images = files.images.again()
     for split, names in lists.items():
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise NerfError(f"{path}: {SPLIT_KEYS[split]} must be a list of file names.")
