@@ -11,11 +11,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import imageio_ffmpeg
 import numpy as np
 import pytest
 from PIL import Image
 from spoiled import write_textured_scene
+from test_frames import LEFT_PIPES, write_video
 
 from conftest import Nerf
 from nerfcli.cameras.rotations import look_at
@@ -23,7 +23,6 @@ from nerfcli.cli import main
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Progress
 from nerfcli.prepare import PrepareOptions, Stopped, clear_scene, pipeline, prepare_scene, sfm
-from nerfcli.prepare.frames import measure_sharpness, take_frames
 from nerfcli.prepare.normalise import DISTANCE, estimate_up, normalise
 from nerfcli.prepare.photos import find_photos, make_names, take_photos
 from nerfcli.scenes import load_scene, read_source
@@ -189,6 +188,58 @@ def test_images_are_numbered_in_order_whichever_thread_ends_first(tmp_path: Path
         assert [name for (name,) in rows] == names
 
 
+def test_masks_keep_features_out_and_go_into_the_scene(
+    scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names as COLMAP has them, names of other tools, none, and one made of a turned photo."""
+    photos = copy_photos(scene, tmp_path, 5)
+    with Image.open(photos / "v_3.png") as image:
+        exif = Image.Exif()
+        exif[0x0112] = 8  # stored on its side
+        image.transpose(Image.Transpose.ROTATE_270).save(photos / "v_3.jpg", quality=95, exif=exif)
+    (photos / "v_3.png").unlink()
+    masks = tmp_path / "mine"
+    masks.mkdir()
+    half = Image.new("L", (240, 180), 255)
+    half.paste(0, (0, 0, 120, 180))
+    half.save(masks / "v_0.png.png")
+    half.convert("1").save(masks / "v_1.png")
+    half.save(masks / "v_2.PNG")
+    half.transpose(Image.Transpose.ROTATE_270).save(masks / "v_3.png")
+    out, notes = tmp_path / "out", []
+    options = PrepareOptions(masks=str(masks))
+    progress = Progress("quiet", None, "", "")
+    monkeypatch.setattr(progress, "note", notes.append)
+    stops = iter([False, False, False])  # in the middle of the features
+    with pytest.raises(Stopped):
+        prepare_scene(photos, out, options, progress, lambda: next(stops, True))
+    assert "1 photo without a mask" in notes[-1]
+    for i, name in enumerate(["v_0.png", "v_1.png", "v_2.png", "v_3.jpg", "v_4.png"]):
+        with Image.open(out / "masks" / f"{name}.png") as image:
+            mask = np.array(image)
+        assert mask.shape == (180, 240) and set(np.unique(mask)) <= {0, 255}
+        assert (mask[:, 120:] == 255).all() and (mask[:, :120] == (0 if i < 4 else 255)).all()
+    reconstruct = sfm.reconstruct
+
+    def checked(workspace: sfm.Workspace, *rest: Any) -> Any:
+        with closing(sqlite3.connect(workspace.database)) as link:
+            query = "SELECT name, cols, data FROM keypoints JOIN images USING (image_id)"
+            for name, columns, data in link.execute(query):
+                x = np.frombuffer(data, np.float32).reshape(-1, columns)[:, 0] / 3  # enlarged
+                assert len(x) > 50 and (x.min() < 115) == (name == "v_4.png")
+        return reconstruct(workspace, *rest)
+
+    monkeypatch.setattr(sfm, "reconstruct", checked)
+    record = prepare_scene(photos, out, options, progress, lambda: False)
+    assert record["masks"] and record["images"] == 5
+    found = read_source(out)
+    assert all(frame.mask == out / f"masks/{Path(frame.name).name}.png" for frame in found.frames)
+    assert found.points is not None and found.masked_where == "black"
+    (out / "run").mkdir()
+    clear_scene(photos, out)
+    assert [path.name for path in out.iterdir()] == ["run"]
+
+
 def test_a_stopped_run_goes_on(scene: Path, tmp_path: Path) -> None:
     pytest.importorskip("pycolmap")
     photos = copy_photos(scene, tmp_path, 5)
@@ -267,33 +318,6 @@ def test_names_that_pycolmap_cannot_read_are_changed(tmp_path: Path) -> None:
     assert ([photo.name for photo in taken], failed) == (["e_f.png"], {})
     with Image.open(tmp_path / "out" / "e_f.png") as image:
         np.testing.assert_array_equal(np.array(image), pixels)
-
-
-def write_video(path: Path, frames: list[np.ndarray]) -> None:
-    """An mp4 of ten frames a second."""
-    height, width = frames[0].shape[:2]
-    sink = imageio_ffmpeg.write_frames(str(path), (width, height), fps=10, macro_block_size=2)
-    sink.send(None)
-    for frame in frames:
-        sink.send(np.ascontiguousarray(frame))
-    sink.close()
-
-
-# imageio-ffmpeg leaves its pipes to the garbage collector, which pytest hears of
-LEFT_PIPES = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
-
-@LEFT_PIPES
-def test_the_sharpest_frame_of_each_window(tmp_path: Path) -> None:
-    """Every fourth frame is sharp, at changing places within the windows of six."""
-    rng = np.random.default_rng(1)
-    sharp = np.kron(rng.integers(0, 255, (12, 16, 3)), np.ones((4, 4, 1))).astype(np.uint8)
-    soft = np.array(Image.fromarray(sharp).resize((8, 6)).resize((64, 48)))
-    best = {2, 9, 12, 23}
-    write_video(tmp_path / "v.mp4", [sharp if i in best else soft for i in range(24)])
-    names = take_frames(tmp_path / "v.mp4", tmp_path / "frames", 4)
-    assert {int(name[6:12]) for name in names} == best
-    assert measure_sharpness(sharp) > 2 * measure_sharpness(soft)
 
 
 def test_up_is_square_to_level_cameras_that_all_look_down() -> None:

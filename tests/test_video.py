@@ -46,6 +46,22 @@ def test_mp4_is_h264_yuv420p_with_all_frames(tmp_path: Path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_mp4_says_bt709_and_means_it(tmp_path: Path):
+    """A player that assumes BT.709, as for all of HD, shows the colours that were rendered."""
+    colours = [(200, 40, 30), (30, 160, 40), (40, 60, 200), (128, 128, 128)]
+    frame = np.repeat(np.array(colours, np.uint8)[None], 16, axis=1).reshape(1, 64, 3)
+    writer = open_writer(tmp_path / "a.mp4", "rgb", ("rgb",), fps=10)
+    writer.add(np.repeat(frame, 48, axis=0), None)
+    (path,) = writer.close()
+    options = ["-vf", "scale=in_color_matrix=bt709:in_range=tv"]
+    reader = imageio_ffmpeg.read_frames(str(path), output_params=options)
+    assert "bt709" in next(reader)["pix_fmt"]
+    pixels = np.frombuffer(next(reader), np.uint8).reshape(48, 64, 3)
+    for i, colour in enumerate(colours):
+        assert np.abs(pixels[24, 16 * i + 8].astype(int) - colour).max() <= 3
+    reader.close()
+
+
 def test_mp4_plays_before_all_of_it_is_there(tmp_path: Path):
     (path,) = write(tmp_path / "a.mp4", "rgb", ("rgb",))
     content = path.read_bytes()

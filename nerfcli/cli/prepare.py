@@ -31,7 +31,8 @@ def prepare(
     lens: Annotated[
         str,
         typer.Option(
-            metavar="NAME", help="simple (one radial term), radial (two), opencv or fisheye."
+            metavar="NAME",
+            help="simple (one radial term), radial (two), opencv, fisheye or equirectangular.",
         ),
     ] = "simple",
     undistort: Annotated[
@@ -40,6 +41,13 @@ def prepare(
     pyramid: Annotated[
         int, typer.Option(metavar="N", help="Also write the images halved N times: images_2, ...")
     ] = 0,
+    masks: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Masks named as the photos (a.jpg.png or a.png): what is black is ignored.",
+        ),
+    ] = None,
     overwrite: Annotated[
         bool,
         typer.Option("--overwrite", help="Start again; replace an earlier scene in --out."),
@@ -74,8 +82,17 @@ def prepare(
         raise NerfError(f"--frames must be at least 3, got {frames}.")
     if not 0 <= pyramid <= 5:
         raise NerfError(f"--pyramid must be 0 to 5, got {pyramid}.")
+    if masks is not None and not masks.is_dir():
+        raise NerfError(f"--masks {masks}: no such folder.")
+    if masks is not None and capture.is_file():
+        raise NerfError("--masks goes with photos; the frames of a video have no names.")
+    if masks is not None and undistort:
+        raise NerfError("--undistort takes no masks; leave it out, the lens is kept.")
+    if masks is not None and lens == "equirectangular":
+        raise NerfError("--lens equirectangular takes no masks; give perspective photos, or none.")
     ensure_free_scene(capture, out, overwrite=overwrite)
-    options = PrepareOptions(frames, lens, undistort, pyramid)
+    given = None if masks is None else str(masks.resolve())
+    options = PrepareOptions(frames, lens, undistort, pyramid, given)
     if (out / RECORD).is_file() and (out / "transforms.json").is_file():
         record = read_json(out / RECORD)
         if "asked" in record:

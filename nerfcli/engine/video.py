@@ -38,7 +38,12 @@ ENCODINGS = {
     # H.264 in yuv420p, which needs even sizes; the index in front, so that browsers start at once
     ".mp4": Encoding(
         *("libx264", "yuv420p", 2),
-        ("-crf", "18", "-preset", "medium", "-movflags", "+faststart"),
+        (
+            *("-crf", "18", "-preset", "medium", "-movflags", "+faststart"),
+            # players take HD without a tag for BT.709, and ffmpeg by itself converts to BT.601
+            *("-vf", "scale=out_color_matrix=bt709:out_range=tv", "-colorspace", "bt709"),
+            *("-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"),
+        ),
     ),
     # one palette for all frames, so that colours do not flicker; endless
     ".gif": Encoding(

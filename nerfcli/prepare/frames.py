@@ -1,10 +1,12 @@
-"""Take frames from a video: the sharpest of each window of time."""
+"""Take frames from a video: the sharpest of each window, and no picture twice."""
 
 from __future__ import annotations
 
+import logging
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,15 @@ from PIL import Image
 
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import replacing
-from nerfcli.core.progress import Update, ignore_update
+from nerfcli.core.progress import Note, Update, ignore_update
 
 LEAST_SIDE = 480  # pixels of the shorter side at which sharpness is measured
 QUALITY = 95
+HDR = ("arib-std-b67", "smpte2084")  # transfer functions of HLG and PQ, by ffmpeg's names
+TONE_MAP = (
+    "zscale=tin={curve}:pin=2020:min=2020_ncl:t=linear:npl=100,format=gbrpf32le,zscale=p=bt709,tonemap=hable:desat=0,"
+    "zscale=t=bt709:m=bt709:r=tv,format=yuv444p"
+)
 
 
 def take_frames(
@@ -25,41 +32,41 @@ def take_frames(
     n_frames: int,
     update: Update = ignore_update,
     is_stopped: Callable[[], bool] = lambda: False,
+    note: Note = lambda text: None,
 ) -> list[str]:
-    """Write about `n_frames` frames as JPEG, the sharpest of each window; return their names.
+    """Write `n_frames` frames as JPEG, the sharpest of each window; return their names.
+
+    The windows hold equally many different pictures: a header's duration and frame rate may be
+    absent or wrong, and a picture that is shown for longer is still one picture. So the video is
+    read twice.
 
     Args:
         is_stopped: asked after each frame; if true, return early.
+        note: takes remarks.
 
     Raises:
         NerfError: ffmpeg cannot read the video, or it is too short.
     """
+    found = _measure_frames(video, update, is_stopped, note)
+    if is_stopped():
+        return []
+    if len(found) < 3:
+        raise NerfError(f"{video} has only {len(found)} frames; at least three are needed.")
+    if len(found) < n_frames:
+        note(f"{video} has no more than {len(found)} different frames: all of them are taken")
+    chosen = _choose_sharpest(found, min(n_frames, len(found)))
     names: list[str] = []
     with _open_video(video) as (header, reader):
-        width, height = header["size"]
-        total = int(header["fps"] * header["duration"]) or n_frames
-        window = max(total / n_frames, 1.0)
-        best: tuple[float, np.ndarray, int] | None = None
         for index, raw in enumerate(reader):
-            frame = np.frombuffer(raw, np.uint8).reshape(height, width, 3)
-            if best is not None and int(index / window) != int(best[2] / window):
-                names.append(_write_frame(best, out))
-                best = None
-            sharpness = measure_sharpness(frame)
-            if best is None or sharpness > best[0]:
-                best = (sharpness, frame, index)
-            update(index + 1)
-            if is_stopped():
-                return names
-        if best is not None:
-            names.append(_write_frame(best, out))
-    if len(names) < 3:
-        raise NerfError(f"{video} has only {len(names)} frames; at least three are needed.")
+            if index == chosen[len(names)]:
+                names.append(_write_frame(_as_pixels(raw, header), index, out))
+            if is_stopped() or len(names) == len(chosen):
+                break
     return names
 
 
 def count_frames(video: Path) -> int:
-    """Read the number of frames from a video's header; 0 if unknown.
+    """Estimate the number of frames from a video's header; 0 if it does not say.
 
     Raises:
         NerfError: not a video.
@@ -68,22 +75,81 @@ def count_frames(video: Path) -> int:
         return int(header["fps"] * header["duration"])
 
 
+def _measure_frames(
+    video: Path, update: Update, is_stopped: Callable[[], bool], note: Note
+) -> list[tuple[int, float]]:
+    """Return index and sharpness of each frame that differs from the one before."""
+    found: list[tuple[int, float]] = []
+    with _open_video(video) as (header, reader):
+        curve = _find_hdr(header)
+        if curve and not _has_tone_map():
+            note(
+                f"{video} is HDR ({curve}), which this ffmpeg cannot convert: colours will be pale"
+            )
+        last = b""
+        for index, raw in enumerate(reader):
+            if raw != last:
+                found.append((index, measure_sharpness(_as_pixels(raw, header))))
+            last = raw
+            update(index + 1)
+            if is_stopped():
+                break
+    return found
+
+
+def _choose_sharpest(found: Sequence[tuple[int, float]], n: int) -> list[int]:
+    """Cut frames into n windows of equal size; return the index of the sharpest in each."""
+    edges = [len(found) * i // n for i in range(n + 1)]
+    windows = [found[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [max(window, key=lambda frame: frame[1])[0] for window in windows]
+
+
 @contextmanager
 def _open_video(video: Path) -> Iterator[tuple[dict[str, Any], Iterator[bytes]]]:
-    """Yield a video's header and its raw frames, [height, width, 3] uint8 each.
+    """Yield a video's header and its raw frames, [height, width, 3] uint8 each, upright.
+
+    Each frame comes once, whatever its time; HDR is tone-mapped where ffmpeg can.
 
     Raises:
         NerfError: ffmpeg cannot read it.
     """
     import imageio_ffmpeg
 
-    reader = imageio_ffmpeg.read_frames(str(video))
+    # it warns of a frame that is turned upright
+    logging.getLogger("imageio_ffmpeg").setLevel(logging.ERROR)
+    options = ["-fps_mode", "passthrough"]
+    reader = imageio_ffmpeg.read_frames(str(video), output_params=options)
     try:
-        yield next(reader), reader
+        header = next(reader)
+        curve = _find_hdr(header)
+        if curve and _has_tone_map():
+            reader.close()
+            options += ["-vf", TONE_MAP.format(curve=curve)]
+            reader = imageio_ffmpeg.read_frames(str(video), output_params=options)
+            header = next(reader)
+        yield header, reader
     except (OSError, RuntimeError, StopIteration, subprocess.SubprocessError) as error:
         raise NerfError(f"{video} cannot be read as a video ({_last_line(error)}).") from error
     finally:
         reader.close()
+
+
+def _find_hdr(header: dict[str, Any]) -> str | None:
+    """Return the transfer function of an HDR video, None for others."""
+    return next((curve for curve in HDR if curve in header["pix_fmt"]), None)
+
+
+@cache
+def _has_tone_map() -> bool:
+    """Whether ffmpeg has the filters of TONE_MAP."""
+    import imageio_ffmpeg
+
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-filters"]
+    try:
+        listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return {"zscale", "tonemap"} <= set(listed)
 
 
 def measure_sharpness(frame: np.ndarray) -> float:
@@ -101,10 +167,15 @@ def measure_sharpness(frame: np.ndarray) -> float:
     return float(np.square(laplacian).mean())
 
 
-def _write_frame(best: tuple[float, np.ndarray, int], out: Path) -> str:
-    name = f"frame_{best[2]:06d}.jpg"
+def _as_pixels(raw: bytes, header: dict[str, Any]) -> np.ndarray:
+    width, height = header["size"]
+    return np.frombuffer(raw, np.uint8).reshape(height, width, 3)
+
+
+def _write_frame(pixels: np.ndarray, index: int, out: Path) -> str:
+    name = f"frame_{index:06d}.jpg"
     with replacing(out / name) as aside:
-        Image.fromarray(best[1]).save(aside, quality=QUALITY, subsampling=0)
+        Image.fromarray(pixels).save(aside, quality=QUALITY, subsampling=0)
     return name
 
 

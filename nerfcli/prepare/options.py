@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from nerfcli.core.errors import NerfError
+from nerfcli.core.files import read_json
 from nerfcli.prepare.frames import count_frames
 from nerfcli.prepare.photos import find_photos
 from nerfcli.prepare.sfm import load_pycolmap
 from nerfcli.scenes.writers.transforms import POINTS
 
+MASKED = "masked"  # in WORK, from when masks are written
 WORK, RECORD = ".prepare", "prepare.json"  # in the new scene: files of the stages, the result
+EQUIRECTANGULAR = "equirectangular"
 LENSES = {
     "simple": "SIMPLE_RADIAL",
     "radial": "RADIAL",
     "opencv": "OPENCV",
     "fisheye": "OPENCV_FISHEYE",
+    EQUIRECTANGULAR: "PINHOLE",  # of the views that are cut out
 }
 
 
@@ -29,6 +34,7 @@ class PrepareOptions:
     Attributes:
         frames: number of frames to take from a video.
         lens: a key of LENSES. undistort: write pinhole images instead of keeping the lens.
+        masks: a folder of masks, or None for none but those in the folder `masks` of the photos.
         pyramid: how often to halve the images, into images_2, images_4, ...
     """
 
@@ -36,6 +42,7 @@ class PrepareOptions:
     lens: str = "simple"
     undistort: bool = False
     pyramid: int = 0
+    masks: str | None = None
 
 
 def describe_request(capture: Path, options: PrepareOptions) -> dict[str, Any]:
@@ -71,7 +78,15 @@ def clear_scene(capture: Path, out: Path) -> None:
         count_frames(capture)
     else:
         find_photos(capture)
-    for folder in (WORK, "images", *(f"images_{2**k}" for k in range(1, 6))):
+    made = ["masks"] if _has_masks(out) else []
+    for folder in (WORK, "images", *made, *(f"images_{2**k}" for k in range(1, 6))):
         shutil.rmtree(out / folder, ignore_errors=True)
     for file in (RECORD, "transforms.json", POINTS):
         (out / file).unlink(missing_ok=True)
+
+
+def _has_masks(out: Path) -> bool:
+    """Whether the scene's masks are ours: a run with masks records it."""
+    with suppress(NerfError):
+        return (out / WORK / MASKED).exists() or bool(read_json(out / RECORD).get("masks"))
+    return False

@@ -17,15 +17,19 @@ from nerfcli.core.files import read_json, replacing_folder, write_json
 from nerfcli.core.progress import Progress
 from nerfcli.core.text import quantity
 from nerfcli.prepare import frames, photos, sfm
+from nerfcli.prepare.masks import MASKS, find_masks, take_masks
 from nerfcli.prepare.normalise import normalise
 from nerfcli.prepare.options import (
+    EQUIRECTANGULAR,
     LENSES,
+    MASKED,
     RECORD,
     WORK,
     PrepareOptions,
     describe_request,
     ensure_same_request,
 )
+from nerfcli.prepare.panoramas import N_VIEWS, cut_panoramas, view_rotations
 from nerfcli.prepare.photos import Photo
 from nerfcli.scenes.readers.colmap import read_colmap
 from nerfcli.scenes.source import Source
@@ -59,9 +63,18 @@ class _Job:
         return self.out / "images"
 
     @property
+    def masks(self) -> Path:
+        """The folder of the photos' masks."""
+        return self.out / MASKS
+
+    @property
     def photos(self) -> Path:
-        """The folder of the upright copies."""
+        """The folder of the images that poses are sought of."""
         return self.work / "photos" if self.options.undistort else self.images
+
+    @property
+    def is_panoramic(self) -> bool:
+        return self.options.lens == EQUIRECTANGULAR
 
     @property
     def work(self) -> Path:
@@ -106,7 +119,10 @@ def prepare_scene(
         raise NerfError(
             "--undistort would lose the images' transparency; leave it out, the lens is kept."
         )
-    workspace = _make_workspace(job, taken)
+    masks = job.masks if (job.work / MASKED).exists() else None
+    if masks is not None and options.undistort:
+        raise NerfError("--undistort takes no masks; leave it out, the lens is kept.")
+    workspace = _make_workspace(job, taken, masks)
     names = [photo.name for photo in taken]
     # share one camera unless sizes or lenses differ: shared intrinsics are better determined
     shared = len({(photo.size, photo.exif) for photo in taken}) == 1
@@ -128,9 +144,34 @@ def prepare_scene(
 def _take_images(job: _Job) -> tuple[list[Photo], dict[str, str]]:
     """Fill the scene's images/; return the photos, and by name the reasons why others failed."""
     folder = _take_frames(job) if job.capture.is_file() else job.capture
-    names = photos.find_photos(folder)
+    names = photos.find_photos(folder, job.progress.note)
+    copies = job.work / "panoramas" if job.is_panoramic else job.photos
     with job.progress.another(len(names), "image", "copy") as reporter:
-        return photos.take_photos(folder, names, job.photos, reporter.update)
+        taken, failed = photos.take_photos(folder, names, copies, reporter.update)
+    if failed and len(taken) >= 3:
+        name, reason = next(iter(failed.items()))
+        job.progress.note(f"{quantity(len(failed), 'image')} left out: {name} {reason}")
+    if job.is_panoramic and len(taken) >= 3:
+        with job.progress.another(len(taken), "image", "cut") as reporter:
+            return cut_panoramas(copies, taken, job.photos, reporter.update), failed
+    _take_masks(job, folder, names, taken, failed)
+    return taken, failed
+
+
+def _take_masks(
+    job: _Job, folder: Path, names: Sequence[str], taken: Sequence[Photo], failed: dict[str, str]
+) -> None:
+    """Write the masks of the photos, if there are any, and leave a mark that there are."""
+    given, beside = job.options.masks, folder / MASKS
+    if given is None and not beside.is_dir():
+        return
+    if given is None:
+        job.progress.note(f"{beside} is taken for masks: what is black there is ignored")
+    place = beside if given is None else Path(given)
+    used = [name for name in names if name not in failed]
+    found = find_masks(place, used, job.progress.note)
+    (job.work / MASKED).touch()
+    take_masks(folder, found, dict(zip(used, taken, strict=True)), job.masks)
 
 
 def _take_frames(job: _Job) -> Path:
@@ -143,22 +184,26 @@ def _take_frames(job: _Job) -> Path:
         replacing_folder(folder) as aside,
         job.progress.another(total, "frame", "video") as reporter,
     ):
-        frames.take_frames(job.capture, aside, job.options.frames, reporter.update, job.is_stopped)
+        frames.take_frames(
+            *(job.capture, aside, job.options.frames, reporter.update, job.is_stopped),
+            note=reporter.note,
+        )
         if job.is_stopped():
             raise sfm.Stopped
     return folder
 
 
-def _make_workspace(job: _Job, taken: Sequence[Photo]) -> sfm.Workspace:
+def _make_workspace(job: _Job, taken: Sequence[Photo], given: Path | None) -> sfm.Workspace:
     """Choose the images for structure from motion, or make opaque or enlarged copies of them."""
     has_alpha = any(photo.has_alpha for photo in taken)
     zoom = _choose_zoom([photo.size for photo in taken])
+    rig = view_rotations() if job.is_panoramic else None
     if zoom == 1 and not has_alpha:
-        return sfm.Workspace(job.photos, None, job.work, job.is_stopped)
-    flat, masks = job.work / "flat", job.work / "masks" if has_alpha else None
+        return sfm.Workspace(job.photos, given, job.work, job.is_stopped, rig)
+    flat, masks = job.work / "flat", job.work / "masks" if has_alpha or given else None
     for photo in taken:
-        photos.flatten(job.photos, photo, flat, masks, zoom)
-    return sfm.Workspace(flat, masks, job.work, job.is_stopped)
+        photos.flatten(job.photos, photo, flat, masks, zoom, given)
+    return sfm.Workspace(flat, masks, job.work, job.is_stopped, rig)
 
 
 def _choose_zoom(sizes: Sequence[tuple[int, int]]) -> int:
@@ -189,7 +234,8 @@ def _choose_pairs(
         features = find_features_of_files(paths, reporter.update)
     shared = count_shared_features(features)
     pairs: set[tuple[int, int]] = set()
-    steps = [*range(1, OVERLAP + 1), *(2**k for k in range(4, 12))]
+    step = N_VIEWS if job.is_panoramic else 1  # to the same view of the next panorama
+    steps = [step * n for n in (*range(1, OVERLAP + 1), *(2**k for k in range(4, 12)))]
     for i in range(len(names)):
         near = [i + step for step in steps if i + step < len(names)]
         similar = shared[i].argsort(descending=True)[:SIMILAR].tolist()
@@ -219,8 +265,8 @@ def _write_scene(job: _Job, workspace: sfm.Workspace) -> Source:
         model = _undistort(job, workspace, model)
     source = normalise(read_colmap(job.out, model))
     names = [f"images/{frame.name}" for frame in source.frames]
-    nothing: list[str | None] = [None] * len(names)
-    write_transforms(source, names, nothing, nothing, job.out)
+    masks = [f"{MASKS}/{frame.name}.png" if frame.mask else None for frame in source.frames]
+    write_transforms(source, names, masks, [None] * len(names), job.out)
     if job.options.pyramid:
         photos.write_pyramid(job.images, job.out, job.options.pyramid)
     return source
@@ -278,6 +324,7 @@ def _make_record(
         "focal_px": float(np.median([frame.focal[0] for frame in source.frames])),
         "applied_scale": source.applied_scale,
         "failed": reasons,
+        "masks": (job.work / MASKED).exists(),
     }
 
 

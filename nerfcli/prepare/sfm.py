@@ -16,6 +16,9 @@ from signal import SIGTERM, getsignal, signal
 from threading import current_thread, main_thread
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Progress
 
@@ -43,6 +46,9 @@ class Workspace:
     Attributes:
         images: the folder to read. masks: their masks, or None.
         work: folder for the database and models.
+        rig: orientations of the views of a rig, [n, 3, 3] view to rig, where images of one name in
+            view_0, view_1, ... were taken at once from one place with square pinholes of 90
+            degrees; else None.
         is_stopped: whether the user has stopped the command.
     """
 
@@ -50,6 +56,7 @@ class Workspace:
     masks: Path | None
     work: Path
     is_stopped: Callable[[], bool]
+    rig: np.ndarray | None = None
 
     @property
     def database(self) -> Path:
@@ -92,7 +99,11 @@ def extract_features(
     extraction = pycolmap.FeatureExtractionOptions()
     extraction.max_image_size = MAX_IMAGE_SIZE
     mode = pycolmap.CameraMode.SINGLE if shared else pycolmap.CameraMode.AUTO
-    if shared and _count_rows(workspace.database, "cameras"):
+    if workspace.rig is not None:
+        mode = pycolmap.CameraMode.PER_FOLDER
+        with Image.open(workspace.images / names[0]) as image:
+            reader.camera_params = ",".join([str(image.width / 2)] * 4)  # both focals, the middle
+    elif shared and _count_rows(workspace.database, "cameras"):
         reader.existing_camera_id = 1  # a stopped extraction goes on with the same camera
 
     def work(token: Any) -> None:
@@ -114,6 +125,23 @@ def extract_features(
         )
 
     _run_watched(workspace, work, "keypoints", progress)
+    if workspace.rig is not None:
+        _apply_rig(workspace)
+
+
+def _apply_rig(workspace: Workspace) -> None:
+    """Record that the views of one name have one centre and known orientations."""
+    pycolmap = load_pycolmap()
+    assert workspace.rig is not None
+    rig = pycolmap.RigConfig()
+    for i, rotation in enumerate(workspace.rig):
+        camera = pycolmap.RigConfigCamera(ref_sensor=i == 0, image_prefix=f"view_{i}/")
+        if i:
+            turn = pycolmap.Rotation3d(rotation.T @ workspace.rig[0])
+            camera.cam_from_rig = pycolmap.Rigid3d(turn, np.zeros(3))
+        rig.cameras = [*rig.cameras, camera]
+    with pycolmap.Database.open(workspace.database) as database:
+        pycolmap.apply_rig_config([rig], database)
 
 
 def match_pairs(workspace: Workspace, pairs: Sequence[tuple[str, str]], progress: Progress) -> None:
@@ -140,11 +168,15 @@ def _match(
 ) -> None:
     verification = load_pycolmap().TwoViewGeometryOptions()
     verification.ransac.random_seed = SEED  # the same photos give the same scene
+    matching = load_pycolmap().FeatureMatchingOptions()
+    if workspace.rig is not None:
+        matching.rig_verification = matching.skip_image_pairs_in_same_frame = True
 
     def work(token: Any) -> None:
         match(
             workspace.database,
             pairing_options=pairing,
+            matching_options=matching,
             verification_options=verification,
             device=load_pycolmap().Device.cpu,
             cancellation_token=token,
@@ -169,6 +201,10 @@ def reconstruct(workspace: Workspace, n_images: int, progress: Progress) -> list
         options = pycolmap.IncrementalPipelineOptions()
         options.min_model_size = min(10, max(3, n_images // 4))
         options.random_seed = SEED
+        if workspace.rig is not None:  # all of the rig is known
+            options.min_model_size = 3  # of moments, not of images
+            options.ba_refine_sensor_from_rig = options.ba_refine_focal_length = False
+            options.ba_refine_extra_params = False
         options.num_threads = 1 if n_images <= SINGLE_THREADED else -1
         if relaxed:
             for key, value in RELAXED.items():

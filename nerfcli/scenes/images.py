@@ -17,11 +17,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from imageio.v3 import imwrite
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import replacing
+from nerfcli.scenes.photo_formats import open_photo
 
 ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 ENDS = (  # how files begin and end: PNG and its chunk IEND, JPEG's SOI and EOI
@@ -42,12 +43,12 @@ _TURNS = {
 def image_header(path: Path) -> tuple[int, int, bool, bool]:
     """Read width, height, has transparency, and whether EXIF turns it by 90 degrees.
 
-    Only the header is read. Width and height are those of the stored pixels.
+    Only the header is read, but of raw photos. Width and height are those of the stored pixels.
 
     Raises:
         NerfError: not an image that Pillow can read.
     """
-    with _open(path) as image:
+    with open_photo(path) as image:
         has_alpha = image.mode in ALPHA_MODES or "transparency" in image.info
         return image.width, image.height, has_alpha, _orientation(image) >= 5
 
@@ -67,7 +68,7 @@ def read_image(path: Path, downscale: int = 1, size: tuple[int, int] | None = No
     Raises:
         NerfError: the file is missing, corrupt, truncated or of an unknown kind.
     """
-    with _open(path) as image:
+    with open_photo(path) as image:
         try:
             image.load()
             turn = _TURNS.get(_orientation(image))
@@ -171,18 +172,6 @@ def write_png(path: Path, pixels: Tensor | np.ndarray) -> None:
     array = pixels.cpu().numpy() if isinstance(pixels, Tensor) else pixels
     with replacing(path) as aside, open(aside, "wb") as file:
         imwrite(file, array, extension=".png", plugin="pillow", compress_level=3)
-
-
-def _open(path: Path) -> Image.Image:
-    """Open an image with Pillow; NerfError naming the file."""
-    try:
-        return Image.open(path)
-    except FileNotFoundError as error:
-        raise NerfError(f"{path} does not exist.") from error
-    except UnidentifiedImageError as error:
-        raise NerfError(f"{path} is corrupt, or not an image of a known kind.") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise NerfError(f"{path} cannot be read: {error}.") from error
 
 
 def _orientation(image: Image.Image) -> int:

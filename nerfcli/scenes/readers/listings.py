@@ -11,11 +11,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from nerfcli.scenes.photo_formats import AVIF, HEIF, RAW
+
 # tried in this order for a path without one (instant-ngp's list, as far as Pillow reads it)
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tga", ".ppm", ".webp", ".tif", ".tiff")
-# endings of pictures that are not read here, but may lie there converted
+EXTENSIONS = (
+    *(".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tga", ".ppm", ".webp", ".tif", ".tiff"),
+    *(*AVIF, *HEIF),
+)
+# endings of pictures that are not looked for, but may lie there converted
 CONVERTIBLE = (
-    *(".heic", ".heif", ".avif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"),
+    *RAW,
     *(".exr", ".hdr", ".jp2", ".pgm", ".jpe", ".jfif", ".mpo"),
 )
 DEPTH_EXTENSIONS = (".png", ".tif", ".tiff", ".npy")
