@@ -122,7 +122,7 @@ def load_views(
     def read(view: int) -> Tensor | None:
         image = _read(scene, indices[view])
         pixels[offsets[view] : offsets[view + 1]] = image.view(-1, image.shape[-1])
-        return _usable(scene, indices[view])
+        return usable_pixels(scene, indices[view])
 
     threads = n_threads or min(os.cpu_count() or 1, 16)
     with ThreadPoolExecutor(threads) as pool:
@@ -166,8 +166,11 @@ def _read(scene: Scene, camera: int) -> Tensor:
     return image[..., : 4 if scene.has_alpha else 3]
 
 
-def _usable(scene: Scene, camera: int) -> Tensor | None:
-    """Combine mask, fisheye circle and the lens's own limit: [height * width] bool; None: all."""
+def usable_pixels(scene: Scene, camera: int, *, masked: bool = True) -> Tensor | None:
+    """Combine mask, fisheye circle and the lens's own limit: [height * width] bool; None: all.
+
+    masked: false: without the mask, whose file may be elsewhere.
+    """
     width, height = scene.cameras.size[camera].tolist()
     keep: Tensor | None = None
     if not scene.cameras.lenses[camera].is_pinhole:
@@ -178,7 +181,7 @@ def _usable(scene: Scene, camera: int) -> Tensor | None:
         inside = (x * x + y * y <= scene.crop_radius**2).reshape(-1)
         keep = inside if keep is None else keep & inside
     mask_path = scene.mask_paths[camera]
-    if mask_path is not None:
+    if masked and mask_path is not None:
         mask = read_mask(mask_path, (width, height), scene.masked_where, scene.downscale)
         mask = mask.reshape(-1)
         keep = mask if keep is None else keep & mask
