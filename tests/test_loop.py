@@ -240,3 +240,30 @@ def test_silhouettes_that_leave_nothing_are_not_used_and_reported(
     loop, said = begun(ball, tmp_path / "run")
     assert [line for line in said if "silhouettes leave 0 of 512 cells" in line]
     assert grid_of(loop).possible.any()
+
+
+def test_classic_says_that_it_is_not_made_for_cascades(ball: Path) -> None:
+    ready = train.prepare(load_scene(ball), config_of("classic"))
+    generator = torch.Generator().manual_seed(0)
+    said = []
+    for n_cascades in (1, 2):
+        scene = replace(ready.scene, box=Box((0.0, 0.0, 0.0), 1.5, n_cascades))
+        views = ready.residents.at(0)
+        made = METHODS["classic"].create_trainer(scene, views, ready.config, Backend(), generator)
+        said.append(made.begin(views))
+    assert said[0] is None
+    assert "hashgrid fits this unbounded scene" in str(said[1])
+
+
+def test_room_is_made_for_two_shards(
+    ball: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(train, "ensure_room", lambda n_bytes, *_: asked.append(n_bytes))
+    for n_shards in (1, 2):
+        ready = train.prepare(load_scene(ball), config_of("hashgrid"))
+        ready.residents.n_shards = n_shards
+        ready.residents._views = None
+        run = Run.create(tmp_path / f"{n_shards}", ready.config, ready.scene.to_json())
+        train.start(ready, run, Backend(), "cpu", Progress("quiet", None, "step", "train"))
+    assert asked[0] == asked[1]  # two halves

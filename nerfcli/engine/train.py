@@ -143,7 +143,8 @@ def start(
     if checkpoint is not None:
         residents.n_shards = checkpoint[2].get("parts", 1)
     views = residents.at(checkpoint[2]["step"] if checkpoint is not None else 0)
-    pixels = views.pixels.numel()
+    # while one shard replaces another, both are there
+    pixels = views.pixels.numel() * (2 if residents.n_shards > 1 else 1)
     ensure_room(pixels, device, f"the pixels of {len(views)} images", memory_advice(config))
     generator = random_generator(device, config.train.seed)
     method = method_of(config)

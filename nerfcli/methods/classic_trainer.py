@@ -44,8 +44,14 @@ class ClassicTrainer:
         self.sizes = scene.cameras.size.to(self.device)
         self.step_count = 0
 
-    def begin(self, views: Views, silhouettes: Silhouettes | None = None) -> None:
-        """Nothing: empty space is found while training."""
+    def begin(self, views: Views, silhouettes: Silhouettes | None = None) -> str | None:
+        """Say where the method does not fit; empty space is found while training."""
+        if self.scene.box.n_cascades == 1:
+            return None
+        return (
+            "classic samples evenly from near to far and suits an object in one cube; "
+            "hashgrid fits this unbounded scene"
+        )
 
     def set_views(self, views: Views) -> None:
         self.views = views
