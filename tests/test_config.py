@@ -208,9 +208,11 @@ def test_bounds_hold_for_tables_made_in_python() -> None:
     [("n_samples", 2**24), ("steps_per_box", 10**6), ("occupancy_resolution", 512), ("cone", 0.25)],
 )
 def test_what_the_kernels_cannot_count_is_refused(key: str, most: float) -> None:
-    ensure_valid("hashgrid", HashGridConfig(**{key: most}))
+    right: dict[str, Any] = {key: most}
+    wrong: dict[str, Any] = {key: 2 * most}
+    ensure_valid("hashgrid", HashGridConfig(**right))
     with pytest.raises(NerfError, match=f"hashgrid.{key} must be"):
-        ensure_valid("hashgrid", HashGridConfig(**{key: 2 * most}))
+        ensure_valid("hashgrid", HashGridConfig(**wrong))
 
 
 def test_every_method_has_a_table_and_every_table_a_method() -> None:
