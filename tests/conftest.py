@@ -15,6 +15,8 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: the cores are shared by the tests
+HANGS = 900.0  # seconds after which a command is taken to hang, however busy the machine is
 SIZE = 16  # pixels a side
 ANGLE_X = 0.7  # horizontal field of view, radians
 RADIUS = 4.0  # of the cameras' sphere; the scene is a unit ball, coloured by its normal
@@ -89,7 +91,7 @@ def nerf(tmp_path: Path) -> Nerf:
     """Run `nerf ARGS` in a subprocess, in tmp_path."""
 
     def run(
-        *args: object, code: int | None = 0, timeout: float = 120
+        *args: object, code: int | None = 0, timeout: float = HANGS
     ) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             [sys.executable, "-m", "nerfcli", *map(str, args)],

@@ -9,9 +9,9 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import tomllib
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from conftest import ROOT, SMALL, Nerf, nerf_environment
+from conftest import HANGS, ROOT, SMALL, Nerf, nerf_environment
 from nerfcli.cli import main, train_job
 from nerfcli.engine import resolve, train
 from nerfcli.engine.runs import in_training
@@ -74,7 +74,7 @@ def trained(ball: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
         env=nerf_environment(),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HANGS,
     )
     assert done.returncode == 0, done.stderr
     return Trained(folder / "runs" / "ball-1", json.loads(done.stdout), done.stderr)
@@ -257,7 +257,7 @@ def config_length(run: Path) -> tuple[int | None, float | None]:
 
 
 def test_finished_run_goes_on_to_more_steps_then_to_more_minutes(
-    copy: Path, inside: Inside
+    copy: Path, inside: Inside, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     longer = inside("train", "--resume", copy, "--steps", 250, "--json")
     assert longer.code == 0, longer.err
@@ -270,12 +270,14 @@ def test_finished_run_goes_on_to_more_steps_then_to_more_minutes(
     rates = [row["lr"] for row in rows]
     assert rates[3] > 2 * rates[2] > 2 * rates[4]  # 0.6 and 0.8 of the run, then its end
 
+    ticks = count()  # a clock that no other process can make late
+    monkeypatch.setattr(train.Clock, "elapsed", lambda self: self.before + 0.02 * next(ticks))
     minutes = (spent + 2.0) / 60
     clocked = inside("train", "--resume", copy, "--minutes", minutes, "--json")
     assert clocked.code == 0, clocked.err
     result = json.loads(clocked.out)
     assert result["steps"] > 250
-    assert result["seconds"] == pytest.approx(spent + 2.0, abs=1.5)
+    assert result["seconds"] == pytest.approx(spent + 2.0, abs=0.2)
     assert config_length(copy) == (None, minutes)
     again = inside("train", "--resume", copy, "--minutes", minutes)
     assert "nothing to do" in again.out
@@ -371,32 +373,37 @@ def test_classic_preset_trains_renders_and_evals(inside: Inside, ball: Path) -> 
     assert inside("eval", "c", "--no-images").code == 0
 
 
-def stopped_run(folder: Path, ball: Path, number: int, steps: int) -> subprocess.Popen[str]:
-    """Train in a subprocess and send a signal once its first row of metrics is there."""
-    words = ["train", str(ball), "--out", "r", "--steps", str(steps), "--backend", "torch"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "nerfcli", *words, "--json", *SMALL],
+def stopped_run(folder: Path, ball: Path, number: int) -> subprocess.CompletedProcess[str]:
+    """Train in a subprocess that gets a signal in its 61st step."""
+    code = (
+        "import os; from nerfcli.__main__ import main\n"
+        "from nerfcli.methods.hashgrid_trainer import HashGridTrainer\n"
+        "step = HashGridTrainer.step\n"
+        "def stopped(self, lr):\n"
+        f"    if self.step_count == 60: os.kill(os.getpid(), {int(number)})\n"
+        "    return step(self, lr)\n"
+        "HashGridTrainer.step = stopped\n"
+        "main()\n"
+    )
+    words = ["train", str(ball), "--out", "r", "--steps", "300", "--backend", "torch"]
+    return subprocess.run(
+        [sys.executable, "-c", code, *words, "--json", *SMALL],
         cwd=folder,
         env=nerf_environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
+        timeout=HANGS,
     )
-    while process.poll() is None and not (folder / "r" / "metrics.jsonl").exists():
-        time.sleep(0.01)
-    process.send_signal(number)
-    return process
 
 
 def test_sigterm_saves_and_the_rest_is_bit_exact(
     tmp_path: Path, inside: Inside, ball: Path
 ) -> None:
     steps = 300
-    process = stopped_run(tmp_path, ball, signal.SIGTERM, steps)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 75, err
-    result = json.loads(out)
-    assert 0 < result["steps"] < steps
+    stopped = stopped_run(tmp_path, ball, signal.SIGTERM)
+    assert stopped.returncode == 75, stopped.stderr
+    result = json.loads(stopped.stdout)
+    assert result["steps"] == 61
     assert result["stopped"] == signal.SIGTERM
     state = json.loads((tmp_path / "r" / "state.json").read_text())
     assert state["step"] == result["steps"]
@@ -438,11 +445,10 @@ def test_sigterm_while_the_scene_is_read(
 
 
 def test_ctrl_c_saves_too(tmp_path: Path, ball: Path) -> None:
-    process = stopped_run(tmp_path, ball, signal.SIGINT, 100_000)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
-    assert "Traceback" not in err
-    assert json.loads(out)["stopped"] == signal.SIGINT
+    stopped = stopped_run(tmp_path, ball, signal.SIGINT)
+    assert stopped.returncode == 130, stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    assert json.loads(stopped.stdout)["stopped"] == signal.SIGINT
     assert (tmp_path / "r" / "state.json").is_file()
 
 

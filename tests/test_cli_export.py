@@ -167,7 +167,7 @@ def test_the_bundled_scene_reaches_its_shape(nerf: Nerf) -> None:
 @pytest.mark.slow
 def test_memory_stays_bounded_at_1024(nerf: Nerf, ball: Path, tmp_path: Path) -> None:
     nerf("train", ball, "--out", "run", "--steps", 150, "--quiet")
-    nerf("export", "run", "--resolution", 1024, "--out", "big.ply", "--quiet", timeout=900)
+    nerf("export", "run", "--resolution", 1024, "--out", "big.ply", "--quiet")
     mesh = load_shape(tmp_path / "big.ply")
     assert isinstance(mesh, Mesh)
     assert closedness(mesh).closed

@@ -103,6 +103,8 @@ def test_set(text: str, key: str, value: object) -> None:
         ("scene.near=0", ["scene.near must be a finite number, above 0, or auto; got 0"]),
         ("hashgrid.ema_decay=1.5", ["at least 0 and at most 1"]),
         ("hashgrid.n_levels=0", ["at least 1"]),
+        ("hashgrid.cone=0.5", ["at least 0 and below 0.5; got 0.5"]),
+        ("scene.alpha=mask", ["one of ignore, transparent, or auto; got 'mask'"]),
         ("train.loss=l1", ["one of huber, mse, or auto; got 'l1'"]),
         ("train.seed=-1", ["a whole number, at least 0; got -1"]),
         ("backend=3", ["a string; got 3"]),
@@ -158,6 +160,8 @@ def other_value(key: str, default: object) -> object:
         "method": None,
         "device": "cuda",
         "scene.background": "white",
+        "scene.alpha": "ignore",
+        "scene.images": "photos",
         "train.loss": "mse",
         "train.lr_final": 0.5,
         "hashgrid.log2_table_size": 9,
@@ -194,7 +198,7 @@ def test_toml_round_trip_of_every_field(tmp_path: Path, method: str) -> None:
 def test_what_is_none_is_left_out_of_the_file() -> None:
     tree = tomllib.loads(config_to_toml(Config()))
     assert "method" not in tree and "classic" not in tree
-    assert tree["scene"] == {"holdout": 8}
+    assert tree["scene"] == {"holdout": 8, "skip_bad_frames": False}
 
 
 def test_bounds_hold_for_tables_made_in_python() -> None:
@@ -205,7 +209,7 @@ def test_bounds_hold_for_tables_made_in_python() -> None:
 
 @pytest.mark.parametrize(
     ("key", "most"),
-    [("n_samples", 2**24), ("steps_per_box", 10**6), ("occupancy_resolution", 512), ("cone", 0.25)],
+    [("n_samples", 2**24), ("steps_per_box", 10**6), ("occupancy_resolution", 512)],
 )
 def test_what_the_kernels_cannot_count_is_refused(key: str, most: float) -> None:
     right: dict[str, Any] = {key: most}

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import ROOT, nerf_environment
+from conftest import HANGS, ROOT, nerf_environment
 from nerfcli import backends
 from nerfcli.backends.cpu import build_kernels, library
 from nerfcli.backends.cpu.backend import CpuBackend
@@ -160,7 +160,7 @@ def test_a_forked_child_can_compute() -> None:
     )
     command = [sys.executable, "-W", "ignore", "-c", code]
     done = subprocess.run(
-        command, capture_output=True, text=True, env=nerf_environment(), timeout=60, check=True
+        command, capture_output=True, text=True, env=nerf_environment(), timeout=HANGS, check=True
     )
     assert done.stdout.strip() == "0"
 

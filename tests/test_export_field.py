@@ -22,14 +22,14 @@ from nerfcli.extraction.marching_cubes import marching_cubes
 from nerfcli.extraction.mesh_cleanup import drop_unseen_components, label_components, refine_mesh
 from nerfcli.extraction.mpi import plane_images
 from nerfcli.extraction.point_cloud import field_points
-from nerfcli.extraction.solid import Solid, solid_of
+from nerfcli.extraction.solid import Solid, _rows_of, solid_of
 from nerfcli.extraction.source_field import SourceField
 from nerfcli.extraction.visibility import ParallelView, Visibility, compute_visibility
 from nerfcli.extraction.voxels import field_voxels
 from nerfcli.methods.hashgrid import HashField
 from nerfcli.scenes.scene import Similarity
 from nerfcli.shapes.inside import closedness
-from nerfcli.shapes.types import Mesh
+from nerfcli.shapes.types import Mesh, RegularGrid, all_indices
 
 QUIET = Progress("quiet", None, "step", "test")
 BALL = 4.0 / 3.0 * math.pi * 0.5**3
@@ -63,6 +63,29 @@ def shell(points: torch.Tensor) -> torch.Tensor:
     """The ball's density, but nothing deeper than 0.15: as photos leave it."""
     distance = ball(points)
     return torch.where(distance > -0.15, density_of(distance), 0.0)
+
+
+def test_no_cell_is_lost_between_two_points_of_the_lattice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Walls of one cell, and a lattice that is wider than a cell."""
+    monkeypatch.setattr(extract, "LATTICE_SIDE", 20)
+    model = analytic_model(lambda points: density_of(ball(points)))
+    box, n = model.scene.box, 16
+    for axis in (1, 2, 3):
+        for place in range(n):
+            cells = torch.zeros(1, n, n, n, dtype=torch.bool)
+            cells.select(axis, place)[:] = True
+            source = SourceField(model, model.field.steps, cells, box)
+            corner = np.full(3, box.half_size)
+            whole = source.to_source(torch.from_numpy(np.stack([-corner, corner])))
+            grid = RegularGrid.over(whole, 27)
+            solid = Solid(source, grid, 1.0, None, grid)
+            active, step = solid._active_lattice()
+            assert step == 2
+            rows = _rows_of(active, step, 0, grid.shape, grid.shape[0])
+            inside = source.occupied(source.to_scene(grid.points(all_indices(grid.shape))))
+            assert rows.reshape(-1)[inside.numpy()].all()
 
 
 def test_the_threshold_is_where_a_sample_stops_half_of_its_light(whole) -> None:

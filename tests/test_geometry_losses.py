@@ -10,6 +10,7 @@ import torch
 from test_geometry_shapes import box
 from torch import Tensor
 
+from nerfcli.core.errors import NerfError
 from nerfcli.shapes.mesh_losses import (
     NearestPairs,
     chamfer_loss,
@@ -53,6 +54,29 @@ def test_topology_of_a_tetrahedron_and_of_an_open_fan() -> None:
     two = topology_of(np.array([[0, 1, 2], [1, 0, 3]]), 4)
     assert two.hinges.tolist() == [[0, 1]] and two.hinge_tips.tolist() == [[2, 3]]
     assert two.edges[two.hinge_edges].tolist() == [[0, 1]]
+
+
+def test_smoothness_does_not_depend_on_how_faces_are_wound() -> None:
+    corners = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0.5]], dtype=torch.float64)
+    same = smoothness_loss(corners, topology_of(np.array([[0, 1, 2], [1, 3, 2]]), 4))
+    for faces in ([[0, 1, 2], [1, 2, 3]], [[2, 1, 0], [1, 3, 2]], [[2, 1, 0], [3, 1, 2]]):
+        turned = smoothness_loss(corners, topology_of(np.array(faces), 4))
+        assert turned.item() == pytest.approx(same.item())
+    flat = corners * torch.tensor([1.0, 1.0, 0.0])
+    turned = smoothness_loss(flat, topology_of(np.array([[0, 1, 2], [1, 2, 3]]), 4))
+    assert turned.item() == pytest.approx(0.0)
+
+
+def test_losses_of_nothing() -> None:
+    nothing = topology_of(np.zeros((0, 3), np.int64), 0)
+    vertices = torch.zeros(0, 3, dtype=torch.float64, requires_grad=True)
+    for loss in (edge_loss, smoothness_loss, laplacian_loss):
+        assert loss(vertices, nothing).item() == 0.0
+    single = torch.zeros(1, 3)
+    for loss in (chamfer_loss, chamfer_squared_loss):
+        for pair in ((vertices, single), (single, vertices)):
+            with pytest.raises(NerfError, match="No nearest points between"):
+                loss(*pair)
 
 
 def test_chamfer_by_hand() -> None:

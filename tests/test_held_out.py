@@ -12,7 +12,7 @@ from PIL import Image
 
 from nerfcli.core.config import SceneConfig
 from nerfcli.core.errors import NerfError
-from nerfcli.scenes import held_out, images, load_scene
+from nerfcli.scenes import images, load_scene
 from nerfcli.scenes.held_out import ensure_complete, ensure_held_out, odd_shapes
 
 
@@ -59,7 +59,7 @@ def test_what_cameras_put_behind_an_image_is_no_fault(tmp_path: Path) -> None:
 def test_whole_files_are_not_decoded(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(held_out, "read_image", lambda path: pytest.fail("it is decoded"))
+    monkeypatch.setattr(images, "read_image", lambda path: pytest.fail("it is decoded"))
     ensure_complete(noise(tmp_path / "image", kind))
 
 

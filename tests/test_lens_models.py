@@ -11,7 +11,9 @@ from torch import Tensor
 
 from nerfcli.cameras.cameras import Cameras
 from nerfcli.cameras.lens_models import ROW, Polynomial
-from nerfcli.cameras.lenses import Lens, LensBank
+from nerfcli.cameras.lenses import Lens, LensBank, panorama
+from nerfcli.extraction.visibility import CameraView
+from nerfcli.scenes.extent import depths_in_view
 from nerfcli.scenes.hull import _lens_stretch
 from nerfcli.scenes.readers.colmap_cameras import (
     BY_NAME,
@@ -219,6 +221,23 @@ def test_panoramas_cover_the_sphere() -> None:
     assert not lens.directions(torch.tensor([[3.2, 0.0], [0.0, 1.6]]).double())[1].any()
 
 
+def test_what_lies_behind_a_panorama_is_seen() -> None:
+    """By what asks where points are seen: the free space of exports, and near."""
+    size = (64, 32)
+    focal, principal = panorama(size)
+    pose = torch.eye(3, 4, dtype=torch.float64)[None]
+    f, c = (torch.tensor([v], dtype=torch.float64) for v in (focal, principal))
+    cameras = Cameras(pose, f, c, torch.tensor([size]), (Lens("equirectangular"),))
+    points = torch.tensor([[0.5, 0.1, -2.0], [0.0, 0.0, 3.0], [2.0, 0.0, 0.0]]).double()
+    pixels, distances = CameraView(cameras, 0).locate(points)
+    assert (pixels >= 0).all()
+    torch.testing.assert_close(distances, points.norm(dim=-1))
+    torch.testing.assert_close(depths_in_view(points, cameras, 0), points.norm(dim=-1))
+    pinhole = Cameras(pose, f, c, torch.tensor([size]), (Lens(),))
+    assert (CameraView(pinhole, 0).locate(points)[0] >= 0).tolist() == [False, True, False]
+    assert depths_in_view(points, pinhole, 0).tolist() == [3.0]
+
+
 def all_lenses() -> list[Lens]:
     return [camera(model).lens for model in CAMERA_MODELS]
 
@@ -233,6 +252,19 @@ def test_a_bank_of_all_models_inverts_each_ray_with_its_own() -> None:
         want, ok = lens.directions(xy[which == i])
         assert torch.equal(valid[which == i], ok)
         torch.testing.assert_close(got[which == i], want, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("beside", [(0.0,) * 4 + (0.01, 0.0), (0.2, 0.0, 0.0, 0.0, -0.01, 0.02)])
+def test_a_neighbour_with_tangential_terms_makes_no_pixel_valid(beside: tuple[float, ...]) -> None:
+    """Far out, where the lenses have no solution: a bank must say so as a lens alone does."""
+    generator = torch.Generator().manual_seed(2)
+    xy = 8.0 * (torch.rand(1500, 2, dtype=torch.float64, generator=generator) - 0.5)
+    reach = float(torch.linalg.vector_norm(xy, dim=-1).amax())
+    strong = Lens.of("rad_tan_thin_prism_fisheye", p1=0.05, p2=0.1, s1=0.05)
+    for lens in [*all_lenses(), strong, Lens("brown", (-0.1, 0.0, 0.0, 0.0, 0.0, 0.0))]:
+        bank = LensBank([lens, Lens("brown", beside)], reach)
+        got = bank.directions(xy, torch.zeros(len(xy), dtype=torch.int64))[1]
+        assert torch.equal(got, lens.directions(xy)[1]), lens.model
 
 
 def test_cameras_give_the_same_rays_from_tables_and_without(

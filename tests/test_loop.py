@@ -14,7 +14,13 @@ from safetensors.torch import load_file
 from nerfcli import backends
 from nerfcli.backends.base import Backend
 from nerfcli.cameras.boxes import Box
-from nerfcli.core.config import ClassicConfig, Config, HashGridConfig, TrainConfig
+from nerfcli.core.config import (
+    ClassicConfig,
+    Config,
+    HashGridConfig,
+    SceneConfig,
+    TrainConfig,
+)
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Progress
 from nerfcli.engine import train
@@ -242,19 +248,6 @@ def test_silhouettes_that_leave_nothing_are_not_used_and_reported(
     assert grid_of(loop).possible.any()
 
 
-def test_classic_says_that_it_is_not_made_for_cascades(ball: Path) -> None:
-    ready = train.prepare(load_scene(ball), config_of("classic"))
-    generator = torch.Generator().manual_seed(0)
-    said = []
-    for n_cascades in (1, 2):
-        scene = replace(ready.scene, box=Box((0.0, 0.0, 0.0), 1.5, n_cascades))
-        views = ready.residents.at(0)
-        made = METHODS["classic"].create_trainer(scene, views, ready.config, Backend(), generator)
-        said.append(made.begin(views))
-    assert said[0] is None
-    assert "hashgrid fits this unbounded scene" in str(said[1])
-
-
 def test_room_is_made_for_two_shards(
     ball: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,3 +260,15 @@ def test_room_is_made_for_two_shards(
         run = Run.create(tmp_path / f"{n_shards}", ready.config, ready.scene.to_json())
         train.start(ready, run, Backend(), "cpu", Progress("quiet", None, "step", "train"))
     assert asked[0] == asked[1]  # two halves
+
+
+def test_classic_warns_of_surroundings_and_stated_cascades_keep_the_box(ball: Path) -> None:
+    said: list[str] = []
+    wanted = SceneConfig(cascades=3)
+    scene = load_scene(ball, wanted)
+    for method in ("classic", "hashgrid"):
+        config = replace(config_of(method), scene=wanted)
+        assert train.prepare(scene, config, said.append).scene.box == scene.box
+        train.prepare(load_scene(ball), config_of(method), said.append)  # an object in a box
+    (warning,) = [line for line in said if line.startswith("warning")]
+    assert "classic spreads its samples evenly" in warning

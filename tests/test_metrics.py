@@ -50,3 +50,23 @@ def test_ssim_agrees_with_the_paper():
 
 def test_ssim_of_an_image_smaller_than_the_window_is_not_a_number():
     assert math.isnan(ssim(np.zeros((10, 40, 3)), np.zeros((10, 40, 3))))
+
+
+def test_masked_ssim_is_over_the_windows_without_a_masked_pixel():
+    rng = np.random.default_rng(1)
+    a, b = rng.random((40, 48, 3)), rng.random((40, 48, 3))
+    usable = np.zeros((40, 48), bool)
+    usable[:, 20:] = True
+    # a masked pixel has no say, whatever it holds
+    other = np.where(usable[..., None], b, a)
+    want = ssim(a[:, 20:], b[:, 20:])
+    assert ssim(a, b, usable) == pytest.approx(want, abs=1e-12)
+    assert ssim(a, other, usable) == pytest.approx(want, abs=1e-12)
+    assert ssim(a, b, np.ones_like(usable)) == ssim(a, b)
+
+
+def test_masked_ssim_without_a_usable_window_is_not_a_number():
+    a = np.random.default_rng(2).random((40, 48, 3))
+    usable = np.ones((40, 48), bool)
+    usable[::8, ::8] = False
+    assert math.isnan(ssim(a, a, usable))

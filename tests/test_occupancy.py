@@ -37,6 +37,15 @@ def test_cells_inside_the_finer_cube_are_never_looked_up():
     assert not occupancy_lookup(centres, covered, BOX).any()
 
 
+@pytest.mark.parametrize("resolution", [1, 2, 3, 5, 6, 7, 9, 10, 126])
+def test_a_cell_that_sticks_out_of_the_finer_cube_stays_possible(resolution: int):
+    covered = covered_by_finer(2, resolution)
+    assert not covered[0].any()
+    edges = torch.arange(resolution + 1) * (2.0 / resolution) - 1.0
+    within = (edges[:-1] >= -0.5) & (edges[1:] <= 0.5)  # the finer cube is [-0.5, 0.5]^3
+    assert torch.equal(covered[1], within[:, None, None] & within[:, None] & within)
+
+
 def test_a_full_round_finds_a_ball_exactly():
     def ball(positions: torch.Tensor) -> torch.Tensor:
         inside = (positions - torch.tensor(BOX.center)).norm(dim=1) < 0.5

@@ -27,6 +27,7 @@ from nerfcli.engine import train
 from nerfcli.engine.evaluate import evaluate
 from nerfcli.engine.render import load_model, render_image, render_path
 from nerfcli.engine.runs import Run
+from nerfcli.extraction import source_field
 from nerfcli.extraction.export import export_run, field_for_shapes
 from nerfcli.extraction.source_field import SourceField
 from nerfcli.methods.hashgrid import HashField
@@ -167,8 +168,13 @@ def test_shapes_are_made_on_the_cpu_of_a_field_on_the_gpu(
 
 
 def test_a_classic_field_is_exported_on_the_cpu_and_says_so(
-    cuda: PretendCuda, ball: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    cuda: PretendCuda,
+    ball: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(source_field, "LATTICE", 24)
     ready = prepared(load_scene(ball), "classic")
     run = Run.create(tmp_path / "run", ready.config, ready.scene.to_json())
     train.train(ready, run, progress=quiet(), stop=Stop(1))

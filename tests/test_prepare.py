@@ -7,7 +7,9 @@ import os
 import shutil
 import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import imageio_ffmpeg
 import numpy as np
@@ -42,6 +44,18 @@ def aligned_error(found: Source, true: Source) -> float:
     moved = scale * (a - a.mean(0)) @ (u @ sign @ vt).T + b.mean(0)
     diameter = np.linalg.norm(b[:, None] - b[None], axis=-1).max()
     return float(np.median(np.linalg.norm(moved - b, axis=1)) / diameter)
+
+
+def copy_photos(scene: Path, folder: Path, n: int) -> Path:
+    photos = folder / "photos"
+    photos.mkdir()
+    for i in range(n):
+        shutil.copy(scene / "images" / f"v_{i}.png", photos)
+    return photos
+
+
+def pycolmap() -> Any:
+    return pytest.importorskip("pycolmap")
 
 
 @pytest.fixture(scope="module")
@@ -134,19 +148,20 @@ def test_starting_again_removes_only_what_was_made(
 def test_undistorted_images_keep_their_size_and_are_undistorted_once(
     scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Small images are matched enlarged; a run that broke off after replacing them goes on."""
+    """Small images are matched enlarged; a run that broke off after writing them goes on."""
     pytest.importorskip("pycolmap")
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    for i in range(5):
-        shutil.copy(scene / "images" / f"v_{i}.png", photos)
+    photos = copy_photos(scene, tmp_path, 5)
     out, options = tmp_path / "out", PrepareOptions(undistort=True)
     with monkeypatch.context() as patch:
         patch.setattr(pipeline, "write_transforms", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             prepare_scene(photos, out, options, QUIET, lambda: False)
     first = {path.name: path.read_bytes() for path in (out / "images").iterdir()}
-    assert prepare_scene(photos, out, options, QUIET, lambda: False)["registered"] == 5
+    with monkeypatch.context() as patch:  # what is done is not done again
+        patch.setattr(sfm, "reconstruct", lambda *_: 1 / 0)
+        patch.setattr(pycolmap(), "undistort_images", lambda *_: 1 / 0)
+        record = prepare_scene(photos, out, options, QUIET, lambda: False)
+    assert record["registered"] == 5
     assert {path.name: path.read_bytes() for path in (out / "images").iterdir()} == first
     frame = read_source(out).frames[0]
     assert frame.lens.is_pinhole
@@ -157,12 +172,26 @@ def test_undistorted_images_keep_their_size_and_are_undistorted_once(
         prepare_scene(photos, tmp_path / "clear", options, QUIET, lambda: False)
 
 
+def test_images_are_numbered_in_order_whichever_thread_ends_first(tmp_path: Path) -> None:
+    """The model depends on the numbers, so the same photos would give another scene."""
+    pytest.importorskip("pycolmap")
+    rng = np.random.default_rng(0)
+    names = [f"v_{i}.png" for i in range(6)]
+    (tmp_path / "photos").mkdir()
+    for name, side in zip(names, (700, 600, 64, 64, 64, 64), strict=True):
+        pixels = rng.integers(0, 255, (side, side), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "photos" / name)
+    workspace = sfm.Workspace(tmp_path / "photos", None, tmp_path, lambda: False)
+    for _ in range(2):  # the second time, all are there
+        sfm.extract_features(workspace, names, "SIMPLE_RADIAL", shared=False, progress=QUIET)
+        with closing(sqlite3.connect(workspace.database)) as link:
+            rows = link.execute("SELECT name FROM images ORDER BY image_id").fetchall()
+        assert [name for (name,) in rows] == names
+
+
 def test_a_stopped_run_goes_on(scene: Path, tmp_path: Path) -> None:
     pytest.importorskip("pycolmap")
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    for i in range(5):
-        shutil.copy(scene / "images" / f"v_{i}.png", photos)
+    photos = copy_photos(scene, tmp_path, 5)
     out, calls = tmp_path / "out", 0
 
     def soon() -> bool:

@@ -231,6 +231,26 @@ def random_occupancy(resolution: int = 8, seed: int = 4, share: float = 0.4) -> 
     return torch.rand(shape, generator=generator(seed)) < share
 
 
+def test_the_cascade_of_a_point_beside_its_face_is_exact() -> None:
+    """As the kernels find it, by comparison with powers of two; one step of float32 off each."""
+    n = 9
+    box, cells = Box((0.0, 0.0, 0.0), 1.0, n), torch.zeros(n, 2, 2, 2, dtype=torch.bool)
+    faces = torch.exp2(torch.arange(n, dtype=torch.float32))
+    zero, infinity = torch.zeros(()), torch.tensor(math.inf)
+    for c in range(n):
+        cells[:] = False
+        cells[c] = True
+        for place, want in (
+            (faces, torch.arange(n) == c),
+            (torch.nextafter(faces, zero), torch.arange(n) == c),
+            (torch.nextafter(faces, infinity), torch.arange(n) == c - 1),
+        ):
+            positions = torch.stack([place, torch.zeros(n), torch.zeros(n)], dim=1)
+            assert torch.equal(occupancy_lookup(positions, cells, box), want)
+    outside = torch.tensor([[math.inf, 0.0, 0.0], [math.nan, 0.0, 0.0], [257.0, 0.0, 0.0]])
+    assert not occupancy_lookup(outside, torch.ones_like(cells), box).any()
+
+
 def test_occupancy_lookup_equals_a_scalar_search() -> None:
     occupied = random_occupancy()
     # a point of every cell of every cascade (off the finer cascades' cell borders); the inner

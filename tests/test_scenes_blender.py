@@ -14,14 +14,23 @@ import torch
 from analytic_field import scene_of
 from PIL import Image
 
-from conftest import SIZE, sphere_c2w, sphere_image, write_blender_scene
+from conftest import RADIUS, SIZE, sphere_c2w, sphere_image, write_blender_scene
 from nerfcli.cameras.boxes import Box
 from nerfcli.cameras.cameras import Cameras
 from nerfcli.cameras.lenses import Lens
 from nerfcli.core.config import SceneConfig
 from nerfcli.core.errors import NerfError
-from nerfcli.scenes import Scene, Similarity, load_scene, load_views, views_bytes
+from nerfcli.scenes import (
+    Scene,
+    Similarity,
+    load_scene,
+    load_views,
+    read_source,
+    views_bytes,
+)
+from nerfcli.scenes.build import move_box, scene_from_source
 from nerfcli.scenes.hull import is_plausible, silhouette_box, visual_hull
+from nerfcli.scenes.source import Points
 from nerfcli.scenes.views import Views
 
 
@@ -103,6 +112,66 @@ def test_a_scene_of_another_size_gets_its_box_from_the_cameras(tmp_path: Path) -
     assert scene.scene_from_source.scale == pytest.approx(1 / 20, rel=1e-6)
     assert scene.near == pytest.approx(0.05 * 2, rel=1e-6)
     assert any("40 units from the origin" in note for note in scene.notes)
+
+
+def moved_scene(folder: Path, distances: list[float]) -> Path:
+    """The scene of the ball with its cameras at these distances from the origin, in turn."""
+    write_blender_scene(folder)
+    for split in ("train", "test"):
+        path = folder / f"transforms_{split}.json"
+        table = json.loads(path.read_text())
+        for i, frame in enumerate(table["frames"]):
+            for row in frame["transform_matrix"][:3]:
+                row[3] *= distances[i % len(distances)] / RADIUS
+        path.write_text(json.dumps(table))
+    return folder
+
+
+@pytest.mark.parametrize("distances", [[3.05], [4.9], [4.0, 4.0, 3.2]])
+def test_near_and_far_reach_around_the_box(tmp_path: Path, distances: list[float]) -> None:
+    scene = load_scene(moved_scene(tmp_path / "scene", distances))
+    assert scene.box == Box((0.0, 0.0, 0.0), 1.5)
+    assert scene.scene_from_source == Similarity()
+    corner = math.sqrt(3) * 1.5
+    assert scene.near == pytest.approx(min(distances) - corner)
+    assert scene.far == pytest.approx(max(distances) + corner)
+
+
+def test_a_box_of_the_users_own_is_not_cut_by_the_published_far(ball: Path) -> None:
+    for wanted, half in ((SceneConfig(box=3.0), 3.0), (SceneConfig(cascades=2), 3.0)):
+        scene = load_scene(ball, wanted)
+        assert scene.box.outer_half_size == half
+        assert scene.near == pytest.approx(0.05 * RADIUS)  # the cameras are within the sphere
+        assert scene.far == pytest.approx(RADIUS + math.sqrt(3) * half)
+    stated = load_scene(ball, SceneConfig(box=3.0, near=1.0, far=7.0))
+    assert (stated.near, stated.far) == (1.0, 7.0)
+
+
+def test_near_and_far_follow_a_moved_box_but_not_where_they_are_stated(tmp_path: Path) -> None:
+    box = Box((0.2, 0.0, 0.0), 1.0)
+    folder = moved_scene(tmp_path / "scene", [4.9])
+    scene = move_box(load_scene(folder), box, "a test")
+    center = torch.tensor(box.center, dtype=torch.float64)
+    distances = (scene.cameras.positions - center).norm(dim=-1)
+    assert scene.near == pytest.approx(float(distances.min()) - math.sqrt(3))
+    assert scene.far == pytest.approx(float(distances.max()) + math.sqrt(3))
+    stated = move_box(load_scene(folder, SceneConfig(near=2.5)), box, "a test")
+    assert (stated.near, stated.far) == (2.5, scene.far)
+    published = move_box(load_scene(write_blender_scene(tmp_path / "ball")), box, "a test")
+    assert (published.near, published.far) == (2.0, 6.0)
+
+
+def test_near_stays_in_front_of_the_nearest_points(ball: Path) -> None:
+    source = read_source(ball)
+    ball_points = np.random.default_rng(0).normal(size=(500, 3))
+    ball_points /= np.linalg.norm(ball_points, axis=1, keepdims=True)
+    pose = source.frames[0].c2w
+    close = np.repeat((pose[:, 3] + 0.1 * pose[:, 2])[None], 20, 0)  # nearer than 0.05 * 4
+    points = Points(np.concatenate([ball_points, close]))
+    scene = scene_from_source(
+        replace(source, points=points, box=None, bounds=None, keep_frame=False), SceneConfig()
+    )
+    assert scene.near == pytest.approx(0.1 * scene.scene_from_source.scale)
 
 
 def test_a_broken_split_file_is_named(tmp_path: Path) -> None:

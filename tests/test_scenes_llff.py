@@ -106,7 +106,7 @@ def test_faults_are_named(tmp_path: Path) -> None:
     with pytest.raises(NerfError, match=r"17 columns .* got 10 x 15"):
         load_scene(tmp_path)
     for change, message in (
-        ((0, np.nan), "row 3 has values that are not finite"),
+        ((0, np.nan), r"row 3 \(IMG_003\.png\) has values that are not finite"),
         ((16, 0.1), "bounds must be positive and ascending, got 2.53 and 0.1"),
         ((14, -5.0), "focal length -5"),
         ((4, 0.0), "height 0 and width 24"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import ROOT
+from conftest import HANGS, ROOT
 from nerfcli import backends
 from nerfcli.backends import base, selfcheck, selfcheck_cache
 from nerfcli.backends.base import Backend
@@ -62,13 +63,17 @@ def test_a_check_that_hangs_is_ended_with_the_compilers_that_it_started(
 ) -> None:
     """They hold its output open, too; waiting for that would be waiting for them."""
     monkeypatch.setattr(selfcheck_cache, "SECONDS", 1)
-    script = f"sleep 2; touch {tmp_path}/lives; sleep 60"
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    script = f"exec 9> {pipe}; sleep {10 * HANGS}"
     begin = time.monotonic()
     hanging = run(f"import subprocess; subprocess.run(['sh', '-c', {script!r}])")
     assert hanging == Verdict("its self-check was not done after 1 s", False)
-    assert time.monotonic() - begin < 30  # the machine may be busy
-    time.sleep(max(0.0, begin + 3 - time.monotonic()))
-    assert not (tmp_path / "lives").exists()
+    assert time.monotonic() - begin < HANGS
+    # the pipe ends when the last process that holds it is gone
+    assert select.select([reader], [], [], HANGS)[0] and os.read(reader, 1) == b""
+    os.close(reader)
 
 
 def reported(

@@ -198,7 +198,7 @@ def test_threads_of_a_library_do_not_crash_the_end(tmp_path: Path) -> None:
         "query = KDTree.query\n"
         "def stopped(*args, **kinds):\n"
         "    threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM)).start()\n"
-        "    return query(*args, **kinds)\n"
+        "    while True: query(*args, **kinds)\n"  # until the signal ends it
         "KDTree.query = stopped\n"
         "main()\n"
     )

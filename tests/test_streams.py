@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import SMALL, nerf_environment
+from conftest import HANGS, SMALL, nerf_environment
 from nerfcli.core import progress
 from nerfcli.core.progress import Progress
 
@@ -25,7 +25,7 @@ def run(shell: str, *words: object, cwd: Path) -> subprocess.CompletedProcess[st
         env=nerf_environment(),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANGS,
     )
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
-from conftest import ROOT, nerf_environment
+from conftest import HANGS, ROOT, nerf_environment
 from nerfcli import backends
 from nerfcli.backends.tcnn import TcnnBackend
 from nerfcli.backends.triton import backend as triton_backend
@@ -47,26 +48,37 @@ def triton_here() -> None:
         pytest.skip(reason)
 
 
-def interpret(*options: str) -> None:
-    """Run tests/triton with these options of pytest; none of them may fail or be skipped."""
+def interpret(*options: str, names: Sequence[str] = ("",)) -> None:
+    """Run files of tests/triton, by default all; none of the tests may fail or be skipped."""
+    files = [str(FOLDER / (f"interpreted_{name}.py" if name else "")) for name in names]
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "pytest", "-q", str(FOLDER), "--no-header", *options),
-            *("-o", "python_files=interpreted_*.py", "-p", "no:cacheprovider"),
+            *(sys.executable, "-m", "pytest", "-q", *files, "--no-header", *options),
+            *("-o", "python_files=interpreted_*.py", "-p", "no:cacheprovider", "-n", "0"),
         ],
         cwd=ROOT,
         env=INTERPRETED,
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=HANGS,
     )
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     last = done.stdout.splitlines()[-1]
     assert "passed" in last and "skipped" not in last
 
 
-def test_every_kernel_agrees_with_the_reference(triton_here: None) -> None:
-    interpret()
+@pytest.mark.parametrize(
+    "names", [("batch", "encoding", "mlp", "sampling"), ("step",), ("training",)], ids=" ".join
+)
+def test_every_kernel_agrees_with_the_reference(names: tuple[str, ...], triton_here: None) -> None:
+    interpret(names=names)
+
+
+def test_no_interpreted_file_is_forgotten() -> None:
+    known = {"batch", "encoding", "mlp", "sampling", "step", "training"}
+    assert {path.stem for path in FOLDER.glob("interpreted_*.py")} == {
+        f"interpreted_{name}" for name in known
+    }
 
 
 @pytest.mark.slow
@@ -82,7 +94,7 @@ def check_compilation(capability: str, layout: str, dots: str, adds: str, cache:
         env=environment | {"TRITON_CACHE_DIR": str(cache)},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=HANGS,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     kernels = json.loads(done.stdout.splitlines()[-1])

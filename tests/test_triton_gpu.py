@@ -1,4 +1,4 @@
-"""The Triton backend and the device cuda on a real GPU: pytest -m gpu tests/test_triton_gpu.py.
+"""The Triton backend and the device cuda on a real GPU: pytest -n 0 -m gpu this file.
 
 What no interpreter can show: bfloat16, races, graphs, synchronisations, whole runs.
 """

@@ -87,7 +87,8 @@ class _Polynomials:
         starts = [_starts(lens, reach) for lens in lenses]
         self.starts = torch.stack([s for s, _ in starts])  # [n_lenses, N_STARTS]
         self.reach = torch.tensor([r for _, r in starts], dtype=torch.float64)
-        self.bends_first = bool(self.rows[:, n_radial:].any())
+        self.bends = self.rows[:, n_radial:].any(-1)  # in the plane, after the radial terms
+        self.bends_first = bool(self.bends.any())
         self.n_terms = max([i + 1 for i in range(n_radial) if rows[:, i].any()], default=0)
 
     def __call__(self, xy: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,12 +109,13 @@ class _Polynomials:
             value, slope = polynomial.radial(r)
             r = (r - (value - radius) / slope.clamp(min=1e-3)).clamp(min=0.0)
             r = torch.minimum(r, limit)
-        valid = valid & ((polynomial.radial(r)[0] - radius).abs() < TOLERANCE)
+        on_axis = (polynomial.radial(r)[0] - radius).abs() < TOLERANCE
         plane = target * (r / radius.clamp(min=1e-30))[:, None]
-        if self.bends_first:
-            plane, valid = _newton(polynomial, plane, target, limit)
-            r = torch.linalg.vector_norm(plane, dim=-1)
-        return _unit(plane, r, angular), valid
+        if not self.bends_first:
+            return _unit(plane, r, angular), valid & on_axis
+        plane, solved = _newton(polynomial, plane, target, limit)
+        r = torch.linalg.vector_norm(plane, dim=-1)
+        return _unit(plane, r, angular), valid & solved & (on_axis | self.bends[which])
 
 
 class _ClosedLenses:

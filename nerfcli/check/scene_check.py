@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from nerfcli.cameras.cameras import Cameras
 from nerfcli.check.epipolar import MatchedRays, compute_residuals, is_behind
+from nerfcli.check.judge_alpha import judge_alpha
 from nerfcli.check.judge_geometry import (
     judge_box,
     judge_depth,
@@ -65,13 +66,21 @@ class SceneCheck:
     swapped: tuple[tuple[int, int], ...]
 
 
-def check_source(source: Source, progress: Progress, *, max_views: int = MAX_VIEWS) -> SceneCheck:
-    """Test a scene's poses, intrinsics, images, masks, depth images and box.
+def check_source(
+    source: Source,
+    progress: Progress,
+    *,
+    max_views: int = MAX_VIEWS,
+    alpha: Literal["transparent", "ignore"] | None = None,
+) -> SceneCheck:
+    """Test a scene's poses, intrinsics, images, masks, alpha, depth images and box.
+
+    alpha: as in the settings of a scene.
 
     Raises:
         NerfError: the files do not state a scene.
     """
-    scene = scene_from_source(source, SceneConfig(holdout=0))
+    scene = scene_from_source(source, SceneConfig(holdout=0, alpha=alpha))
     return judge_scene(source, scene, match_scene(scene, progress, max_views))
 
 
@@ -93,6 +102,7 @@ def judge_scene(source: Source, scene: Scene, matched: MatchedScene) -> SceneChe
         *judgement.findings,
         *judge_images(names, images, matches, moved),
         *judge_links(names, matches, matched.analysed),
+        *judge_alpha(source, scene, judgement.convincing and not judgement.hypothesis.fault),
     ]
     xyz, which = triangulate_agreeing(judgement.rays, corrected.c2w, tolerance)
     measures = _list_measures(scene, matched, judgement, len(xyz))

@@ -8,11 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nerfcli.cli.convert import ensure_free_folder
-from nerfcli.cli.options import Json, ProgressKind, Quiet, progress_kind
+from nerfcli.cli.options import (
+    Images,
+    Json,
+    ProgressKind,
+    Quiet,
+    SkipBadFrames,
+    progress_kind,
+    scene_config,
+)
 from nerfcli.cli.output import NOT_MET, show
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import ensure_writable, replacing_folder
 from nerfcli.core.progress import Progress
+from nerfcli.core.settings import load_config
 
 if TYPE_CHECKING:
     from nerfcli.check import SceneCheck
@@ -36,6 +45,15 @@ def check(
     views: Annotated[
         int, typer.Option(metavar="N", help="Check at most this many views, evenly chosen.")
     ] = 300,
+    alpha: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="What alpha means: auto, transparent (nothing is there), ignore (a mask).",
+        ),
+    ] = "auto",
+    images: Images = None,
+    skip_bad_frames: SkipBadFrames = False,
     as_json: Json = False,
     quiet: Quiet = False,
     progress: ProgressKind = "auto",
@@ -67,11 +85,12 @@ def check(
         if picture.suffix.lower() != ".png":
             raise NerfError(f"--picture {picture}: the picture is a PNG; name it so.")
         ensure_writable(picture)
-    source = read_source(scene)
+    meaning = load_config(flags={"scene.alpha": alpha}).scene.alpha
+    source = read_source(scene, scene_config(images, skip_bad_frames))
     if picture is not None:
         _ensure_no_image_of(source, picture)
     with Progress(progress_kind(progress, quiet), None, "image", "check") as reporter:
-        result = check_source(source, reporter, max_views=views)
+        result = check_source(source, reporter, max_views=views, alpha=meaning)
     value: dict[str, Any] = result.report.to_json()
     text = result.report.to_text()
     if picture is not None:

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nerfcli.cli.options import Json, ProgressKind, Quiet, progress_kind
+from nerfcli.cli.options import (
+    Images,
+    Json,
+    ProgressKind,
+    Quiet,
+    SkipBadFrames,
+    progress_kind,
+    scene_config,
+)
 from nerfcli.cli.output import NOT_MET, show
 from nerfcli.cli.output_paths import ensure_own_folder
 from nerfcli.core.errors import NerfError
@@ -51,6 +59,8 @@ def convert(
             help="Also write dataparser_transforms.json: how training moves the scene.",
         ),
     ] = False,
+    images: Images = None,
+    skip_bad_frames: SkipBadFrames = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace what an earlier conversion made.")
     ] = False,
@@ -76,7 +86,7 @@ def convert(
     if text and to != "colmap":
         raise NerfError("--text is for --to colmap only.")
     ensure_free_folder(out, scene, overwrite=overwrite)
-    source = read_source(scene)
+    source = read_source(scene, scene_config(images, skip_bad_frames))
     lost = list_unsupported(source, to)
     value: dict[str, Any] = {
         **{"scene": str(scene), "from": source.kind, "to": to, "out": str(out)},

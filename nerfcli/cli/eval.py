@@ -71,7 +71,7 @@ def eval(
     ensure_device(device)
     opened = open_run(run, quiet=quiet).using(backend=backend, device=device)
     loaded = scene_of_run(opened, scene or recorded_path(opened))
-    from nerfcli.engine.evaluate import evaluate
+    from nerfcli.engine.evaluate import evaluate, reaches
 
     truth = None
     if geometry is not None:  # a broken file is found before anything is rendered
@@ -101,7 +101,7 @@ def eval(
     if code is not None:
         text += f"\nstopped after {result['n_views']} of {total} views; eval.json is not written"
     if target_psnr is not None and code is None:
-        met = result["psnr"] is None or result["psnr"] >= target_psnr  # None: every view exact
+        met = reaches(result, target_psnr)
         value |= {"target_psnr": target_psnr, "target_met": met}
         code = 0 if met else NOT_MET
         text = _summary(value)
@@ -111,12 +111,18 @@ def eval(
 
 def _summary(value: dict[str, Any]) -> str:
     width = max([len(view["name"]) for view in value["views"]] + [4])
-    rows = [(view["name"], view["psnr"], view["ssim"]) for view in value["views"]]
+    rows = [
+        (view["name"], math.inf if view.get("exact") else view["psnr"], view["ssim"])
+        for view in value["views"]
+    ]
     rows.append(("mean", value["psnr"], value["ssim"]))
     lines = [f"{'view':<{width}}   PSNR    SSIM"]
     lines += [f"{name:<{width}}  {_cell(psnr, 2)}  {_cell(ssim, 4)}" for name, psnr, ssim in rows]
     views = quantity(value["n_views"], f"{value['protocol']['split']} view")
     lines.append(f"{value['run']}: {views}, background {value['protocol']['background']}")
+    if value["exact_views"]:
+        exact = quantity(value["exact_views"], "view")
+        lines.append(f"{exact} equal to the photo; the mean PSNR is over the others")
     if "geometry" in value:
         lines += _geometry_lines(value["geometry"])
     if "target_met" in value:

@@ -54,8 +54,11 @@ def recorded_path(run: Run) -> Path:
     )
 
 
-def scene_of_run(run: Run, path: Path) -> Scene:
+def scene_of_run(run: Run, path: Path, images: str | None = None) -> Scene:
     """The run's own scene (cameras, box, splits) with the images at `path`.
+
+    Args:
+        images: their folder; by default the one that the run states, if it is still there.
 
     Raises:
         NerfError: an image of the run is not among them.
@@ -63,7 +66,16 @@ def scene_of_run(run: Run, path: Path) -> Scene:
     from nerfcli.scenes import Scene, load_scene
 
     scene = Scene.from_json(run.scene_json)
-    wanted = SceneConfig(downscale=scene.downscale, holdout=run.config.scene.holdout)
+    stated = run.config.scene
+    if images is None and stated.images is not None and Path(stated.images).is_dir():
+        images = stated.images
+    wanted = SceneConfig(
+        downscale=scene.downscale,
+        holdout=stated.holdout,
+        alpha="ignore" if scene.alpha_ignored else "transparent",
+        images=images,
+        skip_bad_frames=stated.skip_bad_frames,
+    )
     loaded = load_scene(path, wanted)
     places = {name: i for i, name in enumerate(loaded.names)}
     missing = [name for name in scene.names if name not in places]

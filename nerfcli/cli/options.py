@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from nerfcli.cli.output import remark
+from nerfcli.core.config import SceneConfig
 from nerfcli.core.devices import NAMES, pick
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import KINDS
@@ -23,6 +24,13 @@ Backend = Annotated[
 ]
 Device = Annotated[
     str, typer.Option(metavar="NAME", help="auto: the GPU if there is one; cpu, cuda.")
+]
+Images = Annotated[
+    Path | None,
+    typer.Option("--images", metavar="DIR", help="Where the images are, if not by the scene."),
+]
+SkipBadFrames = Annotated[
+    bool, typer.Option("--skip-bad-frames", help="Leave out single frames that cannot be used.")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what --out names.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
@@ -43,6 +51,12 @@ def progress_kind(progress: str, quiet: bool) -> str:
     if progress not in known:
         raise NerfError(f"--progress: unknown kind {progress!r}; known: {', '.join(known)}.")
     return "quiet" if quiet else progress
+
+
+def scene_config(images: Path | None, skip_bad_frames: bool) -> SceneConfig:
+    """Make the settings of a scene that --images and --skip-bad-frames state."""
+    folder = None if images is None else str(images.resolve())
+    return SceneConfig(images=folder, skip_bad_frames=skip_bad_frames)
 
 
 def open_run(path: Path | None, *, quiet: bool) -> Run:

@@ -7,7 +7,14 @@ from typing import Annotated
 
 import typer
 
-from nerfcli.cli.options import Json, ProgressKind, Quiet, progress_kind
+from nerfcli.cli.options import (
+    Images,
+    Json,
+    ProgressKind,
+    Quiet,
+    SkipBadFrames,
+    progress_kind,
+)
 from nerfcli.cli.train_job import run_job
 from nerfcli.cli.train_request import fresh_job, resumable_job
 from nerfcli.core.errors import NerfError
@@ -54,6 +61,13 @@ def train(
             metavar="N", help="Read images at 1/N of their size. [default: 1, if memory allows]"
         ),
     ] = None,
+    alpha: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="What alpha means: auto, transparent (nothing is there), ignore (a mask).",
+        ),
+    ] = None,
     holdout: Annotated[
         int | None,
         typer.Option(
@@ -61,6 +75,8 @@ def train(
             help="Without a split, keep every N-th view for eval; 0: none. [default: 8]",
         ),
     ] = None,
+    images: Images = None,
+    skip_bad_frames: SkipBadFrames = False,
     backend: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="auto, or one of `nerf info`. [default: auto]"),
@@ -85,9 +101,9 @@ def train(
 ) -> int:
     """Learn a radiance field from posed photos.
 
-    Reads Blender, instant-ngp, nerfstudio, COLMAP and LLFF folders. Ctrl-C and SIGTERM save
-    first; the same command with --resume goes on. A finished run goes on where --steps or
-    --minutes, counted from its beginning, is greater than what it has.
+    Reads Blender, instant-ngp, nerfstudio, COLMAP, LLFF, NeuS and many other folders. Ctrl-C and
+    SIGTERM save first; the same command with --resume goes on. A finished run goes on where --steps
+    or --minutes, counted from its beginning, is greater than what it has.
 
     \b
     Examples:
@@ -110,7 +126,10 @@ def train(
         "train.seed": seed,
         "method": method,
         "scene.downscale": downscale,
+        "scene.alpha": alpha,
         "scene.holdout": holdout,
+        "scene.images": None if images is None else str(images.resolve()),
+        "scene.skip_bad_frames": skip_bad_frames or None,
         "backend": backend,
         "device": device,
     }

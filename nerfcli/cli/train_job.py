@@ -32,9 +32,8 @@ def run_job(job: Job, progress: Progress, stop: StopSignal, *, as_json: bool) ->
     value: dict[str, Any] = {"run": str(job.run.path), "scene": name, **summary}
     value["peak_memory_bytes"] = peak_memory()
     if job.target_psnr is not None and code is None:
-        value["test_psnr"] = _held_out_psnr(job, progress)
         value["target_psnr"] = job.target_psnr
-        value["target_met"] = value["test_psnr"] >= job.target_psnr
+        value["test_psnr"], value["target_met"] = _score_held_out(job, job.target_psnr, progress)
         code = 0 if value["target_met"] else NOT_MET
     text = _summary(value, nothing_done=job.prepared is None)
     if job.default_length and code is None:
@@ -64,15 +63,15 @@ def more_time(run: str) -> str:
     )
 
 
-def _held_out_psnr(job: Job, progress: Progress) -> float:
-    """Mean PSNR of the held-out views; infinite where every view is exact."""
-    from nerfcli.engine.evaluate import evaluate
+def _score_held_out(job: Job, target: float, progress: Progress) -> tuple[float | None, bool]:
+    """Mean PSNR of the held-out views (None: all exact, or masked), and if it is the target."""
+    from nerfcli.engine.evaluate import evaluate, reaches
 
     scene = job.scene
     assert scene is not None  # a target needs it
     with progress.another(len(scene.splits["test"]), "view", "eval") as reporter:
-        psnr = evaluate(job.run, scene, save_images=False, progress=reporter)["psnr"]
-    return float("inf") if psnr is None else psnr
+        result = evaluate(job.run, scene, save_images=False, progress=reporter)
+    return result["psnr"], reaches(result, target)
 
 
 def _nothing_done(run: Run) -> dict[str, Any]:

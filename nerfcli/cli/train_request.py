@@ -28,7 +28,12 @@ if TYPE_CHECKING:
     from nerfcli.scenes import Scene
 
 LENGTH = ("train.steps", "train.minutes")  # --resume may ask for another
-AFTERWARDS = ("backend", "device", "train.checkpoint_minutes")  # may change when a run goes on
+AFTERWARDS = (
+    "backend",
+    "device",
+    "train.checkpoint_minutes",
+    "scene.images",
+)  # may change when a run goes on
 ROOT = Path("runs")
 
 
@@ -100,6 +105,9 @@ def fresh_job(
     config = config_from_values(given)
     if config.backend != "auto":
         backends.why_unavailable(config.backend, "cpu")  # fail early on an unknown name
+    if config.scene.images is not None:  # a run remembers it, wherever it is used later
+        folder = str(Path(config.scene.images).resolve())
+        config = replace(config, scene=replace(config.scene, images=folder))
     scene = load_scene(path, config.scene)
     for line in scene.notes:
         note(line)
@@ -140,12 +148,13 @@ def resumable_job(
         return fresh_job(target, out, given, overwrite=True, target_psnr=target_psnr, note=note)
     run = Run.open(path)
     config = same_settings(run, given)
+    images = str(given["scene.images"]) if given.get("scene.images") else None
     moved = None if target is None or (target / "config.toml").is_file() else target
     if has_reached(run, config.train):
         run.ensure_whole()
         scene = None
         if target_psnr is not None:
-            scene = scene_of_run(run, moved or recorded_path(run))
+            scene = scene_of_run(run, moved or recorded_path(run), images)
             _ensure_held_out(scene, target_psnr)
         return Job(None, scene, run, True, target_psnr)
     from nerfcli.engine.train import prepare
@@ -153,7 +162,7 @@ def resumable_job(
     if "device" not in given and config.device == "cuda" and (missing := cuda_missing()):
         note(f"the run was on cuda, and here {missing}: going on on the CPU")
         config = replace(config, device="cpu")
-    scene = scene_of_run(run, moved or recorded_path(run))
+    scene = scene_of_run(run, moved or recorded_path(run), images)
     _ensure_held_out(scene, target_psnr)
     note(f"going on with run {run.path} from step {run.step} to {_length(config.train)}")
     return Job(prepare(scene, config, note, resumed=True), scene, run, True, target_psnr)
@@ -201,6 +210,8 @@ def _scene_values(run: Run) -> dict[str, object]:
     scene = run.scene_json
     keys = ("downscale", "near", "far", "background")
     values = {f"scene.{key}": scene.get(key) for key in keys}
+    alpha = "ignore" if scene.get("alpha_ignored") else "transparent"
+    values["scene.alpha"] = alpha if alpha == "ignore" or scene.get("has_alpha") else None
     return values | {"scene.cascades": scene.get("box", {}).get("n_cascades")}
 
 

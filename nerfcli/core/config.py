@@ -22,12 +22,12 @@ Count = Annotated[int, Meta(ge=1)]
 Amount = Annotated[float, Meta(ge=0, le=sys.float_info.max)]
 Positive = Annotated[float, Meta(gt=0, le=sys.float_info.max)]
 Share = Annotated[float, Meta(ge=0, le=1)]
+Growth = Annotated[float, Meta(ge=0, lt=0.5)]  # beyond, empty space is not skipped safely
 Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 # what kernels index with 32 bits, or count in single precision, ends here
 SampleCount = Annotated[int, Meta(ge=1, le=2**24)]
 StepCount = Annotated[int, Meta(ge=1, le=1_000_000)]
 CellCount = Annotated[int, Meta(ge=1, le=512)]
-Growth = Annotated[float, Meta(ge=0, le=0.25)]  # longer steps could jump over an occupied cell
 TableSize = Annotated[int, Meta(ge=1, le=24)]  # 16 levels of 2 features at 24 take 2 GiB
 
 
@@ -38,10 +38,13 @@ class SceneConfig:
     downscale: Count | None = None  # read images at 1/downscale of their size; auto: as memory asks
     holdout: Natural = 8  # every n-th name is a test view where the scene has no split; 0: none
     background: Literal["white", "black"] | None = None  # what transparent pixels are shown on
+    alpha: Literal["transparent", "ignore"] | None = None  # nothing is there, or ignore the pixel
     near: Positive | None = None  # nearest sample, scene units; auto: from box and cameras
     far: Positive | None = None  # farthest sample; auto: from box and cameras
     box: Positive | None = None  # half size of the detail cube, source units
     cascades: Count | None = None  # doublings of the detail cube, itself included
+    images: str | None = None  # folder of the images; auto: where the scene's files say
+    skip_bad_frames: bool = False  # leave single frames out that cannot be used
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class HashGridConfig:
     base_resolution: Count = 16  # coarsest level
     max_resolution: Count | None = None  # finest level; auto: two cells a pixel, 128 to 2048
     width: Count = 64  # neurons of a layer
-    n_samples: SampleCount | None = None  # of a step; the ray count adapts to it; auto: by device
+    n_samples: SampleCount | None = None  # of a step; the ray count adapts; auto: by device
     steps_per_box: StepCount | None = None  # marching steps along the detail cube's diagonal
     cone: Growth = 0.00390625  # growth of the steps with t, where there are cascades
     min_transmittance: Share = 1e-4  # a ray ends where less light comes through

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import stat
 import sys
@@ -132,14 +133,35 @@ def write_json(path: Path, value: object) -> None:
     write_text(path, json_text(value, indent=1) + "\n")
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, *, lenient: bool = False, twice: list[str] | None = None) -> Any:
     """Read the JSON value in `path`.
+
+    Args:
+        lenient: take comments and trailing commas, and UTF-16 and UTF-32 as well as UTF-8.
+        twice: gets the keys that an object states more than once.
 
     Raises:
         NerfError: unreadable, or broken JSON (with its line).
     """
+
+    def collect(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        made = dict(pairs)
+        if twice is not None and len(made) < len(pairs):
+            seen: set[str] = set()
+            twice.extend(key for key, _ in pairs if key in seen or seen.add(key))
+        return made
+
     try:
-        return json.loads(path.read_bytes().decode("utf-8-sig"))
+        data = path.read_bytes()
+        text = data.decode(json.detect_encoding(data) if lenient else "utf-8-sig")
+        try:
+            return json.loads(text, object_pairs_hook=None if twice is None else collect)
+        except json.JSONDecodeError:
+            if not lenient:
+                raise
+            return json.loads(
+                _without_comments(text), object_pairs_hook=None if twice is None else collect
+            )
     except json.JSONDecodeError as error:
         raise NerfError(
             f"{path}, line {error.lineno}, column {error.colno}: broken JSON ({error.msg}). "
@@ -151,6 +173,17 @@ def read_json(path: Path) -> Any:
         raise NerfError(f"cannot read {path}: {error.strerror or error}.") from error
     except (ValueError, RecursionError) as error:  # a number of thousands of digits; too deep
         raise NerfError(f"{path}: absurd JSON ({error}). Take an intact copy.") from error
+
+
+def _without_comments(text: str) -> str:
+    """Blank out comments and trailing commas of a JSON text; lines and columns stay."""
+
+    def blank(match: re.Match[str]) -> str:
+        return match[0] if match[0][0] == '"' else re.sub(r"[^\n]", " ", match[0])
+
+    string = r'"(?:\\.|[^"\\])*(?:"|\Z)'
+    text = re.sub(string + r"|//[^\n]*|/\*.*?(?:\*/|\Z)", blank, text, flags=re.DOTALL)
+    return re.sub(string + r"|,(?=\s*[\]}])", blank, text, flags=re.DOTALL)
 
 
 def ensure_writable(path: Path) -> None:

@@ -274,6 +274,7 @@ def _phrase(info: Any) -> str:
     if isinstance(info, inspect.BoolType):
         return "true or false"
     bounds = [("above", info.gt), ("at least", info.ge), ("at most", info.le)]
+    bounds.append(("below", info.lt))
     texts = [f"{word} {n:g}" for word, n in bounds if n is not None and abs(n) < 2**62]
     noun = "a whole number" if isinstance(info, inspect.IntType) else "a finite number"
     return ", ".join([noun, *([" and ".join(texts)] if texts else [])])

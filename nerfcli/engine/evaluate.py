@@ -32,6 +32,9 @@ def evaluate(
 ) -> dict:
     """PSNR and SSIM of every view of a split, and their means; writes eval.json into the run.
 
+    A view that equals its photo has an infinite PSNR, which is null in JSON: `exact_views` counts
+    these, and the mean is over the others.
+
     Args:
         scene: with images; its cameras are the run's.
         save_images: also write photo and rendering side by side, renders/<split>/<name>.png.
@@ -52,12 +55,15 @@ def evaluate(
         if stop is not None and stop.received:
             break
         rows.append(score_view(model, scene, index, folder))
+        if missing := _unscored(rows[-1]):
+            progress.note(missing)
         progress.update(done, psnr=rows[-1]["psnr"])
     result = {
         "step": run.step,
         "psnr": _mean([row["psnr"] for row in rows]),
         "ssim": _mean([row["ssim"] for row in rows]),
         "n_views": len(rows),
+        "exact_views": sum(row.get("exact", False) for row in rows),
         "seconds_per_view": round((time.perf_counter() - start) / max(len(rows), 1), 4),
         "protocol": protocol(model, split),
         "views": rows,
@@ -68,7 +74,10 @@ def evaluate(
 
 
 def score_view(model: Model, scene: Scene, index: int, folder: Path | None) -> dict:
-    """One view: {name, psnr, ssim}; the pair of images goes to `folder`."""
+    """One view: {name, psnr, ssim}, and exact where it is; the images go to `folder`.
+
+    psnr is None where no pixel is usable, or the view is exact; ssim where no window is usable.
+    """
     views = load_views(scene, [index])
     truth = views.image(0).float() / 255.0
     shape = truth.shape[:2]
@@ -81,13 +90,31 @@ def score_view(model: Model, scene: Scene, index: int, folder: Path | None) -> d
         folder.mkdir(parents=True, exist_ok=True)
         write_png(folder / f"{name}.png", to_uint8(np.concatenate([reference, image], axis=1)))
     usable = _usable(views.usable, shape)
-    if usable is not None:  # masked pixels are not scored
-        image = np.where(usable[..., None], image, reference)
+    decibels = _masked_psnr(image, reference, usable)
+    exact = {"exact": True} if decibels == math.inf else {}
     return {
         "name": scene.names[index],
-        "psnr": _number(_masked_psnr(image, reference, usable), 4),
-        "ssim": _number(ssim(image, reference), 5),
+        "psnr": _number(decibels, 4),
+        "ssim": _number(ssim(image, reference, usable), 5),
+        **exact,
     }
+
+
+def reaches(result: dict, target: float) -> bool:
+    """Whether the mean PSNR of `evaluate` is at least `target` decibels."""
+    if result["psnr"] is None:  # every view is exact, or has no usable pixel
+        return result["exact_views"] > 0
+    return result["psnr"] >= target
+
+
+def _unscored(row: dict) -> str:
+    """Say what a view cannot be scored by; empty if it has both numbers."""
+    if row["psnr"] is None and not row.get("exact"):
+        return f"{row['name']}: all pixels are masked out; it has no PSNR and no SSIM"
+    if row["ssim"] is None:
+        window = f"{SSIM_WINDOW}x{SSIM_WINDOW}"
+        return f"{row['name']}: no window of {window} usable pixels; it has no SSIM"
+    return ""
 
 
 def _usable(usable: torch.Tensor | None, shape: tuple[int, ...]) -> np.ndarray | None:
@@ -123,8 +150,8 @@ def protocol(model: Model, split: str) -> dict:
         "background": model.scene.background,
         "downscale": model.scene.downscale,
         "rounding": "8 bits",
-        "psnr": "mean over views of -10 log10(MSE), range 1",
+        "psnr": "mean over views of -10 log10(MSE), range 1; exact views are left out",
         "ssim": f"Gaussian window {SSIM_WINDOW}x{SSIM_WINDOW}, sigma {SSIM_SIGMA}, range 1, "
-        "mean over channels, border left out",
-        "masked_pixels": "not scored",
+        "mean over channels and the windows within the image that hold no masked pixel",
+        "masked_pixels": "not scored: masks, fisheye circle, limit of the lens",
     }

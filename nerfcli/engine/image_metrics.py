@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from scipy.ndimage import minimum_filter
 from skimage.metrics import structural_similarity
 
 SSIM_WINDOW = 11
@@ -25,15 +26,18 @@ def psnr(image: np.ndarray, reference: np.ndarray) -> float:
     return math.inf if error == 0.0 else -10.0 * math.log10(error)
 
 
-def ssim(image: np.ndarray, reference: np.ndarray) -> float:
+def ssim(image: np.ndarray, reference: np.ndarray, usable: np.ndarray | None = None) -> float:
     """Structural similarity, Wang et al. (2004): Gaussian window 11x11, sigma 1.5, range 1.
 
-    The mean leaves out a border of 5 pixels, where the window does not fit. Images smaller than
-    the window give nan.
+    The mean is over the windows that lie within the image and hold only usable pixels; nan where
+    there is no such window.
+
+    Args:
+        usable: [height, width] bool, the pixels that count; None: all.
     """
     if min(image.shape[:2]) < SSIM_WINDOW:
         return math.nan
-    value = structural_similarity(
+    values = structural_similarity(
         image.astype(np.float64),
         reference.astype(np.float64),
         win_size=SSIM_WINDOW,
@@ -42,5 +46,11 @@ def ssim(image: np.ndarray, reference: np.ndarray) -> float:
         use_sample_covariance=False,
         data_range=1.0,
         channel_axis=2,
-    )
-    return float(np.asarray(value))
+        full=True,
+    )[1]
+    half = SSIM_WINDOW // 2
+    inner = np.asarray(values)[half:-half, half:-half]
+    if usable is not None:
+        whole = np.asarray(minimum_filter(usable, SSIM_WINDOW), dtype=bool)
+        inner = inner[whole[half:-half, half:-half]]
+    return float(inner.mean(dtype=np.float64)) if inner.size else math.nan

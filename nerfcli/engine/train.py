@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ from nerfcli.engine.runs import Run
 from nerfcli.engine.schedule import Budget, budget_at, learning_rate
 from nerfcli.methods import StepResult, Trainer, method_of
 from nerfcli.scenes import ImageCache, Scene
+from nerfcli.scenes.build import move_box
 from nerfcli.scenes.hull import Silhouettes, silhouette_box, silhouettes_of
 
 LOG_EVERY_SECONDS = 1.0
@@ -70,12 +71,14 @@ def prepare(
         return Prepared(scene, resolve(config, scene), residents, seconds=0.0)
     views = residents.at(0)
     start, silhouettes = time.perf_counter(), None
-    if scene.has_alpha and config.scene.box is None:
+    if scene.has_alpha and config.scene.box is None and config.scene.cascades is None:
         silhouettes = silhouettes_of(scene, views)
         box = silhouette_box(scene, views, silhouettes)
         if box is not None:
-            scene = replace(scene, box=box, box_source="silhouettes of the training views")
+            scene = move_box(scene, box, "silhouettes of the training views")
     seconds = time.perf_counter() - start
+    if note is not None and (remark := method_of(config).remark(scene)):
+        note(remark)
     return Prepared(scene, resolve(config, scene), residents, seconds, silhouettes)
 
 

@@ -10,18 +10,21 @@ through it has no seam.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from scipy.ndimage import binary_dilation, label, map_coordinates
+from torch import Tensor
+from torch.nn.functional import max_pool3d
 
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Progress
 from nerfcli.extraction.source_field import SourceField
 from nerfcli.extraction.visibility import Visibility
+from nerfcli.reference.sampling import occupancy_lookup
 from nerfcli.shapes.types import RegularGrid, all_indices
 
 REACH = 4.0  # values are cut to [-REACH, REACH]: marching cubes needs no more
@@ -99,11 +102,37 @@ class Solid:
         size = [-(-n // step) for n in self.grid.shape]
         points = self.grid.points(all_indices(size) * step)
         active = np.empty(len(points), dtype=bool)
+        occupied = self._lattice_look_up(step)
         for first in range(0, len(points), 1_000_000):
             some = points[first : first + 1_000_000]
-            dense = self.source.occupied(self.source.to_scene(some)).numpy()
+            dense = occupied(self.source.to_scene(some)).numpy()
             active[first : first + 1_000_000] = dense | (self.behind(some) > -1.0)
         return binary_dilation(active.reshape(size), np.ones((3, 3, 3), bool)), step
+
+    def _lattice_look_up(self, step: int) -> Callable[[Tensor], Tensor]:
+        """Return the test of lattice points, scene points [n, 3] -> bool [n].
+
+        Where the lattice is wider than a cell, a point stands for all cells that its samples
+        lie in, or a thin wall would be lost between two points.
+        """
+        cells, box = self.source.cells, self.source.cells_box
+        turn = np.abs(np.array(self.source.model.scene.scene_from_source.rotation)).sum(1).max()
+        apart = step * self.grid.spacing * self.source.scale * float(turn)
+        cell = 2.0 * box.half_size / cells.shape[1]
+        if step == 1 or apart <= cell:
+            return self.source.occupied
+        reach = math.ceil(0.5 * apart / cell)
+        dense = cells.float()[:, None]
+        pooled = max_pool3d(dense, 2 * reach + 1, stride=1, padding=reach)[:, 0] > 0
+        center, limit = torch.tensor(box.center), box.half_size * (1.0 - 1e-6)
+
+        def look_up(points: Tensor) -> Tensor:
+            # samples of a point just outside of the detail cube may lie within
+            inner = (points - center).clamp(-limit, limit) + center
+            found = occupancy_lookup(points, pooled, box)
+            return found | occupancy_lookup(inner, pooled, box)
+
+        return look_up
 
 
 def solid_of(

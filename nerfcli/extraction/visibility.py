@@ -66,10 +66,10 @@ class CameraView:
 
     def locate(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Find the pixel of each scene point [n], -1 outside of the image, and its distance [n]."""
-        xy, z = self.cameras.project(self.index, points)
+        xy, _ = self.cameras.project(self.index, points)  # nan where the lens sees no point
         width, height = self.cameras.size[self.index].tolist()
         x, y = xy.nan_to_num(nan=-1.0).clamp(-1.0, 1e6).floor().long().unbind(-1)
-        inside = (z > 0) & (x >= 0) & (x < width) & (y >= 0) & (y < height)
+        inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
         distance = (points - self.cameras.positions[self.index].to(points)).norm(dim=-1)
         return torch.where(inside, y * width + x, -1), distance
 

@@ -234,6 +234,7 @@ class Method:
         hold: share of a run at the peak learning rate.
         smaller_step: a setting that makes a step need less memory.
         exports_on_gpu: whether shapes can be taken from its field while that is on a GPU.
+        remark: what the user should know before it is trained on a scene; empty: nothing.
     """
 
     name: str
@@ -243,6 +244,7 @@ class Method:
     hold: float
     smaller_step: str
     exports_on_gpu: bool
+    remark: Callable[[Scene], str] = lambda scene: ""
 
 
 def background_of(scene: Scene, device: torch.device | str) -> Tensor:

@@ -44,14 +44,8 @@ class ClassicTrainer:
         self.sizes = scene.cameras.size.to(self.device)
         self.step_count = 0
 
-    def begin(self, views: Views, silhouettes: Silhouettes | None = None) -> str | None:
-        """Say where the method does not fit; empty space is found while training."""
-        if self.scene.box.n_cascades == 1:
-            return None
-        return (
-            "classic samples evenly from near to far and suits an object in one cube; "
-            "hashgrid fits this unbounded scene"
-        )
+    def begin(self, views: Views, silhouettes: Silhouettes | None = None) -> None:
+        """Nothing: empty space is found while training."""
 
     def set_views(self, views: Views) -> None:
         self.views = views
@@ -128,6 +122,17 @@ def resolve(config: Config, scene: Scene, device: str) -> Config:
     )
 
 
+def remark(scene: Scene) -> str:
+    """Warn of a scene with surroundings: samples and frequencies are spread over all of it."""
+    if scene.box.n_cascades == 1:
+        return ""
+    return (
+        f"warning: classic spreads its samples evenly from near {scene.near:.3g} to far "
+        f"{scene.far:.3g}, for an object in a box; with surroundings like these it stays blurred. "
+        "Use --method hashgrid, or set scene.near, scene.far and scene.cascades=1"
+    )
+
+
 CLASSIC = Method(
     name="classic",
     resolve=resolve,
@@ -136,4 +141,5 @@ CLASSIC = Method(
     hold=0.0,
     smaller_step="classic.n_rays=512",
     exports_on_gpu=False,
+    remark=remark,
 )

@@ -235,8 +235,8 @@ class OccupancySampler:
 
 
 def covered_by_finer(n_cascades: int, resolution: int) -> Tensor:
-    """Cells of a cascade that lie in the next finer cube, which no look-up reaches."""
+    """Cells of a cascade that lie wholly in the next finer cube, which no look-up reaches."""
     covered = torch.zeros((n_cascades, *(resolution,) * 3), dtype=torch.bool)
-    low, high = resolution // 4, resolution - resolution // 4
+    low, high = -(-resolution // 4), 3 * resolution // 4
     covered[1:, low:high, low:high, low:high] = True
     return covered

@@ -31,7 +31,7 @@ from nerfcli.scenes.readers.colmap import read_colmap
 from nerfcli.scenes.source import Source
 from nerfcli.scenes.writers.transforms import write_transforms
 
-UNDISTORTED = "undistorted"  # in WORK, from when the scene's images begin to be replaced
+MODELS, PINHOLE = "models", "pinhole"  # in WORK, once whole: what is found, undistorted images
 SMALL = 600  # pixels of the longer side below which images are enlarged for matching
 EXHAUSTIVE = 60  # photos up to which every pair is matched
 SIMILAR, OVERLAP = 20, 10  # otherwise: most similar images of each, and neighbours in order
@@ -55,7 +55,13 @@ class _Job:
 
     @property
     def images(self) -> Path:
+        """The scene's images, as they are to be trained on."""
         return self.out / "images"
+
+    @property
+    def photos(self) -> Path:
+        """The folder of the upright copies."""
+        return self.work / "photos" if self.options.undistort else self.images
 
     @property
     def work(self) -> Path:
@@ -66,8 +72,6 @@ class _Job:
         record = self.work / "options.json"
         if record.is_file():
             ensure_same_request(self.out, read_json(record), self.capture, self.options)
-            if (self.work / UNDISTORTED).exists():  # stopped while the images were replaced
-                shutil.rmtree(self.images, ignore_errors=True)
             return
         self.work.mkdir(parents=True, exist_ok=True)
         write_json(record, describe_request(self.capture, self.options))
@@ -111,9 +115,8 @@ def prepare_scene(
             workspace, names, LENSES[options.lens], shared=shared, progress=reporter
         )
     _match_images(job, workspace, names)
-    with progress.another(len(names), "image", "poses") as reporter:
-        models = sfm.reconstruct(workspace, len(names), reporter)
-    source = _write_scene(job, workspace, models[0])
+    models = _find_models(job, workspace, len(names))
+    source = _write_scene(job, workspace)
     record = _make_record(job, names, failed, models, source, workspace)
     record["asked"] = describe_request(capture, options)
     record["seconds"] = round(time.monotonic() - start, 1)
@@ -127,7 +130,7 @@ def _take_images(job: _Job) -> tuple[list[Photo], dict[str, str]]:
     folder = _take_frames(job) if job.capture.is_file() else job.capture
     names = photos.find_photos(folder)
     with job.progress.another(len(names), "image", "copy") as reporter:
-        return photos.take_photos(folder, names, job.images, reporter.update)
+        return photos.take_photos(folder, names, job.photos, reporter.update)
 
 
 def _take_frames(job: _Job) -> Path:
@@ -151,10 +154,10 @@ def _make_workspace(job: _Job, taken: Sequence[Photo]) -> sfm.Workspace:
     has_alpha = any(photo.has_alpha for photo in taken)
     zoom = _choose_zoom([photo.size for photo in taken])
     if zoom == 1 and not has_alpha:
-        return sfm.Workspace(job.images, None, job.work, job.is_stopped)
+        return sfm.Workspace(job.photos, None, job.work, job.is_stopped)
     flat, masks = job.work / "flat", job.work / "masks" if has_alpha else None
     for photo in taken:
-        photos.flatten(job.images, photo, flat, masks, zoom)
+        photos.flatten(job.photos, photo, flat, masks, zoom)
     return sfm.Workspace(flat, masks, job.work, job.is_stopped)
 
 
@@ -194,11 +197,24 @@ def _choose_pairs(
     return [(names[a], names[b]) for a, b in sorted(pairs)]
 
 
-def _write_scene(job: _Job, workspace: sfm.Workspace, best: Any) -> Source:
+def _find_models(job: _Job, workspace: sfm.Workspace, n_images: int) -> list[Any]:
+    """Find the models, or read those that an earlier run found; the largest comes first."""
+    folder = job.work / MODELS
+    if not folder.is_dir():
+        with job.progress.another(n_images, "image", "poses") as reporter:
+            models = sfm.reconstruct(workspace, n_images, reporter)
+        with replacing_folder(folder) as aside:
+            for i, model in enumerate(models):
+                (aside / str(i)).mkdir()
+                model.write_binary(str(aside / str(i)))
+    pycolmap = sfm.load_pycolmap()
+    n_models = len(list(folder.iterdir()))
+    return [pycolmap.Reconstruction(str(folder / str(i))) for i in range(n_models)]
+
+
+def _write_scene(job: _Job, workspace: sfm.Workspace) -> Source:
     """Write transforms.json, the points and the pyramid; return the normalised scene."""
-    model = job.work / "model"
-    model.mkdir(exist_ok=True)
-    best.write_binary(str(model))
+    model = job.work / MODELS / "0"
     if job.options.undistort:
         model = _undistort(job, workspace, model)
     source = normalise(read_colmap(job.out, model))
@@ -211,21 +227,23 @@ def _write_scene(job: _Job, workspace: sfm.Workspace, best: Any) -> Source:
 
 
 def _undistort(job: _Job, workspace: sfm.Workspace, model: Path) -> Path:
-    """Replace images/ by pinhole images of the registered views; return their model's folder."""
-    target, pycolmap = job.work / UNDISTORTED, sfm.load_pycolmap()
-    shutil.rmtree(target, ignore_errors=True)
-    if workspace.images != job.images:  # the model's cameras belong to enlarged copies
-        reconstruction = pycolmap.Reconstruction(str(model))
-        for image in reconstruction.images.values():
-            with Image.open(job.images / image.name) as stored:
-                image.camera.rescale(*stored.size)
-        model = job.work / "model_stored"
-        model.mkdir(exist_ok=True)
-        reconstruction.write_binary(str(model))
-    pycolmap.undistort_images(target, model, job.images)
-    shutil.rmtree(job.images)
-    (target / "images").rename(job.images)
-    return target / "sparse"
+    """Write pinhole images of the registered views to images/; return their model's folder."""
+    folder, pycolmap = job.work / PINHOLE, sfm.load_pycolmap()
+    if not folder.is_dir():
+        if workspace.images != job.photos:  # the model's cameras belong to enlarged copies
+            reconstruction = pycolmap.Reconstruction(str(model))
+            for image in reconstruction.images.values():
+                with Image.open(job.photos / image.name) as stored:
+                    image.camera.rescale(*stored.size)
+            model = job.work / "model_stored"
+            model.mkdir(exist_ok=True)
+            reconstruction.write_binary(str(model))
+        with replacing_folder(folder) as aside:
+            pycolmap.undistort_images(aside, model, job.photos)
+    if (folder / "images").is_dir():  # not yet moved
+        shutil.rmtree(job.images, ignore_errors=True)
+        (folder / "images").rename(job.images)
+    return folder / "sparse"
 
 
 def _make_record(

@@ -22,6 +22,9 @@ from nerfcli.core.progress import Progress
 MAX_IMAGE_SIZE = 2000  # pixels of the longer side; larger images are reduced to it
 POLL_SECONDS = 0.25
 SEED = 0
+# Of these many images or fewer, the model is found on one thread: several add up a bundle
+# adjustment's sums in an order that depends on timing, and its last bits decide what is an inlier.
+SINGLE_THREADED = 60
 MIN_INLIERS = 15  # of a pair of views; COLMAP's own bound
 # COLMAP's defaults expect photos with thousands of features. Relax its bounds on inliers for images
 # with fewer features, and where the defaults give no first pair.
@@ -93,6 +96,12 @@ def extract_features(
         reader.existing_camera_id = 1  # a stopped extraction goes on with the same camera
 
     def work(token: Any) -> None:
+        # extraction numbers images as its threads finish them, and the model depends on the numbers
+        with pycolmap.Database.open(workspace.database):
+            pass
+        pycolmap.import_images(
+            workspace.database, workspace.images, mode, list(names), options=reader
+        )
         pycolmap.extract_features(
             workspace.database,
             workspace.images,
@@ -160,6 +169,7 @@ def reconstruct(workspace: Workspace, n_images: int, progress: Progress) -> list
         options = pycolmap.IncrementalPipelineOptions()
         options.min_model_size = min(10, max(3, n_images // 4))
         options.random_seed = SEED
+        options.num_threads = 1 if n_images <= SINGLE_THREADED else -1
         if relaxed:
             for key, value in RELAXED.items():
                 setattr(options.mapper, key, value)

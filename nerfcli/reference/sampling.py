@@ -184,8 +184,10 @@ def occupancy_lookup(positions: Tensor, occupied: Tensor, box: Box) -> Tensor:
     resolution = occupied.shape[1]
     offset = positions - box.center_like(positions)
     reach = offset.abs().amax(-1) / box.half_size
-    cascade = torch.log2(reach.clamp(min=1e-9)).ceil().clamp(min=0).long()
-    inside = cascade < box.n_cascades
+    # the least c with reach <= 2^c, exactly: a logarithm in float32 errs beside powers of two
+    mantissa, exponent = torch.frexp(reach)
+    cascade = (exponent.long() - (mantissa <= 0.5).long()).clamp(min=0)
+    inside = reach <= 2.0 ** (box.n_cascades - 1)
     cascade = cascade.clamp(max=box.n_cascades - 1)
     half = box.half_size * torch.exp2(cascade.to(positions.dtype))
     cell = ((offset / half[:, None] + 1.0) * (0.5 * resolution)).long().clamp(0, resolution - 1)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from nerfcli.core.config import SceneConfig
 from nerfcli.core.errors import NerfError
 from nerfcli.scenes.build import scene_from_source
+from nerfcli.scenes.formats import Format, describe_formats, format_of, formats_in
 from nerfcli.scenes.image_cache import ImageCache, load_views, views_bytes
 from nerfcli.scenes.readers import llff
-from nerfcli.scenes.readers.blender import SPLITS, blender_files, read_blender
-from nerfcli.scenes.readers.colmap import MODEL_FOLDERS, colmap_folder, read_colmap
-from nerfcli.scenes.readers.transforms import read_transforms
+from nerfcli.scenes.readers.foreign import describe_foreign
 from nerfcli.scenes.scene import Scene, Similarity
-from nerfcli.scenes.source import Source
+from nerfcli.scenes.source import Source, abbreviate
 
 __all__ = [
     "ImageCache",
@@ -29,6 +27,9 @@ __all__ = [
 ]
 
 
+MOST_FOLDERS = 50  # that are looked into for a scene
+
+
 def load_scene(path: str | Path, wanted: SceneConfig | None = None) -> Scene:
     """Read a scene's cameras and image headers; `load_views` reads the pixels.
 
@@ -39,58 +40,58 @@ def load_scene(path: str | Path, wanted: SceneConfig | None = None) -> Scene:
     Raises:
         NerfError: no such folder, no known format, or whatever is wrong in the files.
     """
-    return scene_from_source(read_source(path), wanted or SceneConfig())
+    wanted = wanted or SceneConfig()
+    return scene_from_source(read_source(path, wanted), wanted)
 
 
-def read_source(path: str | Path) -> Source:
+def read_source(path: str | Path, wanted: SceneConfig | None = None) -> Source:
     """Read what the files of a scene state, in their own frame and units.
 
-    In a folder, the first of these counts: transforms_train.json and its kin (Blender),
-    transforms.json (instant-ngp, nerfstudio), a COLMAP model, poses_bounds.npy (LLFF).
+    Args:
+        path: a folder, of which the first format of `formats.FORMATS` counts, or one of its files.
+        wanted: says where the images are, and whether bad frames are left out.
 
     Raises:
         NerfError: no such folder, no known format, or whatever is wrong in the files.
     """
     path = Path(path)
+    wanted = wanted or SceneConfig()
+    if wanted.images is not None and not Path(wanted.images).is_dir():
+        raise NerfError(f"the folder of images {wanted.images} (scene.images) does not exist.")
     if path.is_file():
-        if path.name == llff.NAME:
-            return llff.read_llff(path.parent)
-        if path.suffix.lower() != ".json":
+        form = format_of(path)
+        if form is None:
+            known = describe_foreign(path)
             raise NerfError(
-                f"{path} is no scene; give a folder, a transforms*.json or a {llff.NAME}."
+                f"{path} is no scene; give a folder, a transforms*.json, a {llff.NAME}, or another "
+                f"format's file of cameras.{' ' + known if known else ''}"
             )
-        is_blender = path.stem in [f"transforms_{split}" for split in SPLITS]
-        return read_blender(path.parent, path) if is_blender else read_transforms(path)
+        return form.read(path.parent, path, wanted)
     if not path.is_dir():
         raise NerfError(f"{path} does not exist.")
-    found = _formats(path)
+    found = formats_in(path)
     if not found:
-        raise NerfError(
-            f"{path} has no known format. Looked for: transforms_train.json, transforms_val.json, "
-            "transforms_test.json (Blender); transforms.json (instant-ngp, nerfstudio); "
-            f"cameras.bin or cameras.txt in {', '.join(MODEL_FOLDERS)} (COLMAP); "
-            f"{llff.NAME} (LLFF)."
-        )
-    (name, read), *others = found.items()
-    source = read()
+        known = _scene_within(path) or describe_foreign(path)
+        known = f"{known} " if known else ""
+        raise NerfError(f"{path} has no known format. {known}Looked for: {describe_formats()}.")
+    (form, shown), *others = found
+    source = form.read(path, shown, wanted)
     if others:
-        also = " and ".join(other for other, _ in others)
-        note = f"the folder also holds {also}, which is not used: {name} is read"
+        also = " and ".join(_shown_as(path, *other) for other in others)
+        note = f"the folder also holds {also}, which is not used: "
+        note += f"{_shown_as(path, form, shown)} is read"
         source = replace(source, notes=(note, *source.notes))
     return source
 
 
-def _formats(path: Path) -> dict[str, Callable[[], Source]]:
-    """Find the formats that a folder holds, by the name of their file; the first one is read."""
-    found: dict[str, Callable[[], Source]] = {}
-    splits = blender_files(path)
-    if splits:
-        found[next(iter(splits.values())).name] = lambda: read_blender(path)
-    if (path / "transforms.json").is_file():
-        found["transforms.json"] = lambda: read_transforms(path / "transforms.json")
-    model = colmap_folder(path)
-    if model is not None:
-        found[f"a COLMAP model in {model.relative_to(path)}"] = lambda: read_colmap(path, model)
-    if (path / llff.NAME).is_file():
-        found[llff.NAME] = lambda: llff.read_llff(path)
-    return found
+def _scene_within(path: Path) -> str:
+    """Name the first folders within a folder that are scenes; "" if there is none."""
+    inner = sorted(child for child in path.iterdir() if child.is_dir())[:MOST_FOLDERS]
+    scenes = [str(child) for child in inner if formats_in(child)]
+    return f"Scenes within it: {abbreviate(scenes)}." if scenes else ""
+
+
+def _shown_as(root: Path, form: Format, shown: Path) -> str:
+    """Name what shows a format in a folder."""
+    place = shown.relative_to(root)
+    return f"a COLMAP model in {place}" if form.name == "COLMAP" else str(place)

@@ -15,6 +15,7 @@ from nerfcli.core.config import SceneConfig
 from nerfcli.core.errors import NerfError
 from nerfcli.core.memory import image_budget
 from nerfcli.core.settings import ensure_valid
+from nerfcli.scenes.alpha import decide_alpha
 from nerfcli.scenes.extent import (
     NEAR_OF_NEAREST,
     bounds_from_cameras,
@@ -36,9 +37,10 @@ def scene_from_source(source: Source, wanted: SceneConfig) -> Scene:
         NerfError: impossible settings, or images that do not go together.
     """
     ensure_valid("scene", wanted)
+    has_alpha, alpha_ignored, alpha_notes = decide_alpha(source.frames, wanted.alpha)
     downscale, fit_notes = wanted.downscale, ()
     if downscale is None:
-        downscale, fit_notes = choose_downscale(source.frames)
+        downscale, fit_notes = choose_downscale(source.frames, alpha_ignored)
     cameras = _cameras(source.frames, downscale)
     box, box_source = _choose_box(source, cameras, wanted)
     scene_from = Similarity()
@@ -48,12 +50,11 @@ def scene_from_source(source: Source, wanted: SceneConfig) -> Scene:
     moved = replace(cameras, c2w=scene_from.apply_c2w(cameras.c2w))
     if not source.keep_frame:
         box = Box((0.0, 0.0, 0.0), 1.0, box.n_cascades)
-    near, far = _bounds(source, cameras, moved, box, scene_from.scale)
+    near, far = _bounds(source, wanted, cameras, moved, box, scene_from.scale)
     near, far = wanted.near or near, wanted.far or far
     if near >= far:
         raise NerfError(f"near ({near:g}) must be smaller than far ({far:g}), in scene units.")
     splits, split_notes = _splits(source.frames, wanted.holdout)
-    has_alpha = _has_alpha(source.frames)
     return Scene(
         name=source.name,
         path=source.root,
@@ -74,7 +75,21 @@ def scene_from_source(source: Source, wanted: SceneConfig) -> Scene:
         box_source=box_source,
         downscale=downscale,
         crop_radius=source.crop_radius / downscale,
-        notes=source.notes + split_notes + fit_notes,
+        notes=source.notes + alpha_notes + split_notes + fit_notes,
+        alpha_ignored=alpha_ignored,
+    )
+
+
+def move_box(scene: Scene, box: Box, box_source: str) -> Scene:
+    """Give a scene another box; near and far follow where they came from the old one."""
+    near, far = bounds_from_cameras(scene.cameras, box)
+    old_near, old_far = bounds_from_cameras(scene.cameras, scene.box)
+    return replace(
+        scene,
+        box=box,
+        box_source=box_source,
+        near=near if scene.near == old_near else scene.near,
+        far=far if scene.far == old_far else scene.far,
     )
 
 
@@ -127,10 +142,12 @@ def box_in_source(scene: Scene) -> Box:
     return Box(tuple(center.tolist()), half_size, scene.box.n_cascades)
 
 
-def choose_downscale(frames: tuple[Frame, ...]) -> tuple[int, tuple[str, ...]]:
+def choose_downscale(
+    frames: tuple[Frame, ...], alpha_ignored: bool = False
+) -> tuple[int, tuple[str, ...]]:
     """Choose the least downscale at which all images fit into memory, and a note about it."""
-    channels = 4 if any(frame.has_alpha for frame in frames) else 3
-    masked = 4 if any(frame.mask is not None for frame in frames) else 0
+    channels = 4 if any(frame.has_alpha for frame in frames) and not alpha_ignored else 3
+    masked = 4 if alpha_ignored or any(frame.mask is not None for frame in frames) else 0
     needed = (channels + masked) * sum(frame.size[0] * frame.size[1] for frame in frames)
     budget = image_budget()
     if needed <= budget:
@@ -141,7 +158,8 @@ def choose_downscale(frames: tuple[Frame, ...]) -> tuple[int, tuple[str, ...]]:
     return downscale, (
         f"{len(frames)} images of {width}x{height} need {needed / 1e9:.1f} GB, "
         f"{budget / 1e9:.1f} GB of memory are free for them: they are read at 1/{downscale} of "
-        "their size (with --downscale 1 they keep it and take turns in memory)",
+        f"their size; --downscale {downscale} repeats this anywhere (with --downscale 1 they keep "
+        "their size and take turns in memory)",
     )
 
 
@@ -178,21 +196,23 @@ def _choose_box(source: Source, cameras: Cameras, wanted: SceneConfig) -> tuple[
 
 
 def _bounds(
-    source: Source, cameras: Cameras, moved: Cameras, box: Box, scale: float
+    source: Source, wanted: SceneConfig, cameras: Cameras, moved: Cameras, box: Box, scale: float
 ) -> tuple[float, float]:
     """Choose near and far in scene units.
 
     cameras: in source units. moved, box: in scene space.
     """
-    if source.bounds is not None:
+    if source.bounds is not None and not wanted.box and not wanted.cascades:
         return source.bounds[0] * scale, source.bounds[1] * scale
     near, far = bounds_from_cameras(moved, box)
     if source.points is not None:
         nearest = nearest_depth(source.points.xyz, cameras) * scale
     else:
         nearest = min((f.bounds[0] for f in source.frames if f.bounds), default=0.0) * scale
+    if nearest > 0:  # never behind what is known to be there
+        near = max(min(near, nearest), NEAR_OF_NEAREST * nearest)
     # the box reaches behind the farthest bound, so that there is a place for what lies there
-    return max(near, NEAR_OF_NEAREST * nearest), far
+    return near, far
 
 
 def _splits(
@@ -219,14 +239,3 @@ def _splits(
     if both:
         notes.append(f"{len(both)} test views are training views too: {abbreviate(both)}")
     return splits, tuple(notes)
-
-
-def _has_alpha(frames: tuple[Frame, ...]) -> bool:
-    clear = [frame.name for frame in frames if frame.has_alpha]
-    opaque = [frame.name for frame in frames if not frame.has_alpha]
-    if clear and opaque:
-        raise NerfError(
-            f"{len(clear)} images have transparency and {len(opaque)} have none "
-            f"({clear[0]}, but not {opaque[0]}); all of a scene's images must be of one kind."
-        )
-    return bool(clear)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from nerfcli.cameras.boxes import Box
 from nerfcli.cameras.cameras import Cameras
-from nerfcli.scenes.image_cache import usable_pixels
+from nerfcli.scenes.image_cache import read_usable, usable_pixels
 from nerfcli.scenes.scene import Scene
 from nerfcli.scenes.views import Views
 
@@ -132,7 +132,7 @@ def training_frames(scene: Scene, views: Views | None, *, masked: bool) -> list[
 
     def key(i: int) -> object:
         """What cameras with equal directions share; None: planes are enough."""
-        if masked and scene.mask_paths[i] is not None:
+        if masked and (scene.alpha_ignored or scene.mask_paths[i] is not None):
             return i
         if cameras.lenses[i].is_pinhole and scene.crop_radius == 0:
             return None
@@ -147,7 +147,7 @@ def training_frames(scene: Scene, views: Views | None, *, masked: bool) -> list[
         if views is not None and i in resident and masked:
             usable = views.usable_of(resident[i])
         else:
-            usable = usable_pixels(scene, i, masked=masked)
+            usable = read_usable(scene, i) if masked else usable_pixels(scene, i, masked=False)
         return map_directions(cameras[i], usable, SIDE[coarse], BLOCKS[coarse])
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:

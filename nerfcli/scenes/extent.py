@@ -52,9 +52,14 @@ def nearest_depth(points: np.ndarray, cameras: Cameras) -> float:
 
 
 def depths_in_view(points: Tensor, cameras: Cameras, i: int) -> Tensor:
-    """Compute depths along the axis [m] of the points [n, 3] within the image of camera i."""
-    xy, depth = cameras.project(i, points)
-    return depth[((xy >= 0) & (xy <= cameras.size[i])).all(-1) & (depth > 0)]
+    """Compute depths [m] of the points [n, 3] within the image of camera i.
+
+    Along the axis, or along the ray where a lens sees beyond 90 degrees.
+    """
+    xy, depth = cameras.project(i, points)  # xy is nan where the camera cannot see a point
+    if cameras.lenses[i].is_wide:
+        depth = (points - cameras.positions[i].to(points)).norm(dim=-1)
+    return depth[((xy >= 0) & (xy <= cameras.size[i])).all(-1)]
 
 
 def points_in_view(cameras: Cameras, bounds: Sequence[tuple[float, float]]) -> np.ndarray:
@@ -100,10 +105,15 @@ def cascades_for(reach: float, half_size: float) -> int:
 
 
 def bounds_from_cameras(cameras: Cameras, box: Box) -> tuple[float, float]:
-    """Choose near (a share of the distance to the focus) and far (the outer cube's far corner)."""
+    """Choose near and far so that nothing in the outer cube is cut off.
+
+    Near is a share of the distance to the focus, or where all cameras are outside, as far as the
+    sphere around the outer cube. Far is that sphere's far side.
+    """
     center = cameras.positions.new_tensor(box.center)
     distances = (cameras.positions - center).norm(dim=-1)
-    far = float(distances.max()) + math.sqrt(3) * box.outer_half_size
+    radius = math.sqrt(3) * box.outer_half_size
     focus = common_focus(cameras)
     depth = focus[1] if focus is not None else box.half_size
-    return NEAR_SHARE * depth, far
+    near = max(NEAR_SHARE * depth, float(distances.min()) - radius)
+    return near, float(distances.max()) + radius

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
-from pathlib import Path
-
 from nerfcli.core.errors import NerfError
 from nerfcli.scenes.image_cache import ensure_size, image_path
-from nerfcli.scenes.images import image_header, read_image
+from nerfcli.scenes.images import ensure_complete, image_header
 from nerfcli.scenes.scene import Scene
 from nerfcli.scenes.source import abbreviate
-
-ENDS = (  # how files begin and end: PNG and its chunk IEND, JPEG's SOI and EOI
-    (b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"),
-    (b"\xff\xd8", b"\xff\xd9"),
-)
 
 
 def ensure_held_out(scene: Scene) -> None:
@@ -42,21 +33,6 @@ def ensure_held_out(scene: Scene) -> None:
                 f"{error} It belongs to a held-out view, by which the run is judged: put it right, "
                 "or take the frame out of the scene."
             ) from error
-
-
-def ensure_complete(path: Path) -> None:
-    """Raise NerfError if an image file is missing or cut off.
-
-    Reads both ends of the file, and decodes it only where they do not tell: another kind than
-    PNG and JPEG, or something behind the image, as some cameras put it there.
-    """
-    with suppress(OSError), path.open("rb") as file:
-        head = file.read(8)
-        file.seek(-8, os.SEEK_END)
-        tail = file.read()
-        if any(head.startswith(start) and tail.endswith(end) for start, end in ENDS):
-            return
-    read_image(path)
 
 
 def odd_shapes(scene: Scene) -> str | None:

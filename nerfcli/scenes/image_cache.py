@@ -14,6 +14,7 @@ from torch import Tensor
 from nerfcli.core.errors import NerfError
 from nerfcli.core.memory import available_memory, image_budget
 from nerfcli.core.progress import Note
+from nerfcli.scenes.alpha import OPAQUE
 from nerfcli.scenes.images import read_mask, read_with_alpha
 from nerfcli.scenes.scene import Scene
 from nerfcli.scenes.views import Views
@@ -24,7 +25,8 @@ EXCHANGE_STEPS = 1000  # training steps that a shard of the images stays in memo
 def views_bytes(scene: Scene, indices: Sequence[int]) -> int:
     """Bytes of memory for the pixels and masks of these cameras."""
     sizes = scene.cameras.size[torch.tensor(list(indices), dtype=torch.int64)]
-    masked = scene.crop_radius > 0 or any(scene.mask_paths[i] is not None for i in indices)
+    masked = scene.crop_radius > 0 or scene.alpha_ignored
+    masked = masked or any(scene.mask_paths[i] is not None for i in indices)
     per_pixel = (4 if scene.has_alpha else 3) + (4 if masked else 0)
     return int(sizes.prod(-1).sum()) * per_pixel
 
@@ -63,7 +65,7 @@ class ImageCache:
         """Return the views for a step; read them from their files if the shard changes.
 
         Raises:
-            NerfError: as `load_views`.
+            NerfError: as `load_views`, or all pixels are masked out.
         """
         shard = self._shard(step)
         if shard != self._current or self._views is None:
@@ -76,7 +78,10 @@ class ImageCache:
                     f"in memory at a time, exchanged every {EXCHANGE_STEPS} steps"
                 )
             note = self.note if self._current < 0 else None
-            self._views = load_views(self.scene, chosen, note=note)
+            views = load_views(self.scene, chosen, note=note)
+            if views.n_pixels == 0:
+                raise NerfError("All pixels are masked out; are the masks the other way round?")
+            self._views = views
             self._current = shard
         return self._views
 
@@ -120,9 +125,9 @@ def load_views(
     pixels = torch.empty((int(offsets[-1]), 4 if scene.has_alpha else 3), dtype=torch.uint8)
 
     def read(view: int) -> Tensor | None:
-        image = _read(scene, indices[view])
-        pixels[offsets[view] : offsets[view + 1]] = image.view(-1, image.shape[-1])
-        return usable_pixels(scene, indices[view])
+        image, keep = _read(scene, indices[view])
+        pixels[offsets[view] : offsets[view + 1]] = image.reshape(-1, image.shape[-1])
+        return usable_pixels(scene, indices[view], keep)
 
     threads = n_threads or min(os.cpu_count() or 1, 16)
     with ThreadPoolExecutor(threads) as pool:
@@ -155,26 +160,41 @@ def ensure_size(scene: Scene, camera: int, path: Path, found: Sequence[tuple[int
         )
 
 
-def _read(scene: Scene, camera: int) -> Tensor:
-    """Read [height, width, 3 or 4] of one camera, with its separate alpha image if there is one."""
+def _read(scene: Scene, camera: int) -> tuple[Tensor, Tensor | None]:
+    """Read an image with its separate alpha image, if there is one.
+
+    Returns:
+        [height, width, 3 or 4], and where alpha is a mask, [height * width] bool: may be used.
+    """
     path = image_path(scene, camera)
     width, height = scene.cameras.size[camera].tolist()
     image = read_with_alpha(path, scene.alpha_paths[camera], scene.downscale, (width, height))
     ensure_size(scene, camera, path, [(image.shape[1], image.shape[0])])
     if scene.has_alpha and image.shape[-1] == 3:
         image = torch.cat([image, torch.full_like(image[..., :1], 255)], dim=-1)
-    return image[..., : 4 if scene.has_alpha else 3]
+    keep = None
+    if scene.alpha_ignored and image.shape[-1] == 4:
+        keep = (image[..., 3] >= OPAQUE).reshape(-1)
+    return image[..., : 4 if scene.has_alpha else 3], keep
 
 
-def usable_pixels(scene: Scene, camera: int, *, masked: bool = True) -> Tensor | None:
-    """Combine mask, fisheye circle and the lens's own limit: [height * width] bool; None: all.
+def read_usable(scene: Scene, camera: int) -> Tensor | None:
+    """Read which pixels of a camera may be used, [height * width] bool; None: all may."""
+    return usable_pixels(scene, camera, _read(scene, camera)[1] if scene.alpha_ignored else None)
 
-    masked: false: without the mask, whose file may be elsewhere.
+
+def usable_pixels(
+    scene: Scene, camera: int, keep: Tensor | None = None, *, masked: bool = True
+) -> Tensor | None:
+    """Combine alpha, mask, fisheye circle and the lens's own limit.
+
+    keep: [height * width] bool, what alpha lets through, where it is a mask. Returned is the like.
+    None: all. masked: false: without the mask, whose file may be elsewhere.
     """
     width, height = scene.cameras.size[camera].tolist()
-    keep: Tensor | None = None
     if not scene.cameras.lenses[camera].is_pinhole:
-        keep = scene.cameras.valid_pixels(camera)
+        valid = scene.cameras.valid_pixels(camera)
+        keep = valid if keep is None else keep & valid
     if scene.crop_radius > 0:
         y = torch.arange(height)[:, None] + 0.5 - height / 2
         x = torch.arange(width)[None, :] + 0.5 - width / 2
@@ -198,6 +218,4 @@ def _flat(usable: list[Tensor | None], offsets: Tensor) -> Tensor | None:
         indices = torch.arange(start, end) if keep is None else keep.nonzero()[:, 0] + start
         parts.append(indices)
     flat = torch.cat(parts)
-    if len(flat) == 0:
-        raise NerfError("All pixels are masked out; are the masks the other way round?")
     return flat.to(torch.int32) if int(offsets[-1]) < 2**31 else flat

@@ -10,6 +10,8 @@ decoding the image.
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,10 @@ from nerfcli.core.errors import NerfError
 from nerfcli.core.files import replacing
 
 ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
+ENDS = (  # how files begin and end: PNG and its chunk IEND, JPEG's SOI and EOI
+    (b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"),
+    (b"\xff\xd8", b"\xff\xd9"),
+)
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -75,6 +81,21 @@ def read_image(path: Path, downscale: int = 1, size: tuple[int, int] | None = No
                 pixels = turned
     # asarray would share memory that Pillow marks read-only
     return torch.from_numpy(_average(np.array(pixels), downscale))
+
+
+def ensure_complete(path: Path) -> None:
+    """Raise NerfError if an image file is missing or cut off.
+
+    Reads both ends of the file, and decodes it only where they do not tell: another kind than
+    PNG and JPEG, or something behind the image, as some cameras put it there.
+    """
+    with suppress(OSError), path.open("rb") as file:
+        head = file.read(8)
+        file.seek(-8, os.SEEK_END)
+        tail = file.read()
+        if any(head.startswith(start) and tail.endswith(end) for start, end in ENDS):
+            return
+    read_image(path)
 
 
 def read_with_alpha(

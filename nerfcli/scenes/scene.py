@@ -78,6 +78,7 @@ class Scene:
         near, far: first and last distance sampled along a ray, scene units.
         background: "white" or "black": what transparent pixels are shown on.
         has_alpha: whether the images have transparency.
+        alpha_ignored: alpha is a mask; has_alpha is then false.
         scene_from_source: the source is what the files state, in their units.
         box_source: how the box was found, for people.
         downscale: images are read at 1/downscale of their size; cameras already are.
@@ -106,6 +107,7 @@ class Scene:
     downscale: int = 1
     crop_radius: float = 0.0
     notes: tuple[str, ...] = ()
+    alpha_ignored: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return all that rendering needs as plain JSON values, without paths of this machine."""
@@ -140,6 +142,7 @@ class Scene:
             "far": self.far,
             "background": self.background,
             "has_alpha": self.has_alpha,
+            "alpha_ignored": self.alpha_ignored,
             "scene_from_source": {
                 "scale": similarity.scale,
                 "rotation": [list(row) for row in similarity.rotation],
@@ -204,6 +207,7 @@ def _scene_from_json(data: Mapping[str, Any]) -> Scene:
         downscale=data["downscale"],
         crop_radius=data["crop_radius"],
         notes=tuple(data["notes"]),
+        alpha_ignored=data.get("alpha_ignored", False),  # runs of before have none
     )
 
 

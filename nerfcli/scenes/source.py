@@ -21,12 +21,11 @@ from nerfcli.core.errors import NerfError
 from nerfcli.core.files import read_json
 from nerfcli.scenes.images import image_header
 
-# tried in this order for a path without one (instant-ngp's list, as far as Pillow reads it)
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tga", ".ppm", ".webp", ".tif", ".tiff")
 # signs of a c2w's columns between OpenGL's camera axes (x right, y up) and OpenCV's (y down)
 OPENGL_COLUMNS = np.array([1.0, -1.0, -1.0, 1.0])
 POSE_TOLERANCE = 0.01  # of R^T R against the identity, before the nearest rotation is taken
 MOST_DISTANT = 1e12  # units; coordinates beyond are damage, and their squares overflow
+LEAST_HALF_SIZE = 1e-9  # of a box
 FIELD_OF_VIEW = (0.1, 179.0)  # degrees; anything beyond is a mistake for a perspective lens
 
 
@@ -103,7 +102,7 @@ class Source:
     Attributes:
         frames: in the order of the cameras to be.
         box, box_source: if the files state one, in source units, and where it is from.
-        bounds: near and far in source units, if the format has them.
+        bounds: near and far in source units that go with `box`, if the format has them.
         points: sparse points, if there are any.
         applied_transform, applied_scale: [3, 4] and a factor, as nerfstudio has them: how the frame
             of an earlier stage was moved to this one, x = applied_scale * applied_transform x_old.
@@ -130,13 +129,20 @@ class Source:
     notes: tuple[str, ...] = ()
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
+def read_object(path: Path, notes: list[str] | None = None) -> dict[str, Any]:
+    """Read a JSON object, which may hold comments and trailing commas.
+
+    Args:
+        notes: gets a line if a key is stated more than once.
 
     Raises:
         NerfError: as `read_json`, or not an object.
     """
-    data = read_json(path)
+    twice: list[str] = []
+    data = read_json(path, lenient=True, twice=twice)
+    if twice and notes is not None:
+        keys = abbreviate(list(dict.fromkeys(twice)))
+        notes.append(f"{path.name} states a key more than once, the last value counts: {keys}")
     if not isinstance(data, dict):
         raise NerfError(f"{path} must hold a JSON object, found a {type(data).__name__}.")
     return data
@@ -160,13 +166,19 @@ def number(value: Any, where: str) -> float:
 
 
 def pose_from_opengl(matrix: Any, where: str) -> tuple[np.ndarray, float]:
-    """Check a camera-to-world matrix and turn its camera frame to OpenCV's.
+    """Check a camera-to-world matrix as `check_pose` does, and turn its axes to OpenCV's."""
+    c2w, scale = check_pose(matrix, where)
+    return c2w * OPENGL_COLUMNS, scale
+
+
+def check_pose(matrix: Any, where: str, key: str = "transform_matrix") -> tuple[np.ndarray, float]:
+    """Check a camera-to-world matrix; its axes stay as they are.
 
     A uniform scale of the rotation is divided out. The nearest rotation replaces one with small
     rounding errors. The position is kept.
 
     Args:
-        matrix: 3x4 or 4x4 nested lists, OpenGL axes. where: file and frame, for messages.
+        matrix: 3x4 or 4x4 nested lists. where: file and frame, for messages. key: its name there.
 
     Returns:
         c2w [3, 4], and the scale that the rotation had.
@@ -177,29 +189,29 @@ def pose_from_opengl(matrix: Any, where: str) -> tuple[np.ndarray, float]:
     try:
         array = np.array(matrix, dtype=np.float64)
     except (TypeError, ValueError, OverflowError) as error:
-        raise NerfError(f"{where}: transform_matrix is not a 4x4 table of numbers.") from error
+        raise NerfError(f"{where}: {key} is not a 4x4 table of numbers.") from error
     if array.shape not in ((3, 4), (4, 4)):
-        raise NerfError(f"{where}: transform_matrix must be 4x4 or 3x4, got {array.shape}.")
+        raise NerfError(f"{where}: {key} must be 4x4 or 3x4, got {array.shape}.")
     if not np.isfinite(array).all():
-        raise NerfError(f"{where}: transform_matrix has values that are not finite.")
+        raise NerfError(f"{where}: {key} has values that are not finite.")
     if np.abs(array).max() > MOST_DISTANT:
-        raise NerfError(f"{where}: transform_matrix has absurd values ({np.abs(array).max():.3g}).")
+        raise NerfError(f"{where}: {key} has absurd values ({np.abs(array).max():.3g}).")
     block = array[:3, :3]
-    scale = float(np.cbrt(abs(np.linalg.det(block))))
+    with np.errstate(divide="ignore"):  # where it is singular
+        scale = float(np.cbrt(abs(np.linalg.det(block))))
     if scale < 1e-9:
-        raise NerfError(f"{where}: the rotation in transform_matrix is singular.")
+        raise NerfError(f"{where}: the rotation in {key} is singular.")
     rotation = block / scale
     error = float(np.abs(rotation.T @ rotation - np.eye(3)).max())
     if error > POSE_TOLERANCE:
         raise NerfError(
-            f"{where}: the rotation in transform_matrix is not orthonormal "
+            f"{where}: the rotation in {key} is not orthonormal "
             f"(R^T R is off by {error:.2g}, allowed {POSE_TOLERANCE:g})."
         )
     if np.linalg.det(rotation) < 0:
-        raise NerfError(f"{where}: the rotation in transform_matrix is mirrored (determinant -1).")
+        raise NerfError(f"{where}: the rotation in {key} is mirrored (determinant -1).")
     u, _, vt = np.linalg.svd(rotation)
-    c2w = np.concatenate([u @ vt, array[:3, 3:]], axis=1)
-    return c2w * OPENGL_COLUMNS, scale
+    return np.concatenate([u @ vt, array[:3, 3:]], axis=1), scale
 
 
 def opengl_matrix(c2w: np.ndarray) -> list[list[float]]:
@@ -207,25 +219,6 @@ def opengl_matrix(c2w: np.ndarray) -> list[list[float]]:
     matrix = np.eye(4)
     matrix[:3] = c2w * OPENGL_COLUMNS
     return matrix.tolist()
-
-
-def is_file(path: Path) -> bool:
-    """Whether the file exists; false for a name that no file can have."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
-
-
-def find_file(root: Path, stated: str) -> Path | None:
-    """Find the image of a `file_path`: relative to `root`, extension optional; None if absent."""
-    path = root / stated.replace("\\", "/")
-    if is_file(path):
-        return path
-    if path.suffix.lower() in EXTENSIONS:
-        return None
-    tried = (path.parent / (path.name + extension) for extension in EXTENSIONS)
-    return next(filter(is_file, tried), None)
 
 
 def read_stored_size(path: Path, stated: tuple[int, int] | None) -> tuple[int, int, bool]:
@@ -253,6 +246,27 @@ def check_focal(focal: tuple[float, float], size: tuple[int, int], lens: Lens, w
                 f"{where}: the focal length {f:g} along {axis} is absurd for {length} pixels{seen};"
                 " focal lengths are in pixels, camera_angle_* in radians, *_fov in degrees."
             )
+
+
+def check_principal(principal: tuple[float, float], size: tuple[int, int], where: str) -> None:
+    """Raise NerfError for a principal point that is far outside of the image, or not finite."""
+    (cx, cy), (width, height) = principal, size
+    if not (-width <= cx <= 2 * width and -height <= cy <= 2 * height):
+        raise NerfError(
+            f"{where}: the principal point ({cx:g}, {cy:g}) is far outside of the "
+            f"{width}x{height} image; cx and cy are in pixels."
+        )
+
+
+def check_box(box: Box, where: str) -> Box:
+    """Return the box; NerfError if its size or its place is absurd."""
+    distance = max(map(abs, box.center))
+    if not (LEAST_HALF_SIZE < box.half_size < MOST_DISTANT and distance < MOST_DISTANT):
+        shown = ", ".join(f"{value:g}" for value in box.center)
+        raise NerfError(
+            f"{where}: a box of half size {box.half_size:g} around ({shown}) is impossible."
+        )
+    return box
 
 
 def abbreviate(names: Sequence[str], limit: int = 3) -> str:

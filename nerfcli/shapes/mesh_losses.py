@@ -14,6 +14,7 @@ import torch
 from scipy.spatial import KDTree
 from torch import Tensor
 
+from nerfcli.core.errors import NerfError
 from nerfcli.shapes.topology import Topology, degrees
 
 
@@ -26,7 +27,13 @@ class NearestPairs:
 
 
 def nearest_neighbours(p: Tensor, q: Tensor) -> NearestPairs:
-    """Find nearest neighbours both ways between p [..., n, d] and q [..., m, d]."""
+    """Find nearest neighbours both ways between p [..., n, d] and q [..., m, d].
+
+    Raises:
+        NerfError: a set without points, which has no nearest one.
+    """
+    if p.shape[-2] == 0 or q.shape[-2] == 0:
+        raise NerfError(f"No nearest points between {p.shape[-2]} and {q.shape[-2]} points.")
     flat_p = p.detach().reshape(-1, *p.shape[-2:]).cpu().numpy()
     flat_q = q.detach().reshape(-1, *q.shape[-2:]).cpu().numpy()
     q_of_p, p_of_q = [], []
@@ -67,21 +74,25 @@ def normal_loss(normals_p: Tensor, normals_q: Tensor, matches: NearestPairs) -> 
 
 
 def edge_loss(vertices: Tensor, topology: Topology) -> Tensor:
-    """Compute mean |v - v'|^2 over the edges."""
+    """Compute mean |v - v'|^2 over the edges; 0 without edges."""
     ends = vertices[..., torch.from_numpy(topology.edges).to(vertices.device), :]
-    return (ends[..., 0, :] - ends[..., 1, :]).square().sum(-1).mean(-1)
+    return (ends[..., 0, :] - ends[..., 1, :]).square().sum(-1).sum(-1) / max(ends.shape[-3], 1)
 
 
 def smoothness_loss(vertices: Tensor, topology: Topology) -> Tensor:
-    """Sum over hinges of (cos theta + 1)^2 = (1 - n1 . n2)^2, theta = pi where flat."""
+    """Sum over hinges of (cos theta + 1)^2 = (1 - n1 . n2)^2, theta = pi where flat.
+
+    Normals are of faces turned to the same sense, whatever way they are wound.
+    """
     normals = face_normals(vertices, topology.faces)
     pairs = normals[..., torch.from_numpy(topology.hinges).to(vertices.device), :]
-    return (1.0 - (pairs[..., 0, :] * pairs[..., 1, :]).sum(-1)).square().sum(-1)
+    signs = torch.from_numpy(topology.hinge_signs).to(vertices)
+    return (1.0 - signs * (pairs[..., 0, :] * pairs[..., 1, :]).sum(-1)).square().sum(-1)
 
 
 def laplacian_loss(vertices: Tensor, topology: Topology) -> Tensor:
-    """Compute mean |delta|^2, delta = vertex minus the mean of its neighbours."""
-    return laplacian(vertices, topology).square().sum(-1).mean(-1)
+    """Compute mean |delta|^2, delta = vertex minus the mean of its neighbours; 0 of nothing."""
+    return laplacian(vertices, topology).square().sum(-1).sum(-1) / max(vertices.shape[-2], 1)
 
 
 def laplacian_change_loss(before: Tensor, after: Tensor, topology: Topology) -> Tensor:

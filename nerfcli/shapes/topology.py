@@ -14,6 +14,7 @@ class Topology:
     faces: [f, 3]. edges: [e, 2], each once, the lower vertex first.
     hinges: [h, 2] the two faces of each edge that has exactly two.
     hinge_edges: [h] the index of that edge. hinge_tips: [h, 2] each face's vertex off the edge.
+    hinge_signs: [h] 1 where both faces are wound in the same sense, else -1.
     """
 
     n_vertices: int
@@ -22,6 +23,7 @@ class Topology:
     hinges: np.ndarray
     hinge_edges: np.ndarray
     hinge_tips: np.ndarray
+    hinge_signs: np.ndarray
 
 
 def topology_of(faces: np.ndarray, n_vertices: int) -> Topology:
@@ -37,7 +39,10 @@ def topology_of(faces: np.ndarray, n_vertices: int) -> Topology:
     paired = np.flatnonzero(counts == 2)
     sides = np.stack([order[first[paired]], order[first[paired] + 1]], axis=1)
     edges = np.stack([unique // n_vertices, unique % n_vertices], axis=1)
-    return Topology(n_vertices, faces, edges, owners[sides], paired, tips[sides])
+    # faces of one sense run along their common edge in opposite directions
+    rises = (tails < heads)[sides]
+    signs = np.where(rises[:, 0] != rises[:, 1], 1.0, -1.0)
+    return Topology(n_vertices, faces, edges, owners[sides], paired, tips[sides], signs)
 
 
 def degrees(topology: Topology) -> np.ndarray:

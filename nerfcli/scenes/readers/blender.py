@@ -7,15 +7,17 @@ from pathlib import Path
 import numpy as np
 
 from nerfcli.cameras.boxes import Box
+from nerfcli.core.config import SceneConfig
+from nerfcli.core.errors import NerfError
 from nerfcli.scenes.readers.ngp_box import parse_box
-from nerfcli.scenes.readers.transforms import read_frames
-from nerfcli.scenes.source import Source, read_object
+from nerfcli.scenes.readers.transforms import NoImages, TransformsFiles, read_frames, read_table
+from nerfcli.scenes.source import Source
 
 SPLITS = ("train", "val", "test")
 HALF_SIZE = 1.5  # nerfstudio's box for these scenes
-NEAR, FAR = 2.0, 6.0
-# cameras of the published scenes are about 4 units from the origin; 2 and 6 fit these distances
-USUAL_DISTANCE = (3.0, 5.0)
+USUAL_DISTANCE = (3.0, 5.0)  # of the cameras from the origin, for which that box is about right
+NEAR, FAR = 2.0, 6.0  # of the published scenes, whose cameras all have this distance:
+PUBLISHED_DISTANCE, DISTANCE_SLACK = 4.03, 0.1
 
 
 def blender_files(root: Path) -> dict[str, Path]:
@@ -24,7 +26,7 @@ def blender_files(root: Path) -> dict[str, Path]:
     return {split: path for split, path in paths.items() if path.is_file()}
 
 
-def read_blender(root: Path, only: Path | None = None) -> Source:
+def read_blender(root: Path, only: Path | None = None, wanted: SceneConfig | None = None) -> Source:
     """Read a folder in the Blender layout.
 
     Args:
@@ -36,22 +38,40 @@ def read_blender(root: Path, only: Path | None = None) -> Source:
     files = blender_files(root) if only is None else {None: only}
     frames, notes, masked_where = [], [], "nonzero"
     box, box_source = None, ""
+    pictures = TransformsFiles(root, wanted)
+    without: list[NerfError] = []
     for split, path in files.items():
-        data = read_object(path)
+        data, more = read_table(path)
+        notes += more
         # a single file, or files without one for training, leave the choice to the hold-out rule
         stated = split if "train" in files else None
-        read, more, _ = read_frames(path, data, stated)
+        try:
+            read, more, _ = read_frames(path, data, pictures, stated)
+        except NoImages as error:
+            if split in (None, "train"):
+                raise
+            without.append(error)
+            n = len(data["frames"])
+            what = f"names {n} images that do not exist: its cameras are" if n else "is empty, and"
+            notes.append(f"{path.name} {what} left out")
+            continue
         frames += read
         notes += more
-        if any("mask_path" in frame for frame in data["frames"]):
+        if any(frame.get("mask_path") for frame in data["frames"]):
             masked_where = "black"
         if box is None:
             box, box_source = parse_box(data, str(path))
-    bounds = None
-    distance = float(np.median([np.linalg.norm(frame.c2w[:, 3]) for frame in frames]))
+    if not frames:
+        raise without[0]
+    notes += pictures.notes
+    bounds, keep_frame = None, False
+    distances = np.array([np.linalg.norm(frame.c2w[:, 3]) for frame in frames])
+    distance = float(np.median(distances))
     if box is None and USUAL_DISTANCE[0] <= distance <= USUAL_DISTANCE[1]:
         box, box_source = Box((0.0, 0.0, 0.0), HALF_SIZE), "usual for Blender scenes"
-        bounds = (NEAR, FAR)
+        keep_frame = True
+        if np.abs(distances - PUBLISHED_DISTANCE).max() < DISTANCE_SLACK:
+            bounds = (NEAR, FAR)
     elif box is None:
         notes.append(
             f"the cameras are {distance:.3g} units from the origin instead of about 4, so box, "
@@ -65,7 +85,7 @@ def read_blender(root: Path, only: Path | None = None) -> Source:
         box=box,
         box_source=box_source,
         bounds=bounds,
-        keep_frame=bounds is not None,
+        keep_frame=keep_frame,
         masked_where=masked_where,
         notes=tuple(notes),
     )

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from nerfcli.core.config import SceneConfig
 from nerfcli.core.errors import NerfError
+from nerfcli.scenes.images import ensure_complete
 from nerfcli.scenes.readers.colmap_binary import read_binary
 from nerfcli.scenes.readers.colmap_cameras import Intrinsics, intrinsics_of
+from nerfcli.scenes.readers.colmap_folders import colmap_models, folders_of_images, scene_folder
 from nerfcli.scenes.readers.colmap_model import ColmapImage, ColmapModel
 from nerfcli.scenes.readers.colmap_text import read_text_model
-from nerfcli.scenes.readers.folders import find_named, image_folders, resized_note, size_ratio
+from nerfcli.scenes.readers.folders import mask_note, resized_note, size_ratio
+from nerfcli.scenes.readers.frame_faults import FrameFaults
+from nerfcli.scenes.readers.pictures import Pictures, is_image_folder
 from nerfcli.scenes.source import (
     MOST_DISTANT,
     Frame,
@@ -20,64 +26,63 @@ from nerfcli.scenes.source import (
     Source,
     abbreviate,
     check_focal,
-    is_file,
     natural_key,
     read_stored_size,
 )
 
-MODEL_FOLDERS = ("sparse/0", "sparse", "colmap/sparse/0", "colmap/sparse", ".")
 SPLIT_LISTS = {"train": "train_list.txt", "val": "validation_list.txt", "test": "test_list.txt"}
 QUATERNION_TOLERANCE = 0.01  # of its length against 1, before it is normalised
 
 
-def colmap_folder(root: Path) -> Path | None:
-    """Find the folder of a scene's model; None if it has none."""
-    for place in MODEL_FOLDERS:
-        folder = root / place
-        if any((folder / f"cameras.{kind}").is_file() for kind in ("bin", "txt")):
-            return folder
-    return None
-
-
-def read_colmap(root: Path, folder: Path) -> Source:
+def read_colmap(root: Path, folder: Path, wanted: SceneConfig | None = None) -> Source:
     """Read the model in `folder` and find its images under `root`.
 
     Raises:
         NerfError: a fault in the model or its images; names file and image.
     """
+    wanted = wanted or SceneConfig()
     model, notes = _read_model(folder)
-    notes += _other_models(folder)
+    notes += _other_models(root, folder)
     images = sorted(model.images, key=lambda image: natural_key(image.name))
-    place, found = _find_images(root, images)
+    pictures = Pictures(root, folders_of_images(root, folder), given=wanted.images)
+    place, found = _find_images(pictures, images)
     missing = [image.name for image in images if image.name not in found]
     if missing:
         notes.append(
             f"{len(missing)} of {len(images)} images of the model have no file in {place} and are "
             f"left out: {abbreviate(missing)}"
         )
-    splits, more = _splits(root, list(found))
+    scene = scene_folder(root, folder)
+    beside = place.parent if is_image_folder(place) else place
+    bases = list(dict.fromkeys((root, scene, beside)))
+    splits, more = _splits(bases, list(found))
     images = [i for i in images if i.name in found and (not splits or i.name in splits)]
-    cameras = {id_: _intrinsics(model, id_, folder) for id_ in {i.camera_id for i in images}}
-    masks = _mask_folder(root, place)
-    frames = [
-        replace(
-            _frame(image, cameras[image.camera_id], found[image.name], folder),
-            mask=None if masks is None else _mask(masks, image.name),
-            split=splits.get(image.name),
-        )
-        for image in images
-    ]
-    stated = [cameras[image.camera_id].size for image in images]
+    masks = _find_masks(bases, place, [image.name for image in images], pictures)
+    faults, frames, used = FrameFaults(skip=wanted.skip_bad_frames), [], []
+    cameras: dict[int, Intrinsics] = {}
+    for image in images:
+        with faults.collect():
+            if image.camera_id not in cameras:
+                cameras[image.camera_id] = _intrinsics(model, image.camera_id, folder)
+            path = found[image.name]
+            if wanted.skip_bad_frames:
+                ensure_complete(path)
+            frame = _frame(image, cameras[image.camera_id], path, folder)
+            mask = masks.get(image.name)
+            frames.append(replace(frame, mask=mask, split=splits.get(image.name)))
+            used.append(image)
+    notes += faults.finish(len(frames))
+    stated = [cameras[image.camera_id].size for image in used]
     resized = [(f.size, size) for f, size in zip(frames, stated, strict=True) if f.size != size]
     return Source(
-        name=root.resolve().name,
+        name=scene.resolve().name,
         root=root,
         kind="colmap",
         frames=tuple(frames),
-        points=_points(model, images, [_ratio(f, s) for f, s in zip(frames, stated, strict=True)]),
+        points=_points(model, used, [_ratio(f, s) for f, s in zip(frames, stated, strict=True)]),
         masked_where="black",
         beyond=_beyond(model, folder),
-        notes=tuple(notes + resized_note(resized) + more),
+        notes=tuple(notes + pictures.notes + resized_note(resized) + mask_note(frames) + more),
     )
 
 
@@ -126,34 +131,32 @@ def _difference(binary: ColmapModel, text: ColmapModel) -> str:
     return ""
 
 
-def _other_models(folder: Path) -> list[str]:
+def _other_models(root: Path, folder: Path) -> list[str]:
     """Note the other models of a reconstruction in several pieces."""
-    if not folder.name.isdecimal():
+    models = colmap_models(root)
+    if len(models) < 2 or models[0].path != folder:
         return []
-    others = [
-        other.name
-        for other in sorted(folder.parent.iterdir())
-        if other != folder and any((other / f"images.{kind}").is_file() for kind in ("bin", "txt"))
-    ]
-    if not others:
-        return []
+    first, *others = models
+    holder = os.path.relpath(others[0].path.parent, root)
+    names = [f"{other.path.name} ({other.n_images})" for other in others]
     return [
-        f"{folder.parent.name} holds {len(others) + 1} models, which means that images were not "
-        f"connected; {folder.name} is read, not {abbreviate(others)}"
+        f"{holder if holder != '.' else root.resolve().name} holds {len(models)} models, which "
+        f"means that images were not connected; {folder.name} with {first.n_images} images is "
+        f"read, not {abbreviate(names)}"
     ]
 
 
-def _find_images(root: Path, images: list[ColmapImage]) -> tuple[Path, dict[str, Path]]:
-    """Find the first folder that has any of the images, and their files by name."""
-    places = image_folders(root)
-    for place in places:
-        found = {image.name: find_named(place, image.name) for image in images}
-        if any(found.values()):
-            return place, {name: path for name, path in found.items() if path is not None}
-    looked = ", ".join(place.name if place != root else str(root) for place in places)
+def _find_images(pictures: Pictures, images: list[ColmapImage]) -> tuple[Path, dict[str, Path]]:
+    """Find the folder of the images, and their files by name."""
+    found = pictures.find_all(image.name for image in images)
+    if found:
+        return pictures.folder or pictures.root, found
+    root = pictures.root
+    looked = ", ".join(os.path.relpath(place, root) for place in pictures.places)
     raise NerfError(
         f"{root}: none of the {len(images)} images of the COLMAP model exists, the first is "
-        f"{images[0].name!r}. Looked in: {looked}."
+        f"{images[0].name!r}. Looked in: {looked}. "
+        "--images DIR says where they are."
     )
 
 
@@ -250,12 +253,14 @@ def _beyond(model: ColmapModel, folder: Path) -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
-def _splits(root: Path, names: list[str]) -> tuple[dict[str, str], list[str]]:
+def _splits(bases: list[Path], names: list[str]) -> tuple[dict[str, str], list[str]]:
     """Read nerfstudio's list files: image -> split, and notes about them."""
     splits: dict[str, str] = {}
-    files = {split: root / name for split, name in SPLIT_LISTS.items() if (root / name).is_file()}
-    if "train" not in files:
+    places = [base for base in bases if (base / SPLIT_LISTS["train"]).is_file()]
+    if not places:
         return {}, []
+    lists = {split: places[0] / name for split, name in SPLIT_LISTS.items()}
+    files = {split: path for split, path in lists.items() if path.is_file()}
     for split, path in files.items():
         try:
             listed = path.read_text(encoding="utf-8-sig").splitlines()
@@ -272,14 +277,20 @@ def _splits(root: Path, names: list[str]) -> tuple[dict[str, str], list[str]]:
     return splits, [f"{len(lost)} images that no list names are left out: {abbreviate(lost)}"]
 
 
-def _mask_folder(root: Path, images: Path) -> Path | None:
-    """Find masks beside images, masks_2 beside images_2, masks for a folder of another name."""
-    named = images != root and images.name.startswith("images")
-    folder = root / (images.name.replace("images", "masks") if named else "masks")
-    return folder if folder.is_dir() and folder != images else None
+def _find_masks(
+    bases: list[Path], images: Path, names: list[str], pictures: Pictures
+) -> dict[str, Path | None]:
+    """Find the images' masks: COLMAP appends .png to the name, others keep it.
 
-
-def _mask(folder: Path, name: str) -> Path | None:
-    """Find an image's mask: COLMAP appends .png to the name, others keep it."""
-    appended = folder / f"{name}.png"
-    return appended if is_file(appended) else find_named(folder, name)
+    They lie beside images, in masks_2 for images_2, in masks for a folder of another name.
+    """
+    named = images not in bases and images.name.startswith("images")
+    name = images.name.replace("images", "masks") if named else "masks"
+    folders = [base / name for base in bases if (base / name).is_dir() and base / name != images]
+    if not folders:
+        return {}
+    folder = folders[0]
+    masks = Pictures(folder, what="masks", known=pictures)
+    appended = {name: masks.find_here(f"{name}.png") for name in names}
+    same = masks.find_all(name for name in names if appended[name] is None)
+    return {name: path or same.get(name) for name, path in appended.items()}

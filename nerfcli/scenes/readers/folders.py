@@ -1,41 +1,13 @@
-"""Find the images of a capture, and scale intrinsics to images of another size than stated."""
+"""Scale intrinsics to images of another size than stated, and write notes about frames."""
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
+from collections.abc import Sequence
 
 from nerfcli.core.errors import NerfError
-from nerfcli.scenes.source import EXTENSIONS, is_file
+from nerfcli.scenes.source import Frame, abbreviate
 
 ASPECT_TOLERANCE = 0.05
-OTHER_NAMES = ("input", "rgb")  # of the folder of images, by some tools
-
-
-def image_folders(root: Path) -> list[Path]:
-    """List candidates in order: images, images_2, images_4, ..., other names, the folder itself."""
-    reduced = []
-    for folder in root.iterdir():
-        match = re.fullmatch(r"images_(\d{1,4})", folder.name)
-        if match and folder.is_dir():
-            reduced.append((int(match[1]), folder))
-    named = [root / "images", *(folder for _, folder in sorted(reduced))]
-    named += [root / name for name in OTHER_NAMES]
-    return [folder for folder in named if folder.is_dir()] + [root]
-
-
-def image_files(folder: Path) -> list[Path]:
-    """List the image files in a folder, sorted by name."""
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in EXTENSIONS and p.is_file())
-
-
-def find_named(folder: Path, name: str) -> Path | None:
-    """Find an image by name; one of another format counts if the stated one is missing."""
-    path = folder / name
-    if is_file(path):
-        return path
-    tried = (path.parent / (path.stem + extension) for extension in EXTENSIONS)
-    return next(filter(is_file, tried), None)
 
 
 def size_ratio(real: tuple[int, int], stated: tuple[int, int], where: str) -> tuple[float, float]:
@@ -51,6 +23,17 @@ def size_ratio(real: tuple[int, int], stated: tuple[int, int], where: str) -> tu
             "stated; the shapes differ (cropped or turned?), so the intrinsics cannot be right."
         )
     return ratio
+
+
+def mask_note(frames: Sequence[Frame]) -> list[str]:
+    """Note that only some frames have a mask."""
+    bare = [frame.name for frame in frames if frame.mask is None]
+    if not bare or len(bare) == len(frames):
+        return []
+    return [
+        f"{len(bare)} of {len(frames)} images have no mask, all of their pixels count: "
+        f"{abbreviate(bare)}"
+    ]
 
 
 def resized_note(resized: list[tuple[tuple[int, int], tuple[int, int]]]) -> list[str]:

@@ -3,17 +3,43 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import ChainMap
 from collections.abc import Mapping
 from typing import Any
 
+from nerfcli.cameras.lens_models import MODELS
 from nerfcli.cameras.lenses import Lens, panorama
 from nerfcli.core.errors import NerfError
+from nerfcli.scenes.readers.colmap_cameras import BY_NAME, CameraModel
 from nerfcli.scenes.readers.folders import size_ratio
-from nerfcli.scenes.source import check_focal, number
+from nerfcli.scenes.source import check_focal, check_principal, number
 
+# nerfstudio's way: all of these keys count for each of these models
 PERSPECTIVE = ("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV")
+FISHEYE = ("OPENCV_FISHEYE", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE", "SIMPLE_FISHEYE", "FISHEYE")
 LENS_KEYS = ("k1", "k2", "k3", "k4", "p1", "p2")
+# COLMAP's names of a lens's parameters, in the order of its files
+COLMAP_KEYS = {
+    "FULL_OPENCV": ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6"),
+    "FOV": ("omega",),
+    "THIN_PRISM_FISHEYE": ("k1", "k2", "p1", "p2", "k3", "k4", "sx1", "sy1"),
+    "RAD_TAN_THIN_PRISM_FISHEYE": (
+        *(f"k{i}" for i in range(6)),
+        *("p0", "p1", "s0", "s1", "s2", "s3"),
+    ),
+    "SIMPLE_DIVISION": ("k",),
+    "DIVISION": ("k",),
+    "EUCM": ("alpha", "beta"),
+}
+SAME_MODEL = {"FISHEYE624": "RAD_TAN_THIN_PRISM_FISHEYE"}  # Project Aria's name
+SUPPORTED = (*PERSPECTIVE, *FISHEYE, *COLMAP_KEYS, *SAME_MODEL, "EQUIRECTANGULAR")
+
+
+def camera_model_name(keys: Mapping[str, Any]) -> str:
+    """Return the `camera_model` in COLMAP's spelling; OPENCV where none is stated."""
+    name = str(keys.get("camera_model", "OPENCV")).strip().upper().replace("-", "_")
+    return SAME_MODEL.get(name, name)
 
 
 def parse_size(keys: Mapping[str, Any], where: str) -> tuple[int, int] | None:
@@ -29,29 +55,55 @@ def parse_size(keys: Mapping[str, Any], where: str) -> tuple[int, int] | None:
 def parse_lens(keys: Mapping[str, Any], where: str) -> Lens:
     """Parse the lens of a frame that is no panorama.
 
-    Fisheye by `camera_model` or `is_fisheye`, else Brown or pinhole.
+    By `camera_model` or `is_fisheye`, else Brown or pinhole.
 
     Raises:
-        NerfError: a camera model that is not supported.
+        NerfError: a camera model that is not supported, or parameters that it does not have.
     """
-    model = keys.get("camera_model", "OPENCV")
-    if model not in (*PERSPECTIVE, "OPENCV_FISHEYE"):
+    model = camera_model_name(keys)
+    if model in COLMAP_KEYS:
+        return _parse_colmap_lens(BY_NAME[model], COLMAP_KEYS[model], keys, where)
+    if model not in (*PERSPECTIVE, *FISHEYE):
         raise NerfError(
-            f"{where}: camera_model {model!r} is not supported; "
-            f"supported: {', '.join(PERSPECTIVE)}, OPENCV_FISHEYE, EQUIRECTANGULAR."
+            f"{where}: camera_model {keys['camera_model']!r} is not supported; "
+            f"supported: {', '.join(SUPPORTED)}."
         )
-    listed = keys.get("distortion_params")
-    if listed is not None:
-        if not isinstance(listed, list) or len(listed) != len(LENS_KEYS):
-            raise NerfError(
-                f"{where}: distortion_params must list k1, k2, k3, k4, p1, p2, got {listed!r}."
-            )
-        params = [number(v, f"{where}: distortion_params") for v in listed]
-    else:
-        params = [number(keys.get(key, 0.0), f"{where}: {key}") for key in LENS_KEYS]
-    if model == "OPENCV_FISHEYE" or keys.get("is_fisheye"):
+    listed = _parse_list(keys, LENS_KEYS, where)
+    params = listed or [number(keys.get(key, 0.0), f"{where}: {key}") for key in LENS_KEYS]
+    if model in FISHEYE or keys.get("is_fisheye"):
         return Lens("fisheye", tuple(params[:4]))
     return Lens("brown", tuple(params)) if any(params) else Lens()
+
+
+def _parse_colmap_lens(
+    model: CameraModel, names: tuple[str, ...], keys: Mapping[str, Any], where: str
+) -> Lens:
+    params = _parse_list(keys, names, where)
+    if params is None:
+        missing = [name for name in names if name not in keys]
+        if missing and MODELS[model.lens].closed is not None:  # no harmless value of these
+            raise NerfError(f"{where}: camera_model {model.name} needs {', '.join(missing)}.")
+        params = [number(keys.get(name, 0.0), f"{where}: {name}") for name in names]
+        others = [key for key in keys if re.fullmatch(r"[kps]\d", key) and key not in names]
+        stated = [key for key in others if keys[key]]
+        if stated:
+            raise NerfError(
+                f"{where}: {stated[0]} is no parameter of camera_model {model.name}, which has "
+                f"{', '.join(names)}."
+            )
+    return Lens.of(model.lens, **dict(zip(model.names, params, strict=True)))
+
+
+def _parse_list(keys: Mapping[str, Any], names: tuple[str, ...], where: str) -> list[float] | None:
+    """Parse `distortion_params`, which lists the parameters of these names."""
+    listed = keys.get("distortion_params")
+    if listed is None:
+        return None
+    if not isinstance(listed, list) or len(listed) != len(names):
+        raise NerfError(
+            f"{where}: distortion_params must list {', '.join(names)}, got {str(listed)[:200]}."
+        )
+    return [number(value, f"{where}: distortion_params") for value in listed]
 
 
 def _focal_along(keys: Mapping[str, Any], axis: str, length: int, where: str) -> float | None:
@@ -93,7 +145,7 @@ def parse_intrinsics(
     """
     keys = ChainMap(dict(frame), dict(top))
     width, height = parse_size(keys, where) or real
-    if keys.get("camera_model") == "EQUIRECTANGULAR":  # its focal lengths say nothing
+    if camera_model_name(keys) == "EQUIRECTANGULAR":  # its focal lengths say nothing
         size_ratio(real, (width, height), where)
         return *panorama(real), Lens("equirectangular")
     # a frame that states any focal length speaks for itself: its fl_x beats the file's x_fov
@@ -109,11 +161,7 @@ def parse_intrinsics(
     assert fx is not None and fy is not None
     cx = number(keys.get("cx", width / 2), f"{where}: cx")
     cy = number(keys.get("cy", height / 2), f"{where}: cy")
-    if not (-width <= cx <= 2 * width and -height <= cy <= 2 * height):
-        raise NerfError(
-            f"{where}: the principal point ({cx:g}, {cy:g}) is far outside of the "
-            f"{width}x{height} image; cx and cy are in pixels."
-        )
+    check_principal((cx, cy), (width, height), where)
     ratio = size_ratio(real, (width, height), where)
     lens = parse_lens(keys, where)
     check_focal((fx, fy), (width, height), lens, where)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nerfcli.core.errors import NerfError
+from nerfcli.scenes.readers.intrinsics import COLMAP_KEYS, camera_model_name
 
 INTRINSICS = {
     *("w", "h", "cx", "cy", "fl_x", "fl_y", "x_fov", "y_fov", "camera_angle_x", "camera_angle_y"),
@@ -67,7 +68,7 @@ def keys_beyond(
 ) -> tuple[tuple[str, str], ...]:
     """List the keys whose content a scene does not keep."""
     names = {key for keys in (top, *frames) for key, value in keys.items() if _is_set(value)}
-    other = sorted(names - READ_TOP - READ_FRAME - KEPT)
+    other = sorted(names - READ_TOP - READ_FRAME - KEPT - _lens_keys(top, frames))
     return (("other keys", ", ".join(other)),) if other else ()
 
 
@@ -89,16 +90,24 @@ def check_keys(
     for key, meaning in UNSUPPORTED.items():
         if key in used:
             raise NerfError(f"{used[key]}: {key} means {meaning}, which is not supported.")
-    notes = [f"{key} is not used: {UNUSED[key]}" for key in UNUSED if key in used]
+    lens_keys = _lens_keys(top, frames)
+    unused = [key for key in UNUSED if key in used and key not in lens_keys]
+    notes = [f"{key} is not used: {UNUSED[key]}" for key in unused]
     if len({repr(frame.get("time")) for frame in frames}) > 1:
         notes.append("frames have different times; the scene is treated as static")
-    known = READ_TOP | READ_FRAME | HARMLESS | UNUSED.keys() | {"time"}
+    known = READ_TOP | READ_FRAME | HARMLESS | UNUSED.keys() | {"time"} | lens_keys
     unknown = sorted(used.keys() - known)
     if unknown:
         notes.append(f"unknown keys in {path.name} are ignored: {', '.join(unknown)}")
-    if not top.get("is_fisheye") and "FISHEYE" not in str(top.get("camera_model")):
+    if not top.get("is_fisheye") and "FISHEYE" not in camera_model_name(top):
         notes += _brown_note(top, frames)
     return notes
+
+
+def _lens_keys(top: Mapping[str, Any], frames: Sequence[Mapping[str, Any]]) -> set[str]:
+    """List the keys that the file's camera models read beyond the usual ones."""
+    models = {camera_model_name(keys) for keys in (top, *frames)}
+    return {key for model in models for key in COLMAP_KEYS.get(model, ())}
 
 
 def _is_set(value: Any) -> bool:

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from nerfcli.cameras.lenses import Lens
+from nerfcli.core.config import SceneConfig
 from nerfcli.core.errors import NerfError
-from nerfcli.scenes.readers.folders import image_files, image_folders, resized_note, size_ratio
+from nerfcli.scenes.images import ensure_complete
+from nerfcli.scenes.readers.arrays import parse_npy
+from nerfcli.scenes.readers.folders import resized_note, size_ratio
+from nerfcli.scenes.readers.frame_faults import FrameFaults
+from nerfcli.scenes.readers.pictures import (
+    image_files,
+    image_folders,
+    one_of_each,
+    relative_name,
+)
 from nerfcli.scenes.source import Frame, Source, check_focal, pose_from_opengl, read_stored_size
 
 NAME = "poses_bounds.npy"
-HEADER = re.compile(
-    rb"^\{'descr': '([<>]f[48])', 'fortran_order': (False|True), "
-    rb"'shape': \((\d{1,9}), (\d{1,9})\), \}"
-)
 
 
-def read_llff(root: Path) -> Source:
+def read_llff(root: Path, wanted: SceneConfig | None = None) -> Source:
     """Read poses_bounds.npy and the images, whose sorted names match its rows.
 
     Raises:
@@ -27,44 +33,60 @@ def read_llff(root: Path) -> Source:
     """
     path = root / NAME
     rows = read_table(path)
-    images = _images(root, len(rows), path)
-    frames, resized = [], []
+    wanted = wanted or SceneConfig()
+    folders = image_folders(root) if wanted.images is None else [Path(wanted.images)]
+    images, notes = _images(folders, len(rows), path)
+    faults, frames, resized = FrameFaults(skip=wanted.skip_bad_frames), [], []
     for i, (row, image) in enumerate(zip(rows, images, strict=True)):
-        where = f"{path}, row {i} ({image.name})"
-        height, width, focal = row[:15].reshape(3, 5)[:, 4]
-        if not (1 <= height <= 2**20 and 1 <= width <= 2**20):
-            raise NerfError(f"{where}: height {height:g} and width {width:g} cannot be a size.")
-        stated = (round(float(width)), round(float(height)))
-        check_focal((float(focal), float(focal)), stated, Lens(), where)
-        real_width, real_height, has_alpha = read_stored_size(image, stated)
-        real = (real_width, real_height)
-        sx, sy = size_ratio(real, stated, where)
-        if real != stated:
-            resized.append((real, stated))
-        frames.append(
-            Frame(
-                name=image.relative_to(root).as_posix(),
-                c2w=_c2w(row, where),
-                focal=(float(focal) * sx, float(focal) * sy),
-                principal=(real_width / 2, real_height / 2),
-                size=real,
-                lens=Lens(),
-                image=image,
-                has_alpha=has_alpha,
-                bounds=_bounds(row, where),
-            )
-        )
+        with faults.collect():
+            if wanted.skip_bad_frames:
+                ensure_complete(image)
+            frame, stated = _frame(row, image, f"{path}, row {i} ({image.name})")
+            name = relative_name(image, root)
+            if wanted.images is not None:  # the same wherever that folder lies
+                name = f"images/{image.name}"
+            frame = replace(frame, name=name)
+            frames.append(frame)
+            if frame.size != stated:
+                resized.append((frame.size, stated))
+    notes += faults.finish(len(frames))
     return Source(
         name=root.resolve().name,
         root=root,
         kind="llff",
         frames=tuple(frames),
-        notes=tuple(resized_note(resized)),
+        notes=tuple(notes + resized_note(resized)),
     )
 
 
+def _frame(row: np.ndarray, image: Path, where: str) -> tuple[Frame, tuple[int, int]]:
+    """Make the frame of a row, and read the image size that it states."""
+    if not np.isfinite(row).all():
+        raise NerfError(f"{where} has values that are not finite.")
+    height, width, focal = row[:15].reshape(3, 5)[:, 4].tolist()
+    if not (1 <= height <= 2**20 and 1 <= width <= 2**20):
+        raise NerfError(f"{where}: height {height:g} and width {width:g} cannot be a size.")
+    stated = (round(width), round(height))
+    check_focal((focal, focal), stated, Lens(), where)
+    real_width, real_height, has_alpha = read_stored_size(image, stated)
+    real = (real_width, real_height)
+    sx, sy = size_ratio(real, stated, where)
+    frame = Frame(
+        name=image.name,
+        c2w=_c2w(row, where),
+        focal=(focal * sx, focal * sy),
+        principal=(real_width / 2, real_height / 2),
+        size=real,
+        lens=Lens(),
+        image=image,
+        has_alpha=has_alpha,
+        bounds=_bounds(row, where),
+    )
+    return frame, stated
+
+
 def read_table(path: Path) -> np.ndarray:
-    """Read a .npy file as [n, 17] float64; check its shape against its size before allocating.
+    """Read a .npy file as [n, 17] float64.
 
     Raises:
         NerfError: not such a table, truncated, or not finite.
@@ -73,44 +95,29 @@ def read_table(path: Path) -> np.ndarray:
         data = path.read_bytes()
     except OSError as error:
         raise NerfError(f"{path} cannot be read: {error.strerror}.") from error
-    start = 10 if data[6:7] == b"\x01" else 12
-    length = int.from_bytes(data[8:start], "little")
-    header = HEADER.match(data[start : start + min(length, 200)])
-    if data[:6] != b"\x93NUMPY" or header is None:
-        raise NerfError(f"{path} is not a NumPy file with a table of floating-point numbers.")
-    shape = (int(header[3]), int(header[4]))
-    if shape[1] != 17 or shape[0] == 0:
-        raise NerfError(
-            f"{path} must have 17 columns (pose 3x5, near, far) and a row for each image, "
-            f"got {shape[0]} x {shape[1]}."
-        )
-    dtype = np.dtype(header[1].decode())
-    body = data[start + length :]
-    if len(body) != shape[0] * shape[1] * dtype.itemsize:
-        raise NerfError(
-            f"{path} is truncated or damaged: {shape[0]} rows take "
-            f"{shape[0] * shape[1] * dtype.itemsize} bytes, {len(body)} are there."
-        )
-    order = "F" if header[2] == b"True" else "C"
-    table = np.frombuffer(body, dtype).reshape(shape, order=order).astype(np.float64)
-    if not np.isfinite(table).all():
-        row = int(np.flatnonzero(~np.isfinite(table).all(-1))[0])
-        raise NerfError(f"{path}, row {row} has values that are not finite.")
-    return table
+    return parse_npy(data, str(path), 17, " (pose 3x5, near, far) and a row for each image")
 
 
-def _images(root: Path, n_rows: int, path: Path) -> list[Path]:
-    """Find the first folder with images, which must hold one for each row."""
-    for folder in image_folders(root):
+def _images(folders: list[Path], n_rows: int, path: Path) -> tuple[list[Path], list[str]]:
+    """Find the first folder with images, which must hold one for each row, and notes."""
+    for folder in folders:
         images = image_files(folder)
         if len(images) == n_rows:
-            return images
+            return images, []
+        one_each = one_of_each(images)
+        if len(one_each) == n_rows:
+            endings = sorted({image.suffix for image in one_each})
+            return one_each, [
+                f"{folder.name} holds images in several formats; of each one is read "
+                f"({', '.join(endings)})"
+            ]
         if images:
             raise NerfError(
                 f"{path} has {n_rows} rows, one for each image in the order of their names; "
                 f"{folder} holds {len(images)} images."
             )
-    raise NerfError(f"{root} has no images. Looked in images, images_2, images_4, ... and there.")
+    looked = ", ".join(str(folder) for folder in folders)
+    raise NerfError(f"{path} has no images. Looked in {looked}; --images DIR says where they are.")
 
 
 def _c2w(row: np.ndarray, where: str) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 from nerfcli.cameras.boxes import Box
 from nerfcli.core.errors import NerfError
 from nerfcli.scenes.extent import MAX_CASCADES
-from nerfcli.scenes.source import number
+from nerfcli.scenes.source import check_box, number
 
 NGP_SCALE, NGP_OFFSET = 0.33, (0.5, 0.5, 0.5)  # instant-ngp's defaults
 
@@ -45,13 +45,14 @@ def parse_box(data: Mapping[str, Any], where: str) -> tuple[Box | None, str]:
             raise NerfError(f"{where}: aabb must be [[x, y, z], [x, y, z]].")
         center = tuple(corners.mean(0).tolist())
         half = float(np.abs(corners[1] - corners[0]).max()) / 2
-        return Box(center, max(half, 1e-6), cascades), f"aabb, aabb_scale {widening:g}"
+        box = check_box(Box(center, max(half, 1e-6), cascades), f"{where}: aabb")
+        return box, f"aabb, aabb_scale {widening:g}"
     offset = data.get("offset", NGP_OFFSET)
     if not isinstance(offset, list | tuple) or len(offset) != 3:
         raise NerfError(f"{where}: offset must be three numbers, got {offset!r}.")
     x, y, z = ((0.5 - number(o, f"{where}: offset")) / scale for o in offset)
     words = f"aabb_scale {widening:g}" if "aabb_scale" in data else "scale and offset"
-    return Box((x, y, z), 0.5 / scale, cascades), words
+    return check_box(Box((x, y, z), 0.5 / scale, cascades), f"{where}: {words}"), words
 
 
 def box_keys(box: Box) -> dict[str, Any]:

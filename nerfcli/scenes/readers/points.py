@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from nerfcli.scenes.source import MOST_DISTANT, Points, is_file
+from nerfcli.scenes.readers.listings import is_file
+from nerfcli.scenes.source import MOST_DISTANT, Points
 
 COLORS = ("red", "green", "blue")
 LEAST = 20  # points; fewer do not locate a scene

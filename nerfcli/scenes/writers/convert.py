@@ -91,7 +91,7 @@ def write_scene(
         masks = _write_masks(source, [f"masks/{name}.png" for name in below], folder, all_=True)
         write_transforms(source, names, masks, _copy_depths(source, below, folder), folder)
     if options.dataparser:
-        scene = scene_from_source(source, SceneConfig())
+        scene = scene_from_source(source, SceneConfig(alpha="transparent"))
         write_json(folder / DATAPARSER, dataparser_transforms(source, scene.scene_from_source))
     return WriteResult({f.name: n for f, n in zip(frames, names, strict=True)}, tuple(notes))
 
@@ -199,7 +199,7 @@ def _box_to_state(source: Source) -> Box | None:
         return None
     if source.box is not None:
         return source.box
-    return box_in_source(scene_from_source(source, SceneConfig()))
+    return box_in_source(scene_from_source(source, SceneConfig(alpha="transparent")))
 
 
 def _bounds(source: Source) -> tuple[list[tuple[float, float]], list[str]]:
@@ -207,7 +207,7 @@ def _bounds(source: Source) -> tuple[list[tuple[float, float]], list[str]]:
     stated = [frame.bounds for frame in source.frames if frame.bounds is not None]
     if len(stated) == len(source.frames):
         return stated, []
-    scene = scene_from_source(source, SceneConfig())
+    scene = scene_from_source(source, SceneConfig(alpha="transparent"))
     scale = scene.scene_from_source.scale
     whole = (scene.near / scale, scene.far / scale)
     if source.points is None:
