@@ -207,6 +207,18 @@ def test_bounds_hold_for_tables_made_in_python() -> None:
         ensure_valid("scene", SceneConfig(downscale=0))
 
 
+@pytest.mark.parametrize(
+    ("key", "most"),
+    [("n_samples", 2**24), ("steps_per_box", 10**6), ("occupancy_resolution", 512)],
+)
+def test_what_the_kernels_cannot_count_is_refused(key: str, most: float) -> None:
+    right: dict[str, Any] = {key: most}
+    wrong: dict[str, Any] = {key: 2 * most}
+    ensure_valid("hashgrid", HashGridConfig(**right))
+    with pytest.raises(NerfError, match=f"hashgrid.{key} must be"):
+        ensure_valid("hashgrid", HashGridConfig(**wrong))
+
+
 def test_every_method_has_a_table_and_every_table_a_method() -> None:
     assert tuple(METHODS) == METHOD_TABLES
     assert all(name == method.name for name, method in METHODS.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -35,6 +36,7 @@ from nerfcli.core.errors import NerfError
 from nerfcli.reference.fused import Objective, StepOut
 from nerfcli.reference.radiance import NetParams, NetSpec, Network
 from nerfcli.reference.samples import Samples
+from nerfcli.reference.sampling import Steps
 
 ALL_TERMS = Objective("huber", opacity=0.1, depth=0.2, distortion=0.3, min_transmittance=0.97)
 
@@ -234,14 +236,35 @@ def test_render_rays_with_an_embedding(space: Any) -> None:
     assert_same_pixels(Bundle(500, 2), QUADS, space)
 
 
+@pytest.mark.parametrize("thinner", [3.0, 20.0, 100.0, 1000.0])
+def test_the_light_without_a_colour_of_its_own_is_bounded_in_fog(thinner: float) -> None:
+    """No sample can be seen alone; the sum of what they stop can."""
+    bundle = Bundle(40)
+    spec = QUADS
+    network = field(spec, bundle.space, 1.5)
+    density = network.params.density.clone()
+    head = density[-spec.n_geometry * spec.width :][: spec.width]  # of log density
+    head.copy_(-head.abs())
+    network = replace(network, params=replace(network.params, density=density))
+    logs = TORCH.density(network, points(1000, spec)[0]).log()
+    head.mul_(math.log(thinner) / max(float(-logs.mean()), 1e-3))
+    grid = replace(bundle.grid, steps=Steps(0.004))
+    where = (bundle.rays, bundle.bounds, bundle.jitter, grid, torch.zeros(3))
+    inputs = ray_inputs_of(spec, bundle)
+    got, want = (b.render_rays(network, *where, ray_inputs=inputs) for b in (CPU, TORCH))
+    assert_near(got.opacity, want.opacity, 1e-5)
+    assert (got.rgb - want.rgb).abs().max() < 2e-3 + 1e-5
+    assert want.rgb.max() > 1e-4
+
+
 def assert_same_pixels(bundle: Bundle, spec: NetSpec, space: Any) -> None:
     n_rays = len(bundle.rays)
     network = field(spec, space, 1.5)  # clouds of very different density
     where = (bundle.rays, bundle.bounds, bundle.jitter, bundle.grid, torch.ones(3))
     inputs = ray_inputs_of(spec, bundle)
     got, want = (b.render_rays(network, *where, ray_inputs=inputs) for b in (CPU, TORCH))
-    # samples below a weight of 2e-4 take the mean colour of their ray: at most some 1e-3
-    assert n_rays == 0 or (got.rgb - want.rgb).abs().max() < 2e-3
+    # samples that weigh at most 2e-3 together take the mean colour of their ray
+    assert n_rays == 0 or (got.rgb - want.rgb).abs().max() < 2e-3 + 1e-5
     assert_near(got.opacity, want.opacity, 1e-5)
     assert_near(got.depth, want.depth, 1e-4)
     close = (got.median_depth - want.median_depth).abs() < 1e-4

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from analytic_field import LEVEL, STEP, analytic_model, ball, density_of, sphere_cameras
 
+from nerfcli.cameras.rays import Rays
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Progress
 from nerfcli.engine.render import Model, as_image, render_image
@@ -24,6 +26,7 @@ from nerfcli.extraction.solid import Solid, _rows_of, solid_of
 from nerfcli.extraction.source_field import SourceField
 from nerfcli.extraction.visibility import ParallelView, Visibility, compute_visibility
 from nerfcli.extraction.voxels import field_voxels
+from nerfcli.methods.hashgrid import HashField
 from nerfcli.scenes.scene import Similarity
 from nerfcli.shapes.inside import closedness
 from nerfcli.shapes.types import Mesh, RegularGrid, all_indices
@@ -281,3 +284,38 @@ def test_planes_over_each_other_are_the_rendered_picture(whole) -> None:
     # 8 bits a plane, and rays that end at 1e-4 of their light
     assert np.abs(picture - truth).max() < 0.03
     assert sum(bool(image[..., 3].any()) for image in planes.images) > 3
+
+
+class Gridless(HashField):
+    """A field without an occupancy grid, as classic has it."""
+
+    occupancy = None  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("kind", [HashField, Gridless])
+def test_density_that_no_training_camera_sees_is_in_no_shape(kind: type[HashField]) -> None:
+    """A second ball, out of the frame of the camera that looks at the first one."""
+    away = torch.tensor([0.0, 0.88, -0.88])
+
+    def two_balls(points: torch.Tensor) -> torch.Tensor:
+        distance = torch.minimum(ball(points, 0.3), (points - away).norm(dim=-1) - 0.1)
+        return density_of(distance)
+
+    every = sphere_cameras(60)
+    axis = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
+    nearest = (every.positions @ axis).argsort(descending=True)[:1].tolist()
+    cameras = replace(every[nearest], focal=every.focal[:1] * 2.0)
+    model = analytic_model(two_balls, cameras=cameras)
+    old = model.field
+    assert isinstance(old, HashField)
+    parts = (old.space, old.net, old.params, old.sampler, old.ops)
+    source = SourceField.of(replace(model, field=kind(*parts)))
+    assert source.density(away.numpy()[None].astype(float)) == 0.0
+    assert source.density(np.array([[0.29, 0.0, 0.0]])) > 0.0
+    low, high = extract.content_box(source)
+    assert (np.abs([low, high]) < 0.5).all()
+    with torch.no_grad():  # and no ray from anywhere meets it
+        hit = old.between(0.0, 2.0).render_rays(
+            Rays(away[None] - 0.5 * axis.float(), axis.float()[None]), torch.zeros(3)
+        )
+    assert (float(hit.opacity) == 0.0) == (kind is HashField)

@@ -12,6 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from nerfcli import backends
+from nerfcli.backends.base import Backend
+from nerfcli.cameras.boxes import Box
 from nerfcli.core.config import (
     ClassicConfig,
     Config,
@@ -19,13 +21,17 @@ from nerfcli.core.config import (
     SceneConfig,
     TrainConfig,
 )
+from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Progress
 from nerfcli.engine import train
 from nerfcli.engine.render import Model, render_image
 from nerfcli.engine.runs import Run
 from nerfcli.engine.train import Callback, Every, Loop
-from nerfcli.methods import METHODS
+from nerfcli.methods import METHODS, hashgrid_trainer
+from nerfcli.methods.hashgrid_graph_trainer import GraphTrainer
+from nerfcli.methods.occupancy import OccupancyGrid
 from nerfcli.scenes import load_scene
+from nerfcli.scenes.coverage import seen_cells
 
 STEPS = 4
 
@@ -162,6 +168,98 @@ def test_a_resolved_config_stays_as_it_is(ball: Path) -> None:
         config = train.resolve(replace(config_of(method), train=TrainConfig()), scene)
         assert config.train.minutes == 2.0 and config.train.lr is not None
         assert train.resolve(config, scene) == config
+
+
+class Asynchronous(Backend):
+    """The reference, as if nothing waited for it."""
+
+    is_asynchronous = True
+
+
+@pytest.mark.parametrize("ops", [Backend(), Asynchronous()], ids=["eager", "graph"])
+@pytest.mark.parametrize("steps", [2, 9])
+def test_a_run_in_which_no_ray_meets_anything_stops(
+    ball: Path, tmp_path: Path, ops: Backend, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "METRICS_EVERY", 3)
+    monkeypatch.setattr(hashgrid_trainer, "MAX_RAYS", 64)
+    config = replace(config_of("hashgrid"), train=TrainConfig(steps=steps))
+    ready = train.prepare(load_scene(ball), config)
+    run = Run.create(tmp_path / "run", ready.config, ready.scene.to_json())
+    loop = train.start(ready, run, ops, "cpu", Progress("quiet", None, "step", "train"))
+    assert isinstance(loop.trainer, GraphTrainer) == ops.is_asynchronous
+    sampler = loop.trainer.field.sampler  # type: ignore[attr-defined]
+    sampler.restrict(torch.zeros_like(sampler.grid.possible))
+    stop: Any = NeverStop()
+    with pytest.raises(NerfError, match="nothing to learn from: no ray met an occupied cell"):
+        loop.go(stop)
+    assert loop.step == min(steps, 3)
+    assert not run.has_checkpoint
+
+
+def begun(ball: Path, folder: Path, **changes: Any) -> tuple[Loop, list[str]]:
+    """A loop before its first step, and what was said on the way there."""
+    ready = train.prepare(load_scene(ball), config_of("hashgrid"))
+    ready = replace(ready, scene=replace(ready.scene, **changes), silhouettes=None)
+    run = Run.create(folder, ready.config, ready.scene.to_json())
+    progress, said = Progress("quiet", None, "step", "train"), []
+    progress.note = said.append  # type: ignore[method-assign]
+    return train.start(ready, run, Backend(), "cpu", progress), said
+
+
+def grid_of(loop: Loop) -> OccupancyGrid:
+    grid = loop.trainer.field.occupancy
+    assert grid is not None
+    return grid
+
+
+def test_cells_that_no_training_camera_sees_are_never_occupied(ball: Path, tmp_path: Path) -> None:
+    """A cube three times as large as what the frames show, without and with cascades."""
+    for n_cascades in (1, 3):
+        box = Box((0.0, 0.0, 0.0), 4.5, n_cascades)
+        loop, _ = begun(ball, tmp_path / f"{n_cascades}", box=box, has_alpha=False)
+        assert not grid_of(loop).possible.all()
+        grid = grid_of(loop)
+        seen = seen_cells(loop.trainer.scene, box, grid.resolution)
+        assert not (grid.possible & ~seen).any() and grid.possible.any()
+        for _ in range(4):
+            loop.trainer.step(0.01)
+        grid = grid_of(loop)
+        assert not (grid.occupied & ~seen).any() and grid.occupied.any()
+    # and a checkpoint keeps them
+    loop.save()
+    again = train.prepare(loop.trainer.scene, loop.config, resumed=True)
+    went_on = train.start(again, loop.run, Backend(), "cpu", loop.progress, resume=True)
+    assert torch.equal(grid_of(went_on).possible, grid_of(loop).possible)
+
+
+def test_a_box_that_no_camera_sees_is_an_error(ball: Path, tmp_path: Path) -> None:
+    with pytest.raises(NerfError, match="no training camera sees any of the box"):
+        begun(ball, tmp_path / "run", box=Box((90.0, 0.0, 0.0), 1.0), has_alpha=False)
+
+
+def test_silhouettes_that_leave_nothing_are_not_used_and_reported(
+    ball: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing = torch.zeros(8, 8, 8, dtype=torch.bool)
+    monkeypatch.setattr(hashgrid_trainer, "visual_hull", lambda *_: nothing)
+    loop, said = begun(ball, tmp_path / "run")
+    assert [line for line in said if "silhouettes leave 0 of 512 cells" in line]
+    assert grid_of(loop).possible.any()
+
+
+def test_room_is_made_for_two_shards(
+    ball: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(train, "ensure_room", lambda n_bytes, *_: asked.append(n_bytes))
+    for n_shards in (1, 2):
+        ready = train.prepare(load_scene(ball), config_of("hashgrid"))
+        ready.residents.n_shards = n_shards
+        ready.residents._views = None
+        run = Run.create(tmp_path / f"{n_shards}", ready.config, ready.scene.to_json())
+        train.start(ready, run, Backend(), "cpu", Progress("quiet", None, "step", "train"))
+    assert asked[0] == asked[1]  # two halves
 
 
 def test_classic_warns_of_surroundings_and_stated_cascades_keep_the_box(ball: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nerfcli.cameras.boxes import Box
-from nerfcli.methods.occupancy import OccupancyGrid, covered_by_finer, seen_by_cameras
+from nerfcli.methods.occupancy import OccupancyGrid, covered_by_finer
 from nerfcli.reference.sampling import occupancy_lookup
 
 BOX = Box((0.5, -1.0, 2.0), 0.8, n_cascades=2)
@@ -101,12 +101,6 @@ def test_an_impossible_cell_is_never_evaluated_nor_occupied():
     (p,) = positions[0]
     assert (p >= torch.tensor([0.5, 0.0, -0.5])).all()
     assert (p <= torch.tensor([1.0, 0.5, 0.0])).all()
-
-
-def test_seen_by_cameras_keeps_the_shape():
-    grid = OccupancyGrid.create(Box((0.0, 0.0, 0.0), 1.0), 4)
-    seen = seen_by_cameras(grid, lambda p: p[:, 0] > 0)
-    assert seen[..., 2:].all() and not seen[..., :2].any()
 
 
 def test_cell_centers_by_hand():

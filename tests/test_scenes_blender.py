@@ -11,10 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from analytic_field import scene_of
 from PIL import Image
 
 from conftest import RADIUS, SIZE, sphere_c2w, sphere_image, write_blender_scene
 from nerfcli.cameras.boxes import Box
+from nerfcli.cameras.cameras import Cameras
+from nerfcli.cameras.lenses import Lens
 from nerfcli.core.config import SceneConfig
 from nerfcli.core.errors import NerfError
 from nerfcli.scenes import (
@@ -26,8 +29,9 @@ from nerfcli.scenes import (
     views_bytes,
 )
 from nerfcli.scenes.build import move_box, scene_from_source
-from nerfcli.scenes.hull import silhouette_box, visual_hull
+from nerfcli.scenes.hull import is_plausible, silhouette_box, visual_hull
 from nerfcli.scenes.source import Points
+from nerfcli.scenes.views import Views
 
 
 def test_a_blender_folder(ball: Path) -> None:
@@ -240,7 +244,8 @@ def test_the_hull_holds_the_ball_and_little_else(ball_views) -> None:
     cell = 3 / n
     assert hull[radius < 1.0].all()
     # a cell's half diagonal, two pixels of 4 / 88 units, and the hull of 24 views
-    assert not hull[radius > 1.0 + 0.87 * cell + 2 * 4 / 88 + 0.15].any()
+    far = radius > 1.0 + 0.87 * cell + 2 * 4 / 88 + 0.15
+    assert not hull[far & (radius < 4 * math.sin(0.35) - 0.87 * cell)].any()  # all views show these
 
 
 def test_the_hull_is_indexed_z_y_x(ball_views) -> None:
@@ -260,6 +265,95 @@ def test_the_silhouettes_tighten_the_box(ball_views) -> None:
     assert box is not None
     assert max(abs(c) for c in box.center) < 0.05
     assert 1.0 < box.half_size < 1.3  # the ball, a pixel or two, and a margin of a cell
+
+
+def spoiled(views, i: int, alpha: int):
+    """The views, one of which has the same alpha everywhere."""
+    pixels = views.pixels.clone()
+    pixels[int(views.offsets[i]) : int(views.offsets[i + 1]), 3] = alpha
+    return replace(views, pixels=pixels)
+
+
+def test_one_blank_view_carves_nothing_alone(ball_views) -> None:
+    scene, views = ball_views
+    blank = spoiled(views, 5, 0)
+    hull = visual_hull(scene, blank, scene.box, 32)
+    assert hull.view(-1)[scene.box.from_unit(cell_middles(32)).norm(dim=1) < 1.0].all()
+    box, right = silhouette_box(scene, blank), silhouette_box(scene, views)
+    assert box is not None and right is not None
+    assert box.half_size == pytest.approx(right.half_size, rel=0.05)
+
+
+def test_a_hull_with_next_to_nothing_in_it_is_not_plausible(ball_views) -> None:
+    scene, views = ball_views
+    for i in (5, 6):
+        views = spoiled(views, i, 0)
+    hull = visual_hull(scene, views, Box((0.0, 0.0, 0.0), 1.0), 32)
+    assert not is_plausible(hull)
+    assert silhouette_box(scene, views) is None
+    few = torch.zeros(32, 32, 32, dtype=torch.bool)
+    few[0, 0, :3] = True
+    assert not is_plausible(few)
+    few[0, 0, 3] = True
+    assert is_plausible(few)
+
+
+def nearly_masked(views):
+    """The views, of which only the left columns of each image may be used."""
+    flat = torch.arange(len(views.pixels))
+    return replace(views, usable=flat[flat % 64 < 8])
+
+
+def test_masked_pixels_carve_nothing(ball_views) -> None:
+    scene, views = ball_views
+    masked = nearly_masked(views)
+    assert views.usable_of(0) is None
+    usable = masked.usable_of(3)
+    assert usable is not None
+    assert torch.equal(usable, torch.arange(64 * 64) % 64 < 8)
+    hull = visual_hull(scene, masked, scene.box, 32)
+    middles = scene.box.from_unit(cell_middles(32))
+    xs = [scene.cameras.project(i, middles)[0][:, 0] for i in range(24)]
+    left = torch.stack([x < 8 for x in xs])
+    assert hull.view(-1)[left.sum(0) < 2].all()
+    assert not hull.all()
+
+
+def cell_middles(n: int) -> torch.Tensor:
+    axis = (torch.arange(n).double() + 0.5) / n
+    z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+    return torch.stack([x, y, z], dim=-1).reshape(-1, 3)
+
+
+def test_what_sticks_out_of_the_frame_is_not_carved() -> None:
+    """A transparent frame beside a ball; no cell that the ball touches may go."""
+    n, side = 16, 32
+    frame = torch.zeros(side, side, 4, dtype=torch.uint8)
+    turn = torch.tensor([[0.0, 0.0, -1.0], [-1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]).double()
+    # two cameras that look along -x, with the ball just left of the frame
+    places = [torch.tensor([4.0, -0.5, z]).double() for z in (-0.1, 0.1)]
+    c2w = torch.stack([torch.cat([turn, p[:, None]], dim=1) for p in places])
+    size = torch.full((2, 2), side)
+    cameras = Cameras(c2w, size.double(), size / 2.0, size, (Lens(), Lens()))
+    middle = torch.tensor([0.0, 1.9, 0.0]).double()
+    xy, z = cameras.project(0, middle[None])
+    assert z > 0 and xy[0, 0] < 0  # left of it
+    scene = replace(scene_of(cameras, Box((0.0, 0.0, 0.0), 1.5), Similarity()), has_alpha=True)
+    offsets = torch.tensor([0, side * side, 2 * side * side])
+    views = Views(frame.view(-1, 4).repeat(2, 1), offsets, torch.arange(2), size[:, 0].clone())
+    box = Box((0.0, 1.0, 0.0), 1.5)
+    hull = visual_hull(scene, views, box, n)
+    points = box.from_unit(cell_middles(n))
+    edge = torch.cartesian_prod(*[torch.linspace(-0.499, 0.499, 5).double()] * 3) * box.side / n
+    out = torch.zeros(n**3, dtype=torch.bool)  # some of the cell is out of both frames
+    for corner in edge:
+        beyond = torch.ones(n**3, dtype=torch.bool)
+        for i in range(2):
+            xy, _ = cameras.project(i, points + corner)
+            beyond &= ((xy < 0) | (xy > side)).any(1)
+        out |= beyond
+    assert hull.view(-1)[out].all()
+    assert not hull.all()
 
 
 def test_opaque_views_leave_the_box_alone(ball_views) -> None:

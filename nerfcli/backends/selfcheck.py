@@ -6,6 +6,7 @@ first time (selfcheck_cache.py), the benchmark before it times one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -16,7 +17,7 @@ from nerfcli.backends.base import Backend
 from nerfcli.cameras.boxes import Box
 from nerfcli.cameras.cameras import Cameras
 from nerfcli.cameras.lenses import Lens
-from nerfcli.cameras.rays import Batch, Rays
+from nerfcli.cameras.rays import Batch, Bounds, Rays
 from nerfcli.reference.adam import AdamConfig
 from nerfcli.reference.contraction import BoxSpace, ContractedSpace, PerspectiveSpace, Space
 from nerfcli.reference.encoding import GridSpec
@@ -111,7 +112,7 @@ def differences(
     reference, case = Backend(), Case(device, net)
     checks = (
         _encodings, _networks, _spaces, _ray_inputs, _marching, _compositing, _training,
-        _fog, _ray_gradients, _rendering, _optimising, _drawing, _marching_within,
+        _fog, _ray_gradients, _rendering, _rendering_fog, _optimising, _drawing, _marching_within,
         _training_some, _optimising_by_rates, _adapting,
     )  # fmt: skip
     for check in checks:
@@ -271,6 +272,21 @@ def _ray_gradients(backend: Backend, reference: Backend, case: Case) -> Pairs:
 def _rendering(backend: Backend, reference: Backend, case: Case) -> Pairs:
     args = (case.network, case.rays, case.bounds, case.jitter, case.grid, case.batch.background)
     yield from _pixel_pairs("render_rays", *(b.render_rays(*args) for b in (backend, reference)))
+
+
+def _rendering_fog(backend: Backend, reference: Backend, case: Case) -> Pairs:
+    """No sample alone can be seen, all together can; on black, where nothing else can."""
+    density = case.params.density.clone()
+    head = density[-case.net.n_geometry * case.net.width :][: case.net.width]  # of log density
+    head.copy_(-head.abs())
+    fog = replace(case.network, params=replace(case.params, density=density))
+    logs = reference.density(fog, case.positions(SPACES[0])).mul(BOX.side).log()
+    head.mul_(math.log(60) / -logs.mean())
+    grid, some = replace(case.grid, steps=Steps(0.004)), slice(0, N_RAYS // 4)
+    where = (case.rays[some], Bounds(*(t[some] for t in case.bounds)), case.jitter[some], grid)
+    black = torch.zeros(3, device=case.device)
+    got, want = (b.render_rays(fog, *where, black) for b in (backend, reference))
+    yield from _pixel_pairs("render_rays in fog", got, want)
 
 
 def _drawing(backend: Backend, reference: Backend, case: Case) -> Pairs:

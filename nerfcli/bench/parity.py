@@ -12,6 +12,8 @@ from nerfcli.reference.radiance import NetSpec
 # Relative error, ||got - want|| / ||want||. On a CPU both sides compute in float32 and differ by
 # the order of sums, less than 1e-6 as measured; a GPU backend may use half precision.
 LIMITS = {"cpu": 1e-4, "cuda": selfcheck.LIMIT}
+# may lack the colour of 2e-3 of the light (docs/backends.md), and is held to selfcheck.LIMIT
+FAINT = "render_rays in fog (rgb)"
 NETS = (NetSpec(GridSpec(16, 2, 12, 16, 256)), NetSpec(GridSpec(8, 4, 12, 16, 256)))
 
 
@@ -34,6 +36,7 @@ def parity(name: str, backend: Backend, device: str) -> ParityRow:
     """Compare `backend` with the reference; NaN is the largest error."""
     limit = LIMITS[device]
     errors = [found for net in NETS for found in selfcheck.differences(backend, device, net)]
-    operation, error = max(errors, key=lambda found: (found[1] != found[1], found[1]))
-    agrees = all(e <= limit for _, e in errors)
+    strict = [(n, e) for n, e in errors if n != FAINT or not e <= selfcheck.LIMIT]
+    operation, error = max(strict, key=lambda found: (found[1] != found[1], found[1]))
+    agrees = all(e <= limit for _, e in strict)
     return ParityRow(name, agrees, operation, error, limit, len(errors))

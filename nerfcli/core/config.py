@@ -24,6 +24,10 @@ Positive = Annotated[float, Meta(gt=0, le=sys.float_info.max)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Growth = Annotated[float, Meta(ge=0, lt=0.5)]  # beyond, empty space is not skipped safely
 Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+# what kernels index with 32 bits, or count in single precision, ends here
+SampleCount = Annotated[int, Meta(ge=1, le=2**24)]
+StepCount = Annotated[int, Meta(ge=1, le=1_000_000)]
+CellCount = Annotated[int, Meta(ge=1, le=512)]
 TableSize = Annotated[int, Meta(ge=1, le=24)]  # 16 levels of 2 features at 24 take 2 GiB
 
 
@@ -68,11 +72,11 @@ class HashGridConfig:
     base_resolution: Count = 16  # coarsest level
     max_resolution: Count | None = None  # finest level; auto: two cells a pixel, 128 to 2048
     width: Count = 64  # neurons of a layer
-    n_samples: Count | None = None  # of a step, to which the ray count adapts; auto: by device
-    steps_per_box: Count | None = None  # marching steps along the detail cube's diagonal
+    n_samples: SampleCount | None = None  # of a step; the ray count adapts; auto: by device
+    steps_per_box: StepCount | None = None  # marching steps along the detail cube's diagonal
     cone: Growth = 0.00390625  # growth of the steps with t, where there are cascades
     min_transmittance: Share = 1e-4  # a ray ends where less light comes through
-    occupancy_resolution: Count = 128  # cells along a cascade
+    occupancy_resolution: CellCount = 128  # cells along a cascade
     occupancy_decay: Share = 0.95  # of a cell's density from one update to the next
     occupancy_threshold: Amount = 0.01  # optical depth of a step above which a cell is occupied
     occupancy_every: Count = 16  # steps between updates

@@ -146,7 +146,8 @@ def start(
     if checkpoint is not None:
         residents.n_shards = checkpoint[2].get("parts", 1)
     views = residents.at(checkpoint[2]["step"] if checkpoint is not None else 0)
-    pixels = views.pixels.numel()
+    # while one shard replaces another, both are there
+    pixels = views.pixels.numel() * (2 if residents.n_shards > 1 else 1)
     ensure_room(pixels, device, f"the pixels of {len(views)} images", memory_advice(config))
     generator = random_generator(device, config.train.seed)
     method = method_of(config)
@@ -157,7 +158,9 @@ def start(
         loop.resume(*checkpoint)
         run.set_length(config.train)
     else:
-        trainer.begin(views, prepared.silhouettes)
+        remark = trainer.begin(views, prepared.silhouettes)
+        if remark:
+            progress.note(remark)
     return loop
 
 
@@ -216,6 +219,7 @@ class Loop:
     psnr: float = 0.0
     n_rays: int | Tensor = 0
     n_samples: int | Tensor = 0
+    n_counted: int = 0  # samples by the last row of metrics.jsonl
 
     @property
     def step(self) -> int:
@@ -253,6 +257,8 @@ class Loop:
             for callback in callbacks:
                 callback(self)
         self.elapsed = clock.elapsed()
+        if self.step > first_step and not int(self.n_samples):
+            raise self._nothing_met(self.step - first_step)
         self.save()
         seconds = max(self.elapsed - self.first_seconds, 1e-9)
         return {
@@ -281,7 +287,7 @@ class Loop:
         """Add a row to metrics.jsonl, each METRICS_EVERY steps.
 
         Raises:
-            NerfError: the loss is not finite.
+            NerfError: the loss is not finite, or no sample was kept since the last row.
         """
         result = self.last
         if result is None or self.step % METRICS_EVERY:
@@ -289,6 +295,9 @@ class Loop:
         loss, mse = float(result.loss), float(result.mse)  # sync
         if not math.isfinite(loss):
             raise self._diverged(f"the loss is {loss}")
+        if int(self.n_samples) == self.n_counted:
+            raise self._nothing_met(METRICS_EVERY)
+        self.n_counted = int(self.n_samples)
         now = _decibels(mse)
         self.psnr = now if self.psnr == 0.0 else 0.8 * self.psnr + 0.2 * now
         self.run.append_metrics(
@@ -320,6 +329,13 @@ class Loop:
         else:
             share = max(self.budget.progress(step, elapsed), 1e-3)
             self.progress.update(step, total=int(step / share), **values)
+
+    def _nothing_met(self, n_steps: int) -> NerfError:
+        return NerfError(
+            f"nothing to learn from: no ray met an occupied cell in the last {n_steps} steps (by "
+            f"step {self.step}). Do box, near and far hold what the cameras see? Ask `nerf check`, "
+            "or state another half size of the box, --set scene.box=2."
+        )
 
     def _diverged(self, how: str) -> NerfError:
         kept = (

@@ -76,9 +76,9 @@ def export_run(
         return _cameras(Scene.from_json(run.scene_json), out, base)
     model = field_for_shapes(run, backend, progress)
     progress.note(model.backend)
+    source = SourceField.of(model)
     if options.to == "views":
         return _views(model, out, options, base, progress)
-    source = SourceField.of(model)
     if options.to == "mpi":
         return _planes(source, out, options, base, progress)
     if options.to == "points":

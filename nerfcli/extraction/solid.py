@@ -221,7 +221,9 @@ def _hidden(
     out = map_coordinates(first, between.T, order=1, mode="nearest")
     near = np.flatnonzero(np.abs(out) < 0.99 * reach)
     out[near] = depth(points[near])
-    offset = source.to_scene(points) - torch.tensor(source.box.center)
+    places = source.to_scene(points)
+    out[~source.is_seen(places).numpy()] = -reach  # unknown, not the inside of anything
+    offset = places - torch.tensor(source.box.center)
     room = (source.box.half_size - offset.abs().amax(dim=-1)).numpy() / source.scale
     rim = (room < RIM_CELLS * grid.spacing).reshape(grid.shape)
     return _find_enclosed(out.reshape(grid.shape), rim, reach)

@@ -15,6 +15,7 @@ from nerfcli.cameras.boxes import Box
 from nerfcli.engine.render import Model
 from nerfcli.methods import Field
 from nerfcli.reference.sampling import Steps, occupancy_lookup
+from nerfcli.scenes.coverage import seen_cells
 
 CHUNK = 1 << 19  # points evaluated at a time
 LATTICE = 96  # points a side at which a field without an occupancy grid is sampled first
@@ -28,22 +29,32 @@ class SourceField:
     Attributes:
         steps: of the marched rays.
         cells: [cascades, R, R, R] bool, indexed [cascade, z, y, x]: where rays sample.
+        seen: like cells: where a frame of the training cameras reaches. Nothing is elsewhere.
         cells_box: the box of the cells, scene space.
     """
 
     model: Model
     steps: Steps
     cells: Tensor
+    seen: Tensor
     cells_box: Box
 
     @staticmethod
     def of(model: Model) -> SourceField:
-        field = model.field
-        if field.occupancy is not None:
-            return SourceField(model, field.steps, field.occupancy.occupied, field.box)
+        """Let a model stand for a shape. Its occupancy grid loses the cells that no camera sees.
+
+        A run of an earlier version may have such cells. Masks do not count here: their files are
+        not in a run.
+        """
+        field, scene, grid = model.field, model.scene, model.field.occupancy
+        if grid is not None:
+            seen = seen_cells(scene, grid.box, grid.resolution, masked=False)
+            grid.occupied &= seen.to(grid.occupied.device)
+            return SourceField(model, field.steps, grid.occupied, seen, grid.box)
         box = Box(field.box.center, field.box.outer_half_size)
-        cells = _lattice_cells(field, box, field.steps.size)[None]
-        return SourceField(model, field.steps, cells, box)
+        seen = seen_cells(scene, box, LATTICE, masked=False)
+        cells = _lattice_cells(field, box, field.steps.size)[None] & seen
+        return SourceField(model, field.steps, cells, seen, box)
 
     @property
     def scale(self) -> float:
@@ -84,6 +95,10 @@ class SourceField:
     def occupied(self, points: Tensor) -> Tensor:
         """Whether rays sample at scene points [n, 3]: bool [n]."""
         return occupancy_lookup(points, self.cells, self.cells_box)
+
+    def is_seen(self, points: Tensor) -> Tensor:
+        """Whether a training camera's frame reaches scene points [n, 3]: bool [n]."""
+        return occupancy_lookup(points, self.seen, self.cells_box)
 
     def reaching(self, length: float) -> Field:
         """Return the field for rays that start anywhere and end after `length` scene units."""

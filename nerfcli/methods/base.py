@@ -158,11 +158,14 @@ class Trainer(Protocol):
     @property
     def field(self) -> Field: ...
 
-    def begin(self, views: Views, silhouettes: Silhouettes | None = None) -> None:
+    def begin(self, views: Views, silhouettes: Silhouettes | None = None) -> str | None:
         """Use what the views show of the scene, before the first step of a run.
 
         Args:
             views: on the CPU. silhouettes: of these views, where they are known.
+
+        Returns:
+            A remark to the user, if there is one.
         """
         ...
 

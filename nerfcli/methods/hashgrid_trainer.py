@@ -11,6 +11,7 @@ from torch import Tensor
 from nerfcli.backends.base import Backend
 from nerfcli.cameras.rays import Batch, Bounds
 from nerfcli.core.config import Config, known
+from nerfcli.core.errors import NerfError
 from nerfcli.core.tensors import ensure_same_shapes
 from nerfcli.methods.base import StepResult, background_of, weight_generator
 from nerfcli.methods.hashgrid import HashField
@@ -19,7 +20,8 @@ from nerfcli.reference.adam import AdamConfig
 from nerfcli.reference.fused import Objective, StepOut, loss_terms, render_samples
 from nerfcli.reference.radiance import NetParams
 from nerfcli.scenes import Scene
-from nerfcli.scenes.hull import Silhouettes, visual_hull
+from nerfcli.scenes.coverage import seen_cells
+from nerfcli.scenes.hull import Silhouettes, is_plausible, visual_hull
 from nerfcli.scenes.views import Views
 
 MIN_RAYS, MAX_RAYS = 64, 2**17
@@ -52,12 +54,31 @@ class HashGridTrainer:
         self.samples_per_ray = 0.0
         self.step_count = self.first_step = 0
 
-    def begin(self, views: Views, silhouettes: Silhouettes | None = None) -> None:
-        """Rule out the cells that no silhouette allows."""
+    def begin(self, views: Views, silhouettes: Silhouettes | None = None) -> str | None:
+        """Rule out the cells that no training camera sees, and those that silhouettes do not allow.
+
+        Raises:
+            NerfError: no training camera sees any of the box.
+        """
         box, n = self.field.box, self.field.occupancy.resolution
+        possible = seen_cells(self.scene, box, n, views)
+        if not possible.any():
+            raise NerfError(
+                "no training camera sees any of the box between near and far: let all three follow "
+                "from the scene, or state others (--set scene.box=2)."
+            )
+        remark = None
         if self.scene.has_alpha and box.n_cascades == 1:
-            possible = visual_hull(self.scene, views, box, n, silhouettes)
-            self.field.sampler.restrict(possible[None])
+            hull = visual_hull(self.scene, views, box, n, silhouettes)
+            if is_plausible(hull):
+                possible[0] &= hull
+            else:
+                remark = (
+                    f"silhouettes leave {int(hull.sum())} of {hull.numel()} cells, so they are not "
+                    "used; do poses and alpha belong together? `nerf check` looks at the poses"
+                )
+        self.field.sampler.restrict(possible)
+        return remark
 
     def set_views(self, views: Views) -> None:
         self.views = views

@@ -2,8 +2,8 @@
 
 A cell keeps the running maximum of the densities seen in it; it counts as occupied when one
 marching step through it would have an optical depth above a threshold. Cascade c covers the
-cube of half size box.half_size * 2**c; only cells that some training camera can see and that no
-silhouette rules out are `possible`, and only these are ever evaluated.
+cube of half size box.half_size * 2**c; only cells that a training camera sees and that silhouettes
+do not rule out are `possible` (scenes/coverage.py, scenes/hull.py), and only these are evaluated.
 Instant NGP (2022), appendix E.
 """
 
@@ -240,18 +240,3 @@ def covered_by_finer(n_cascades: int, resolution: int) -> Tensor:
     low, high = -(-resolution // 4), 3 * resolution // 4
     covered[1:, low:high, low:high, low:high] = True
     return covered
-
-
-def seen_by_cameras(grid: OccupancyGrid, project: Callable[[Tensor], Tensor]) -> Tensor:
-    """Possible cells whose centre falls in some image.
-
-    Args:
-        project: positions [n, 3] -> bool [n], seen by at least one camera.
-
-    Returns:
-        bool, like grid.possible.
-    """
-    cells = grid.possible.view(-1).nonzero().squeeze(1)
-    seen = torch.zeros(grid.possible.numel(), dtype=torch.bool, device=cells.device)
-    seen[cells] = project(grid.cell_centers(cells))
-    return seen.view(grid.possible.shape)

@@ -1,7 +1,8 @@
 """Carve the visual hull from the silhouettes of RGBA views (Laurentini 1994).
 
-A cell is empty if some view has its middle in the image and shows only transparent pixels around
-it. This takes one look-up in a map of the distance from each pixel to the nearest opaque one.
+A cell is empty if WITNESSES views have the sphere around it in the image and show only transparent
+pixels there: one view alone may be blank or have a wrong pose. This takes one look-up in a map of
+the distance from each pixel to the nearest that is opaque, masked, or outside of the image.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from nerfcli.cameras.cameras import Cameras
 from nerfcli.scenes.scene import Scene
 from nerfcli.scenes.views import Views
 
+WITNESSES = 2  # views that must agree that a cell is empty
+AGREED = 0.9  # of the views that have a cell in the image show it opaque, if the box is to hold it
+LEAST_SHARE = 1e-4  # of the cells: a smaller hull means that poses and alpha do not belong together
 OPAQUE = 3  # of 255: lower alpha is noise of the matting
 MAX_SIDE = 400  # silhouettes are reduced to this many pixels; conservative, and enough for 128^3
 MAX_VIEWS = 100  # more hardly carve further
@@ -36,7 +40,8 @@ class Silhouette:
     Attributes:
         camera: of the view.
         room: [(height + 2) * (width + 2)] uint8, radius of the transparent square around each
-            reduced pixel; the image has a border of zeros.
+            reduced pixel, within the image; the image has a border of zeros.
+        clearance: as room, but what lies outside of the image counts as transparent.
         width, height: of the reduced silhouette.
         reduction: pixels of the image per pixel of the silhouette, along a side.
         matrix: [4, 3] float32; a scene point times it is (x, y, 1) times depth, in reduced pixels
@@ -46,6 +51,7 @@ class Silhouette:
 
     camera: Cameras
     room: Tensor
+    clearance: Tensor
     width: int
     height: int
     reduction: int
@@ -68,9 +74,21 @@ class Silhouette:
 
     def is_empty(self, points: Tensor, radius: float) -> Tensor:
         """Whether only transparent pixels lie behind each sphere. [m, 3] -> [m] bool."""
+        return self._is_clear(*self.place(points), radius, self.room)
+
+    def is_opaque(self, points: Tensor, radius: float) -> tuple[Tensor, Tensor]:
+        """Whether the middle of each sphere is in the image, and an opaque pixel behind it, too.
+
+        [m, 3] -> bool [m], [m].
+        """
         index, z = self.place(points)
+        y, x = index // (self.width + 2), index % (self.width + 2)
+        inside = (x > 0) & (x <= self.width) & (y > 0) & (y <= self.height) & (z > 0)
+        return inside, inside & ~self._is_clear(index, z, radius, self.clearance)
+
+    def _is_clear(self, index: Tensor, z: Tensor, radius: float, room: Tensor) -> Tensor:
         # z - radius: the nearest depth of the sphere
-        return self.room.index_select(0, index) * (z - radius) > radius * self.stretch
+        return room.index_select(0, index) * (z - radius) > radius * self.stretch
 
 
 Silhouettes = list[Silhouette]
@@ -83,14 +101,14 @@ def visual_hull(
     resolution: int,
     silhouettes: Silhouettes | None = None,
 ) -> Tensor:
-    """Find the cells of the detail cube of `box` that no view shows to be empty.
+    """Find the cells of the detail cube of `box` that no two views show to be empty.
 
     Args:
         views: RGBA views of the scene. resolution: cells along a side.
         silhouettes: of the views; None: made here.
 
     Returns:
-        [resolution] * 3 bool, indexed [z, y, x]. A cell that no view sees is occupied.
+        [resolution] * 3 bool, indexed [z, y, x]. A cell that no two views show is occupied.
     """
     x, y, z = _carve(silhouettes or silhouettes_of(scene, views), box, resolution).unbind(-1)
     occupied = torch.zeros((resolution,) * 3, dtype=torch.bool)
@@ -98,11 +116,16 @@ def visual_hull(
     return occupied
 
 
+def is_plausible(hull: Tensor) -> bool:
+    """Whether enough cells are left for silhouettes and poses to belong together."""
+    return float(hull.sum()) >= LEAST_SHARE * hull.numel()
+
+
 def silhouette_box(scene: Scene, views: Views, known: Silhouettes | None = None) -> Box | None:
     """Find the smallest cube around the visual hull, with a margin of a cell on each side.
 
-    None if it would not be clearly smaller than the scene's box, or if the hull is empty because
-    silhouettes and poses do not belong together.
+    None if it would not be clearly smaller than the scene's box, or if the hull is (nearly) empty
+    because silhouettes and poses do not belong together.
     """
     if not views.has_alpha:
         return None
@@ -112,15 +135,23 @@ def silhouette_box(scene: Scene, views: Views, known: Silhouettes | None = None)
     for resolution in (32, 64):  # the second pass is finer, within the cube of the first
         cells = _carve(silhouettes, current, resolution)
         points = _centers(cells, current, resolution)
-        cells = cells[_is_seen(silhouettes, points)]
-        if len(cells) == 0:
+        radius = math.sqrt(3) * current.half_size / resolution
+        n_seen, n_opaque = torch.zeros(2, len(cells))
+        for silhouette in silhouettes:
+            seen, opaque = silhouette.is_opaque(points, radius)
+            n_seen += seen
+            n_opaque += opaque
+        agreed = (n_opaque > 0) & (n_opaque >= AGREED * n_seen)
+        cells = cells[agreed]
+        # where views contradict each other nearly everywhere, they say nothing
+        if len(cells) < max(LEAST_SHARE * resolution**3, 0.5 * int((n_opaque > 0).sum())):
             return None
         side = current.side / resolution
         low, high = cells.amin(0).double() - 1, cells.amax(0).double() + 2
         start = torch.tensor(current.center, dtype=torch.float64) - current.half_size
         half = side * float((high - low).max()) / 2
         if half >= current.half_size:
-            break
+            continue
         current = Box(tuple((start + side * (low + high) / 2).tolist()), half)
     return current if current.half_size < 0.9 * whole.half_size else None
 
@@ -135,19 +166,16 @@ def silhouettes_of(scene: Scene, views: Views) -> Silhouettes:
 
 
 def _silhouette(scene: Scene, views: Views, view: int) -> Silhouette:
-    from scipy.ndimage import distance_transform_cdt
-
-    alpha = views.image(view)[..., -1].numpy()
+    alpha, usable = views.image(view)[..., -1].numpy(), views.usable_of(view)
+    if usable is not None:  # a masked pixel shows nothing, not even emptiness
+        alpha = np.where(usable.numpy().reshape(alpha.shape), alpha, np.uint8(255))
     reduction = math.ceil(max(alpha.shape) / MAX_SIDE)
     # cut off the remainder at the edge: it then counts as outside of the image
     height, width = (side // reduction for side in alpha.shape)
     blocks = alpha[: height * reduction, : width * reduction]
     blocks = blocks.reshape(height, reduction, width, reduction).max(axis=(1, 3))
     clear = blocks < OPAQUE
-    # one less than the distance, because a centre lies anywhere in its own pixel
-    distances = np.asarray(distance_transform_cdt(clear, metric="chessboard"))
-    room = np.clip(distances, 1, 256) - 1 if not clear.all() else np.full(clear.shape, 255)
-    room = np.pad(room, 1).astype(np.uint8)
+    room, clearance = (_distances(np.pad(clear, 1, constant_values=c)) for c in (False, True))
     camera = scene.cameras[int(views.cameras[view])]
     focal, principal, size = camera.focal[0], camera.principal[0], camera.size[0]
     # |d(x/z)| <= |d| sqrt(1 + (x/z)^2) / z for a shift d of a point
@@ -155,8 +183,20 @@ def _silhouette(scene: Scene, views: Views, view: int) -> Silhouette:
     stretch = float((focal * torch.sqrt(1 + slope**2)).max()) / reduction
     if not camera.lenses[0].is_pinhole:
         stretch = _lens_stretch(camera) / reduction
-    flat = torch.from_numpy(room.reshape(-1))
-    return Silhouette(camera, flat, width, height, reduction, _matrix(camera, reduction), stretch)
+    return Silhouette(
+        camera, room, clearance, width, height, reduction, _matrix(camera, reduction), stretch
+    )
+
+
+def _distances(clear: np.ndarray) -> Tensor:
+    """Compute the radius of the square of true pixels around each, flat uint8; 255 at most."""
+    from scipy.ndimage import distance_transform_cdt
+
+    if clear.all():
+        return torch.full((clear.size,), 255, dtype=torch.uint8)
+    distances = np.asarray(distance_transform_cdt(clear, metric="chessboard"))
+    # one less than the distance, because a centre lies anywhere in its own pixel
+    return torch.from_numpy((np.clip(distances, 1, 256) - 1).astype(np.uint8).reshape(-1))
 
 
 def _lens_stretch(camera: Cameras) -> float:
@@ -203,10 +243,14 @@ def _carve(silhouettes: Silhouettes, box: Box, resolution: int) -> Tensor:
 
             def find_survivors(part: Tensor, radius: float = radius) -> Tensor:
                 index = torch.arange(len(part))
+                against = torch.zeros(len(part), dtype=torch.uint8)
                 for silhouette in silhouettes:
-                    keep = (~silhouette.is_empty(part, radius)).nonzero()[:, 0]
+                    against += silhouette.is_empty(part, radius)
+                    keep = (against < WITNESSES).nonzero()[:, 0]
                     if len(keep) < len(part):
-                        part, index = part.index_select(0, keep), index.index_select(0, keep)
+                        part, index, against = (
+                            values.index_select(0, keep) for values in (part, index, against)
+                        )
                 return index
 
             kept = list(pool.map(find_survivors, points.split(CHUNK)))
@@ -218,17 +262,3 @@ def _centers(cells: Tensor, box: Box, resolution: int) -> Tensor:
     """Compute the middles of cells in scene space, [m, 3] float32."""
     side = 2 * box.half_size / resolution
     return (cells + 0.5) * side + (torch.tensor(box.center) - box.half_size)
-
-
-def _is_seen(silhouettes: Silhouettes, points: Tensor) -> Tensor:
-    """Check whether any view has each point within its image. [m, 3] -> [m] bool."""
-    seen = torch.zeros(len(points), dtype=torch.bool)
-    for silhouette in silhouettes:
-        open_ = (~seen).nonzero()[:, 0]
-        if len(open_) == 0:
-            break
-        index, z = silhouette.place(points[open_])
-        y, x = index // (silhouette.width + 2), index % (silhouette.width + 2)
-        inside = (x > 0) & (x <= silhouette.width) & (y > 0) & (y <= silhouette.height) & (z > 0)
-        seen[open_[inside]] = True
-    return seen

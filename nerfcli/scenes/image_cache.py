@@ -127,7 +127,7 @@ def load_views(
     def read(view: int) -> Tensor | None:
         image, keep = _read(scene, indices[view])
         pixels[offsets[view] : offsets[view + 1]] = image.reshape(-1, image.shape[-1])
-        return _usable(scene, indices[view], keep)
+        return usable_pixels(scene, indices[view], keep)
 
     threads = n_threads or min(os.cpu_count() or 1, 16)
     with ThreadPoolExecutor(threads) as pool:
@@ -178,11 +178,18 @@ def _read(scene: Scene, camera: int) -> tuple[Tensor, Tensor | None]:
     return image[..., : 4 if scene.has_alpha else 3], keep
 
 
-def _usable(scene: Scene, camera: int, keep: Tensor | None) -> Tensor | None:
+def read_usable(scene: Scene, camera: int) -> Tensor | None:
+    """Read which pixels of a camera may be used, [height * width] bool; None: all may."""
+    return usable_pixels(scene, camera, _read(scene, camera)[1] if scene.alpha_ignored else None)
+
+
+def usable_pixels(
+    scene: Scene, camera: int, keep: Tensor | None = None, *, masked: bool = True
+) -> Tensor | None:
     """Combine alpha, mask, fisheye circle and the lens's own limit.
 
     keep: [height * width] bool, what alpha lets through, where it is a mask. Returned is the like.
-    None: all.
+    None: all. masked: false: without the mask, whose file may be elsewhere.
     """
     width, height = scene.cameras.size[camera].tolist()
     if not scene.cameras.lenses[camera].is_pinhole:
@@ -194,7 +201,7 @@ def _usable(scene: Scene, camera: int, keep: Tensor | None) -> Tensor | None:
         inside = (x * x + y * y <= scene.crop_radius**2).reshape(-1)
         keep = inside if keep is None else keep & inside
     mask_path = scene.mask_paths[camera]
-    if mask_path is not None:
+    if masked and mask_path is not None:
         mask = read_mask(mask_path, (width, height), scene.masked_where, scene.downscale)
         mask = mask.reshape(-1)
         keep = mask if keep is None else keep & mask

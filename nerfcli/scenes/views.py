@@ -88,6 +88,16 @@ class Views:
         start, end = int(self.offsets[i]), int(self.offsets[i + 1])
         return self.pixels[start:end].view(-1, int(self.widths[i]), self.pixels.shape[1])
 
+    def usable_of(self, i: int) -> Tensor | None:
+        """Whether each pixel of one view may be used, [height * width] bool; None: all may."""
+        if self.usable is None:
+            return None
+        ends = self.offsets[i : i + 2].to(self.usable.dtype)
+        first, last = torch.searchsorted(self.usable, ends).tolist()
+        usable = torch.zeros(int(ends.diff()), dtype=torch.bool, device=self.usable.device)
+        usable[self.usable[first:last].long() - ends[0]] = True
+        return usable
+
     @cached_property
     def _size(self) -> tuple[int, int] | None:
         """Width and area if all views share them: `locate` then needs no search."""

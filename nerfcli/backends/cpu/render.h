@@ -9,13 +9,16 @@ namespace {
 
 constexpr int64_t RENDER_RAYS = 1024;  // rays of a task
 constexpr int64_t RENDER_BATCH = 8192; // samples of a round, roughly
-// Colour is computed where a sample weighs more than this; the rest takes the ray's mean colour.
-constexpr float MIN_COLOR_WEIGHT = 2e-4f;
+// Samples without a colour of their own weigh at most this much together, along a ray. They take
+// the mean colour of the others, which moves a pixel by no more than their weight. One sample may
+// take a share of what is left, so that some is left for the faint ones behind.
+constexpr float SKIPPED_WEIGHT = 2e-3f, SKIPPED_SHARE = 0.1f;
 
 struct RenderRay {
   NerfMarcher march;
   RaySums sums;
   float light, colored;  // transmittance so far; weight that has a colour
+  float spare;           // weight that may still go without one
   const float *inputs;          // of the colour network
   float harmonics[N_HARMONICS];
 };
@@ -88,7 +91,10 @@ static void render_tile(const NerfNet &net, const Weights &w, const NerfParams &
         ray.light *= through[s];
         ray.sums.opacity += weight, ray.sums.distance += weight * t_mid;
         (*history)[(*n_history)++] = {weight, t_mid, id};
-        if (weight < MIN_COLOR_WEIGHT) continue;
+        if (weight <= SKIPPED_SHARE * ray.spare) {
+          ray.spare -= weight;
+          continue;
+        }
         ray.colored += weight;
         colored[n_colored] = {weight, id};
         float *row = rows + n_colored++ * w.color_in;
@@ -123,7 +129,7 @@ static void render(const NerfNet *net, const NerfParams *params, const NerfSpace
       int64_t r = first + k;
       RenderRay &ray = rays[k];
       ray.sums = RaySums{};
-      ray.light = 1.0f, ray.colored = 0.0f;
+      ray.light = 1.0f, ray.colored = 0.0f, ray.spare = SKIPPED_WEIGHT;
       nerf_march_start(&ray.march, in->origins + r * 3, in->directions + r * 3, t_min[r], t_max[r],
                        jitter[r], *steps);
       ray.inputs = ray.harmonics;
