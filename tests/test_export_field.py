@@ -76,7 +76,8 @@ def test_no_cell_is_lost_between_two_points_of_the_lattice(
         for place in range(n):
             cells = torch.zeros(1, n, n, n, dtype=torch.bool)
             cells.select(axis, place)[:] = True
-            source = SourceField(model, model.field.steps, cells, box)
+            seen = torch.ones_like(cells)
+            source = SourceField(model, model.field.steps, cells, seen, box)
             corner = np.full(3, box.half_size)
             whole = source.to_source(torch.from_numpy(np.stack([-corner, corner])))
             grid = RegularGrid.over(whole, 27)
