@@ -100,17 +100,20 @@ def visual_hull(
     box: Box,
     resolution: int,
     silhouettes: Silhouettes | None = None,
+    witnesses: int = WITNESSES,
 ) -> Tensor:
-    """Find the cells of the detail cube of `box` that no two views show to be empty.
+    """Find the cells of the detail cube of `box` that too few views show to be empty.
 
     Args:
         views: RGBA views of the scene. resolution: cells along a side.
         silhouettes: of the views; None: made here.
+        witnesses: views that must agree that a cell is empty.
 
     Returns:
-        [resolution] * 3 bool, indexed [z, y, x]. A cell that no two views show is occupied.
+        [resolution] * 3 bool, indexed [z, y, x]. A cell that too few views show is occupied.
     """
-    x, y, z = _carve(silhouettes or silhouettes_of(scene, views), box, resolution).unbind(-1)
+    silhouettes = silhouettes or silhouettes_of(scene, views)
+    x, y, z = _carve(silhouettes, box, resolution, witnesses).unbind(-1)
     occupied = torch.zeros((resolution,) * 3, dtype=torch.bool)
     occupied[z, y, x] = True
     return occupied
@@ -222,7 +225,9 @@ def _matrix(camera: Cameras, reduction: int) -> Tensor:
     return torch.cat([rotation.T, shift[None]]).to(torch.float32)
 
 
-def _carve(silhouettes: Silhouettes, box: Box, resolution: int) -> Tensor:
+def _carve(
+    silhouettes: Silhouettes, box: Box, resolution: int, witnesses: int = WITNESSES
+) -> Tensor:
     """Carve from coarse to fine: split only the cells that survive a level.
 
     Returns:
@@ -246,7 +251,7 @@ def _carve(silhouettes: Silhouettes, box: Box, resolution: int) -> Tensor:
                 against = torch.zeros(len(part), dtype=torch.uint8)
                 for silhouette in silhouettes:
                     against += silhouette.is_empty(part, radius)
-                    keep = (against < WITNESSES).nonzero()[:, 0]
+                    keep = (against < witnesses).nonzero()[:, 0]
                     if len(keep) < len(part):
                         part, index, against = (
                             values.index_select(0, keep) for values in (part, index, against)
