@@ -48,9 +48,10 @@ def as_it_is(i: int, pixels: np.ndarray) -> np.ndarray:
 
 
 def cut_in_half(i: int, pixels: np.ndarray) -> np.ndarray:
-    """Leave one half of the ball, not the same one in each view."""
-    half = slice(0, SIZE // 2) if i % 2 else slice(SIZE // 2, SIZE)
-    pixels[:, half, 3] = 0
+    """Leave one half of the ball, not the same one in each view; larger, so that pixels carve."""
+    pixels = pixels.repeat(4, axis=0).repeat(4, axis=1)
+    middle = 2 * SIZE
+    pixels[:, slice(0, middle) if i % 2 else slice(middle, None), 3] = 0
     return pixels
 
 
