@@ -284,6 +284,25 @@ def test_one_blank_view_carves_nothing_alone(ball_views) -> None:
     assert box.half_size == pytest.approx(right.half_size, rel=0.05)
 
 
+def test_a_view_whose_pose_is_wrong_carves_nothing_alone(ball_views) -> None:
+    scene, views = ball_views
+    c2w = scene.cameras.c2w.clone()
+    c2w[3, :, 3] += 1.2 * c2w[3, :, 0]  # to the right by more than the ball's radius
+    moved = replace(scene, cameras=replace(scene.cameras, c2w=c2w))
+    hull = visual_hull(moved, views, scene.box, 32)
+    inner = scene.box.from_unit(cell_middles(32)).norm(dim=1) < 0.9
+    assert hull.view(-1)[inner].all()
+    assert not visual_hull(moved, views, scene.box, 32, trust_all=True).view(-1)[inner].all()
+
+
+def test_sound_views_carve_alone(ball_views) -> None:
+    scene, _ = ball_views
+    for some in (range(24), range(0, 24, 3), range(0, 24, 6)):
+        few = load_views(scene, [scene.splits["train"][i] for i in some])
+        mine, most = (visual_hull(scene, few, scene.box, 32, trust_all=t) for t in (False, True))
+        assert torch.equal(mine, most)
+
+
 def test_a_hull_with_next_to_nothing_in_it_is_not_plausible(ball_views) -> None:
     scene, views = ball_views
     for i in (5, 6):
@@ -315,7 +334,7 @@ def test_masked_pixels_carve_nothing(ball_views) -> None:
     middles = scene.box.from_unit(cell_middles(32))
     xs = [scene.cameras.project(i, middles)[0][:, 0] for i in range(24)]
     left = torch.stack([x < 8 for x in xs])
-    assert hull.view(-1)[left.sum(0) < 2].all()
+    assert hull.view(-1)[~left.any(0)].all()
     assert not hull.all()
 
 

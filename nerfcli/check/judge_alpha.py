@@ -64,7 +64,7 @@ def measure_uncovered(source: Source) -> float:
     chosen = np.linspace(0, len(with_image) - 1, min(VIEWS, len(with_image)), dtype=int)
     views = load_views(scene, [with_image[i] for i in chosen])
     box = Box(scene.box.center, scene.box.outer_half_size)
-    cells = visual_hull(scene, views, box, CELLS, witnesses=1).nonzero().flip(-1)
+    cells = visual_hull(scene, views, box, CELLS, trust_all=True).nonzero().flip(-1)
     points = box.from_unit((cells.double() + 0.5) / CELLS)
     n_opaque = n_uncovered = 0
     for view, camera in enumerate(views.cameras.tolist()):

@@ -1,14 +1,16 @@
 """Carve the visual hull from the silhouettes of RGBA views (Laurentini 1994).
 
-A cell is empty if WITNESSES views have the sphere around it in the image and show only transparent
-pixels there: one view alone may be blank or have a wrong pose. This takes one look-up in a map of
-the distance from each pixel to the nearest that is opaque, masked, or outside of the image.
+A cell is empty if a view has the sphere around it in the image and shows only transparent pixels
+there. This takes one look-up in a map of the distance from each pixel to the nearest that is
+opaque, masked, or outside of the image. A view that alone would carve much of what two views leave
+may be blank or have a wrong pose: it carves only where another view agrees.
 """
 
 from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -21,7 +23,9 @@ from nerfcli.cameras.cameras import Cameras
 from nerfcli.scenes.scene import Scene
 from nerfcli.scenes.views import Views
 
-WITNESSES = 2  # views that must agree that a cell is empty
+SOLO_SHARE = 0.05  # of what two views leave: a view that alone carves more needs another to agree,
+# and of few views one that carves more than its part, 1 / n; sound views carve half of that
+TRUST_CELLS = 32  # along a side, to find these views
 AGREED = 0.9  # of the views that have a cell in the image show it opaque, if the box is to hold it
 LEAST_SHARE = 1e-4  # of the cells: a smaller hull means that poses and alpha do not belong together
 OPAQUE = 3  # of 255: lower alpha is noise of the matting
@@ -100,20 +104,22 @@ def visual_hull(
     box: Box,
     resolution: int,
     silhouettes: Silhouettes | None = None,
-    witnesses: int = WITNESSES,
+    *,
+    trust_all: bool = False,
 ) -> Tensor:
-    """Find the cells of the detail cube of `box` that too few views show to be empty.
+    """Find the cells of the detail cube of `box` that the views do not show to be empty.
 
     Args:
         views: RGBA views of the scene. resolution: cells along a side.
         silhouettes: of the views; None: made here.
-        witnesses: views that must agree that a cell is empty.
+        trust_all: whether each view may carve alone.
 
     Returns:
-        [resolution] * 3 bool, indexed [z, y, x]. A cell that too few views show is occupied.
+        [resolution] * 3 bool, indexed [z, y, x]. A cell that no view has in its image is occupied.
     """
     silhouettes = silhouettes or silhouettes_of(scene, views)
-    x, y, z = _carve(silhouettes, box, resolution, witnesses).unbind(-1)
+    votes = [2] * len(silhouettes) if trust_all else _count_votes(silhouettes, box)
+    x, y, z = _carve(silhouettes, box, resolution, votes).unbind(-1)
     occupied = torch.zeros((resolution,) * 3, dtype=torch.bool)
     occupied[z, y, x] = True
     return occupied
@@ -134,9 +140,9 @@ def silhouette_box(scene: Scene, views: Views, known: Silhouettes | None = None)
         return None
     silhouettes = known or silhouettes_of(scene, views)
     whole = Box(scene.box.center, scene.box.outer_half_size)
-    current = whole
+    votes, current = _count_votes(silhouettes, whole), whole
     for resolution in (32, 64):  # the second pass is finer, within the cube of the first
-        cells = _carve(silhouettes, current, resolution)
+        cells = _carve(silhouettes, current, resolution, votes)
         points = _centers(cells, current, resolution)
         radius = math.sqrt(3) * current.half_size / resolution
         n_seen, n_opaque = torch.zeros(2, len(cells))
@@ -225,10 +231,19 @@ def _matrix(camera: Cameras, reduction: int) -> Tensor:
     return torch.cat([rotation.T, shift[None]]).to(torch.float32)
 
 
-def _carve(
-    silhouettes: Silhouettes, box: Box, resolution: int, witnesses: int = WITNESSES
-) -> Tensor:
+def _count_votes(silhouettes: Silhouettes, box: Box) -> list[int]:
+    """Count 2 for each view that may carve alone, 1 for one that needs another to agree."""
+    cells = _carve(silhouettes, box, TRUST_CELLS, [1] * len(silhouettes))
+    points, radius = _centers(cells, box, TRUST_CELLS), math.sqrt(3) * box.half_size / TRUST_CELLS
+    most = max(SOLO_SHARE, 1 / max(len(silhouettes), 1)) * len(cells)
+    return [1 if int(s.is_empty(points, radius).sum()) > most else 2 for s in silhouettes]
+
+
+def _carve(silhouettes: Silhouettes, box: Box, resolution: int, votes: Sequence[int]) -> Tensor:
     """Carve from coarse to fine: split only the cells that survive a level.
+
+    Args:
+        votes: of each view; two of them carve a cell.
 
     Returns:
         The surviving cells of the finest level, [m, 3] int64: x, y, z.
@@ -249,9 +264,9 @@ def _carve(
             def find_survivors(part: Tensor, radius: float = radius) -> Tensor:
                 index = torch.arange(len(part))
                 against = torch.zeros(len(part), dtype=torch.uint8)
-                for silhouette in silhouettes:
-                    against += silhouette.is_empty(part, radius)
-                    keep = (against < witnesses).nonzero()[:, 0]
+                for silhouette, n_votes in zip(silhouettes, votes, strict=True):
+                    against += n_votes * silhouette.is_empty(part, radius).to(torch.uint8)
+                    keep = (against < 2).nonzero()[:, 0]
                     if len(keep) < len(part):
                         part, index, against = (
                             values.index_select(0, keep) for values in (part, index, against)
