@@ -472,6 +472,27 @@ def test_known_captures_that_are_not_read_are_named(tmp_path: Path, file: str, w
         read_source(tmp_path)
 
 
+# what other systems leave behind
+
+
+@pytest.mark.parametrize("kind", INTRINSICS)
+def test_files_of_apple_double_are_not_read(tmp_path: Path, kind: str) -> None:
+    writers.WRITERS[kind](tmp_path, writers.rig(5, **INTRINSICS[kind]))
+    want = read_source(tmp_path)
+    for path in [path for path in tmp_path.rglob("*") if path.is_file()]:
+        path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7")
+    source = read_source(tmp_path)
+    assert source.notes == want.notes
+    np.testing.assert_array_equal(project(source), project(want))
+
+
+def test_photos_of_apple_double_are_no_photos(tmp_path: Path) -> None:
+    writers.put(tmp_path / "._IMG_1.JPG", "x")
+    with pytest.raises(NerfError) as caught:
+        read_source(tmp_path)
+    assert "nerf prepare" not in str(caught.value)
+
+
 # what the user says
 
 

@@ -32,6 +32,7 @@ from nerfcli.prepare.options import (
 from nerfcli.prepare.panoramas import N_VIEWS, cut_panoramas, view_rotations
 from nerfcli.prepare.photos import Photo
 from nerfcli.scenes.readers.colmap import read_colmap
+from nerfcli.scenes.readers.listings import list_files
 from nerfcli.scenes.source import Source
 from nerfcli.scenes.writers.transforms import write_transforms
 
@@ -254,7 +255,7 @@ def _find_models(job: _Job, workspace: sfm.Workspace, n_images: int) -> list[Any
                 (aside / str(i)).mkdir()
                 model.write_binary(str(aside / str(i)))
     pycolmap = sfm.load_pycolmap()
-    n_models = len(list(folder.iterdir()))
+    n_models = len(list_files(folder, "*"))
     return [pycolmap.Reconstruction(str(folder / str(i))) for i in range(n_models)]
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from nerfcli.scenes.readers.listings import is_hidden
+
 CSV_EXPORT = "its export of internal and external camera parameters (CSV), which is read"
 # a file or folder that shows it, what it is, and the way out
 KNOWN = (
@@ -64,6 +66,6 @@ def _describe_photos(path: Path) -> str:
 
 def _has(folder: Path, pattern: str) -> bool:
     try:
-        return next(folder.glob(pattern), None) is not None
+        return any(not is_hidden(path.name) for path in folder.glob(pattern))
     except OSError:
         return False

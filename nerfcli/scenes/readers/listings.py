@@ -40,6 +40,14 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in FOREIGN_FILES
 
 
+def list_files(folder: Path, pattern: str) -> list[Path]:
+    """List what a pattern matches in a folder, sorted; hidden files do not count.
+
+    macOS puts `._x.txt` beside `x.txt` on foreign disks, and a glob matches both.
+    """
+    return sorted(path for path in folder.glob(pattern) if not is_hidden(path.name))
+
+
 def fold(name: str) -> str:
     """Make names equal that differ in letter case or Unicode form only."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())

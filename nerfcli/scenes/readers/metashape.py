@@ -28,6 +28,7 @@ from nerfcli.scenes.readers.collector import (
     find_images,
     possible_size,
 )
+from nerfcli.scenes.readers.listings import list_files
 from nerfcli.scenes.source import Source, abbreviate
 
 MOST_FILES = 100  # that are looked into for the right one
@@ -42,7 +43,7 @@ FRAME, FISHEYE, SPHERE = ("frame",), ("fisheye", "equidistant_fisheye"), ("spher
 
 def find_metashape(root: Path) -> Path | None:
     """Find the first XML file in a folder that holds a document with chunks."""
-    for path in sorted(root.glob("*.[xX][mM][lL]"))[:MOST_FILES]:
+    for path in list_files(root, "*.[xX][mM][lL]")[:MOST_FILES]:
         try:
             with path.open("rb") as file:
                 head = file.read(HEAD)

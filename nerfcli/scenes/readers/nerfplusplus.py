@@ -11,6 +11,7 @@ from nerfcli.core.config import SceneConfig
 from nerfcli.core.errors import NerfError
 from nerfcli.scenes.readers.arrays import read_matrix
 from nerfcli.scenes.readers.collector import Collector, Pinhole
+from nerfcli.scenes.readers.listings import list_files
 from nerfcli.scenes.readers.pictures import image_files
 from nerfcli.scenes.source import Source
 
@@ -41,13 +42,13 @@ def read_nerfplusplus(root: Path, train: Path, wanted: SceneConfig) -> Source:
 
 def _read_split(folder: Path, split: str | None, collector: Collector) -> None:
     images = image_files(folder / "rgb") if (folder / "rgb").is_dir() else []
-    poses = sorted((folder / "pose").glob("*.txt"))
+    poses = list_files(folder / "pose", "*.txt")
     if not images or split is None:
         collector.notes.append(
             f"{folder.name} has {len(poses)} cameras and no images; this camera path is left out"
         )
         return
-    cameras = _pair(poses, sorted((folder / "intrinsics").glob("*.txt")), folder / "intrinsics")
+    cameras = _pair(poses, list_files(folder / "intrinsics", "*.txt"), folder / "intrinsics")
     files = _pair(poses, images, folder / "rgb")
     masks = image_files(folder / "mask") if (folder / "mask").is_dir() else []
     masks_of = _pair(poses, masks, folder / "mask") if masks else {}

@@ -15,6 +15,7 @@ from nerfcli.core.config import SceneConfig
 from nerfcli.core.errors import NerfError
 from nerfcli.scenes.readers.arrays import read_matrix, read_rows
 from nerfcli.scenes.readers.collector import Collector, Pinhole, list_images, possible_size
+from nerfcli.scenes.readers.listings import list_files
 from nerfcli.scenes.source import Source, abbreviate, check_box
 
 FILE = "intrinsics.txt"
@@ -37,7 +38,7 @@ def read_nsvf(root: Path, path: Path, wanted: SceneConfig) -> Source:
     camera = _intrinsics(path)
     files = list_images(root, IMAGE_FOLDERS, wanted)
     images = {image.stem: image for image in files}
-    poses = sorted((root / "pose").glob("*.txt"))
+    poses = list_files(root / "pose", "*.txt")
     if not poses:
         raise NerfError(f"{root / 'pose'} holds no poses; it needs a .txt file for each image.")
     collector = Collector(root, root / "pose", wanted, files[0].parent.name)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from nerfcli.core.config import SceneConfig
 from nerfcli.scenes.readers.collector import Collector, Pinhole, list_images, stated_size
+from nerfcli.scenes.readers.listings import list_files
 from nerfcli.scenes.readers.pictures import image_files
 from nerfcli.scenes.source import Depth, Source, number, read_object
 
@@ -26,11 +27,11 @@ def find_polycam(root: Path) -> Path | None:
 
 
 def _is_filled(folder: Path) -> bool:
-    return folder.is_dir() and any(folder.iterdir())
+    return folder.is_dir() and bool(list_files(folder, "*"))
 
 
 def list_cameras(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.json")) if folder.is_dir() else []
+    return list_files(folder, "*.json") if folder.is_dir() else []
 
 
 def read_polycam(root: Path, folder: Path, wanted: SceneConfig) -> Source:

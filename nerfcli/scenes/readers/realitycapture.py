@@ -21,6 +21,7 @@ from nerfcli.core.errors import NerfError
 from nerfcli.scenes.images import image_header
 from nerfcli.scenes.readers.arrays import parse_numbers, read_text
 from nerfcli.scenes.readers.collector import Collector, Pinhole, find_images
+from nerfcli.scenes.readers.listings import list_files
 from nerfcli.scenes.source import Source
 
 POSE = ("x", "y", "alt", "heading", "pitch", "roll")
@@ -32,7 +33,7 @@ FILM = 36.0  # millimetres
 
 def find_realitycapture(root: Path) -> Path | None:
     """Find the first CSV file in a folder with the columns of this export."""
-    for path in sorted(root.glob("*.[cC][sS][vV]"))[:MOST_FILES]:
+    for path in list_files(root, "*.[cC][sS][vV]")[:MOST_FILES]:
         try:
             with path.open("rb") as file:
                 head = file.read(4096).decode("utf-8-sig", errors="replace")
