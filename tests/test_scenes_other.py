@@ -320,6 +320,59 @@ def test_metashape_fisheye_bends_what_the_angle_makes_of_the_plane(tmp_path: Pat
     np.testing.assert_allclose(got, want, atol=1e-5)
 
 
+def in_components(text: str, *transforms: str) -> str:
+    """Move the chunk's transform to components; camera i belongs to component i % n."""
+    start, end = text.index("<transform><rotation>"), text.index("</chunk>")
+    made = "".join(
+        f'<component id="{i}" label="Component {i + 1}">{transform}</component>'
+        for i, transform in enumerate(transforms)
+    )
+    text = text[:start] + f"<components>{made}</components>" + text[end:]
+    for i in range(9):
+        text = text.replace(
+            f'label="DSC_{i:04d}"', f'component_id="{i % len(transforms)}" label="DSC_{i:04d}"'
+        )
+    return text
+
+
+def test_metashape_components_have_transforms_of_their_own(tmp_path: Path) -> None:
+    rig = writers.rig(5, fx=31.0)
+    writers.write_metashape(tmp_path, rig)
+    path = tmp_path / "cameras.xml"
+    text = path.read_text()
+    own = text[text.index("<transform><rotation>") : text.index("</chunk>")]
+    want = rig.project(POINTS, writers.brown)
+    offset = np.array([3.0, 2.0, 1.0])
+    for transforms in ([own], [own, own]):
+        path.write_text(in_components(text, *transforms))
+        source = read_source(tmp_path)
+        np.testing.assert_allclose(project(source, offset), want, atol=1e-5)
+        assert not any("components" in note for note in source.notes)
+    other = "<transform><scale>7</scale></transform>"  # the chunk's, which does not count
+    path.write_text(in_components(text, own).replace("</chunk>", other + "</chunk>"))
+    np.testing.assert_allclose(project(read_source(tmp_path), offset), want, atol=1e-5)
+
+
+def test_metashape_components_without_transforms_are_unrelated(tmp_path: Path) -> None:
+    writers.write_metashape(tmp_path, writers.rig(5))
+    path = tmp_path / "cameras.xml"
+    path.write_text(in_components(path.read_text(), "", "<transform/>"))
+    source = read_source(tmp_path)
+    assert [frame.name[-8:-4] for frame in source.frames] == ["0000", "0002", "0004"]
+    assert any("2 of 5 aligned cameras are left out" in note for note in source.notes)
+
+
+def test_metashape_cameras_with_one_label_can_be_left_out(tmp_path: Path) -> None:
+    writers.write_metashape(tmp_path, writers.rig(5))
+    path = tmp_path / "cameras.xml"
+    path.write_text(path.read_text().replace("DSC_0003", "DSC_0001"))
+    with pytest.raises(NerfError, match="memory cards .* Of 5 frames 2 cannot be used; --skip-bad"):
+        read_source(tmp_path)
+    source = read_source(tmp_path, SceneConfig(skip_bad_frames=True))
+    assert [frame.name[-8:-4] for frame in source.frames] == ["0000", "0002", "0004"]
+    assert sum("left out" in note for note in source.notes) == 1
+
+
 def test_metashape_skew_is_told(tmp_path: Path) -> None:
     writers.write_metashape(tmp_path, writers.rig(2))
     path = tmp_path / "cameras.xml"
@@ -420,6 +473,9 @@ def test_bundler_points_are_seen_where_its_views_say(tmp_path: Path) -> None:
     np.testing.assert_allclose(project(source)[points.frame, points.point], points.xy, atol=1e-5)
     assert any("1 of 4 cameras are not part" in note for note in source.notes)
     assert len(read_source(tmp_path / "bundle/bundle.out").frames) == 3
+    writers.put(tmp_path / "list.txt", "".join(f"photos/{i}.jpg\n" for i in (0, 1, 2, 2)))
+    left = read_source(tmp_path, SceneConfig(skip_bad_frames=True))
+    assert left.points is not None and set(left.points.frame) == {0}
 
 
 @pytest.mark.parametrize(

@@ -416,8 +416,10 @@ def test_mixed_transparency_and_doubled_images_are_faults(tmp_path: Path) -> Non
     with pytest.raises(NerfError, match=r"1 images have an alpha channel and 9 have none.*2\.png"):
         load_scene(write(tmp_path, table))
     table["frames"][2] = table["frames"][1]
-    with pytest.raises(NerfError, match=r"same image more than once: images/1\.png"):
+    with pytest.raises(NerfError, match=r"image images/1\.png more than once"):
         load_scene(write(tmp_path, table))
+    source = read_source(tmp_path, SceneConfig(skip_bad_frames=True))
+    assert len(source.frames) == 8 and "images/1.png" not in [f.name for f in source.frames]
 
 
 def test_an_image_that_changes_or_breaks_after_loading_is_named(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def _points(
     if not len(points):
         return None
     index = {frame.name: i for i, frame in enumerate(source.frames)}
-    frame_of = np.array([-1 if name is None else index[name] for name in kept], np.int64)
+    frame_of = np.array([index.get(name or "", -1) for name in kept], np.int64)
     frames = frame_of[views[:, 1].astype(np.int64)]
     views, frames = views[frames >= 0], frames[frames >= 0]
     middle = np.array([frame.principal for frame in source.frames])[frames]

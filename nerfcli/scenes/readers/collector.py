@@ -30,7 +30,6 @@ from nerfcli.scenes.source import (
     check_focal,
     check_pose,
     check_principal,
-    find_duplicates,
     natural_key,
     number,
     read_stored_size,
@@ -186,8 +185,9 @@ class Collector:
             more: further attributes of `Source`.
 
         Raises:
-            NerfError: no frame has an image, or one image is in two frames.
+            NerfError: no frame has an image, or frames are faulty and not to be left out.
         """
+        self.frames = self.faults.leave_out_repeated(self.frames, self.file)
         self.notes += self.faults.finish(len(self.frames))
         if not self.frames:
             if not self.missing:
@@ -201,11 +201,6 @@ class Collector:
             raise NerfError(
                 f"{self.file}: none of the {len(self.missing)} images exists, the first is "
                 f"{self.missing[0]!r}.{looked} --images DIR says where they are."
-            )
-        twice = find_duplicates(frame.name for frame in self.frames)
-        if twice:
-            raise NerfError(
-                f"{self.file} states the same image more than once: {abbreviate(twice)}."
             )
         if near_origin:
             more["applied_transform"] = self._move_near_origin()

@@ -1,8 +1,9 @@
 """Read the cameras that Agisoft Metashape exports as XML (File, Export, Export Cameras).
 
-A camera's transform is camera to chunk, OpenCV's axes; the chunk's own transform leads on to its
-reference frame. Pixels are, by the appendix "Camera models" of its manual, with (x, y) = (X, Y) / Z
-(frame) or these times angle / tangent (fisheye), and r = |(x, y)|:
+A camera's transform is camera to component, OpenCV's axes; the component's own transform leads on
+to the reference frame. Files without components have it in the chunk. Pixels are, by the appendix
+"Camera models" of its manual, with (x, y) = (X, Y) / Z (frame) or these times angle / tangent
+(fisheye), and r = |(x, y)|:
 
     x' = x (1 + K1 r^2 + K2 r^4 + K3 r^6 + K4 r^8) + P1 (r^2 + 2 x^2) + 2 P2 x y
     y' = y (1 + K1 r^2 + K2 r^4 + K3 r^6 + K4 r^8) + P2 (r^2 + 2 y^2) + 2 P1 x y
@@ -38,6 +39,8 @@ PARAMETERS = {
     *("f", "fx", "fy", "cx", "cy", "skew", "b1", "b2"),
     *("k1", "k2", "k3", "k4", "p1", "p2", "p3", "p4"),
 }
+Transform = tuple[np.ndarray, np.ndarray, float]  # rotation, translation, scale
+IDENTITY: Transform = np.eye(3), np.zeros(3), 1.0
 FRAME, FISHEYE, SPHERE = ("frame",), ("fisheye", "equidistant_fisheye"), ("spherical",)
 
 
@@ -62,12 +65,12 @@ def read_metashape(root: Path, path: Path, wanted: SceneConfig) -> Source:
     """
     chunk, notes = _chunk(_parse(path), path)
     cameras, more = _cameras(chunk, path)
+    placed, unrelated = _place(cameras, chunk, path)
     sensors = {sensor.get("id", ""): sensor for sensor in chunk.iter("sensor")}
-    pictures = find_images(root, [camera.get("label", "") for camera in cameras], wanted)
-    collector = Collector(root, path, wanted, pictures=pictures, notes=notes + more)
-    rotation, translation, scale = _chunk_transform(chunk, path)
+    pictures = find_images(root, [camera.get("label", "") for camera, _ in placed], wanted)
+    collector = Collector(root, path, wanted, pictures=pictures, notes=notes + more + unrelated)
     intrinsics: dict[str, Pinhole] = {}
-    for camera in cameras:
+    for camera, (rotation, translation, scale) in placed:
         with collector.faults.collect():
             label, sensor = camera.get("label", ""), camera.get("sensor_id", "")
             where = f"{path}, camera {label!r}"
@@ -129,15 +132,37 @@ def _cameras(chunk: ElementTree.Element, path: Path) -> tuple[list[ElementTree.E
     return usable, notes
 
 
-def _chunk_transform(
-    chunk: ElementTree.Element, path: Path
-) -> tuple[np.ndarray, np.ndarray, float]:
-    """Read rotation, translation and scale of the chunk in its reference frame."""
-    transform = chunk.find("transform")
-    rotation, translation, scale = np.eye(3), np.zeros(3), 1.0
-    if transform is None:
-        return rotation, translation, scale
-    where = f"{path}: the chunk's"
+def _place(
+    cameras: list[ElementTree.Element], chunk: ElementTree.Element, path: Path
+) -> tuple[list[tuple[ElementTree.Element, Transform]], list[str]]:
+    """Pair cameras with the transform of their component, or of the chunk where it has none.
+
+    Only transforms of their own relate components to each other. The largest group stays.
+    """
+    components = {c.get("id", ""): c for c in chunk.iterfind("components/component")}
+    own = {
+        name: _read_transform(found, f"{path}: component {name}'s")
+        for name, component in components.items()
+        if (found := component.find("transform")) is not None and len(found)
+    }
+    rest = chunk.find("transform")
+    common = IDENTITY if rest is None else _read_transform(rest, f"{path}: the chunk's")
+    only = next(iter(components)) if len(components) == 1 else ""
+    groups: dict[str | None, list[tuple[ElementTree.Element, Transform]]] = {}
+    for camera in cameras:
+        name = camera.get("component_id", only)
+        groups.setdefault(None if name in own else name, []).append((camera, own.get(name, common)))
+    largest = max(groups.values(), key=len)
+    n = len(cameras) - len(largest)
+    return largest, [] if n == 0 else [
+        f"{n} of {len(cameras)} aligned cameras are left out: they are in other components, which "
+        "no transform relates to the largest one"
+    ]
+
+
+def _read_transform(transform: ElementTree.Element, where: str) -> Transform:
+    """Read rotation, translation and scale; what is absent changes nothing."""
+    rotation, translation, scale = IDENTITY
     if text := transform.findtext("rotation"):
         rotation = np.array(parse_numbers(text, f"{where} rotation", 9)).reshape(3, 3)
     if text := transform.findtext("translation"):

@@ -28,7 +28,6 @@ from nerfcli.scenes.source import (
     Frame,
     Source,
     abbreviate,
-    find_duplicates,
     natural_key,
     number,
     pose_from_opengl,
@@ -152,15 +151,13 @@ def read_frames(
     for i, frame in enumerate(listed):
         with faults.collect():
             reading.add(frame, i)
+    reading.frames = faults.leave_out_repeated(reading.frames, path)
     notes += faults.finish(len(reading.frames))
     if not reading.frames:
         raise NoImages(
             f"{path}: none of the {len(listed)} images exists, the first was looked for at "
             f"{path.parent / reading.missing[0]}. --images DIR says where they are."
         )
-    twice = find_duplicates(frame.name for frame in reading.frames)
-    if twice:
-        raise NerfError(f"{path} lists the same image more than once: {abbreviate(twice)}.")
     frames = sorted(reading.frames, key=lambda frame: natural_key(frame.name))
     nerfstudio = NERFSTUDIO_KEYS & data.keys() or reading.has_mask_paths
     return frames, notes + reading.notes(), "nerfstudio" if nerfstudio else "instant-ngp"
