@@ -105,6 +105,24 @@ def test_neus_with_fewer_images_pairs_by_number(tmp_path: Path) -> None:
     writers.write_neus(tmp_path, rig)
     (tmp_path / "image/001.png").unlink()
     want = np.delete(rig.project(POINTS), 1, axis=0)
+    source = read_source(tmp_path)
+    np.testing.assert_allclose(project(source), want, atol=1e-5)
+    assert any("1 of 4 images" in note and "world_mat_1" in note for note in source.notes)
+
+
+@pytest.mark.parametrize("absent", [1, 3, 4])
+def test_neus_names_that_count_from_1_are_not_taken_for_others(tmp_path: Path, absent: int) -> None:
+    rig = writers.rig(4)
+    writers.write_neus(tmp_path, rig)
+    for i in (3, 2, 1, 0):
+        (tmp_path / f"image/{i:03d}.png").rename(tmp_path / f"image/{i + 1:03d}.png")
+    np.testing.assert_allclose(project(read_source(tmp_path)), rig.project(POINTS), atol=1e-5)
+    (tmp_path / f"image/{absent:03d}.png").unlink()
+    if absent == 4:
+        with pytest.raises(NerfError, match="do not tell which"):
+            read_source(tmp_path)
+        return
+    want = np.delete(rig.project(POINTS), absent - 1, axis=0)
     np.testing.assert_allclose(project(read_source(tmp_path)), want, atol=1e-5)
 
 

@@ -48,6 +48,7 @@ def read_neus(root: Path, path: Path, wanted: SceneConfig) -> Source:
         raise NerfError(f"{path} holds no world_mat_0, world_mat_1, ...; it is no NeuS scene.")
     images = _images(root, sorted(worlds), path, wanted)
     collector = Collector(root, path, wanted)
+    collector.missing += [f"that of world_mat_{i}" for i in sorted(worlds) if i not in images]
     masks = _masks(root, list(images.values()), collector)
     cameras: dict[int, tuple[Pinhole, np.ndarray]] = {}
     for i, image in images.items():
@@ -103,17 +104,22 @@ def _shift(cameras: list[Pinhole], collector: Collector) -> float:
 
 
 def _images(root: Path, indices: list[int], path: Path, wanted: SceneConfig) -> dict[int, Path]:
-    """Find the image of each matrix: by order, or by the number in its name if some are absent."""
+    """Find the image of each matrix: by order, or by the number in its name if some are absent.
+
+    Names count from 0 or from 1. Where both would fit, neither is taken.
+    """
     files = [f for f in image_files(root) if f.stem.endswith("_rgb")] if not wanted.images else []
     files = files or list_images(root, IMAGE_FOLDERS, wanted)
     if len(files) == len(indices):
         return dict(zip(indices, files, strict=True))
     numbered = {int(m[0]): f for f in files if (m := re.search(r"\d{1,9}", f.stem))}
-    if len(numbered) == len(files) and set(numbered) <= set(indices):
-        return dict(sorted(numbered.items()))
+    firsts = [first for first in (0, 1) if {n - first for n in numbered} <= set(indices)]
+    if len(numbered) == len(files) and len(firsts) == 1:
+        return {n - firsts[0]: file for n, file in sorted(numbered.items())}
     raise NerfError(
         f"{path} has {len(indices)} cameras, one for each image in the order of their names; "
-        f"{files[0].parent} holds {len(files)} images."
+        f"{files[0].parent} holds {len(files)} images, whose numbers do not tell which are absent. "
+        "Put the absent ones back, or remove their matrices too."
     )
 
 
