@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from source_writers import HEIGHT, POINTS, WIDTH, Rig
 from nerfcli.core.config import SceneConfig
 from nerfcli.core.errors import NerfError
 from nerfcli.scenes import Source, load_scene, read_source
+from nerfcli.scenes.readers import arrays
 from nerfcli.scenes.writers.convert import WriteOptions, write_scene
 
 MIDDLE = {"cx": WIDTH / 2, "cy": HEIGHT / 2}
@@ -503,7 +505,7 @@ def test_bundler_points_are_seen_where_its_views_say(tmp_path: Path) -> None:
         ("bundle/bundle.out", "4 30\n", "-4 30\n", "whole numbers"),
         ("bundle/bundle.out", "4 30\n", "3 30\n", "3 cameras, and its list 4"),
         ("bundle/bundle.out", "30.0 0 0\n", "nan 0 0\n", "not finite"),
-        ("bundle/bundle.out", "30.0 0 0\n", "x 0 0\n", "expected a number"),
+        ("bundle/bundle.out", "30.0 0 0\n", "x 0 0\n", "line 3: expected numbers"),
         ("bundle/bundle.out", "30.0 0 0\n", "-30.0 0 0\n", "focal length"),
         ("bundle/bundle.out", "\n3 0 0 ", "\n3 9 0 ", "camera 9, of 4"),
         ("list.txt", "photos/", "lost/", "none of the 3 images exists"),
@@ -519,6 +521,37 @@ def test_bundler_faults_are_named(tmp_path: Path, file: str, old: str, new: str,
         read_source(tmp_path)
     (tmp_path / "list.txt").unlink()
     with pytest.raises(NerfError, match="needs its list"):
+        read_source(tmp_path)
+
+
+@pytest.mark.parametrize("block", [40, 2**22])
+def test_bundler_is_read_in_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    writers.write_bundler(tmp_path, writers.rig(4, **MIDDLE), POINTS[:2])
+    path = tmp_path / "bundle/bundle.out"
+    want = read_source(tmp_path).points
+    monkeypatch.setattr(arrays, "BLOCK", block)
+    text = path.read_text().replace("\n", "\n# and\n", 20)
+    path.write_text(text)
+    got = read_source(tmp_path).points
+    assert want is not None and got is not None
+    np.testing.assert_array_equal(got.xyz, want.xyz)
+    np.testing.assert_array_equal(got.xy, want.xy)
+    path.write_text(text + "1 2 1e300")
+    with pytest.raises(NerfError, match=f"line {len(text.splitlines()) + 1} has absurd values"):
+        read_source(tmp_path)
+
+
+def test_bundler_may_be_a_large_file_without_points(tmp_path: Path) -> None:
+    writers.write_bundler(tmp_path, writers.rig(4, **MIDDLE), POINTS[:0])
+    assert read_source(tmp_path).points is None
+    path = tmp_path / "bundle/bundle.out"
+    os.truncate(path, 2**28 + 1)  # with zeros that take no space
+    with pytest.raises(NerfError, match="expected numbers"):
+        read_source(tmp_path)
+    os.truncate(path, 2**30 + 1)
+    with pytest.raises(NerfError, match="absurdly large"):
         read_source(tmp_path)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import zipfile
+from array import array
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,8 @@ HEADER = re.compile(
     rb"'shape': \((\d{1,9}), (\d{1,9})\), \}"
 )
 MOST_BYTES = 2**16  # of a file or member that holds one matrix
+BLOCK = 2**22  # characters of a large text file that are parsed at once
+COMMENT = re.compile(r"(?<!\S)#[^\n]*")
 MOST_TEXT = 2**28  # of any text file
 
 
@@ -113,6 +117,58 @@ def parse_numbers(text: str, where: str, count: int | None = None) -> list[float
     if largest > MOST_DISTANT:
         raise NerfError(f"{where} has absurd values ({largest:.3g}).")
     return numbers
+
+
+def read_numbers(path: Path, most: int) -> array[float]:
+    """Read all numbers of a text file, finite and not absurd; # begins a comment.
+
+    One block after another is parsed, so that the words take little memory. The result is no NumPy
+    array, whose single numbers are slow to read; np.frombuffer makes one of it.
+
+    Args:
+        most: bytes of the file.
+
+    Raises:
+        NerfError: as `read_text`, or something is no such number; names the line.
+    """
+    numbers = array("d")
+    for at, block in _read_blocks(path, most):
+        text = COMMENT.sub("", block) if "#" in block else block
+        try:
+            values = np.fromiter(map(float, text.split()), np.float64)
+            is_good = bool((np.abs(values) <= MOST_DISTANT).all())  # false for NaN
+        except ValueError:
+            is_good = False
+        else:
+            numbers.frombytes(values.tobytes())
+        if not is_good:
+            for i, line in enumerate(text.split("\n"), start=at):
+                parse_numbers(line, f"{path}, line {i}")
+    return numbers
+
+
+def _read_blocks(path: Path, most: int) -> Iterator[tuple[int, str]]:
+    """Read a text file in blocks that end with a line or, if it is very long, between two words.
+
+    Yields:
+        the number of the block's first line, and the block.
+    """
+    line, rest = 1, ""
+    try:
+        if path.stat().st_size > most:
+            raise NerfError(f"{path} is absurdly large ({path.stat().st_size / 1e6:.0f} MB).")
+        with path.open(encoding="utf-8-sig") as file:
+            while more := file.read(BLOCK):
+                text = rest + more
+                end = 1 + text.rfind("\n") or 1 + text.rfind(" ") or len(text)
+                yield line, text[:end]
+                line += text.count("\n", 0, end)
+                rest = text[end:]
+        yield line, rest
+    except UnicodeDecodeError as error:
+        raise NerfError(f"{path} is not a UTF-8 text file. Take an intact copy.") from error
+    except OSError as error:
+        raise NerfError(f"{path} cannot be read: {error.strerror}.") from error
 
 
 def read_rows(path: Path) -> list[list[float]]:

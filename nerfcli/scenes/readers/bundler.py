@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +16,13 @@ import numpy as np
 from nerfcli.cameras.lenses import Lens
 from nerfcli.core.config import SceneConfig
 from nerfcli.core.errors import NerfError
-from nerfcli.scenes.readers.arrays import read_text
+from nerfcli.scenes.readers.arrays import read_numbers, read_text
 from nerfcli.scenes.readers.collector import Collector, Pinhole, find_images
-from nerfcli.scenes.source import MOST_DISTANT, Points, Source
+from nerfcli.scenes.source import Points, Source
 
 FILES = ("bundle.out", "bundle/bundle.out", "bundle.rd.out", "sfm/bundle.out")
 LISTS = ("list.txt", "bundle.list.txt", "bundle.txt", "list_imgs.txt")
-WORDS = re.compile(r"#[^\n]*|\S+")  # and comments
+MOST_BYTES = 2**30  # of the reconstruction; ten thousand photos, and 6 GB of memory at most
 FOCAL = re.compile(r"\s+\d+\s+[\d.eE+-]+\s*$")  # that extract_focal adds to a name
 
 
@@ -68,9 +67,10 @@ def read_bundler(root: Path, path: Path, wanted: SceneConfig) -> Source:
             kept[-1] = collector.add(name, image, pose, camera, where, opengl=True)
     if unplaced:
         collector.notes.append(f"{unplaced} of {n_cameras} cameras are not part of the model")
-    points = _read_points(numbers, n_points, n_cameras)
+    tracks = _read_points(numbers, n_points, n_cameras)
+    del numbers  # as large as the file
     source = collector.finish("bundler")
-    return replace(source, points=_points(source, *points, kept))
+    return replace(source, points=_points(source, tracks, kept))
 
 
 def _list(root: Path, path: Path) -> list[str]:
@@ -91,62 +91,81 @@ class _Numbers:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        found = (match[0] for match in WORDS.finditer(read_text(path)))
-        self.words: Iterator[str] = (word for word in found if not word.startswith("#"))
+        self.values = read_numbers(path, MOST_BYTES)
+        self.at = 0
 
-    def take(self, n: int, what: str) -> list[float]:
-        """Return the next n numbers, finite and not absurd."""
-        values = []
-        for _ in range(n):
-            word = next(self.words, None)
-            if word is None:
-                raise NerfError(f"{what}: {self.path.name} ends before it; it is truncated.")
-            try:
-                values.append(float(word))
-            except ValueError as error:
-                raise NerfError(f"{what}: expected a number, got {word[:40]!r}.") from error
-        if not (np.abs(values) < MOST_DISTANT).all():  # false for NaN
-            raise NerfError(f"{what}: a value is not finite, or absurd.")
+    def take(self, n: int, what: str) -> array[float]:
+        """Return the next n numbers."""
+        values = self.values[self.at : self.at + n]
+        if len(values) < n:
+            raise NerfError(f"{what}: {self.path.name} ends before it; it is truncated.")
+        self.at += n
         return values
 
     def take_counts(self, n: int, what: str) -> list[int]:
         values = self.take(n, f"{self.path}: {what}")
-        if not all(value >= 0 and value == int(value) for value in values):
-            raise NerfError(f"{self.path}: {what} must be whole numbers, got {values}.")
+        if not all(value >= 0 and value.is_integer() for value in values):
+            raise NerfError(f"{self.path}: {what} must be whole numbers, got {list(values)}.")
         return [int(value) for value in values]
 
 
-def _read_points(numbers: _Numbers, n_points: int, n_cameras: int) -> tuple[np.ndarray, np.ndarray]:
-    """Read the points [n, 6] (x, y, z, r, g, b), and the views [m, 4] (point, camera, x, y)."""
-    points, views = array("d"), array("d")  # a list of lists would take ten times the memory
+@dataclass(frozen=True)
+class _Tracks:
+    """The points, [n, 6] (x, y, z, r, g, b), and the views of them.
+
+    Attributes:
+        point, camera: [m] int64. xy: [m, 2], from the image's middle.
+    """
+
+    points: np.ndarray
+    point: np.ndarray
+    camera: np.ndarray
+    xy: np.ndarray
+
+
+def _read_points(numbers: _Numbers, n_points: int, n_cameras: int) -> _Tracks:
+    """Read the points: six numbers each, their number of views, and four numbers for each view."""
+    starts = array("q")
     for i in range(n_points):
-        where = f"{numbers.path}, point {i}"
-        points.extend(numbers.take(6, where))
+        starts.append(numbers.at)
+        numbers.at += 6
         (n_views,) = numbers.take_counts(1, f"point {i}'s number of views")
-        for _ in range(n_views):
-            camera, _, x, y = numbers.take(4, where)
-            if not (camera == int(camera) and 0 <= camera < n_cameras):
-                raise NerfError(f"{where}: a view of camera {camera:g}, of {n_cameras} cameras.")
-            views.extend((i, camera, x, y))
-    return np.array(points).reshape(-1, 6), np.array(views).reshape(-1, 4)
+        numbers.at += 4 * n_views
+    if numbers.at > len(numbers.values):
+        numbers.take(1, f"{numbers.path}, point {n_points - 1}")
+    values, first = np.frombuffer(numbers.values), np.frombuffer(starts, np.int64)
+    counts = values[first + 6].astype(np.int64)
+    point = np.repeat(np.arange(n_points), counts)
+    earlier = np.cumsum(counts) - counts  # views of the points before
+    view = (first + 7 - 4 * earlier)[point] + 4 * np.arange(len(point))
+    camera = values[view]
+    wrong = np.flatnonzero((camera != np.floor(camera)) | (camera < 0) | (camera >= n_cameras))
+    if len(wrong):
+        at = wrong[0]
+        raise NerfError(
+            f"{numbers.path}, point {point[at]}: a view of camera {camera[at]:g}, of {n_cameras} "
+            "cameras."
+        )
+    points = values[first[:, None] + np.arange(6)]
+    xy = np.stack([values[view + 2], values[view + 3]], axis=1)
+    return _Tracks(points, point, camera.astype(np.int64), xy)
 
 
-def _points(
-    source: Source, points: np.ndarray, views: np.ndarray, kept: list[str | None]
-) -> Points | None:
+def _points(source: Source, tracks: _Tracks, kept: list[str | None]) -> Points | None:
     """Collect the points, and the views of frames that are part of the source."""
-    if not len(points):
+    if not len(tracks.points):
         return None
     index = {frame.name: i for i, frame in enumerate(source.frames)}
     frame_of = np.array([index.get(name or "", -1) for name in kept], np.int64)
-    frames = frame_of[views[:, 1].astype(np.int64)]
-    views, frames = views[frames >= 0], frames[frames >= 0]
+    frames = frame_of[tracks.camera]
+    is_kept = frames >= 0
+    frames = frames[is_kept]
     middle = np.array([frame.principal for frame in source.frames])[frames]
     return Points(
-        points[:, :3],
-        points[:, 3:].clip(0, 255).astype(np.uint8),
+        tracks.points[:, :3],
+        tracks.points[:, 3:].clip(0, 255).astype(np.uint8),
         None,
-        views[:, 0].astype(np.int64),
+        tracks.point[is_kept],
         frames,
-        middle + views[:, 2:] * [1.0, -1.0],
+        middle + tracks.xy[is_kept] * [1.0, -1.0],
     )
