@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import source_writers as writers
 import torch
+from PIL import Image
 from source_writers import HEIGHT, POINTS, WIDTH, Rig
 
 from nerfcli.core.config import SceneConfig
@@ -577,6 +578,23 @@ def test_known_captures_that_are_not_read_are_named(tmp_path: Path, file: str, w
     writers.put(tmp_path / file, "x")
     with pytest.raises(NerfError, match=word):
         read_source(tmp_path)
+
+
+@pytest.mark.parametrize("kind", INTRINSICS)
+def test_each_image_is_opened_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    writers.WRITERS[kind](tmp_path, writers.rig(3, **INTRINSICS[kind]))
+    opened = []
+    original = Image.open
+
+    def count(path: Path) -> Image.Image:
+        opened.append(path)
+        return original(path)
+
+    monkeypatch.setattr(Image, "open", count)
+    frames = read_source(tmp_path).frames
+    assert len(opened) == len(frames) > 1
 
 
 # what other systems leave behind

@@ -198,7 +198,8 @@ def check_pose(matrix: Any, where: str, key: str = "transform_matrix") -> tuple[
         raise NerfError(f"{where}: {key} has absurd values ({np.abs(array).max():.3g}).")
     block = array[:3, :3]
     with np.errstate(divide="ignore"):  # where it is singular
-        scale = float(np.cbrt(abs(np.linalg.det(block))))
+        determinant = np.linalg.det(block)
+    scale = float(np.cbrt(abs(determinant)))
     if scale < 1e-9:
         raise NerfError(f"{where}: the rotation in {key} is singular.")
     rotation = block / scale
@@ -208,7 +209,7 @@ def check_pose(matrix: Any, where: str, key: str = "transform_matrix") -> tuple[
             f"{where}: the rotation in {key} is not orthonormal "
             f"(R^T R is off by {error:.2g}, allowed {POSE_TOLERANCE:g})."
         )
-    if np.linalg.det(rotation) < 0:
+    if determinant < 0:
         raise NerfError(f"{where}: the rotation in {key} is mirrored (determinant -1).")
     u, _, vt = np.linalg.svd(rotation)
     return np.concatenate([u @ vt, array[:3, 3:]], axis=1), scale
@@ -222,11 +223,18 @@ def opengl_matrix(c2w: np.ndarray) -> list[list[float]]:
 
 
 def read_stored_size(path: Path, stated: tuple[int, int] | None) -> tuple[int, int, bool]:
-    """Read the size of what `read_image(path, size=...)` returns, and whether it has alpha.
+    """Read the size of what `read_image(path, size=...)` returns, and whether it has alpha."""
+    return stored_size(image_header(path), stated)
+
+
+def stored_size(
+    header: tuple[int, int, bool, bool], stated: tuple[int, int] | None
+) -> tuple[int, int, bool]:
+    """Choose width and height from what `image_header` reads, and whether it has alpha.
 
     The EXIF orientation counts only if the turned image alone has the stated size.
     """
-    width, height, has_alpha, turned = image_header(path)
+    width, height, has_alpha, turned = header
     if turned and stated == (height, width) and width != height:
         return height, width, has_alpha
     return width, height, has_alpha

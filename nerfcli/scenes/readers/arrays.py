@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import zipfile
 from array import array
@@ -111,7 +112,7 @@ def parse_numbers(text: str, where: str, count: int | None = None) -> list[float
         raise NerfError(f"{where}: expected numbers, got {shown!r}.") from error
     if count is not None and len(numbers) != count:
         raise NerfError(f"{where}: expected {count} numbers, got {len(numbers)}.")
-    if not np.isfinite(numbers).all():
+    if not all(map(math.isfinite, numbers)):
         raise NerfError(f"{where} has values that are not finite.")
     largest = max(map(abs, numbers), default=0.0)
     if largest > MOST_DISTANT:

@@ -12,7 +12,7 @@ import numpy as np
 from nerfcli.cameras.lenses import Lens
 from nerfcli.core.config import SceneConfig
 from nerfcli.core.errors import NerfError
-from nerfcli.scenes.images import ensure_complete
+from nerfcli.scenes.images import ensure_complete, image_header
 from nerfcli.scenes.readers.folders import resized_note, size_ratio
 from nerfcli.scenes.readers.frame_faults import FrameFaults
 from nerfcli.scenes.readers.pictures import (
@@ -32,7 +32,7 @@ from nerfcli.scenes.source import (
     check_principal,
     natural_key,
     number,
-    read_stored_size,
+    stored_size,
 )
 
 MOST_SKEW = 1.0  # pixels at the image's edge; more would be visible, and we have no such camera
@@ -99,6 +99,13 @@ class Collector:
 
     def __post_init__(self) -> None:
         self.faults = FrameFaults(skip=self.wanted.skip_bad_frames)
+        self._headers: dict[Path, tuple[int, int, bool, bool]] = {}
+
+    def header(self, image: Path) -> tuple[int, int, bool, bool]:
+        """Read an image's header as `image_header` does, once."""
+        if image not in self._headers:
+            self._headers[image] = image_header(image)
+        return self._headers[image]
 
     def add(
         self,
@@ -132,7 +139,7 @@ class Collector:
             return None
         if self.wanted.skip_bad_frames:
             ensure_complete(image)
-        width, height, has_alpha = read_stored_size(image, camera.size)
+        width, height, has_alpha = stored_size(self.header(image), camera.size)
         real = (width, height)
         size = camera.size or real
         sx, sy = size_ratio(real, size, where)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections import ChainMap
 from collections.abc import Mapping
 from typing import Any
 
@@ -143,7 +142,7 @@ def parse_intrinsics(
         NerfError: no focal length, an absurd one, an unsupported lens, or an image of another
             shape than stated.
     """
-    keys = ChainMap(dict(frame), dict(top))
+    keys = {**top, **frame}
     width, height = parse_size(keys, where) or real
     if camera_model_name(keys) == "EQUIRECTANGULAR":  # its focal lengths say nothing
         size_ratio(real, (width, height), where)

@@ -24,6 +24,7 @@ CONVERTIBLE = (
     *(".exr", ".hdr", ".jp2", ".pgm", ".jpe", ".jfif", ".mpo"),
 )
 DEPTH_EXTENSIONS = (".png", ".tif", ".tiff", ".npy")
+PICTURES = frozenset((*EXTENSIONS, *DEPTH_EXTENSIONS, *CONVERTIBLE))
 FOREIGN_FILES = {"thumbs.db", "desktop.ini", "__macosx", "@eadir"}  # left by other systems
 
 
@@ -56,8 +57,7 @@ def fold(name: str) -> str:
 def split_name(name: str) -> tuple[str, str]:
     """Split a name before its extension; what is no extension of a picture belongs to the stem."""
     stem, dot, ending = name.rpartition(".")
-    known = {*EXTENSIONS, *DEPTH_EXTENSIONS, *CONVERTIBLE}
-    return (stem, dot + ending) if stem and (dot + ending).lower() in known else (name, "")
+    return (stem, dot + ending) if stem and (dot + ending).lower() in PICTURES else (name, "")
 
 
 def suffix_of(name: str) -> str:
@@ -112,7 +112,9 @@ class Listing:
         """Find a file of this name, or of this name with an extension of a picture."""
         if self.is_closed and is_file(self.path / name):
             return self.path / name
-        tried = (name, *(name + extension for extension in EXTENSIONS if not split_name(name)[1]))
+        if name in self.files:
+            return self.path / name
+        tried = () if split_name(name)[1] else (name + extension for extension in EXTENSIONS)
         return next((self.path / other for other in tried if other in self.files), None)
 
     def find(self, name: str, extensions: Sequence[str]) -> Path | None:

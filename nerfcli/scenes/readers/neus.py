@@ -18,7 +18,6 @@ from nerfcli.cameras.boxes import Box
 from nerfcli.core.config import SceneConfig
 from nerfcli.core.errors import NerfError
 from nerfcli.scenes.extent import REACH, cascades_for
-from nerfcli.scenes.images import image_header
 from nerfcli.scenes.readers.arrays import read_npz
 from nerfcli.scenes.readers.collector import Collector, Pinhole, list_images
 from nerfcli.scenes.readers.pictures import image_files
@@ -53,7 +52,7 @@ def read_neus(root: Path, path: Path, wanted: SceneConfig) -> Source:
     cameras: dict[int, tuple[Pinhole, np.ndarray]] = {}
     for i, image in images.items():
         with collector.faults.collect():
-            size = image_header(image)[:2]
+            size = collector.header(image)[:2]
             camera, pose = _decompose(worlds[i], f"{path}: world_mat_{i}")
             cameras[i] = replace(camera, size=size), pose
     shift = _shift([camera for camera, _ in cameras.values()], collector)

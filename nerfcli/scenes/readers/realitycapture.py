@@ -18,7 +18,6 @@ import numpy as np
 from nerfcli.cameras.lenses import Lens
 from nerfcli.core.config import SceneConfig
 from nerfcli.core.errors import NerfError
-from nerfcli.scenes.images import image_header
 from nerfcli.scenes.readers.arrays import parse_numbers, read_text
 from nerfcli.scenes.readers.collector import Collector, Pinhole, find_images
 from nerfcli.scenes.readers.listings import list_files
@@ -81,7 +80,9 @@ def read_realitycapture(root: Path, path: Path, wanted: SceneConfig) -> Source:
                 name: parse_numbers(row.get(name) or "0", f"{where}: {name}", 1)[0]
                 for name in (*NEEDED[1:], *OPTIONAL)
             }
-            camera = Pinhole((1.0, 1.0)) if image is None else _intrinsics(values, image)
+            camera = Pinhole((1.0, 1.0))
+            if image is not None:
+                camera = _intrinsics(values, collector.header(image)[:2])
             collector.add(row["name"], image, _pose(values), camera, where, opengl=True)
     return collector.finish("realitycapture", near_origin=True)
 
@@ -116,8 +117,8 @@ def _turn(axis: int, angle: float) -> np.ndarray:
     return matrix
 
 
-def _intrinsics(values: dict[str, float], image: Path) -> Pinhole:
-    width, height = image_header(image)[:2]
+def _intrinsics(values: dict[str, float], size: tuple[int, int]) -> Pinhole:
+    width, height = size
     longer = max(width, height)
     focal = values["f"] * longer / FILM
     principal = (width / 2 + values["px"] * longer, height / 2 + values["py"] * longer)
