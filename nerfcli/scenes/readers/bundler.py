@@ -22,7 +22,7 @@ from nerfcli.scenes.source import Points, Source
 
 FILES = ("bundle.out", "bundle/bundle.out", "bundle.rd.out", "sfm/bundle.out")
 LISTS = ("list.txt", "bundle.list.txt", "bundle.txt", "list_imgs.txt")
-MOST_BYTES = 2**30  # of the reconstruction; ten thousand photos, and 6 GB of memory at most
+MOST_BYTES = 2**30  # some ten thousand photos; reading takes several times as much memory
 FOCAL = re.compile(r"\s+\d+\s+[\d.eE+-]+\s*$")  # that extract_focal adds to a name
 
 
