@@ -24,8 +24,11 @@ from nerfcli.cli import main
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Progress
 from nerfcli.prepare import PrepareOptions, Stopped, clear_scene, pipeline, prepare_scene, sfm
+from nerfcli.prepare.masks import take_masks
 from nerfcli.prepare.normalise import DISTANCE, estimate_up, normalise
 from nerfcli.prepare.photos import (
+    TURNS,
+    Photo,
     find_photos,
     make_names,
     take_photos,
@@ -402,6 +405,31 @@ def test_a_broken_tag_does_not_cost_a_turned_photo(tmp_path: Path) -> None:
 def test_names_that_are_not_utf8_are_changed(tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9.jpg")
     assert make_names([name, "caf_.jpg"]) == {name: "caf__2.jpg", "caf_.jpg": "caf_.jpg"}
+
+
+@pytest.mark.parametrize("stored", [True, False, None])
+def test_masks_are_turned_as_the_size_of_others_says(tmp_path: Path, stored: bool | None) -> None:
+    """Upside down a mask has the size of its photo; one on its side says how the set is stored."""
+    photos, found, notes = {}, {}, []
+    for name, orientation, size in (("a", 6, (4, 8)), ("b", 3, (8, 4)), ("c", 8, (4, 4))):
+        if name == "a" and stored is None:
+            continue
+        turn = TURNS[orientation]
+        photos[name] = Photo(f"{name}.jpg", size, False, (), orientation)
+        mask = Image.new("L", size, 255)
+        mask.paste(0, (0, 0, size[0], 2))
+        back = {6: 8, 8: 6, 3: 3}[orientation]
+        if stored:
+            mask = mask.transpose(TURNS[back])
+        assert not stored or mask.transpose(turn).size == size
+        found[name] = tmp_path / f"{name}.png"
+        mask.save(found[name])
+    take_masks(found, photos, tmp_path / "out", notes.append)
+    for name in photos:
+        with Image.open(tmp_path / "out" / f"{name}.jpg.png") as image:
+            pixels = np.array(image)
+        assert (pixels[:2] == 0).all() and (pixels[2:] == 255).all()
+    assert len(notes) == (1 if stored is None else 0)
 
 
 def test_up_is_square_to_level_cameras_that_all_look_down() -> None:
