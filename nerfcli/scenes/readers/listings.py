@@ -25,7 +25,14 @@ CONVERTIBLE = (
 )
 DEPTH_EXTENSIONS = (".png", ".tif", ".tiff", ".npy")
 PICTURES = frozenset((*EXTENSIONS, *DEPTH_EXTENSIONS, *CONVERTIBLE))
-FOREIGN_FILES = {"thumbs.db", "desktop.ini", "__macosx", "@eadir"}  # left by other systems
+FOREIGN_FILES = {
+    "thumbs.db",
+    "desktop.ini",
+    "__macosx",
+    "@eadir",
+    "#recycle",
+    "$recycle.bin",
+}  # left by other systems
 
 
 def is_file(path: Path) -> bool:
