@@ -13,7 +13,7 @@ from nerfcli.scenes.image_cache import ImageCache, load_views, views_bytes
 from nerfcli.scenes.readers import llff
 from nerfcli.scenes.readers.foreign import describe_foreign
 from nerfcli.scenes.scene import Scene, Similarity
-from nerfcli.scenes.source import Source, abbreviate
+from nerfcli.scenes.source import Source, abbreviate, check_images
 
 __all__ = [
     "ImageCache",
@@ -54,8 +54,12 @@ def read_source(path: str | Path, wanted: SceneConfig | None = None) -> Source:
     Raises:
         NerfError: no such folder, no known format, or whatever is wrong in the files.
     """
-    path = Path(path)
-    wanted = wanted or SceneConfig()
+    source = _read_source(Path(path), wanted or SceneConfig())
+    check_images(source.frames)
+    return source
+
+
+def _read_source(path: Path, wanted: SceneConfig) -> Source:
     if wanted.images is not None and not Path(wanted.images).is_dir():
         raise NerfError(f"the folder of images {wanted.images} (scene.images) does not exist.")
     if path.is_file():

@@ -283,6 +283,21 @@ def find_duplicates(names: Iterable[str]) -> list[str]:
     return [name for name, count in seen.items() if count > 1]
 
 
+def check_images(frames: Sequence[Frame]) -> None:
+    """Raise NerfError if one image file belongs to two poses; one of them must be wrong."""
+    first: dict[Path, Frame] = {}
+    for frame in frames:
+        if frame.image is None:
+            continue
+        other = first.setdefault(frame.image, frame)
+        if other is not frame and not np.allclose(frame.c2w, other.c2w, rtol=1e-3, atol=1e-3):
+            raise NerfError(
+                f"{frame.image} is the only file for two frames with different poses, {other.name} "
+                f"and {frame.name}. If their folders differ, --images DIR must name the folder "
+                "that holds both folders."
+            )
+
+
 def median_focal(frames: Sequence[Frame]) -> float:
     """Choose one focal length for all, relative to the width, for a target that holds only one."""
     ratios = sorted(frame.focal[0] / frame.size[0] for frame in frames)

@@ -237,8 +237,10 @@ class Pictures:
                 path = self._follow(rule.folder, parts, is_exact)
                 if path is None:
                     continue
-                is_other = taken.setdefault(path, name.parts) != name.parts
-                if not is_other or (is_exact and not rule.is_moved):
+                first = taken.setdefault(path, name.parts)
+                # equal names of two folders, both cut off: an error of the whole scene
+                is_unclear = self.given is not None and first[-1] == name.parts[-1]
+                if first == name.parts or is_unclear or (is_exact and not rule.is_moved):
                     found[name.stated] = path
         return [
             _Find(
