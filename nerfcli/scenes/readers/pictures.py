@@ -99,6 +99,7 @@ class Pictures:
         self._taken: dict[Path, tuple[str, ...]] = {}
         self._finds: list[_Find] = []
         self._rules: dict[bool, _Rule] = {}
+        self._alike: list[Path] = []
 
     def find_all(self, stated: Iterable[str]) -> dict[str, Path]:
         """Find files by their stated names, all in the same way; leaves out what is not there.
@@ -123,6 +124,18 @@ class Pictures:
     def find(self, stated: str) -> Path | None:
         """Find one file by its stated name; None if it is not there."""
         return self.find_all([stated]).get(stated)
+
+    def prefer_exact(self, stated: Iterable[str]) -> None:
+        """Put those of `others` first that hold most of these very names; note if several do."""
+        parts = {
+            name.parts[-1:] if name.is_foreign else name.parts for name in map(_parse_name, stated)
+        }
+        held = {
+            folder: sum(self._follow(folder, each, is_exact=True) is not None for each in parts)
+            for folder in self.others
+        }
+        self.others.sort(key=lambda folder: -held[folder])
+        self._alike = [folder for folder in self.others if held[folder] == len(parts)]
 
     def name_of(self, stated: str, path: Path) -> str:
         """Name a found file: by its place below `root`, or as stated where the user gave a folder.
@@ -173,6 +186,10 @@ class Pictures:
                 f"{len(moved)} {self.what} are not where they are stated ({moved[0].stated}), "
                 f"{read} is read"
             )
+        if len(self._alike) > 1 and self.folder in self._alike:
+            folders = ", ".join(relative_name(folder, self.root) for folder in self._alike)
+            read = relative_name(self.folder, self.root)
+            notes.append(f"each of {folders} holds all {self.what}, {read} is read")
         outside = [find for find in self._finds if find.is_outside]
         if outside:
             notes.append(
