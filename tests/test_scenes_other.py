@@ -69,8 +69,6 @@ def test_what_is_read_is_converted(tmp_path: Path, kind: str) -> None:
     assert [f.split for f in again.frames] == [f.split for f in source.frames]
 
 
-
-
 @pytest.mark.parametrize("kind", ["metashape", "realitycapture", "bundler"])
 @pytest.mark.parametrize("folder", ["masks", "Depth", "depth_maps", "confidence", "a_previews"])
 def test_what_lies_beside_photos_is_not_taken_for_them(
@@ -88,6 +86,15 @@ def test_what_lies_beside_photos_is_not_taken_for_them(
         text.write_text(labels.replace(".jpg", ".JPG") if kind == "metashape" else labels)
     frames = read_source(tmp_path).frames
     assert {frame.image.parent.name for frame in frames if frame.image} == {"zoo"}
+
+
+def test_very_names_win_over_other_extensions_in_usual_folders(tmp_path: Path) -> None:
+    writers.write_bundler(tmp_path, writers.rig(3, **MIDDLE))
+    (tmp_path / "list.txt").write_text("0.jpg\n1.jpg\n2.jpg\n")
+    for i in range(3):
+        writers.photo(tmp_path / f"images/{i}.png")
+    frames = read_source(tmp_path).frames
+    assert {frame.image.parent.name for frame in frames if frame.image} == {"photos"}
 
 
 def test_the_one_of_several_folders_of_photos_is_named(tmp_path: Path) -> None:

@@ -99,6 +99,7 @@ class Pictures:
         self._taken: dict[Path, tuple[str, ...]] = {}
         self._finds: list[_Find] = []
         self._rules: dict[bool, _Rule] = {}
+        self._first: list[Path] = []
         self._alike: list[Path] = []
 
     def find_all(self, stated: Iterable[str]) -> dict[str, Path]:
@@ -126,15 +127,17 @@ class Pictures:
         return self.find_all([stated]).get(stated)
 
     def prefer_exact(self, stated: Iterable[str]) -> None:
-        """Put those of `others` first that hold most of these very names; note if several do."""
+        """Look first where most of these very names are, even in `others`; note if several do."""
         parts = {
             name.parts[-1:] if name.is_foreign else name.parts for name in map(_parse_name, stated)
         }
         held = {
             folder: sum(self._follow(folder, each, is_exact=True) is not None for each in parts)
-            for folder in self.others
+            for folder in (*self.folders, *self.others)
         }
         self.others.sort(key=lambda folder: -held[folder])
+        usual = max(held[folder] for folder in self.folders)
+        self._first = [folder for folder in self.others[:1] if held[folder] > 2 * usual]
         self._alike = [folder for folder in self.others if held[folder] == len(parts)]
 
     def name_of(self, stated: str, path: Path) -> str:
@@ -168,7 +171,9 @@ class Pictures:
     @property
     def places(self) -> list[Path]:
         """Where the files are looked for, in order."""
-        return [*self.folders, *self.others] if self.given is None else [self.given]
+        if self.given is not None:
+            return [self.given]
+        return list(dict.fromkeys((*self._first, *self.folders, *self.others)))
 
     @property
     def folder(self) -> Path | None:
