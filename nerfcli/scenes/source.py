@@ -29,6 +29,10 @@ LEAST_HALF_SIZE = 1e-9  # of a box
 FIELD_OF_VIEW = (0.1, 179.0)  # degrees; anything beyond is a mistake for a perspective lens
 
 
+class NoFrames(NerfError):
+    """Files of a format that hold no frame at all, such as files of another purpose."""
+
+
 @dataclass(frozen=True)
 class Depth:
     """A depth image of a view.
@@ -136,15 +140,18 @@ def read_object(path: Path, notes: list[str] | None = None) -> dict[str, Any]:
         notes: gets a line if a key is stated more than once.
 
     Raises:
-        NerfError: as `read_json`, or not an object.
+        NoFrames: as `read_json`, or not an object.
     """
     twice: list[str] = []
-    data = read_json(path, lenient=True, twice=twice)
+    try:
+        data = read_json(path, lenient=True, twice=twice)
+    except NerfError as error:
+        raise NoFrames(str(error)) from error
     if twice and notes is not None:
         keys = abbreviate(list(dict.fromkeys(twice)))
         notes.append(f"{path.name} states a key more than once, the last value counts: {keys}")
     if not isinstance(data, dict):
-        raise NerfError(f"{path} must hold a JSON object, found a {type(data).__name__}.")
+        raise NoFrames(f"{path} must hold a JSON object, found a {type(data).__name__}.")
     return data
 
 

@@ -26,6 +26,7 @@ from nerfcli.scenes.readers.pictures import (
 from nerfcli.scenes.source import (
     OPENGL_COLUMNS,
     Frame,
+    NoFrames,
     Source,
     abbreviate,
     check_focal,
@@ -198,14 +199,14 @@ class Collector:
         self.notes += self.faults.finish(len(self.frames))
         if not self.frames:
             if not self.missing:
-                raise NerfError(f"{self.file} states no camera that can be used.")
+                raise NoFrames(f"{self.file} states no camera that can be used.")
             looked = self.looked
             if self.pictures is not None:
                 looked = ", ".join(
                     relative_name(place, self.root) for place in self.pictures.places
                 )
             looked = f" Looked in: {looked}." if looked else ""
-            raise NerfError(
+            raise NoFrames(
                 f"{self.file}: none of the {len(self.missing)} images exists, the first is "
                 f"{self.missing[0]!r}.{looked} --images DIR says where they are."
             )
@@ -295,7 +296,7 @@ def list_images(root: Path, folders: Sequence[str], wanted: SceneConfig) -> list
     images = next(filter(None, found), None)
     if images is None:
         looked = ", ".join(relative_name(place, root) for place in places)
-        raise NerfError(
+        raise NoFrames(
             f"{root} has no images. Looked in: {looked}. --images DIR says where they are."
         )
     return images

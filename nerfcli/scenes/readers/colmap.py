@@ -22,6 +22,7 @@ from nerfcli.scenes.readers.pictures import Pictures, is_image_folder
 from nerfcli.scenes.source import (
     MOST_DISTANT,
     Frame,
+    NoFrames,
     Points,
     Source,
     abbreviate,
@@ -114,7 +115,7 @@ def _read_model(folder: Path) -> tuple[ColmapModel, list[str]]:
         for kind in ("bin", "txt")
     )
     if not binary and not text:
-        raise NerfError(
+        raise NoFrames(
             f"{folder} has no complete COLMAP model: cameras and images are needed, both as .bin "
             "or both as .txt."
         )
@@ -159,7 +160,7 @@ def _find_images(pictures: Pictures, images: list[ColmapImage]) -> tuple[Path, d
         return pictures.folder or pictures.root, found
     root = pictures.root
     looked = ", ".join(os.path.relpath(place, root) for place in pictures.places)
-    raise NerfError(
+    raise NoFrames(
         f"{root}: none of the {len(images)} images of the COLMAP model exists, the first is "
         f"{images[0].name!r}. Looked in: {looked}. "
         "--images DIR says where they are."
