@@ -191,7 +191,7 @@ def test_a_run_in_which_no_ray_meets_anything_stops(
     sampler = loop.trainer.field.sampler  # type: ignore[attr-defined]
     sampler.restrict(torch.zeros_like(sampler.grid.possible))
     stop: Any = NeverStop()
-    with pytest.raises(NerfError, match="nothing to learn from: no ray met an occupied cell"):
+    with pytest.raises(NerfError, match="nothing to learn from: no ray meets an occupied cell"):
         loop.go(stop)
     assert loop.step == min(steps, 3)
     assert not run.has_checkpoint
@@ -244,7 +244,7 @@ def test_silhouettes_that_leave_nothing_are_not_used_and_reported(
     nothing = torch.zeros(8, 8, 8, dtype=torch.bool)
     monkeypatch.setattr(hashgrid_trainer, "visual_hull", lambda *_: nothing)
     loop, said = begun(ball, tmp_path / "run")
-    assert [line for line in said if "silhouettes leave 0 of 512 cells" in line]
+    assert [line for line in said if "leave too little (0 of 512 cells)" in line]
     assert grid_of(loop).possible.any()
 
 

@@ -258,7 +258,7 @@ class Loop:
                 callback(self)
         self.elapsed = clock.elapsed()
         if self.step > first_step and not int(self.n_samples):
-            raise self._nothing_met(self.step - first_step)
+            raise self._nothing_met()
         self.save()
         seconds = max(self.elapsed - self.first_seconds, 1e-9)
         return {
@@ -296,7 +296,7 @@ class Loop:
         if not math.isfinite(loss):
             raise self._diverged(f"the loss is {loss}")
         if int(self.n_samples) == self.n_counted:
-            raise self._nothing_met(METRICS_EVERY)
+            raise self._nothing_met()
         self.n_counted = int(self.n_samples)
         now = _decibels(mse)
         self.psnr = now if self.psnr == 0.0 else 0.8 * self.psnr + 0.2 * now
@@ -330,11 +330,11 @@ class Loop:
             share = max(self.budget.progress(step, elapsed), 1e-3)
             self.progress.update(step, total=int(step / share), **values)
 
-    def _nothing_met(self, n_steps: int) -> NerfError:
+    def _nothing_met(self) -> NerfError:
         return NerfError(
-            f"nothing to learn from: no ray met an occupied cell in the last {n_steps} steps (by "
-            f"step {self.step}). Do box, near and far hold what the cameras see? Ask `nerf check`, "
-            "or state another half size of the box, --set scene.box=2."
+            f"nothing to learn from: no ray meets an occupied cell (by step {self.step}). Do box, "
+            "near and far hold what the cameras see? Ask `nerf check`, or state another half size "
+            "of the box, --set scene.box=2."
         )
 
     def _diverged(self, how: str) -> NerfError:

@@ -20,7 +20,7 @@ from nerfcli.extraction.mpi_page import parallax_page
 from nerfcli.extraction.multiview import sphere_cameras, write_cameras, write_views
 from nerfcli.extraction.point_cloud import field_points
 from nerfcli.extraction.solid import Solid, solid_of
-from nerfcli.extraction.source_field import SourceField
+from nerfcli.extraction.source_field import SourceField, forget_unseen
 from nerfcli.extraction.textured_files import save_textured
 from nerfcli.extraction.visibility import Visibility, compute_visibility
 from nerfcli.extraction.voxels import field_voxels
@@ -76,9 +76,10 @@ def export_run(
         return _cameras(Scene.from_json(run.scene_json), out, base)
     model = field_for_shapes(run, backend, progress)
     progress.note(model.backend)
-    source = SourceField.of(model)
     if options.to == "views":
+        forget_unseen(model)
         return _views(model, out, options, base, progress)
+    source = SourceField.of(model)
     if options.to == "mpi":
         return _planes(source, out, options, base, progress)
     if options.to == "points":

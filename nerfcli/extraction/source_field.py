@@ -41,15 +41,10 @@ class SourceField:
 
     @staticmethod
     def of(model: Model) -> SourceField:
-        """Let a model stand for a shape. Its occupancy grid loses the cells that no camera sees.
-
-        A run of an earlier version may have such cells. Masks do not count here: their files are
-        not in a run.
-        """
+        """Let a model stand for a shape. Its occupancy grid loses the cells that no camera sees."""
         field, scene, grid = model.field, model.scene, model.field.occupancy
-        if grid is not None:
-            seen = seen_cells(scene, grid.box, grid.resolution, masked=False)
-            grid.occupied &= seen.to(grid.occupied.device)
+        seen = forget_unseen(model)
+        if grid is not None and seen is not None:
             return SourceField(model, field.steps, grid.occupied, seen, grid.box)
         box = Box(field.box.center, field.box.outer_half_size)
         seen = seen_cells(scene, box, LATTICE, masked=False)
@@ -115,6 +110,20 @@ class SourceField:
         if len(inside):
             sigmas[inside] = self.model.field.density(points[inside])
         return sigmas
+
+
+def forget_unseen(model: Model) -> Tensor | None:
+    """Empty the cells of an occupancy grid that no training camera sees; return those it sees.
+
+    A run of an earlier version may have such cells. Masks do not count here: their files are not in
+    a run. None where the field has no grid.
+    """
+    grid = model.field.occupancy
+    if grid is None:
+        return None
+    seen = seen_cells(model.scene, grid.box, grid.resolution, masked=False)
+    grid.occupied &= seen.to(grid.occupied.device)
+    return seen
 
 
 def _lattice_cells(field: Field, box: Box, step: float) -> Tensor:

@@ -21,7 +21,13 @@ from nerfcli.reference.fused import Objective, StepOut, loss_terms, render_sampl
 from nerfcli.reference.radiance import NetParams
 from nerfcli.scenes import Scene
 from nerfcli.scenes.coverage import seen_cells
-from nerfcli.scenes.hull import Silhouettes, is_plausible, visual_hull
+from nerfcli.scenes.hull import (
+    Silhouettes,
+    contradict_each_other,
+    is_plausible,
+    silhouettes_of,
+    visual_hull,
+)
 from nerfcli.scenes.views import Views
 
 MIN_RAYS, MAX_RAYS = 64, 2**17
@@ -69,13 +75,15 @@ class HashGridTrainer:
             )
         remark = None
         if self.scene.has_alpha and box.n_cascades == 1:
-            hull = visual_hull(self.scene, views, box, n, silhouettes)
-            if is_plausible(hull):
-                possible[0] &= hull
+            silhouettes = silhouettes or silhouettes_of(self.scene, views)
+            left = possible[0] & visual_hull(self.scene, views, box, n, silhouettes)
+            if is_plausible(left) and not contradict_each_other(silhouettes, box):
+                possible[0] = left
             else:
                 remark = (
-                    f"silhouettes leave {int(hull.sum())} of {hull.numel()} cells, so they are not "
-                    "used; do poses and alpha belong together? `nerf check` looks at the poses"
+                    f"silhouettes contradict each other, or leave too little ({int(left.sum())} of "
+                    f"{left.numel()} cells), so they are not used; do poses and alpha belong "
+                    "together? `nerf check` looks at the poses"
                 )
         self.field.sampler.restrict(possible)
         return remark

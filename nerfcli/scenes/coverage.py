@@ -230,19 +230,26 @@ def _blocks(
     blocks = padded.reshape(2, rows, step, columns, step)
     some, whole = blocks[0].any((1, 3)), blocks[1].all((1, 3))
     y, x = (torch.arange(n + 1, dtype=torch.float64) * step for n in (rows, columns))
-    corners = _directions(camera, x.clamp(max=width), y.clamp(max=height))
+    grid = _directions(camera, x.clamp(max=width), y.clamp(max=height))
+    corners = [grid[i : rows + i, j : columns + j] for i in (0, 1) for j in (0, 1)]
     middles = _directions(camera, (x[1:] + x[:-1]) / 2, (y[1:] + y[:-1]) / 2)
-    gaps = [np.linalg.norm(corners[i : rows + i, j : columns + j] - middles, axis=-1)
-            for i in (0, 1) for j in (0, 1)]  # fmt: skip
-    chord = float(np.max([gap[some].max(initial=0.0) for gap in gaps]))
-    return some, whole, middles, 2 * math.asin(min(chord, 2.0) / 2)
+    for corner in corners:  # at the rim of a lens a corner stands for a block
+        middles = np.where(np.isnan(middles), corner, middles)
+    some, whole = (blocks & ~np.isnan(middles[..., 0]) for blocks in (some, whole))
+    gaps = [np.linalg.norm(corner - middles, axis=-1)[some] for corner in corners]
+    chord = float(np.nanmax([0.0, *np.concatenate(gaps)]))
+    return some, whole, np.nan_to_num(middles), 2 * math.asin(min(chord, 2.0) / 2)
 
 
 def _directions(camera: Cameras, x: Tensor, y: Tensor) -> np.ndarray:
-    """Unit vectors [len(y), len(x), 3] of pixel positions in the camera's frame."""
+    """Unit vectors [len(y), len(x), 3] of pixel positions in the camera's frame.
+
+    nan where the lens has none.
+    """
     grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
     plane = (grid - camera.principal[0]) / camera.focal[0]
-    return camera.lenses[0].directions(plane)[0].numpy()
+    directions, valid = camera.lenses[0].directions(plane)
+    return torch.where(valid[..., None], directions, torch.nan).numpy()
 
 
 def _bin_centers(side: int) -> tuple[np.ndarray, float]:

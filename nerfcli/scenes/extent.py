@@ -107,13 +107,12 @@ def cascades_for(reach: float, half_size: float) -> int:
 def bounds_from_cameras(cameras: Cameras, box: Box) -> tuple[float, float]:
     """Choose near and far so that nothing in the outer cube is cut off.
 
-    Near is a share of the distance to the focus, or where all cameras are outside, as far as the
-    sphere around the outer cube. Far is that sphere's far side.
+    Near is a share of the distance to the focus: a path may come closer than the scene's cameras,
+    and rays begin at the outer cube anyway. Far is the far side of the sphere around that cube.
     """
     center = cameras.positions.new_tensor(box.center)
     distances = (cameras.positions - center).norm(dim=-1)
     radius = math.sqrt(3) * box.outer_half_size
     focus = common_focus(cameras)
     depth = focus[1] if focus is not None else box.half_size
-    near = max(NEAR_SHARE * depth, float(distances.min()) - radius)
-    return near, float(distances.max()) + radius
+    return NEAR_SHARE * depth, float(distances.max()) + radius

@@ -25,7 +25,10 @@ from nerfcli.scenes.views import Views
 
 SOLO_SHARE = 0.05  # of what two views leave: a view that alone carves more needs another to agree,
 # and of few views one that carves more than its part, 1 / n; sound views carve half of that
-TRUST_CELLS = 32  # along a side, to find these views
+TRUST_CELLS = 32  # along a side, to find these views, and contradictions
+WELL_SEEN = 0.5  # of the views have a cell in the image: if no such cell is opaque, poses are wrong
+FEW = 0.1  # of the views: the far end of a silhouette's cone, rather than a part of the object
+MOST_LARGER = 1.5  # than the detail cube of several: the cube around the hull has no finer one
 AGREED = 0.9  # of the views that have a cell in the image show it opaque, if the box is to hold it
 LEAST_SHARE = 1e-4  # of the cells: a smaller hull means that poses and alpha do not belong together
 OPAQUE = 3  # of 255: lower alpha is noise of the matting
@@ -130,30 +133,43 @@ def is_plausible(hull: Tensor) -> bool:
     return float(hull.sum()) >= LEAST_SHARE * hull.numel()
 
 
+def contradict_each_other(silhouettes: Silhouettes, box: Box) -> bool:
+    """Whether poses and silhouettes do not belong together.
+
+    Some of the cells that many views have in the image must be left, and opaque in nearly all of
+    these views. Where no cell is in many images, nothing can be said.
+    """
+    n, least = TRUST_CELLS, max(2, math.ceil(WELL_SEEN * len(silhouettes)))
+    axis = torch.arange(n)
+    x, y, z = _carve(silhouettes, box, n, _count_votes(silhouettes, box)).unbind(-1)
+    left = torch.zeros((n, n, n), dtype=torch.bool)
+    left[x, y, z] = True
+    n_seen, n_opaque = _count_views(silhouettes, torch.cartesian_prod(axis, axis, axis), box, n)
+    well = n_seen >= least
+    if not well.any():
+        return False
+    agreed = left.view(-1) & well & (n_opaque >= AGREED * n_seen)
+    return int(agreed.sum()) < max(LEAST_SHARE * int(well.sum()), 1)
+
+
 def silhouette_box(scene: Scene, views: Views, known: Silhouettes | None = None) -> Box | None:
     """Find the smallest cube around the visual hull, with a margin of a cell on each side.
 
-    None if it would not be clearly smaller than the scene's box, or if the hull is (nearly) empty
-    because silhouettes and poses do not belong together.
+    None if it would not be clearly smaller than the scene's box, or no use instead of a smaller
+    detail cube, or if silhouettes and poses do not belong together.
     """
     if not views.has_alpha:
         return None
     silhouettes = known or silhouettes_of(scene, views)
     whole = Box(scene.box.center, scene.box.outer_half_size)
+    if contradict_each_other(silhouettes, whole):
+        return None
     votes, current = _count_votes(silhouettes, whole), whole
     for resolution in (32, 64):  # the second pass is finer, within the cube of the first
         cells = _carve(silhouettes, current, resolution, votes)
-        points = _centers(cells, current, resolution)
-        radius = math.sqrt(3) * current.half_size / resolution
-        n_seen, n_opaque = torch.zeros(2, len(cells))
-        for silhouette in silhouettes:
-            seen, opaque = silhouette.is_opaque(points, radius)
-            n_seen += seen
-            n_opaque += opaque
-        agreed = (n_opaque > 0) & (n_opaque >= AGREED * n_seen)
-        cells = cells[agreed]
-        # where views contradict each other nearly everywhere, they say nothing
-        if len(cells) < max(LEAST_SHARE * resolution**3, 0.5 * int((n_opaque > 0).sum())):
+        n_seen, n_opaque = _count_views(silhouettes, cells, current, resolution)
+        cells = cells[(n_opaque >= max(FEW * len(silhouettes), 1)) & (n_opaque >= AGREED * n_seen)]
+        if len(cells) < LEAST_SHARE * resolution**3:
             return None
         side = current.side / resolution
         low, high = cells.amin(0).double() - 1, cells.amax(0).double() + 2
@@ -162,7 +178,8 @@ def silhouette_box(scene: Scene, views: Views, known: Silhouettes | None = None)
         if half >= current.half_size:
             continue
         current = Box(tuple((start + side * (low + high) / 2).tolist()), half)
-    return current if current.half_size < 0.9 * whole.half_size else None
+    most = 0.9 if scene.box.n_cascades == 1 else MOST_LARGER
+    return current if current.half_size < most * scene.box.half_size else None
 
 
 def silhouettes_of(scene: Scene, views: Views) -> Silhouettes:
@@ -229,6 +246,19 @@ def _matrix(camera: Cameras, reduction: int) -> Tensor:
     rotation = intrinsic @ camera.c2w[0, :, :3].T
     shift = -rotation @ camera.positions[0]
     return torch.cat([rotation.T, shift[None]]).to(torch.float32)
+
+
+def _count_views(
+    silhouettes: Silhouettes, cells: Tensor, box: Box, resolution: int
+) -> tuple[Tensor, Tensor]:
+    """Count the views that have each cell [m, 3] in the image, and that show it opaque. [m], [m]"""
+    points, radius = _centers(cells, box, resolution), math.sqrt(3) * box.half_size / resolution
+    n_seen, n_opaque = torch.zeros(2, len(cells))
+    for silhouette in silhouettes:
+        seen, opaque = silhouette.is_opaque(points, radius)
+        n_seen += seen
+        n_opaque += opaque
+    return n_seen, n_opaque
 
 
 def _count_votes(silhouettes: Silhouettes, box: Box) -> list[int]:
