@@ -172,3 +172,10 @@ def exit_code(*words: str) -> int:
     with pytest.raises(SystemExit) as stop:
         main(words)
     return int(stop.value.code or 0)
+
+
+def test_images_that_all_look_masked_are_doubted_in_a_line(tmp_path: Path) -> None:
+    folder = repaint(tmp_path / "scene", with_passer_by)
+    (note,) = [n for n in load_scene(folder).notes if "--alpha ignore" in n]
+    assert "alpha counts as empty space, though" in note
+    assert not load_scene(folder, SceneConfig(alpha="transparent")).notes

@@ -125,7 +125,7 @@ def test_a_finished_scene_is_not_made_again(
     with pytest.raises(SystemExit) as ended:
         main(["prepare", str(others), "--out", str(prepared[0])])
     assert ended.value.code == 2
-    assert "begun with another from, pyramid" in capsys.readouterr().err
+    assert "Choose another --out" in capsys.readouterr().err
 
 
 def test_starting_again_removes_only_what_was_made(

@@ -476,3 +476,26 @@ def test_many_bad_frames_take_few_lines(tmp_path: Path) -> None:
     notes = read_source(write(tmp_path, made), SKIP).notes
     assert len(notes) == 11
     assert notes[-1] == "left out: 20 more frames of 40"
+
+
+@pytest.mark.parametrize("name", ["transforms.json", "poses_bounds.npy", "sparse/0/images.bin"])
+def test_a_pointer_of_git_lfs_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / "sparse/0").mkdir(parents=True)
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "images/0.png")
+    if name.startswith("sparse"):
+        (tmp_path / "sparse/0/cameras.bin").write_bytes(bytes(8))
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with pytest.raises(NerfError, match="Git LFS pointer.*git lfs pull"):
+        read_source(tmp_path)
+
+
+def test_an_empty_file_is_called_empty(tmp_path: Path) -> None:
+    (tmp_path / "transforms.json").touch()
+    with pytest.raises(NerfError, match=r"transforms.json is empty \(0 bytes\)"):
+        read_source(tmp_path)
+
+
+def test_one_file_of_a_blender_scene_says_what_it_leaves_out(ball: Path) -> None:
+    (note,) = [n for n in read_source(ball / "transforms_train.json").notes if "only" in n]
+    assert "transforms_train.json is read, not transforms_test.json" in note

@@ -33,6 +33,10 @@ def eval(
         Path | None,
         typer.Option(metavar="FOLDER", help="Where the photos are, if they moved since training."),
     ] = None,
+    photos: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="The folder of the photos, if not by the scene."),
+    ] = None,
     split: Annotated[str, typer.Option(metavar="NAME", help="test, train or val.")] = "test",
     images: Annotated[
         bool,
@@ -70,7 +74,10 @@ def eval(
         raise NerfError(f"--target-psnr must be a finite number of decibels, got {target_psnr}.")
     ensure_device(device)
     opened = open_run(run, quiet=quiet).using(backend=backend, device=device)
-    loaded = scene_of_run(opened, scene or recorded_path(opened))
+    if photos is not None and not photos.is_dir():
+        raise NerfError(f"--photos {photos}: no such folder.")
+    folder = None if photos is None else str(photos.resolve())
+    loaded = scene_of_run(opened, scene or recorded_path(opened), folder)
     from nerfcli.engine.evaluate import evaluate, reaches
 
     truth = None

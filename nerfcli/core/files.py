@@ -133,6 +133,12 @@ def write_json(path: Path, value: object) -> None:
     write_text(path, json_text(value, indent=1) + "\n")
 
 
+def ensure_no_pointer(path: Path, data: bytes) -> None:
+    """Raise NerfError if `data` is what Git LFS leaves in place of a file that it did not fetch."""
+    if data.startswith(b"version https://git-lfs"):
+        raise NerfError(f"{path} is a Git LFS pointer, not the file itself: run `git lfs pull`.")
+
+
 def read_json(path: Path, *, lenient: bool = False, twice: list[str] | None = None) -> Any:
     """Read the JSON value in `path`.
 
@@ -153,6 +159,9 @@ def read_json(path: Path, *, lenient: bool = False, twice: list[str] | None = No
 
     try:
         data = path.read_bytes()
+        ensure_no_pointer(path, data)
+        if not data.strip():
+            raise NerfError(f"{path} is empty ({len(data)} bytes). Take an intact copy.")
         text = data.decode(json.detect_encoding(data) if lenient else "utf-8-sig")
         try:
             return json.loads(text, object_pairs_hook=None if twice is None else collect)

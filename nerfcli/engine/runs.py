@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nerfcli.core.config import Config, TrainConfig
+from nerfcli.core.config import Config
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import ensure_writable, json_text, locked, read_json, replacing, write_json
 from nerfcli.core.settings import config_from_toml, write_config
@@ -116,12 +116,16 @@ class Run:
         )
         return Run(self.path, config, self.scene_json)
 
-    def set_length(self, train: TrainConfig) -> None:
-        """Let config.toml state the length of `train`, where the run is given another."""
-        before = self.config.train
-        after = dataclasses.replace(before, steps=train.steps, minutes=train.minutes)
-        if after != before:
-            self.config = dataclasses.replace(self.config, train=after)
+    def go_on_with(self, config: Config) -> None:
+        """Let config.toml state the length and the folder of images that the run goes on with."""
+        own, train = self.config, config.train
+        after = dataclasses.replace(
+            own,
+            train=dataclasses.replace(own.train, steps=train.steps, minutes=train.minutes),
+            scene=dataclasses.replace(own.scene, images=config.scene.images),
+        )
+        if after != own:
+            self.config = after
             write_config(self.config, self.path / "config.toml")
 
     @property

@@ -23,6 +23,7 @@ from nerfcli.core.devices import (
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Note, Progress
 from nerfcli.core.signals import StopSignal
+from nerfcli.core.text import quantity
 from nerfcli.engine.resolve import resolve
 from nerfcli.engine.runs import Run
 from nerfcli.engine.schedule import Budget, budget_at, learning_rate
@@ -156,7 +157,7 @@ def start(
     loop = Loop(trainer, residents, config, run, budget, clock, progress)
     if checkpoint is not None:
         loop.resume(*checkpoint)
-        run.set_length(config.train)
+        run.go_on_with(config)
     else:
         remark = trainer.begin(views, prepared.silhouettes)
         if remark:
@@ -169,7 +170,7 @@ def describe(scene: Scene, config: Config) -> str:
     box, units = scene.box, scene.scene_from_source.scale
     cube = f"cube of half size {box.half_size / units:.4g}"
     if box.n_cascades > 1:
-        cube += f" with {box.n_cascades - 1} doublings around it"
+        cube += f" with {quantity(box.n_cascades - 1, 'doubling')} around it"
     n_train, n_test = (len(scene.splits.get(name, ())) for name in ("train", "test"))
     return (
         f"{config.method}: {n_train} views to train on, {n_test} held out; "

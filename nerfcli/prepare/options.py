@@ -59,6 +59,11 @@ def ensure_same_request(
 ) -> None:
     """Raise NerfError unless `out` was made from the same capture with the same options."""
     now = describe_request(capture, options)
+    if before.get("from") != now["from"]:
+        raise NerfError(
+            f"{out} holds a scene of {before.get('from')}, whole or begun, not of {capture}. "
+            "Choose another --out, or start again with --overwrite."
+        )
     differ = [key for key in now if before.get(key) != now[key]]
     if differ:
         raise NerfError(

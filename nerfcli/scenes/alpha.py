@@ -12,6 +12,7 @@ from nerfcli.scenes.images import read_with_alpha
 from nerfcli.scenes.source import Frame
 
 SAMPLE = 16  # images that are looked at
+FEW = 4  # where all have alpha, and it is only a remark
 OPAQUE = 250  # of 255: averaging and lossy formats take a little off an opaque pixel
 HALF = 128
 LEAST_TRANSPARENT = 0.001  # of an image's pixels, below which it counts as opaque
@@ -61,6 +62,20 @@ def survey_alpha(frames: Sequence[Frame]) -> AlphaSurvey:
     return AlphaSurvey(len(borders), float(np.mean(borders)) if borders else 0.0)
 
 
+def _doubt(frames: Sequence[Frame]) -> tuple[str, ...]:
+    """Note that images which all have alpha look masked; unreadable ones are named elsewhere."""
+    try:
+        survey = survey_alpha(frames[:: max(1, len(frames) // FEW)][:FEW])
+    except NerfError:
+        return ()
+    if not survey.is_mask_like:
+        return ()
+    return (
+        f"alpha counts as empty space, though {survey.border:.0%} of the images' border is opaque: "
+        "if it means 'ignore this pixel', use --alpha ignore",
+    )
+
+
 def decide_alpha(frames: Sequence[Frame], wanted: str | None) -> tuple[bool, bool, tuple[str, ...]]:
     """Decide what alpha means for a scene.
 
@@ -80,8 +95,10 @@ def decide_alpha(frames: Sequence[Frame], wanted: str | None) -> tuple[bool, boo
         return False, False, ()
     if wanted == "ignore":
         return False, True, ()
-    if wanted == "transparent" or not opaque:
+    if wanted == "transparent":
         return True, False, ()
+    if not opaque:
+        return True, False, _doubt(frames)
     which = f"{len(clear)} of {len(frames)} images have an alpha channel"
     survey = survey_alpha(frames)
     if survey.is_silhouette_like:

@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 
 from nerfcli.core.errors import NerfError
+from nerfcli.core.files import ensure_no_pointer
 
 HEIF = (".heic", ".heif")
 AVIF = (".avif",)
@@ -42,6 +43,8 @@ def open_photo(path: Path) -> Image.Image:
             raise NerfError(
                 f"{path} is AVIF, which this Pillow cannot read: pip install 'pillow>=11.3'."
             ) from error
+        with path.open("rb") as file:
+            ensure_no_pointer(path, file.read(64))
         raise NerfError(f"{path} is corrupt, or not an image of a known kind.") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise NerfError(f"{path} cannot be read: {error}.") from error

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from nerfcli.core.errors import NerfError
+from nerfcli.core.files import ensure_no_pointer
 from nerfcli.scenes.source import MOST_DISTANT, NoFrames
 
 HEADER = re.compile(
@@ -32,6 +33,7 @@ def parse_npy(data: bytes, where: str, columns: int, meaning: str = "") -> np.nd
     length = int.from_bytes(data[8:start], "little")
     header = HEADER.match(data[start : start + min(length, 200)])
     if data[:6] != b"\x93NUMPY" or header is None:
+        ensure_no_pointer(Path(where), data)
         raise NerfError(f"{where} is not a NumPy file with a table of floating-point numbers.")
     shape = (int(header[3]), int(header[4]))
     if shape[1] != columns or shape[0] == 0:

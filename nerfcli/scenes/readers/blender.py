@@ -11,7 +11,7 @@ from nerfcli.core.config import SceneConfig
 from nerfcli.core.errors import NerfError
 from nerfcli.scenes.readers.ngp_box import parse_box
 from nerfcli.scenes.readers.transforms import TransformsFiles, read_frames, read_table
-from nerfcli.scenes.source import NoFrames, Source
+from nerfcli.scenes.source import NoFrames, Source, abbreviate
 
 SPLITS = ("train", "val", "test")
 HALF_SIZE = 1.5  # nerfstudio's box for these scenes
@@ -37,6 +37,9 @@ def read_blender(root: Path, only: Path | None = None, wanted: SceneConfig | Non
     """
     files = blender_files(root) if only is None else {None: only}
     frames, notes, masked_where = [], [], "nonzero"
+    beside = [path.name for path in blender_files(root).values() if path != only]
+    if only is not None and beside:
+        notes.append(f"only {only.name} is read, not {abbreviate(beside)}; name the folder for all")
     box, box_source = None, ""
     pictures = TransformsFiles(root, wanted)
     without: list[NoFrames] = []

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from nerfcli.core.errors import NerfError
-from nerfcli.core.files import replacing
+from nerfcli.core.files import ensure_no_pointer, replacing
 from nerfcli.scenes.readers.colmap_cameras import BY_ID
 from nerfcli.scenes.readers.colmap_model import (
     ColmapCamera,
@@ -44,6 +44,7 @@ class _Bytes:
             self.data = path.read_bytes()
         except OSError as error:
             raise NerfError(f"{path} cannot be read: {error.strerror}.") from error
+        ensure_no_pointer(path, self.data)
         self.at = 0
 
     def need(self, n_bytes: int, what: str) -> None:
