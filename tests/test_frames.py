@@ -114,3 +114,57 @@ def test_a_turned_video_is_upright_and_says_nothing(
     pictures, notes = taken(tmp_path / "a.mp4", 3)
     assert [picture.shape for picture in pictures] == [(64, 48, 3)] * 3
     assert notes == [] and capfd.readouterr().err == ""
+
+
+def test_pixels_that_are_not_square_become_square(tmp_path: Path) -> None:
+    """HDV stores 1440x1080 for 1920x1080; a turned one has its sides exchanged."""
+    ffmpeg(*source(0.2), "-vf", "setsar=4/3", tmp_path / "a.mp4")
+    assert taken(tmp_path / "a.mp4", 3)[0][0].shape == (48, 85, 3)
+    ffmpeg("-display_rotation", "90", "-i", tmp_path / "a.mp4", "-c", "copy", tmp_path / "b.mp4")
+    with frames._open_video(tmp_path / "b.mp4") as (header, reader):
+        assert header["size"] == (48, 85) and len(next(reader)) == 48 * 85 * 3
+
+
+def test_hdr_that_cannot_be_mapped_is_read_and_said(tmp_path: Path) -> None:
+    """ffmpeg maps no HLG without a colour matrix."""
+    words = ["-c:v", "libx265", "-preset", "ultrafast", "-pix_fmt", "yuv420p10le"]
+    curve = ["-x265-params", "transfer=arib-std-b67:log-level=none"]
+    ffmpeg(*source(0.2), *words, *curve, tmp_path / "a.mp4")
+    pictures, notes = taken(tmp_path / "a.mp4", 3)
+    assert len(pictures) == 3 and len(notes) == 1 and "is HDR (arib-std-b67)" in notes[0]
+
+
+def test_a_time_of_day_is_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before a colon ffmpeg expects a protocol."""
+    ffmpeg(*source(0.2), tmp_path / "a.mp4")
+    (tmp_path / "a.mp4").rename(tmp_path / "12:30.mp4")
+    monkeypatch.chdir(tmp_path)
+    assert frames.count_frames(Path("12:30.mp4")) == 6
+    assert len(take_frames(Path("12:30.mp4"), tmp_path / "frames", 3)) == 3
+
+
+@pytest.mark.parametrize("lines", [720, 576])
+def test_hd_without_a_colour_matrix_is_bt709(tmp_path: Path, lines: int) -> None:
+    """As players take it; smaller video is BT.601."""
+    pale = f"color=c=0xb06050:size={lines}x{lines}:rate=10:duration=0.3,format=rgb24"
+    matrix = "bt709" if lines == 720 else "bt601"
+    words = ["-vf", f"scale=out_color_matrix={matrix}:out_range=tv,format=yuv420p"]
+    words[1] += ",setparams=colorspace=unknown"
+    ffmpeg("-f", "lavfi", "-i", pale, *words, tmp_path / "a.mp4")
+    with frames._open_video(tmp_path / "a.mp4") as (header, reader):
+        assert "bt" not in header["pix_fmt"]
+        found = frames._as_pixels(next(reader), header)[::90, ::90].reshape(-1, 3).astype(int)
+    assert np.abs(found - [0xB0, 0x60, 0x50]).max() <= 3
+
+
+@pytest.mark.parametrize(
+    ("pixels", "is_untagged"),
+    [
+        *(("yuv420p(progressive)", True), ("yuvj420p(pc)", True), ("yuv420p", True)),
+        *(("yuv420p(tv, unknown/bt709/bt709, top first)", True), ("rgb24(pc)", False)),
+        *(("yuv420p(tv, bt709)", False), ("yuv420p10le(10 bpc, tv, smpte170m)", False)),
+    ],
+)
+def test_the_colour_matrix_is_read_from_the_header(pixels: str, is_untagged: bool) -> None:
+    header = {"pix_fmt": pixels, "source_size": (1920, 1080)}
+    assert bool(frames._find_matrix(header)) == is_untagged

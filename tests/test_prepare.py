@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sqlite3
+import struct
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -23,8 +24,16 @@ from nerfcli.cli import main
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Progress
 from nerfcli.prepare import PrepareOptions, Stopped, clear_scene, pipeline, prepare_scene, sfm
+from nerfcli.prepare.masks import take_masks
 from nerfcli.prepare.normalise import DISTANCE, estimate_up, normalise
-from nerfcli.prepare.photos import find_photos, make_names, take_photos
+from nerfcli.prepare.photos import (
+    TURNS,
+    Photo,
+    find_photos,
+    make_names,
+    take_photos,
+    write_pyramid,
+)
 from nerfcli.scenes import load_scene, read_source
 from nerfcli.scenes.source import Source
 
@@ -318,6 +327,109 @@ def test_names_that_pycolmap_cannot_read_are_changed(tmp_path: Path) -> None:
     assert ([photo.name for photo in taken], failed) == (["e_f.png"], {})
     with Image.open(tmp_path / "out" / "e_f.png") as image:
         np.testing.assert_array_equal(np.array(image), pixels)
+
+
+def noise(size: tuple[int, int] = (8, 6), channels: int = 3) -> Image.Image:
+    pixels = np.random.default_rng(2).integers(0, 255, (*size[::-1], channels), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def test_photos_are_what_they_hold_not_what_their_name_says(tmp_path: Path) -> None:
+    """pycolmap reads JPEG, PNG, TIFF and BMP under any name."""
+    for name, kind in (("a.jpg", "WEBP"), ("b.PNG", "GIF"), ("c.jpeg", "PNG"), ("d.png", "JPEG")):
+        noise().save(tmp_path / name, format=kind)
+    noise(channels=4).save(tmp_path / "e.jpg", format="WEBP", lossless=True)
+    noise(channels=4).save(tmp_path / "f.jpg", format="PNG")
+    names, out = find_photos(tmp_path), tmp_path / "out"
+    taken, failed = take_photos(tmp_path, names, out)
+    assert [photo.name for photo in taken] == names and not failed
+    assert [photo.has_alpha for photo in taken] == [False] * 4 + [True] * 2
+    kinds = [Image.open(out / name).format for name in names]
+    assert kinds == ["JPEG", "PNG", "PNG", "JPEG", "PNG", "PNG"]
+    for name in ("c.jpeg", "d.png", "f.jpg"):
+        assert (out / name).read_bytes() == (tmp_path / name).read_bytes()
+    write_pyramid(out, tmp_path, 1)
+    with Image.open(tmp_path / "images_2" / "e.jpg") as image:
+        assert (image.mode, image.size) == ("RGBA", (4, 3))
+
+
+def test_thumbnails_and_leftovers_are_no_photos(tmp_path: Path) -> None:
+    names = ["a.jpg", "b/c.jpg", "d.jpg"]
+    hidden = [".thumbnails/a.jpg", ".Trashes/x/a.jpg", "@eaDir/a.jpg/THUMB.jpg"]
+    hidden += ["b/@eaDir/a.jpg", "__MACOSX/._a.jpg", "__MACOSX/a.jpg", ".b.1234.jpg"]
+    for name in names + hidden:
+        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        noise().save(tmp_path / "images" / name)
+    (tmp_path / "images" / ".b.1234.jpg").write_bytes(b"half")  # of a run that was killed
+    assert find_photos(tmp_path / "images") == names
+    write_pyramid(tmp_path / "images", tmp_path, 1)
+    made = [p.relative_to(tmp_path / "images_2") for p in (tmp_path / "images_2").rglob("*.*")]
+    assert sorted(path.as_posix() for path in made) == names
+
+
+def test_a_photo_with_a_second_picture_stays_a_good_jpeg(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    noise().save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[noise()], exif=exif)
+    assert Image.open(tmp_path / "a.jpg").format == "MPO"
+    take_photos(tmp_path, ["a.jpg"], tmp_path / "out")
+    noise().save(tmp_path / "best.jpg", quality=95, subsampling=0)
+    with Image.open(tmp_path / "out" / "a.jpg") as image, Image.open(tmp_path / "best.jpg") as best:
+        assert image.size == (6, 8) and image.format == "JPEG"
+        for what in ("quantization", "layer"):  # layer: the subsampling
+            assert getattr(image, what) == getattr(best, what)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_a_broken_tag_does_not_cost_a_turned_photo(tmp_path: Path) -> None:
+    """A rational where a number belongs, and a number that is text: Pillow cannot write them."""
+
+    def tag(code: int, kind: int, count: int, value: bytes) -> bytes:
+        return struct.pack("<HHI", code, kind, count) + value.ljust(4, b"\0")
+
+    entries = [tag(0x0110, 2, 2, b"X"), tag(0x0112, 3, 1, b"\6")]
+    broken = [tag(0x0102, 2, 4, b"abc"), tag(0x8769, 2, 4, b"abc"), tag(0x011A, 2, 4, b"abc")]
+    names = []
+    for i, extra in enumerate([*broken, b""]):
+        tags = sorted([*entries, extra]) if extra else []
+        tiff = b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + b"".join(tags) + b"\0" * 4
+        names.append(f"{i}.jpg")
+        noise().save(tmp_path / names[-1], exif=b"Exif\0\0" + (tiff if tags else b"junk"))
+    taken, failed = take_photos(tmp_path, names, tmp_path / "out")
+    assert [photo.size for photo in taken] == [(6, 8)] * 3 + [(8, 6)] and failed == {}
+    for photo in taken[:3]:
+        with Image.open(tmp_path / "out" / photo.name) as image:
+            assert image.size == (6, 8) and image.getexif().get(0x0112, 1) == 1
+
+
+def test_names_that_are_not_utf8_are_changed(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.jpg")
+    assert make_names([name, "caf_.jpg"]) == {name: "caf__2.jpg", "caf_.jpg": "caf_.jpg"}
+
+
+@pytest.mark.parametrize("stored", [True, False, None])
+def test_masks_are_turned_as_the_size_of_others_says(tmp_path: Path, stored: bool | None) -> None:
+    """Upside down a mask has the size of its photo; one on its side says how the set is stored."""
+    photos, found, notes = {}, {}, []
+    for name, orientation, size in (("a", 6, (4, 8)), ("b", 3, (8, 4)), ("c", 8, (4, 4))):
+        if name == "a" and stored is None:
+            continue
+        turn = TURNS[orientation]
+        photos[name] = Photo(f"{name}.jpg", size, False, (), orientation)
+        mask = Image.new("L", size, 255)
+        mask.paste(0, (0, 0, size[0], 2))
+        back = {6: 8, 8: 6, 3: 3}[orientation]
+        if stored:
+            mask = mask.transpose(TURNS[back])
+        assert not stored or mask.transpose(turn).size == size
+        found[name] = tmp_path / f"{name}.png"
+        mask.save(found[name])
+    take_masks(found, photos, tmp_path / "out", notes.append)
+    for name in photos:
+        with Image.open(tmp_path / "out" / f"{name}.jpg.png") as image:
+            pixels = np.array(image)
+        assert (pixels[:2] == 0).all() and (pixels[2:] == 255).all()
+    assert len(notes) == (1 if stored is None else 0)
 
 
 def test_up_is_square_to_level_cameras_that_all_look_down() -> None:

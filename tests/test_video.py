@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -174,3 +175,10 @@ def test_a_video_that_did_not_arrive_whole_is_told(
         writer.close()
     writer.abort()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_colon_in_a_name_is_no_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("12:30.mp4", "12:30.gif"):
+        write(Path(name), "rgb", ("rgb",), 2)
+    assert sorted(os.listdir()) == ["12:30.gif", "12:30.mp4"]

@@ -99,7 +99,8 @@ class VideoWriter:
         self.path, self.fps = path, fps
         self.encoding = ENCODINGS[path.suffix.lower()]
         # the plugin refuses names that are no video's, so a GIF has another one until it is done
-        self.aside = aside_path(path.with_suffix(".mp4"))
+        # ffmpeg takes what precedes a colon in a relative path for a protocol
+        self.aside = aside_path(path.absolute().with_suffix(".mp4"))
         self._stream: Any = None
         self._n_frames = 0
 

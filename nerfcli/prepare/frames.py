@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import re
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,12 @@ TONE_MAP = (
     "zscale=tin={curve}:pin=2020:min=2020_ncl:t=linear:npl=100,format=gbrpf32le,zscale=p=bt709,tonemap=hable:desat=0,"
     "zscale=t=bt709:m=bt709:r=tv,format=yuv444p"
 )
+# enlarged, never reduced; a turned video has its sides and their ratio exchanged
+SQUARE = "scale='round(iw*max(sar,1))':'round(ih/min(sar,1))',setsar=1"
+HD_LINES = 720
+HD_MATRIX = "scale=in_color_matrix=bt709"
+# what ffmpeg says of a pixel format beside its colours
+NO_COLOUR = re.compile(r"tv|pc|progressive|.*first.*|\d+ bpc")
 
 
 def take_frames(
@@ -82,7 +90,7 @@ def _measure_frames(
     found: list[tuple[int, float]] = []
     with _open_video(video) as (header, reader):
         curve = _find_hdr(header)
-        if curve and not _has_tone_map():
+        if curve and not header["is_mapped"]:
             note(
                 f"{video} is HDR ({curve}), which this ffmpeg cannot convert: colours will be pale"
             )
@@ -108,30 +116,73 @@ def _choose_sharpest(found: Sequence[tuple[int, float]], n: int) -> list[int]:
 def _open_video(video: Path) -> Iterator[tuple[dict[str, Any], Iterator[bytes]]]:
     """Yield a video's header and its raw frames, [height, width, 3] uint8 each, upright.
 
-    Each frame comes once, whatever its time; HDR is tone-mapped where ffmpeg can.
+    Each frame comes once, whatever its time, with square pixels; HDR is tone-mapped where ffmpeg
+    can, which the header's `is_mapped` says.
 
     Raises:
         NerfError: ffmpeg cannot read it.
     """
-    import imageio_ffmpeg
-
     # it warns of a frame that is turned upright
     logging.getLogger("imageio_ffmpeg").setLevel(logging.ERROR)
-    options = ["-fps_mode", "passthrough"]
-    reader = imageio_ffmpeg.read_frames(str(video), output_params=options)
+    reader = _read(video, [])
     try:
         header = next(reader)
-        curve = _find_hdr(header)
+        curve, square = _find_hdr(header), _find_squaring(video)
+        plain = [*(_find_matrix(header) if curve is None else []), *square]
+        frames: Iterator[bytes] | None = None
         if curve and _has_tone_map():
             reader.close()
-            options += ["-vf", TONE_MAP.format(curve=curve)]
-            reader = imageio_ffmpeg.read_frames(str(video), output_params=options)
+            reader = _read(video, [TONE_MAP.format(curve=curve), *square])
+            # ffmpeg refuses to map what has no colour matrix, for one
+            with suppress(OSError, RuntimeError, StopIteration):
+                mapped = next(reader)
+                frames = chain([next(reader)], reader)
+                header = mapped
+        is_mapped = frames is not None
+        if frames is None and (plain or curve):
+            reader.close()
+            reader = _read(video, plain)
             header = next(reader)
-        yield header, reader
+        yield header | {"is_mapped": is_mapped}, frames or reader
     except (OSError, RuntimeError, StopIteration, subprocess.SubprocessError) as error:
         raise NerfError(f"{video} cannot be read as a video ({_last_line(error)}).") from error
     finally:
         reader.close()
+
+
+def _read(video: Path, filters: list[str]) -> Generator[Any, None, None]:
+    """Start ffmpeg; yield the header and then the frames."""
+    import imageio_ffmpeg
+
+    options = ["-fps_mode", "passthrough", *(["-vf", ",".join(filters)] if filters else [])]
+    return imageio_ffmpeg.read_frames(_as_input(video), output_params=options)
+
+
+def _as_input(video: Path) -> str:
+    """Return what ffmpeg takes for a file, though its name has a colon as protocols have."""
+    return f"file:{video}"
+
+
+def _find_squaring(video: Path) -> list[str]:
+    """Return the filter that makes pixels square, none where they are."""
+    import imageio_ffmpeg
+
+    # the header that imageio_ffmpeg gives leaves the shape of pixels out
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-nostdin", "-i", _as_input(video)]
+    log = subprocess.run(command, capture_output=True, check=False).stderr.decode(errors="replace")
+    line = next((line for line in log.splitlines() if " Video: " in line), "")
+    found = re.search(r"\bSAR (\d+):(\d+)", line)
+    return [] if found is None or found[1] == found[2] else [SQUARE]
+
+
+def _find_matrix(header: dict[str, Any]) -> list[str]:
+    """Return the filter that decodes HD video without a colour matrix as players do."""
+    pixels, _, details = header["pix_fmt"].partition("(")
+    if not pixels.startswith(("yuv", "nv", "p0")) or min(header["source_size"]) < HD_LINES:
+        return []
+    words = [word.strip() for word in details.rstrip(")").split(",")]
+    colours = [word for word in words if word and not NO_COLOUR.fullmatch(word)]
+    return [] if colours and not colours[0].startswith("unknown") else [HD_MATRIX]
 
 
 def _find_hdr(header: dict[str, Any]) -> str | None:

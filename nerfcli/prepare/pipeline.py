@@ -171,7 +171,7 @@ def _take_masks(
     used = [name for name in names if name not in failed]
     found = find_masks(place, used, job.progress.note)
     (job.work / MASKED).touch()
-    take_masks(folder, found, dict(zip(used, taken, strict=True)), job.masks)
+    take_masks(found, dict(zip(used, taken, strict=True)), job.masks, job.progress.note)
 
 
 def _take_frames(job: _Job) -> Path:

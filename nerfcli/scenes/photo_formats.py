@@ -84,10 +84,17 @@ def _develop(path: Path) -> Image.Image:
 
 def _read_lens_tags(path: Path) -> bytes:
     """Read the tags that identify a lens; the others describe the raw pixels."""
-    kept = Image.Exif()
     with Image.open(path) as stored:
-        tags = stored.getexif()
+        return keep_lens_tags(stored.getexif())
+
+
+def keep_lens_tags(tags: Image.Exif) -> bytes:
+    """Return EXIF data with those tags only that identify a lens and can be written; or none."""
+    kept = Image.Exif()
+    with suppress(Exception):  # Pillow raises errors of every kind for a broken tag
+        kept.update({tag: tags[tag] for tag in (MAKER, MODEL) if tag in tags})
+        kept.tobytes()
         lens = tags.get_ifd(EXIF_IFD)
-    kept.update({tag: tags[tag] for tag in (MAKER, MODEL) if tag in tags})
-    kept[EXIF_IFD] = {tag: lens[tag] for tag in LENS if tag in lens}
-    return kept.tobytes()
+        kept[EXIF_IFD] = {tag: lens[tag] for tag in LENS if tag in lens}
+        return kept.tobytes()
+    return b""

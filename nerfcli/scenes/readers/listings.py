@@ -24,7 +24,14 @@ CONVERTIBLE = (
     *(".exr", ".hdr", ".jp2", ".pgm", ".jpe", ".jfif", ".mpo"),
 )
 DEPTH_EXTENSIONS = (".png", ".tif", ".tiff", ".npy")
-FOREIGN_FILES = {"thumbs.db", "desktop.ini", "__macosx", "@eadir"}  # left by other systems
+FOREIGN_FILES = {
+    "thumbs.db",
+    "desktop.ini",
+    "__macosx",
+    "@eadir",
+    "#recycle",
+    "$recycle.bin",
+}  # left by other systems
 
 
 def is_file(path: Path) -> bool:
