@@ -30,7 +30,7 @@ from nerfcli.scenes.readers.collector import (
     possible_size,
 )
 from nerfcli.scenes.readers.listings import list_files
-from nerfcli.scenes.source import Source, abbreviate
+from nerfcli.scenes.source import NoFrames, Source, abbreviate
 
 MOST_FILES = 100  # that are looked into for the right one
 MOST_XML = 2**26  # bytes; ten thousand cameras take a third of it
@@ -102,7 +102,7 @@ def _chunk(document: ElementTree.Element, path: Path) -> tuple[ElementTree.Eleme
     """Choose the chunk with most aligned cameras, and name the others."""
     chunks = list(document.iter("chunk"))
     if not chunks:
-        raise NerfError(f"{path} holds no chunk; it is no camera file of Metashape.")
+        raise NoFrames(f"{path} holds no chunk; it is no camera file of Metashape.")
     best = max(chunks, key=lambda chunk: sum(1 for _ in _aligned(chunk)))
     if len(chunks) == 1:
         return best, []
