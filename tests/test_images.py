@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -152,3 +153,27 @@ def test_drawing_is_uniform_over_the_usable_pixels() -> None:
     everything = views([3, 3], [2, 2])
     counts = everything.draw((torch.arange(1200).double() + 0.5) / 1200).bincount()
     assert counts.tolist() == [100] * 12
+
+
+@pytest.mark.parametrize("value", ["upright", b"\x06", b"?", (1, 0), (0, 0), 99])
+def test_an_orientation_that_is_none_counts_as_upright(tmp_path: Path, value: Any) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = bytearray(exif.tobytes())
+    at = data.index(b"\x12\x01" if data[6:8] == b"II" else b"\x01\x12")
+    order = "little" if data[6:8] == b"II" else "big"
+    kinds = {str: 2, bytes: 7, tuple: 5, int: 3}
+    data[at + 2 : at + 4] = kinds[type(value)].to_bytes(2, order)
+    if isinstance(value, tuple):  # a rational number, behind the table
+        data[at + 8 : at + 12] = (len(data) - 6).to_bytes(4, order)
+        data += b"".join(part.to_bytes(4, order) for part in value)
+    elif isinstance(value, int):
+        data[at + 8 : at + 10] = value.to_bytes(2, order)
+    else:
+        text = value.encode()[:4] if isinstance(value, str) else value
+        data[at + 4 : at + 8] = len(text).to_bytes(4, order)
+        data[at + 8 : at + 12] = text.ljust(4, b"\0")
+    path = tmp_path / "a.jpg"
+    Image.new("RGB", (12, 8)).save(path, exif=bytes(data))
+    assert image_header(path) == (12, 8, False, False)
+    assert read_image(path, size=(12, 8)).shape == (8, 12, 3)

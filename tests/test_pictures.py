@@ -15,6 +15,7 @@ import test_scenes_llff as llff
 from PIL import Image
 
 from conftest import sphere_c2w
+from nerfcli.core.config import SceneConfig
 from nerfcli.core.errors import NerfError
 from nerfcli.scenes import Source, read_source
 from nerfcli.scenes.readers import listings
@@ -133,6 +134,32 @@ def test_two_cut_names_do_not_share_a_file(tmp_path: Path) -> None:
         ["/x/cam0/0.png", "/x/cam1/0.png"]
     )
     assert list(found) == ["/x/cam0/0.png"]
+
+
+def test_one_file_does_not_serve_two_poses(tmp_path: Path) -> None:
+    """A folder given by the user that holds one of several folders, or all of them as one."""
+    flat, blender, model = (tmp_path / name for name in ("flat", "blender", "colmap"))
+    save(
+        *(flat / f"{i}.png" for i in range(3)), *(blender / f"{s}/0.png" for s in ("train", "val"))
+    )
+    names = [f"cam{c}/{i}.png" for c in (0, 1) for i in range(3)]
+    write(tmp_path, names)
+    write(blender, ["train/0"], "transforms_train.json")
+    write(blender, ["val/0"], "transforms_val.json")
+    val = json.loads((blender / "transforms_val.json").read_text())
+    val["frames"][0]["transform_matrix"][0][3] += 1
+    (blender / "transforms_val.json").write_text(json.dumps(val))
+    colmap.write_bin(colmap.model(names)[0], model / "sparse/0")
+    for root, images in ((tmp_path, flat), (blender, blender / "val"), (model, flat)):
+        with pytest.raises(NerfError, match="only file for two frames"):
+            read_source(root, SceneConfig(images=str(images)))
+    for i in range(3):  # another extension than stated
+        (flat / f"{i}.png").rename(flat / f"{i}.JPG")
+    with pytest.raises(NerfError, match="only file for two frames"):
+        read_source(tmp_path, SceneConfig(images=str(flat)))
+    # the same view in two splits is no mistake
+    (blender / "transforms_val.json").write_text((blender / "transforms_train.json").read_text())
+    assert len(read_source(blender).frames) == 2
 
 
 def test_an_absolute_path_that_exists_is_used_and_said(tmp_path: Path) -> None:

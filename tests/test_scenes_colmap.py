@@ -16,6 +16,7 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from conftest import sphere_c2w
+from nerfcli.core.config import SceneConfig
 from nerfcli.core.errors import NerfError
 from nerfcli.scenes import Scene, Source, load_scene, load_views, read_source
 
@@ -267,6 +268,28 @@ def test_masks_and_split_lists(tmp_path: Path) -> None:
     (tmp_path / "test_list.txt").write_text(NAMES[2])
     with pytest.raises(NerfError, match="2.png is listed for training and for test"):
         load_scene(tmp_path)
+
+
+@pytest.mark.parametrize("is_given", [True, False])
+def test_masks_of_full_size_serve_reduced_images(tmp_path: Path, is_given: bool) -> None:
+    capture(tmp_path)
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    mask[:, :8] = 255
+    for folder in ("images_2", "masks", "masks_2"):
+        (tmp_path / folder).mkdir()
+    for name in NAMES:
+        reduced = Image.open(tmp_path / "images" / name).resize((WIDTH // 2, HEIGHT // 2))
+        reduced.save(tmp_path / "images_2" / name)
+        Image.fromarray(mask).save(tmp_path / "masks" / f"{name}.png")
+    if not is_given:
+        (tmp_path / "images").rename(tmp_path / "originals")
+    wanted = SceneConfig(images=str(tmp_path / "images_2") if is_given else None)
+    scene = load_scene(tmp_path, wanted)
+    assert scene.cameras.size[0, 0] == WIDTH // 2
+    assert load_views(scene, [0]).n_pixels == 4 * HEIGHT // 2
+    Image.fromarray(mask[::2, ::2]).save(tmp_path / "masks_2" / f"{NAMES[0]}.png")
+    masks = [frame.mask for frame in read_source(tmp_path, wanted).frames]
+    assert masks[:2] == [tmp_path / "masks_2" / f"{NAMES[0]}.png", None]
 
 
 def test_colmap_wins_over_llff_and_says_so(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -66,6 +67,45 @@ def test_what_is_read_is_converted(tmp_path: Path, kind: str) -> None:
     again = read_source(tmp_path / "here")
     np.testing.assert_allclose(project(again), project(source), atol=1e-6)
     assert [f.split for f in again.frames] == [f.split for f in source.frames]
+
+
+@pytest.mark.parametrize("kind", ["metashape", "realitycapture", "bundler"])
+@pytest.mark.parametrize("folder", ["masks", "Depth", "depth_maps", "confidence", "a_previews"])
+def test_what_lies_beside_photos_is_not_taken_for_them(
+    tmp_path: Path, kind: str, folder: str
+) -> None:
+    writers.WRITERS[kind](tmp_path, writers.rig(3, **INTRINSICS[kind]))
+    photos = [path for path in tmp_path.rglob("*") if path.suffix.lower() == ".jpg"]
+    for path in photos:  # their folder comes last, other files have their names
+        (tmp_path / "zoo").mkdir(exist_ok=True)
+        path.rename(tmp_path / "zoo" / path.name)
+        writers.photo(tmp_path / folder / f"{path.stem}.png", 255)
+    for text in (*tmp_path.glob("*.txt"), *tmp_path.glob("*.xml")):
+        named = text.read_text().replace("photos/", "")
+        labels = re.sub(r'(label="DSC_\d+)"', r'\1.jpg"', named) if folder[0] == "a" else named
+        text.write_text(labels.replace(".jpg", ".JPG") if kind == "metashape" else labels)
+    frames = read_source(tmp_path).frames
+    assert {frame.image.parent.name for frame in frames if frame.image} == {"zoo"}
+
+
+def test_very_names_win_over_other_extensions_in_usual_folders(tmp_path: Path) -> None:
+    writers.write_bundler(tmp_path, writers.rig(3, **MIDDLE))
+    (tmp_path / "list.txt").write_text("0.jpg\n1.jpg\n2.jpg\n")
+    for i in range(3):
+        writers.photo(tmp_path / f"images/{i}.png")
+    frames = read_source(tmp_path).frames
+    assert {frame.image.parent.name for frame in frames if frame.image} == {"photos"}
+
+
+def test_the_one_of_several_folders_of_photos_is_named(tmp_path: Path) -> None:
+    writers.write_realitycapture(tmp_path, writers.rig(3))
+    for path in sorted(tmp_path.glob("*.jpg")):
+        for folder in ("first", "second"):
+            writers.photo(tmp_path / folder / path.name)
+        path.unlink()
+    notes = read_source(tmp_path).notes
+    assert any("each of first, second holds all images, first is read" in n for n in notes), notes
+    assert len(notes) <= 3
 
 
 # NeuS

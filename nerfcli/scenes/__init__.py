@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +13,10 @@ from nerfcli.scenes.build import scene_from_source
 from nerfcli.scenes.formats import Format, describe_formats, format_of, formats_in
 from nerfcli.scenes.image_cache import ImageCache, load_views, views_bytes
 from nerfcli.scenes.readers import llff
+from nerfcli.scenes.readers.colmap_folders import describe_incomplete
 from nerfcli.scenes.readers.foreign import describe_foreign
 from nerfcli.scenes.scene import Scene, Similarity
-from nerfcli.scenes.source import Source, abbreviate
+from nerfcli.scenes.source import NoFrames, Source, abbreviate, check_images
 
 __all__ = [
     "ImageCache",
@@ -54,8 +57,16 @@ def read_source(path: str | Path, wanted: SceneConfig | None = None) -> Source:
     Raises:
         NerfError: no such folder, no known format, or whatever is wrong in the files.
     """
-    path = Path(path)
-    wanted = wanted or SceneConfig()
+    try:
+        source = _read_source(Path(path), wanted or SceneConfig())
+    except OSError as error:
+        what = error.filename or path
+        raise NerfError(f"{what} cannot be read: {error.strerror or error}.") from error
+    check_images(source.frames)
+    return source
+
+
+def _read_source(path: Path, wanted: SceneConfig) -> Source:
     if wanted.images is not None and not Path(wanted.images).is_dir():
         raise NerfError(f"the folder of images {wanted.images} (scene.images) does not exist.")
     if path.is_file():
@@ -71,23 +82,45 @@ def read_source(path: str | Path, wanted: SceneConfig | None = None) -> Source:
         raise NerfError(f"{path} does not exist.")
     found = formats_in(path)
     if not found:
-        known = _scene_within(path) or describe_foreign(path)
+        known = describe_incomplete(path) or _scene_within(path) or describe_foreign(path)
         known = f"{known} " if known else ""
         raise NerfError(f"{path} has no known format. {known}Looked for: {describe_formats()}.")
-    (form, shown), *others = found
-    source = form.read(path, shown, wanted)
-    if others:
-        also = " and ".join(_shown_as(path, *other) for other in others)
-        note = f"the folder also holds {also}, which is not used: "
-        note += f"{_shown_as(path, form, shown)} is read"
-        source = replace(source, notes=(note, *source.notes))
-    return source
+    return _read_first(path, found, wanted)
+
+
+def _read_first(path: Path, found: list[tuple[Format, Path]], wanted: SceneConfig) -> Source:
+    """Read the first format that holds any frames; a fault within its frames is an error."""
+    failures: list[tuple[str, NerfError]] = []
+    for i, (form, shown) in enumerate(found):
+        try:
+            source = form.read(path, shown, wanted)
+        except NerfError as error:
+            failures.append((_shown_as(path, form, shown), error))
+            if isinstance(error, NoFrames):
+                continue
+            break
+        notes = [f"{what} is not used: {error}" for what, error in failures]
+        read = f"{_shown_as(path, form, shown)} is read"
+        if notes:
+            notes.append(read)
+        if others := found[i + 1 :]:
+            also = " and ".join(_shown_as(path, *other) for other in others)
+            notes.append(f"the folder also holds {also}, which is not used: {read}")
+        return replace(source, notes=(*notes, *source.notes))
+    (_, first), *others = failures
+    if not others:
+        raise first
+    also = " ".join(f"Nor can {what} be read: {error}" for what, error in others)
+    raise NerfError(f"{first} {also}") from first
 
 
 def _scene_within(path: Path) -> str:
     """Name the first folders within a folder that are scenes; "" if there is none."""
-    inner = sorted(child for child in path.iterdir() if child.is_dir())[:MOST_FOLDERS]
-    scenes = [str(child) for child in inner if formats_in(child)]
+    inner = sorted(child for child in path.iterdir() if os.path.isdir(child))[:MOST_FOLDERS]
+    scenes = []
+    for child in inner:
+        with suppress(OSError):  # one that may not be read, such as lost+found
+            scenes += [str(child)] if formats_in(child) else []
     return f"Scenes within it: {abbreviate(scenes)}." if scenes else ""
 
 

@@ -128,9 +128,23 @@ FORMATS = (
 
 
 def formats_in(root: Path) -> list[tuple[Format, Path]]:
-    """Find the formats that a folder holds, and the file or folder that shows each."""
-    pairs = ((form, form.find(root)) for form in FORMATS)
-    return [(form, found) for form, found in pairs if found is not None]
+    """Find the formats that a folder holds, and the file or folder that shows each.
+
+    Raises:
+        OSError: it holds none, or only in folders that may not be read.
+    """
+    pairs, closed = [], None
+    for form in FORMATS:
+        try:
+            found = form.find(root)
+        except OSError as error:  # a folder in it that may not be read
+            closed = closed or error
+            continue
+        if found is not None:
+            pairs.append((form, found))
+    if closed and not pairs:
+        raise closed
+    return pairs
 
 
 def format_of(path: Path) -> Format | None:

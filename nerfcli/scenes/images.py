@@ -175,10 +175,14 @@ def write_png(path: Path, pixels: Tensor | np.ndarray) -> None:
 
 
 def _orientation(image: Image.Image) -> int:
-    """Read the EXIF orientation, 1 to 8; 5 to 8 swap width and height."""
+    """Read the EXIF orientation, 1 to 8; 5 to 8 swap width and height. What is none counts as 1."""
     if image.format == "PNG" and "exif" not in image.info:
         return 1  # asking Pillow would decode the whole image in search of it
-    return int(image.getexif().get(0x0112, 1))
+    try:
+        orientation = int(image.getexif().get(0x0112, 1))
+    except Exception:  # noqa: BLE001 - a library's parser of tags that may hold anything
+        return 1
+    return orientation if orientation in _TURNS else 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

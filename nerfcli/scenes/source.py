@@ -29,6 +29,10 @@ LEAST_HALF_SIZE = 1e-9  # of a box
 FIELD_OF_VIEW = (0.1, 179.0)  # degrees; anything beyond is a mistake for a perspective lens
 
 
+class NoFrames(NerfError):
+    """Files of a format that hold no frame at all, such as files of another purpose."""
+
+
 @dataclass(frozen=True)
 class Depth:
     """A depth image of a view.
@@ -136,15 +140,18 @@ def read_object(path: Path, notes: list[str] | None = None) -> dict[str, Any]:
         notes: gets a line if a key is stated more than once.
 
     Raises:
-        NerfError: as `read_json`, or not an object.
+        NoFrames: as `read_json`, or not an object.
     """
     twice: list[str] = []
-    data = read_json(path, lenient=True, twice=twice)
+    try:
+        data = read_json(path, lenient=True, twice=twice)
+    except NerfError as error:
+        raise NoFrames(str(error)) from error
     if twice and notes is not None:
         keys = abbreviate(list(dict.fromkeys(twice)))
         notes.append(f"{path.name} states a key more than once, the last value counts: {keys}")
     if not isinstance(data, dict):
-        raise NerfError(f"{path} must hold a JSON object, found a {type(data).__name__}.")
+        raise NoFrames(f"{path} must hold a JSON object, found a {type(data).__name__}.")
     return data
 
 
@@ -281,6 +288,21 @@ def find_duplicates(names: Iterable[str]) -> list[str]:
     for name in names:
         seen[name] = seen.get(name, 0) + 1
     return [name for name, count in seen.items() if count > 1]
+
+
+def check_images(frames: Sequence[Frame]) -> None:
+    """Raise NerfError if one image file belongs to two poses; one of them must be wrong."""
+    first: dict[Path, Frame] = {}
+    for frame in frames:
+        if frame.image is None:
+            continue
+        other = first.setdefault(frame.image, frame)
+        if other is not frame and not np.allclose(frame.c2w, other.c2w, rtol=1e-3, atol=1e-3):
+            raise NerfError(
+                f"{frame.image} is the only file for two frames with different poses, {other.name} "
+                f"and {frame.name}. If their folders differ, --images DIR must name the folder "
+                "that holds both folders."
+            )
 
 
 def median_focal(frames: Sequence[Frame]) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import ensure_no_pointer
-from nerfcli.scenes.source import MOST_DISTANT
+from nerfcli.scenes.source import MOST_DISTANT, NoFrames
 
 HEADER = re.compile(
     rb"^\{'descr': '([<>]f[48])', 'fortran_order': (False|True), "
@@ -72,7 +72,7 @@ def read_npz(path: Path, wanted: re.Pattern[str], columns: int) -> dict[str, np.
     except NerfError:
         raise
     except Exception as error:  # noqa: BLE001 - a library's parser: it raises anything
-        raise NerfError(f"{path} is no intact .npz file ({error}). Take an intact copy.") from error
+        raise NoFrames(f"{path} is no intact .npz file ({error}). Take an intact copy.") from error
     return {name: parse_npy(data, f"{path}: {name}", columns) for name, data in found.items()}
 
 

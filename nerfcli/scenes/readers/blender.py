@@ -10,8 +10,8 @@ from nerfcli.cameras.boxes import Box
 from nerfcli.core.config import SceneConfig
 from nerfcli.core.errors import NerfError
 from nerfcli.scenes.readers.ngp_box import parse_box
-from nerfcli.scenes.readers.transforms import NoImages, TransformsFiles, read_frames, read_table
-from nerfcli.scenes.source import Source, abbreviate
+from nerfcli.scenes.readers.transforms import TransformsFiles, read_frames, read_table
+from nerfcli.scenes.source import NoFrames, Source, abbreviate
 
 SPLITS = ("train", "val", "test")
 HALF_SIZE = 1.5  # nerfstudio's box for these scenes
@@ -42,19 +42,24 @@ def read_blender(root: Path, only: Path | None = None, wanted: SceneConfig | Non
         notes.append(f"only {only.name} is read, not {abbreviate(beside)}; name the folder for all")
     box, box_source = None, ""
     pictures = TransformsFiles(root, wanted)
-    without: list[NerfError] = []
+    without: list[NoFrames] = []
     for split, path in files.items():
-        data, more = read_table(path)
+        try:
+            data, more = read_table(path)
+        except NoFrames as error:  # a scene of several files is meant to be read
+            raise (NerfError if len(files) > 1 else NoFrames)(str(error)) from error
         notes += more
         # a single file, or files without one for training, leave the choice to the hold-out rule
         stated = split if "train" in files else None
         try:
             read, more, _ = read_frames(path, data, pictures, stated)
-        except NoImages as error:
+        except NoFrames as error:
             if split in (None, "train"):
                 raise
+            if len(files) > 1 and not isinstance(data.get("frames"), list):
+                raise NerfError(str(error)) from error
             without.append(error)
-            n = len(data["frames"])
+            n = len(data.get("frames", ()))
             what = f"names {n} images that do not exist: its cameras are" if n else "is empty, and"
             notes.append(f"{path.name} {what} left out")
             continue

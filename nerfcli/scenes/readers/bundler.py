@@ -19,7 +19,7 @@ from nerfcli.core.config import SceneConfig
 from nerfcli.core.errors import NerfError
 from nerfcli.scenes.readers.arrays import read_text
 from nerfcli.scenes.readers.collector import Collector, Pinhole, find_images
-from nerfcli.scenes.source import MOST_DISTANT, Points, Source
+from nerfcli.scenes.source import MOST_DISTANT, NoFrames, Points, Source
 
 FILES = ("bundle.out", "bundle/bundle.out", "bundle.rd.out", "sfm/bundle.out")
 LISTS = ("list.txt", "bundle.list.txt", "bundle.txt", "list_imgs.txt")
@@ -81,7 +81,7 @@ def _list(root: Path, path: Path) -> list[str]:
         if place.is_file():
             lines = (line.strip() for line in read_text(place).split("\n"))
             return [FOCAL.sub("", line).removeprefix("./") for line in lines if line]
-    raise NerfError(
+    raise NoFrames(
         f"{path} needs its list of images, a line for each camera. Looked for: {', '.join(LISTS)}."
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from nerfcli.scenes.readers.pictures import (
 from nerfcli.scenes.source import (
     OPENGL_COLUMNS,
     Frame,
+    NoFrames,
     Source,
     abbreviate,
     check_focal,
@@ -39,6 +41,12 @@ from nerfcli.scenes.source import (
 MOST_SKEW = 1.0  # pixels at the image's edge; more would be visible, and we have no such camera
 MAX_SIDE = 2**20  # pixels; a file that states more is damaged
 MOST_FOLDERS = 50  # of a scene that are looked into for images
+# folders whose files have the names of photos and are none
+NO_PHOTOS = re.compile(
+    r"(?<![a-z])(masks?|depths?|normals?|confidences?|alphas?|segmentations?|semantics?|labels?"
+    r"|disparity|disparities|thumbs?|thumbnails?)(maps?)?(?![a-z])",
+    re.IGNORECASE,
+)
 FAR_OFF = 1000.0  # times the cameras' spread from the origin
 LEAST_SKEW = 0.05  # pixels; less is not worth a line
 
@@ -191,14 +199,14 @@ class Collector:
         self.notes += self.faults.finish(len(self.frames))
         if not self.frames:
             if not self.missing:
-                raise NerfError(f"{self.file} states no camera that can be used.")
+                raise NoFrames(f"{self.file} states no camera that can be used.")
             looked = self.looked
             if self.pictures is not None:
                 looked = ", ".join(
                     relative_name(place, self.root) for place in self.pictures.places
                 )
             looked = f" Looked in: {looked}." if looked else ""
-            raise NerfError(
+            raise NoFrames(
                 f"{self.file}: none of the {len(self.missing)} images exists, the first is "
                 f"{self.missing[0]!r}.{looked} --images DIR says where they are."
             )
@@ -288,16 +296,19 @@ def list_images(root: Path, folders: Sequence[str], wanted: SceneConfig) -> list
     images = next(filter(None, found), None)
     if images is None:
         looked = ", ".join(relative_name(place, root) for place in places)
-        raise NerfError(
+        raise NoFrames(
             f"{root} has no images. Looked in: {looked}. --images DIR says where they are."
         )
     return images
 
 
 def find_images(root: Path, names: Iterable[str], wanted: SceneConfig) -> Pictures:
-    """Find images by name in the usual folders, or in any other folder of the scene."""
+    """Find images by name in the usual folders, or in any other folder of photos in the scene."""
+    names = list(names)
     usual = image_folders(root)
     others = sorted(f for f in root.iterdir() if f.is_dir() and not is_hidden(f.name))
+    others = [f for f in others if f not in usual and not NO_PHOTOS.search(f.name)]
     pictures = Pictures(root, usual, others[:MOST_FOLDERS], given=wanted.images)
+    pictures.prefer_exact(names)
     pictures.find_all(names)
     return pictures

@@ -22,6 +22,7 @@ from nerfcli.scenes.readers.pictures import Pictures, is_image_folder
 from nerfcli.scenes.source import (
     MOST_DISTANT,
     Frame,
+    NoFrames,
     Points,
     Source,
     abbreviate,
@@ -114,7 +115,7 @@ def _read_model(folder: Path) -> tuple[ColmapModel, list[str]]:
         for kind in ("bin", "txt")
     )
     if not binary and not text:
-        raise NerfError(
+        raise NoFrames(
             f"{folder} has no complete COLMAP model: cameras and images are needed, both as .bin "
             "or both as .txt."
         )
@@ -159,7 +160,7 @@ def _find_images(pictures: Pictures, images: list[ColmapImage]) -> tuple[Path, d
         return pictures.folder or pictures.root, found
     root = pictures.root
     looked = ", ".join(os.path.relpath(place, root) for place in pictures.places)
-    raise NerfError(
+    raise NoFrames(
         f"{root}: none of the {len(images)} images of the COLMAP model exists, the first is "
         f"{images[0].name!r}. Looked in: {looked}. "
         "--images DIR says where they are."
@@ -288,15 +289,16 @@ def _find_masks(
 ) -> dict[str, Path | None]:
     """Find the images' masks: COLMAP appends .png to the name, others keep it.
 
-    They lie beside images, in masks_2 for images_2, in masks for a folder of another name.
+    They lie beside images, in masks_2 or else masks for images_2, in masks for any other name.
     """
-    named = images not in bases and images.name.startswith("images")
-    name = images.name.replace("images", "masks") if named else "masks"
-    folders = [base / name for base in bases if (base / name).is_dir() and base / name != images]
-    if not folders:
-        return {}
-    folder = folders[0]
-    masks = Pictures(folder, what="masks", known=pictures)
-    appended = {name: masks.find_here(f"{name}.png") for name in names}
-    same = masks.find_all(name for name in names if appended[name] is None)
-    return {name: path or same.get(name) for name, path in appended.items()}
+    reduced = images not in bases and images.name.startswith("images")
+    kinds = dict.fromkeys((images.name.replace("images", "masks") if reduced else "masks", "masks"))
+    places = (base / kind for kind in kinds for base in bases)
+    for folder in (place for place in places if place.is_dir() and place != images):
+        masks = Pictures(folder, what="masks", known=pictures)
+        appended = {name: masks.find_here(f"{name}.png") for name in names}
+        same = masks.find_all(name for name in names if appended[name] is None)
+        found = {name: path or same.get(name) for name, path in appended.items()}
+        if any(found.values()):
+            return found
+    return {}

@@ -36,8 +36,25 @@ def colmap_models(root: Path) -> list[ModelFolder]:
 
 
 def is_model(folder: Path) -> bool:
-    """Whether a folder holds a model's cameras."""
-    return any((folder / f"cameras.{kind}").is_file() for kind in ("bin", "txt"))
+    """Whether a folder holds a model's cameras and images."""
+    return any(
+        all((folder / f"{name}.{kind}").is_file() for name in ("cameras", "images"))
+        for kind in ("bin", "txt")
+    )
+
+
+def describe_incomplete(root: Path) -> str:
+    """Name a folder with only a part of a model, for a message; "" if there is none."""
+    for place in (root / place for place in PLACES):
+        for folder in (*_numbered(place), place):
+            names = ("cameras.bin", "cameras.txt", "images.bin", "images.txt")
+            found = [name for name in names if (folder / name).is_file()]
+            if found and not is_model(folder):
+                return (
+                    f"{folder} has no complete COLMAP model: cameras and images are needed, both "
+                    f"as .bin or both as .txt, found {', '.join(found)}."
+                )
+    return ""
 
 
 def scene_folder(root: Path, model: Path) -> Path:

@@ -20,7 +20,14 @@ from nerfcli.scenes.readers.pictures import (
     one_of_each,
     relative_name,
 )
-from nerfcli.scenes.source import Frame, Source, check_focal, pose_from_opengl, read_stored_size
+from nerfcli.scenes.source import (
+    Frame,
+    NoFrames,
+    Source,
+    check_focal,
+    pose_from_opengl,
+    read_stored_size,
+)
 
 NAME = "poses_bounds.npy"
 
@@ -117,7 +124,7 @@ def _images(folders: list[Path], n_rows: int, path: Path) -> tuple[list[Path], l
                 f"{folder} holds {len(images)} images."
             )
     looked = ", ".join(str(folder) for folder in folders)
-    raise NerfError(f"{path} has no images. Looked in {looked}; --images DIR says where they are.")
+    raise NoFrames(f"{path} has no images. Looked in {looked}; --images DIR says where they are.")
 
 
 def _c2w(row: np.ndarray, where: str) -> np.ndarray:

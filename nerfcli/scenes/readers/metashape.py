@@ -28,7 +28,7 @@ from nerfcli.scenes.readers.collector import (
     find_images,
     possible_size,
 )
-from nerfcli.scenes.source import Source, abbreviate
+from nerfcli.scenes.source import NoFrames, Source, abbreviate
 
 MOST_FILES = 100  # that are looked into for the right one
 MOST_XML = 2**26  # bytes; ten thousand cameras take a third of it
@@ -98,7 +98,7 @@ def _chunk(document: ElementTree.Element, path: Path) -> tuple[ElementTree.Eleme
     """Choose the chunk with most aligned cameras, and name the others."""
     chunks = list(document.iter("chunk"))
     if not chunks:
-        raise NerfError(f"{path} holds no chunk; it is no camera file of Metashape.")
+        raise NoFrames(f"{path} holds no chunk; it is no camera file of Metashape.")
     best = max(chunks, key=lambda chunk: sum(1 for _ in _aligned(chunk)))
     if len(chunks) == 1:
         return best, []

@@ -22,7 +22,7 @@ from nerfcli.scenes.images import image_header
 from nerfcli.scenes.readers.arrays import read_npz
 from nerfcli.scenes.readers.collector import Collector, Pinhole, list_images
 from nerfcli.scenes.readers.pictures import image_files
-from nerfcli.scenes.source import Source, check_box
+from nerfcli.scenes.source import NoFrames, Source, check_box
 
 FILES = ("cameras_sphere.npz", "cameras.npz")
 IMAGE_FOLDERS = ("image", "images", "rgb")  # MonoSDF has 000000_rgb.png beside the file
@@ -45,7 +45,7 @@ def read_neus(root: Path, path: Path, wanted: SceneConfig) -> Source:
     matrices = read_npz(path, KEYS, 4)
     worlds = {int(name[10:]): m for name, m in matrices.items() if name.startswith("world")}
     if not worlds:
-        raise NerfError(f"{path} holds no world_mat_0, world_mat_1, ...; it is no NeuS scene.")
+        raise NoFrames(f"{path} holds no world_mat_0, world_mat_1, ...; it is no NeuS scene.")
     images = _images(root, sorted(worlds), path, wanted)
     collector = Collector(root, path, wanted)
     masks = _masks(root, list(images.values()), collector)

@@ -99,6 +99,8 @@ class Pictures:
         self._taken: dict[Path, tuple[str, ...]] = {}
         self._finds: list[_Find] = []
         self._rules: dict[bool, _Rule] = {}
+        self._first: list[Path] = []
+        self._alike: list[Path] = []
 
     def find_all(self, stated: Iterable[str]) -> dict[str, Path]:
         """Find files by their stated names, all in the same way; leaves out what is not there.
@@ -123,6 +125,20 @@ class Pictures:
     def find(self, stated: str) -> Path | None:
         """Find one file by its stated name; None if it is not there."""
         return self.find_all([stated]).get(stated)
+
+    def prefer_exact(self, stated: Iterable[str]) -> None:
+        """Look first where most of these very names are, even in `others`; note if several do."""
+        parts = {
+            name.parts[-1:] if name.is_foreign else name.parts for name in map(_parse_name, stated)
+        }
+        held = {
+            folder: sum(self._follow(folder, each, is_exact=True) is not None for each in parts)
+            for folder in (*self.folders, *self.others)
+        }
+        self.others.sort(key=lambda folder: -held[folder])
+        usual = max(held[folder] for folder in self.folders)
+        self._first = [folder for folder in self.others[:1] if held[folder] > 2 * usual]
+        self._alike = [folder for folder in self.others if held[folder] == len(parts)]
 
     def name_of(self, stated: str, path: Path) -> str:
         """Name a found file: by its place below `root`, or as stated where the user gave a folder.
@@ -155,7 +171,9 @@ class Pictures:
     @property
     def places(self) -> list[Path]:
         """Where the files are looked for, in order."""
-        return [*self.folders, *self.others] if self.given is None else [self.given]
+        if self.given is not None:
+            return [self.given]
+        return list(dict.fromkeys((*self._first, *self.folders, *self.others)))
 
     @property
     def folder(self) -> Path | None:
@@ -173,6 +191,10 @@ class Pictures:
                 f"{len(moved)} {self.what} are not where they are stated ({moved[0].stated}), "
                 f"{read} is read"
             )
+        if len(self._alike) > 1 and self.folder in self._alike:
+            folders = ", ".join(relative_name(folder, self.root) for folder in self._alike)
+            read = relative_name(self.folder, self.root)
+            notes.append(f"each of {folders} holds all {self.what}, {read} is read")
         outside = [find for find in self._finds if find.is_outside]
         if outside:
             notes.append(
@@ -237,8 +259,10 @@ class Pictures:
                 path = self._follow(rule.folder, parts, is_exact)
                 if path is None:
                     continue
-                is_other = taken.setdefault(path, name.parts) != name.parts
-                if not is_other or (is_exact and not rule.is_moved):
+                first = taken.setdefault(path, name.parts)
+                # equal names of two folders, both cut off: an error of the whole scene
+                is_unclear = self.given is not None and first[-1] == name.parts[-1]
+                if first == name.parts or is_unclear or (is_exact and not rule.is_moved):
                     found[name.stated] = path
         return [
             _Find(

@@ -16,7 +16,7 @@ from nerfcli.core.config import SceneConfig
 from nerfcli.core.errors import NerfError
 from nerfcli.scenes.readers.collector import Collector, Pinhole, list_images, stated_size
 from nerfcli.scenes.readers.colmap import QUATERNION_TOLERANCE, rotation_from_quaternion
-from nerfcli.scenes.source import Source, number, read_object
+from nerfcli.scenes.source import NoFrames, Source, number, read_object
 
 FILES = ("metadata", "metadata.json")
 PLACES = (".", "EXR_RGBD")
@@ -42,7 +42,7 @@ def read_record3d(root: Path, path: Path, wanted: SceneConfig) -> Source:
     data = read_object(path)
     poses = data.get("poses")
     if not isinstance(poses, list) or not poses:
-        raise NerfError(f"{path} has no poses; record with camera poses, or use nerf prepare.")
+        raise NoFrames(f"{path} has no poses; record with camera poses, or use nerf prepare.")
     files = list_images(path.parent, IMAGE_FOLDERS, wanted)
     images = {int(f.stem): f for f in files if f.stem.isdecimal() and len(f.stem) < 9}
     folder = files[0].parent

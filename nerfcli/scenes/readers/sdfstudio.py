@@ -15,7 +15,7 @@ from nerfcli.core.config import SceneConfig
 from nerfcli.core.errors import NerfError
 from nerfcli.scenes.readers.collector import Collector, Pinhole, stated_size
 from nerfcli.scenes.readers.pictures import Pictures
-from nerfcli.scenes.source import Source, check_box, read_object
+from nerfcli.scenes.source import NoFrames, Source, check_box, read_object
 
 FILE = "meta_data.json"
 
@@ -33,7 +33,9 @@ def read_sdfstudio(root: Path, path: Path, wanted: SceneConfig) -> Source:
     data = read_object(path)
     frames = data.get("frames")
     if not isinstance(frames, list) or not all(isinstance(frame, dict) for frame in frames):
-        raise NerfError(f"{path} has no list of frames.")
+        raise NoFrames(f"{path} has no list of frames.")
+    if not any(frame.get("rgb_path") for frame in frames):
+        raise NoFrames(f"{path}: frame 0 has no rgb_path, nor has any other.")
     size = stated_size(data, ("width", "height"), str(path))
     pictures = Pictures(root, given=wanted.images)
     pictures.find_all(f["rgb_path"] for f in frames if isinstance(f.get("rgb_path"), str))

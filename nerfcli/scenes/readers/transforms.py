@@ -26,6 +26,7 @@ from nerfcli.scenes.readers.points import read_points
 from nerfcli.scenes.source import (
     Depth,
     Frame,
+    NoFrames,
     Source,
     abbreviate,
     find_duplicates,
@@ -43,10 +44,6 @@ DEPTH_KEYS = (
     ("depth_path", "integer_depth_scale", None),  # without it instant-ngp reads no depth either
 )
 NERFSTUDIO_KEYS = {"camera_model", "applied_transform", "ply_file_path", *SPLIT_KEYS.values()}
-
-
-class NoImages(NerfError):
-    """A transforms file without frames, or without any of their images."""
 
 
 def read_transforms(path: Path, wanted: SceneConfig | None = None) -> Source:
@@ -89,7 +86,7 @@ def read_table(path: Path) -> tuple[dict[str, Any], list[str]]:
     """Read a transforms file without what is null, and notes about its JSON.
 
     Raises:
-        NerfError: as `read_object`.
+        NoFrames: as `read_object`.
     """
     notes: list[str] = []
     data = _without_nulls(read_object(path, notes))
@@ -131,16 +128,18 @@ def read_frames(
         frames, notes, and the kind: "nerfstudio" or "instant-ngp".
 
     Raises:
-        NoImages: no frames, or none with an image.
+        NoFrames: no frames, or none with an image.
         NerfError: a fault in one of the frames.
     """
     listed = data.get("frames")
     if listed == []:
-        raise NoImages(f"{path} has no frames.")
+        raise NoFrames(f"{path} has no frames.")
     if not isinstance(listed, list):
-        raise NerfError(f"{path} has no frames; a transforms file needs a list of that name.")
+        raise NoFrames(f"{path} has no frames; a transforms file needs a list of that name.")
     if not all(isinstance(frame, dict) for frame in listed):
         raise NerfError(f"{path}: each entry of frames must be an object.")
+    if not any(frame.get("file_path") for frame in listed):
+        raise NoFrames(f"{path}: frame 0 has no file_path, nor has any other.")
     notes = check_keys(data, listed, path)
     has_masks = any(frame.get("mask_path") for frame in listed)
     reading = _Reading(path, data, files, split, has_masks)
@@ -154,7 +153,7 @@ def read_frames(
             reading.add(frame, i)
     notes += faults.finish(len(reading.frames))
     if not reading.frames:
-        raise NoImages(
+        raise NoFrames(
             f"{path}: none of the {len(listed)} images exists, the first was looked for at "
             f"{path.parent / reading.missing[0]}. --images DIR says where they are."
         )
