@@ -21,6 +21,7 @@ from test_frames import LEFT_PIPES, write_video
 from conftest import Nerf
 from nerfcli.cameras.rotations import look_at
 from nerfcli.cli import main
+from nerfcli.cli.prepare import summarise
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Progress
 from nerfcli.prepare import PrepareOptions, Stopped, clear_scene, pipeline, prepare_scene, sfm
@@ -405,6 +406,9 @@ def test_a_broken_tag_does_not_cost_a_turned_photo(tmp_path: Path) -> None:
 def test_names_that_are_not_utf8_are_changed(tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9.jpg")
     assert make_names([name, "caf_.jpg"]) == {name: "caf__2.jpg", "caf_.jpg": "caf_.jpg"}
+    record = {"scene": "s", "registered": 3, "images": 4, "points": 9, "reprojection_px": 1.0}
+    record |= {"seconds": 1.0, "models": [3], "failed": {name: "is broken"}, "enough": True}
+    assert "caf\\udce9.jpg: is broken" in summarise(record).encode().decode()
 
 
 @pytest.mark.parametrize("stored", [True, False, None])

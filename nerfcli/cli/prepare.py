@@ -148,4 +148,5 @@ def summarise(record: dict[str, Any]) -> str:
     if not record["enough"]:
         lines.append("too few: the scene is not what was photographed; take more, with overlap")
     lines.append(f"next: nerf check {record['scene']}   nerf train {record['scene']}")
-    return "\n".join(lines)
+    # names that are not UTF-8 cannot be printed
+    return "\n".join(lines).encode(errors="backslashreplace").decode()
