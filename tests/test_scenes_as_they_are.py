@@ -98,6 +98,7 @@ def test_a_damaged_count_does_not_win(tmp_path: Path) -> None:
         ("sparse/0", "images", "sparse"),
         ("colmap/sparse/0", "images", "colmap/sparse/0"),
         ("colmap/sparse/0", "colmap/images", "."),
+        ("sparse/0", "Images", "."),
         ("distorted/sparse/0", "input", "."),  # 3DGS's convert.py, stopped half-way
         ("distorted/sparse/0", "input", "distorted/sparse/0"),
         ("dense/sparse", "dense/images", "."),
@@ -158,7 +159,7 @@ def test_the_user_says_where_images_are(tmp_path: Path) -> None:
     with pytest.raises(NerfError, match=r"photosz \(scene\.images\) does not exist"):
         read_source(root, SceneConfig(images=f"{photos}z"))
     shutil.rmtree(root / "images")
-    with pytest.raises(NerfError, match=r"Looked in: \.\. --images DIR says where they are"):
+    with pytest.raises(NerfError, match=r"Looked in: the folder itself\. --images DIR says"):
         read_source(root)
 
 

@@ -159,7 +159,8 @@ def _find_images(pictures: Pictures, images: list[ColmapImage]) -> tuple[Path, d
     if found:
         return pictures.folder or pictures.root, found
     root = pictures.root
-    looked = ", ".join(os.path.relpath(place, root) for place in pictures.places)
+    places = [os.path.relpath(place, root) for place in pictures.places]
+    looked = ", ".join("the folder itself" if place == "." else place for place in places)
     raise NoFrames(
         f"{root}: none of the {len(images)} images of the COLMAP model exists, the first is "
         f"{images[0].name!r}. Looked in: {looked}. "

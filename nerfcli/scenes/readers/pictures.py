@@ -26,19 +26,22 @@ from nerfcli.scenes.readers.listings import (
 )
 
 OTHER_NAMES = ("input", "rgb")  # of the folder of images, by some tools
-IMAGE_FOLDER = re.compile(r"images(_\d{1,4})?|input|rgb")
+IMAGE_FOLDER = re.compile(r"images(_\d{1,4})?|input|rgb", re.IGNORECASE)
 
 
 def image_folders(root: Path) -> list[Path]:
-    """List candidates in order: images, images_2, images_4, ..., other names, the folder itself."""
-    reduced = []
+    """List candidates in order: images, images_2, images_4, ..., other names, the folder itself.
+
+    In any letter case, the usual one first.
+    """
+    found = []
     for folder in root.iterdir():
-        match = re.fullmatch(r"images_(\d{1,4})", folder.name)
-        if match and folder.is_dir():
-            reduced.append((int(match[1]), folder))
-    named = [root / "images", *(folder for _, folder in sorted(reduced))]
-    named += [root / name for name in OTHER_NAMES]
-    return [folder for folder in named if folder.is_dir()] + [root]
+        name = folder.name.lower()
+        if IMAGE_FOLDER.fullmatch(name) and folder.is_dir():
+            stem, _, factor = name.partition("_")
+            order = ("images", *OTHER_NAMES).index(stem), int(factor or 1)
+            found.append((order, name != folder.name, folder))
+    return [folder for *_, folder in sorted(found)] + [root]
 
 
 def is_image_folder(folder: Path) -> bool:
