@@ -99,3 +99,14 @@ def test_faults_are_named() -> None:
         Lens("brown", (0.1, 0.2))
     with pytest.raises(NerfError, match="finite"):
         Lens("fisheye", (math.nan, 0.0, 0.0, 0.0))
+
+
+@pytest.mark.parametrize("k", [1e308, -1e308, 1e31])
+def test_an_absurd_parameter_is_refused(k: float) -> None:
+    with pytest.raises(NerfError, match="absurdly large"):
+        Lens.of("brown", k1=k)
+
+
+def test_a_parameter_that_is_nearly_zero_counts_as_zero() -> None:
+    for tiny in (5e-324, 1e-200):
+        assert Lens.of("brown", k1=-0.2, k4=tiny).limit == Lens.of("brown", k1=-0.2).limit

@@ -24,6 +24,10 @@ from nerfcli.core.errors import NerfError
 __all__ = ["Lens", "LensBank", "panorama"]
 
 
+MOST_PARAMETER = 1e30  # beyond is damage, and products overflow
+NEGLIGIBLE = 1e-100  # of a polynomial's largest coefficient: the quotient would overflow
+
+
 @dataclass(frozen=True)
 class Lens:
     """A lens model and its parameters, in the order of `MODELS[model].params`.
@@ -50,6 +54,8 @@ class Lens:
             )
         if not all(math.isfinite(p) for p in self.params):
             raise NerfError(f"Lens parameters must be finite, got {self.params}.")
+        if any(abs(p) > MOST_PARAMETER for p in self.params):
+            raise NerfError(f"Lens parameters are absurdly large: {self.params}.")
 
     @staticmethod
     def of(model: str, **named: float) -> Lens:
@@ -150,7 +156,9 @@ def _columns(params: Sequence[float], like: Tensor) -> list[Tensor]:
 
 def _roots(coefficients: Sequence[float] | np.ndarray) -> list[float]:
     """The real roots of a polynomial, lowest power first."""
-    roots = np.polynomial.polynomial.polyroots(np.trim_zeros(np.array(coefficients), "b"))
+    found = np.array(coefficients, dtype=np.float64)
+    found[np.abs(found) < NEGLIGIBLE * np.abs(found).max()] = 0.0
+    roots = np.polynomial.polynomial.polyroots(np.trim_zeros(found, "b"))
     return [complex(q).real for q in roots if abs(complex(q).imag) < 1e-9 * abs(q)]
 
 
