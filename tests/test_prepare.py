@@ -28,7 +28,6 @@ from nerfcli.prepare import PrepareOptions, Stopped, clear_scene, pipeline, prep
 from nerfcli.prepare.masks import take_masks
 from nerfcli.prepare.normalise import DISTANCE, estimate_up, normalise
 from nerfcli.prepare.photos import (
-    TURNS,
     Photo,
     find_photos,
     make_names,
@@ -36,6 +35,7 @@ from nerfcli.prepare.photos import (
     write_pyramid,
 )
 from nerfcli.scenes import load_scene, read_source
+from nerfcli.scenes.images import TURNS
 from nerfcli.scenes.source import Source
 
 QUIET = Progress("quiet", None, "", "")

@@ -11,7 +11,8 @@ from nerfcli.core.errors import NerfError
 from nerfcli.core.files import replacing
 from nerfcli.core.progress import Note
 from nerfcli.core.text import quantity
-from nerfcli.prepare.photos import TURNS, Photo
+from nerfcli.prepare.photos import Photo
+from nerfcli.scenes.images import TURNS
 from nerfcli.scenes.photo_formats import open_photo
 from nerfcli.scenes.readers.pictures import Pictures
 

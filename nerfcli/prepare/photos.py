@@ -17,7 +17,7 @@ from nerfcli.core.errors import NerfError
 from nerfcli.core.files import replacing
 from nerfcli.core.progress import Note, Update, ignore_update
 from nerfcli.core.text import quantity
-from nerfcli.scenes.images import ALPHA_MODES
+from nerfcli.scenes.images import ALPHA_MODES, TURNS
 from nerfcli.scenes.photo_formats import AVIF, EXIF_IFD, HEIF, RAW, keep_lens_tags, open_photo
 from nerfcli.scenes.readers.listings import is_hidden
 from nerfcli.scenes.source import natural_key
@@ -30,15 +30,6 @@ NOT_READ = (".exr", ".hdr", ".jxl", ".psd", ".gif", ".svg")
 READABLE = {"JPEG": "JPEG", "MPO": "JPEG", "PNG": "PNG", "TIFF": "TIFF", "BMP": "BMP"}
 ORIENTATION = 0x0112
 LENS_TAGS = (0x010F, 0x0110, 0xA405, 0x920A)  # maker, model, focal lengths
-TURNS = {  # by EXIF orientation: how to make stored pixels upright
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 NEUTRAL = (128, 128, 128)  # behind transparent pixels while matching: it has no features
 QUALITY = 95
 

@@ -29,7 +29,7 @@ ENDS = (  # how files begin and end: PNG and its chunk IEND, JPEG's SOI and EOI
     (b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"),
     (b"\xff\xd8", b"\xff\xd9"),
 )
-_TURNS = {
+TURNS = {  # by EXIF orientation: how to make stored pixels upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -71,7 +71,7 @@ def read_image(path: Path, downscale: int = 1, size: tuple[int, int] | None = No
     with open_photo(path) as image:
         try:
             image.load()
-            turn = _TURNS.get(_orientation(image))
+            turn = TURNS.get(_orientation(image))
             pixels = _to_rgb(image)
         except (OSError, SyntaxError, ValueError, EOFError) as error:
             raise NerfError(f"{path} is corrupt or truncated ({error}).") from error
@@ -182,7 +182,7 @@ def _orientation(image: Image.Image) -> int:
         orientation = int(image.getexif().get(0x0112, 1))
     except Exception:  # noqa: BLE001 - a library's parser of tags that may hold anything
         return 1
-    return orientation if orientation in _TURNS else 1
+    return orientation if orientation in TURNS else 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
