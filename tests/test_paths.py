@@ -16,6 +16,7 @@ from nerfcli.cameras import paths, splines
 from nerfcli.cameras.boxes import Box
 from nerfcli.cameras.cameras import Cameras, common_focus
 from nerfcli.cameras.lenses import Lens
+from nerfcli.cameras.upright import find_upright
 from nerfcli.scenes import load_scene
 
 BOX = Box((0.0, 0.0, 0.0), 1.0)
@@ -102,7 +103,7 @@ def test_up_survives_cameras_that_are_held_slanted() -> None:
     for i in range(3):  # three are held sideways
         x, y = cameras.c2w[i, :, 0].clone(), cameras.c2w[i, :, 1].clone()
         cameras.c2w[i, :, 0], cameras.c2w[i, :, 1] = y, -x
-    up = paths._estimate_up(cameras)
+    up = find_upright(cameras.c2w.numpy()).up
     assert float(torch.from_numpy(up) @ UP) > math.cos(math.radians(2))
 
 
@@ -221,7 +222,7 @@ def test_real_captures(name: str, around: bool) -> None:
     # lego's hemisphere is sparse at 100 views, the hand-held arcs are dense
     nearest = torch.cdist(path.positions, cameras.positions).amin(1) / distances
     assert float(nearest.max()) < 0.5
-    up = torch.from_numpy(paths._estimate_up(cameras))
+    up = torch.from_numpy(find_upright(cameras.c2w.numpy()).up)
     assert float(up[2]) > 0.99  # all three sources have z up
     level = torch.tensor([1.0, 1.0, 0.0]).double()
     side = ((cameras.positions - found[0]) * level).mean(0)
