@@ -37,7 +37,7 @@ SPIRAL_TURNS = 2
 KEYFRAME_SPACING = 6  # frames of `interpolate` per camera that it passes
 KEYFRAMES = 8  # at least: two cameras may look from opposite sides, with nothing between them
 WALK_KEYFRAMES = 60  # a walk keeps to its cameras, whatever the number of frames
-LOCAL = math.radians(12), math.radians(40)  # least and largest width of a local mean by azimuth
+LOCAL = math.radians(15), math.radians(40)  # least and largest width of a local mean by azimuth
 SAME_HEIGHT = math.radians(20)  # of elevations; cameras further from the usual one count less
 
 
@@ -123,7 +123,7 @@ def orbit(cameras: Cameras, box: Box, n_frames: int, upright: Upright | None = N
     width = float(np.clip(0.25 * capture.half_range, *LOCAL))
     if capture.is_surrounded:
         azimuths, usual = phase, _usual_elevation(capture.elevations)
-        width = float(np.clip(0.5 * capture.gap, *LOCAL))
+        width = float(np.clip(capture.gap, *LOCAL))
     else:
         azimuths = SWEEP_MARGIN * capture.half_range * np.sin(phase)
         usual = float(np.median(capture.elevations))

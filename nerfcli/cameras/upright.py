@@ -86,6 +86,11 @@ def find_upright(
     return Upright(up, turns, is_certain, f"the photos lie {which}")
 
 
+def restrict(upright: Upright, chosen: list[int]) -> Upright:
+    """The same for the chosen cameras."""
+    return replace(upright, turns=upright.turns[chosen])
+
+
 def up_along(c2w: Array, up: Array) -> Upright:
     """Take a stated upward direction [3], and find the quarter turns that go with it."""
     up = up / np.linalg.norm(up)
