@@ -15,6 +15,7 @@ from torch import Tensor
 
 from nerfcli.cameras.rays import Batch, Bounds, Rays
 from nerfcli.reference.losses import PHOTOMETRIC, depth_loss, distortion_loss, mse, opacity_loss
+from nerfcli.reference.proposals import ProposalGrid
 from nerfcli.reference.radiance import NetParams, Network
 from nerfcli.reference.samples import Pixels, Samples
 from nerfcli.reference.sampling import MarchingGrid
@@ -33,6 +34,10 @@ class Parts(Protocol):
     ) -> tuple[Tensor, Tensor]: ...
 
     def march(self, rays: Rays, bounds: Bounds, jitter: Tensor, grid: MarchingGrid) -> Samples: ...
+
+    def propose(
+        self, rays: Rays, jitter: Tensor, grid: ProposalGrid, annealing: float = 1.0
+    ) -> Samples: ...
 
     def composite(
         self, sigmas: Tensor, rgbs: Tensor, samples: Samples, background: Tensor
@@ -285,6 +290,29 @@ def render_rays(
     """
     with torch.no_grad():
         samples = ops.march(rays, bounds, jitter, grid)
+        return render_samples(
+            ops, network, rays, samples, ray_inputs, background, min_transmittance
+        ).pixels
+
+
+def render_proposed(
+    ops: Parts,
+    network: Network,
+    rays: Rays,
+    jitter: Tensor,
+    grid: ProposalGrid,
+    background: Tensor,
+    *,
+    min_transmittance: float = 1e-4,
+    ray_inputs: Tensor | None = None,
+) -> Pixels:
+    """Pixels of rays at the samples that `grid` proposes, without gradients.
+
+    Args:
+        jitter: [n_rays], as for proposals.propose. background: [3] or [n_rays, 3].
+    """
+    with torch.no_grad():
+        samples = ops.propose(rays, jitter, grid)
         return render_samples(
             ops, network, rays, samples, ray_inputs, background, min_transmittance
         ).pixels

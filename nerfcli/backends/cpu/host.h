@@ -60,6 +60,15 @@ struct NerfOccupancy {
   float center[3], half_size;
 };
 
+// Densities met before, bfloat16 and negative where none was; the reference is
+// reference/proposals.py.
+struct NerfProposals {
+  uint16_t *fine, *coarse;  // [R, R, R] each, indexed [z, y, x]
+  const float *edges;       // [n_bins + 1]
+  int32_t resolution, coarse_resolution, n_bins, n_samples;
+  float prior, padding, annealing;
+};
+
 struct NerfBatch {
   const float *target, *background;  // [n_rays, 3]
   const float *depth, *weight;       // [n_rays] or null
@@ -144,5 +153,9 @@ struct NerfKernels {
   void (*adam)(float *, float *, float *, float *, float *, int64_t, const NerfAdam *);
   void (*render)(const NerfNet *, const NerfParams *, const NerfSpace *, const NerfRays *,
                  const float *, const float *, const float *, const NerfOccupancy *,
-                 const NerfSteps *, const float *, int, float, NerfPixels *);
+                 const NerfSteps *, const NerfProposals *, const float *, int, float, NerfPixels *);
+  void (*propose)(const NerfProposals *, const NerfSpace *, const NerfRays *, const float *,
+                  float *, float *);
+  void (*learn)(const NerfProposals *, const NerfSpace *, const NerfRays *, const NerfSamples *,
+                const float *, float);
 };
