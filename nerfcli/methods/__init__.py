@@ -7,10 +7,11 @@ from nerfcli.core.errors import NerfError
 from nerfcli.methods.base import Field, Method, StepResult, Trainer
 from nerfcli.methods.classic_trainer import CLASSIC
 from nerfcli.methods.hashgrid_method import HASHGRID
+from nerfcli.methods.unbounded_trainer import UNBOUNDED
 
 __all__ = ["METHODS", "Field", "Method", "StepResult", "Trainer", "method_of"]
 
-METHODS = {method.name: method for method in (HASHGRID, CLASSIC)}
+METHODS = {method.name: method for method in (HASHGRID, UNBOUNDED, CLASSIC)}
 
 
 def method_of(config: Config) -> Method:
