@@ -63,13 +63,20 @@ class GridTrainer(Generic[F]):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """The terms of the objective, composed of differentiable ops; the fused step agrees."""
-        network, limit = self.field.network, self.objective.min_transmittance
+        network, objective = self.field.network, self.objective
         jitter = torch.full_like(batch.rays.origins[:, 0], 0.5)
         samples = self.field.sampler.sample(batch.rays, self.field.bounds(batch.rays), jitter)
         rendered = render_samples(
-            self.ops, network, batch.rays, samples, None, batch.background, limit
+            self.ops,
+            network,
+            batch.rays,
+            samples,
+            None,
+            batch.background,
+            objective.min_transmittance,
+            objective.full_from,
         )
-        return loss_terms(network, batch, rendered, self.objective)[0]
+        return loss_terms(network, batch, rendered, objective)[0]
 
     def _result(self, out: StepOut, n_rays: int | Tensor, n_samples: int | Tensor) -> StepResult:
         return StepResult(out.loss(self.objective), out.terms, out.mse, n_rays, n_samples)

@@ -11,7 +11,7 @@ from torch import Tensor
 from nerfcli.backends.base import Backend
 from nerfcli.cameras.rays import Bounds, Rays
 from nerfcli.reference.contraction import Space
-from nerfcli.reference.proposals import COARSER, UNKNOWN, ProposalGrid
+from nerfcli.reference.proposals import BRICK, COARSER, UNKNOWN, ProposalGrid
 from nerfcli.reference.samples import Samples
 from nerfcli.reference.sampling import Spacing
 
@@ -63,11 +63,12 @@ def fresh_grid(
     space: Space, edges: Tensor, *, resolution: int, n_samples: int, prior: float, padding: float
 ) -> ProposalGrid:
     """A grid that remembers nothing yet."""
-    coarser = -(-resolution // COARSER)
+    resolution = -(-resolution // (BRICK * COARSER)) * BRICK * COARSER
     fine, coarse = (
-        torch.full((r, r, r), UNKNOWN, dtype=torch.bfloat16) for r in (resolution, coarser)
+        torch.full((r**3,), UNKNOWN, dtype=torch.bfloat16)
+        for r in (resolution, resolution // COARSER)
     )
-    return ProposalGrid(fine, coarse, space, edges, n_samples, prior, padding)
+    return ProposalGrid(fine, coarse, resolution, space, edges, n_samples, prior, padding)
 
 
 def edges_by(spacing: Spacing, near: float, far: float, n_bins: int) -> Tensor:

@@ -19,8 +19,10 @@ from nerfcli.cameras.rays import Rays
 from nerfcli.reference.contraction import Space
 from nerfcli.reference.samples import Samples
 
+BRICK = 4  # cells along a brick of those that lie together in memory
 COARSER = 4  # cells of the fine grid along a cell of the coarse one
 UNKNOWN = -1.0  # what a cell holds that no sample has met
+OPAQUE = 10.0  # optical depth behind which no light is left
 LIT = 1e-3  # transmittance below which a sample's weight says nothing of its density
 
 
@@ -29,8 +31,9 @@ class ProposalGrid:
     """Mean densities per scene unit, bfloat16, UNKNOWN where no sample was.
 
     Attributes:
-        fine: [R, R, R], indexed [z, y, x], over the unit cube of `space`.
-        coarse: [R / 4, R / 4, R / 4]: stands in where the fine cell is unknown.
+        fine: [R**3] over the unit cube of `space`, in the order of `cells_at`.
+        coarse: [(R / 4)**3]: stands in where the fine cell is unknown.
+        resolution: R, a multiple of 16.
         space: maps positions into the unit cube.
         edges: [n_bins + 1] float32 distances, ascending: of all rays alike.
         n_samples: of a ray.
@@ -40,6 +43,7 @@ class ProposalGrid:
 
     fine: Tensor
     coarse: Tensor
+    resolution: int
     space: Space
     edges: Tensor
     n_samples: int
@@ -49,16 +53,24 @@ class ProposalGrid:
     def densities(self, positions: Tensor) -> Tensor:
         """positions [..., 3] in scene space -> sigmas [...] per scene unit."""
         unit = self.space.to_unit(positions)
-        fine = self.fine.view(-1)[cells_at(unit, self.fine.shape[0])].float()
-        coarse = self.coarse.view(-1)[cells_at(unit, self.coarse.shape[0])].float()
+        fine = self.fine[cells_at(unit, self.resolution)].float()
+        coarse = self.coarse[cells_at(unit, self.resolution // COARSER)].float()
         known = torch.where(coarse >= 0, coarse, self.prior)
         return torch.where(fine >= 0, fine, known)
 
 
 def cells_at(unit: Tensor, resolution: int) -> Tensor:
-    """Flat cells [...] of unit positions [..., 3] in a grid that is indexed [z, y, x]."""
-    x, y, z = (unit * resolution).long().clamp(0, resolution - 1).unbind(-1)
-    return (z * resolution + y) * resolution + x
+    """Where the cells of unit positions [..., 3] lie in a flat grid: [...] int64.
+
+    Bricks of 4 x 4 x 4 cells lie together, so that a ray finds several of its cells in one line of
+    the cache; bricks, and the cells in each, are in the order [z, y, x].
+    """
+    cell = (unit * resolution).long().clamp(0, resolution - 1)
+    flat = torch.zeros_like(cell[..., 0])
+    for part, n in ((cell // BRICK, resolution // BRICK), (cell % BRICK, BRICK)):
+        for axis in (2, 1, 0):
+            flat = flat * n + part[..., axis]
+    return flat
 
 
 def propose(rays: Rays, jitter: Tensor, grid: ProposalGrid, annealing: float = 1.0) -> Samples:
@@ -79,8 +91,8 @@ def propose(rays: Rays, jitter: Tensor, grid: ProposalGrid, annealing: float = 1
     edges, n_bins = grid.edges, len(grid.edges) - 1
     lengths = edges.diff()
     places = edges[:-1] + jitter[:, None] * lengths
-    depths = grid.densities(rays.at(places)) * lengths
-    behind = torch.exp(-depths.cumsum(-1))
+    depths = (grid.densities(rays.at(places)) * lengths).cumsum(-1)
+    behind = torch.where(depths < OPAQUE, torch.exp(-depths), 0.0)
     before = torch.cat([torch.ones_like(behind[:, :1]), behind[:, :-1]], dim=-1)
     weights = before - behind
     weights[:, -1] += behind[:, -1]
@@ -119,8 +131,10 @@ def learn_densities(
     sigmas = (-torch.log1p(-share)).view(-1) / lengths.clamp(min=1e-12)
     lit = (before > LIT).view(-1) & (lengths > 0)
     unit = grid.space.to_unit(samples.positions(rays)[lit])
-    for cells in (grid.fine, grid.coarse):
-        flat, resolution = cells.view(-1), cells.shape[0]
+    for flat, resolution in (
+        (grid.fine, grid.resolution),
+        (grid.coarse, grid.resolution // COARSER),
+    ):
         met, index = cells_at(unit, resolution).unique(return_inverse=True)
         mean = torch.zeros(len(met), device=flat.device, dtype=torch.float64)
         mean.index_add_(0, index, sigmas[lit].double())

@@ -78,7 +78,9 @@ struct NerfObjective {
   int32_t photometric;               // 0: mse, 1: huber
   float opacity, depth, distortion;  // weights of terms; 0: not wanted
   float scale;                       // of lengths in the distortion
+  float curve;                       // 0, or the `size` of the spacing that it is taken in
   float min_transmittance;
+  float full_from;  // gradients of nearer samples fall with the square of the distance
 };
 
 struct NerfStepOut {

@@ -50,7 +50,8 @@ std::string describe_structs() {
       FIELD(annealing) END
   BEGIN(NerfBatch) FIELD(target) FIELD(background) FIELD(depth) FIELD(weight) END
   BEGIN(NerfObjective) FIELD(photometric) FIELD(opacity) FIELD(depth) FIELD(distortion)
-      FIELD(scale) FIELD(min_transmittance) END
+      FIELD(scale) FIELD(curve) FIELD(min_transmittance)
+      FIELD(full_from) END
   BEGIN(NerfStepOut) FIELD(photometric) FIELD(opacity) FIELD(depth) FIELD(distortion) FIELD(mse)
       FIELD(n_kept) FIELD(weights) FIELD(d_unit) FIELD(d_ray_inputs) END
   BEGIN(NerfPixels) FIELD(rgb) FIELD(opacity) FIELD(depth) FIELD(median_depth) END

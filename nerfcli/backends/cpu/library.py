@@ -110,7 +110,9 @@ class ObjectiveView(ctypes.Structure):
         ("depth", c_float),
         ("distortion", c_float),
         ("scale", c_float),
+        ("curve", c_float),
         ("min_transmittance", c_float),
+        ("full_from", c_float),
     ]
 
 

@@ -7,6 +7,9 @@
 namespace {
 
 constexpr int64_t PROPOSE_RAYS = 64;  // rays of a task
+constexpr int BRICK = 4;              // cells along a brick, which lie together in memory
+constexpr int AT_ONCE = 16;           // bins that are looked up at once
+constexpr float OPAQUE = 10.0f;       // optical depth behind which no light is left
 constexpr float LIT = 1e-3f;          // light below which a weight says nothing of the density
 
 INLINE float from_bfloat(uint16_t half) {
@@ -22,14 +25,16 @@ INLINE uint16_t to_bfloat(float value) {  // to the nearest, ties to even
   return uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
-INLINE int cell_along(float unit, int resolution) {
+INLINE uint32_t cell_along(float unit, int resolution) {
   int cell = int(unit * float(resolution));
-  return cell < resolution ? cell : resolution - 1;
+  return uint32_t(cell < resolution ? cell : resolution - 1);
 }
 
 INLINE int64_t cell_at(float x, float y, float z, int resolution) {
-  return (int64_t(cell_along(z, resolution)) * resolution + cell_along(y, resolution)) *
-             resolution + cell_along(x, resolution);
+  const uint32_t i = cell_along(x, resolution), j = cell_along(y, resolution),
+                 k = cell_along(z, resolution), n = uint32_t(resolution) / BRICK;
+  const int64_t brick = ((k / BRICK) * n + j / BRICK) * n + i / BRICK;
+  return ((brick * BRICK + k % BRICK) * BRICK + j % BRICK) * BRICK + i % BRICK;
 }
 
 INLINE float density_in(const NerfProposals &grid, float x, float y, float z) {
@@ -51,16 +56,24 @@ static void cut_ray(const NerfProposals &grid, const NerfSpace &space, const flo
   const int64_t stride = round_up(n + 2, LANES);
   float *places = p, *x = p + stride, *y = x + stride, *z = y + stride, *light = z + stride,
         *weights = light + stride, *cdf = weights + stride;
-  for (int k = 0; k < n; k++)
-    places[k] = grid.edges[k] + jitter * (grid.edges[k + 1] - grid.edges[k]);
-  unit_positions(space, origin, direction, places, places, n, x, y, z);
   float depth = 0.0f;
-  for (int k = 0; k < n; k++) {
-    depth += density_in(grid, x[k], y[k], z[k]) * (grid.edges[k + 1] - grid.edges[k]);
-    light[k] = depth < 80.0f ? -depth : -80.0f;
+  int seen = 0;  // bins in front of an opaque one, and that one
+  for (int first = 0; first < n && seen == first; first += AT_ONCE) {
+    const int last = n < first + AT_ONCE ? n : first + AT_ONCE;
+    for (int k = first; k < last; k++)
+      places[k] = grid.edges[k] + jitter * (grid.edges[k + 1] - grid.edges[k]);
+    unit_positions(space, origin, direction, places + first, places + first, last - first,
+                   x + first, y + first, z + first);
+    for (seen = first; seen < last && depth < OPAQUE;) {
+      const int k = seen++;
+      depth += density_in(grid, x[k], y[k], z[k]) * (grid.edges[k + 1] - grid.edges[k]);
+      light[k] = -depth;
+    }
   }
-  for (int64_t k = n; k < stride; k++) light[k] = 0.0f;
-  exponentials(light, stride);
+  for (int64_t k = seen; k < stride; k++) light[k] = 0.0f;
+  exponentials(light, round_up(seen, LANES));
+  if (depth >= OPAQUE) light[seen - 1] = 0.0f;
+  for (int k = seen; k < n; k++) light[k] = light[seen - 1];
   for (int k = 0; k < n; k++) weights[k] = (k ? light[k - 1] : 1.0f) - light[k];
   weights[n - 1] += light[n - 1];
   float before = weights[0], total = 0.0f;

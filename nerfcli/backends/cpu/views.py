@@ -14,7 +14,7 @@ from nerfcli.core.tensors import ensure_shape
 from nerfcli.reference.contraction import PerspectiveSpace, Space
 from nerfcli.reference.encoding import GridSpec
 from nerfcli.reference.mlp import mlp_n_params
-from nerfcli.reference.proposals import ProposalGrid
+from nerfcli.reference.proposals import COARSER, ProposalGrid
 from nerfcli.reference.radiance import NetParams, NetSpec
 from nerfcli.reference.samples import Pixels, Samples
 from nerfcli.reference.sampling import Box, Steps
@@ -136,7 +136,11 @@ def proposals_view(grid: ProposalGrid, annealing: float = 1.0) -> library.Propos
     Raises:
         NerfError: a grid or the edges that the kernels cannot read in place.
     """
-    for name, cells in (("fine", grid.fine), ("coarse", grid.coarse)):
+    for name, cells, resolution in (
+        ("fine", grid.fine, grid.resolution),
+        ("coarse", grid.coarse, grid.resolution // COARSER),
+    ):
+        ensure_shape(name, cells, (resolution**3,))
         if cells.dtype != torch.bfloat16 or not cells.is_contiguous():
             raise NerfError(f"{name} must be contiguous bfloat16, got {cells.dtype}.")
     edges = checked("edges", grid.edges, (None,), written=True)
@@ -144,8 +148,8 @@ def proposals_view(grid: ProposalGrid, annealing: float = 1.0) -> library.Propos
         grid.fine.data_ptr(),
         grid.coarse.data_ptr(),
         edges.data_ptr(),
-        grid.fine.shape[0],
-        grid.coarse.shape[0],
+        grid.resolution,
+        grid.resolution // COARSER,
         len(edges) - 1,
         grid.n_samples,
         grid.prior,
