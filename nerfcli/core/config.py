@@ -27,6 +27,7 @@ Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 # what kernels index with 32 bits, or count in single precision, ends here
 SampleCount = Annotated[int, Meta(ge=1, le=2**24)]
 StepCount = Annotated[int, Meta(ge=1, le=1_000_000)]
+RaySamples = Annotated[int, Meta(ge=2, le=4096)]
 CellCount = Annotated[int, Meta(ge=1, le=512)]
 TableSize = Annotated[int, Meta(ge=1, le=24)]  # 16 levels of 2 features at 24 take 2 GiB
 
@@ -99,8 +100,8 @@ class UnboundedConfig:
     max_resolution: Count | None = None  # finest level; auto: two cells a pixel, 256 to 8192
     width: Count = 64  # neurons of a layer
     n_rays: SampleCount | None = None  # of a step; auto: by device
-    n_samples: Annotated[int, Meta(ge=2, le=1024)] = 32  # of a ray
-    n_bins: Annotated[int, Meta(ge=2, le=4096)] = 128  # of a ray, among which they are spread
+    n_samples: RaySamples = 32  # of a ray
+    n_bins: RaySamples = 128  # of a ray, among which they are spread
     horizon: Positive = 100.0  # where rays end, in half sizes of the detail cube
     proposal_resolution: CellCount = 256  # cells along the grid of remembered densities
     proposal_rate: Share = 0.1  # at which it takes what a step's samples meet
@@ -131,7 +132,7 @@ class ClassicConfig:
 
 @dataclass(frozen=True)
 class Config:
-    method: str | None = None  # hashgrid or classic; auto: hashgrid
+    method: str | None = None  # hashgrid or classic; auto: by what the scene shows
     backend: str = "auto"  # auto, or a name that `nerf info` lists
     device: Literal["auto", "cpu", "cuda"] = "auto"
     scene: SceneConfig = field(default_factory=SceneConfig)
@@ -148,7 +149,13 @@ METHOD_TABLES = tuple(
     for name, table in vars(Config()).items()
     if is_dataclass(table) and name not in SHARED_TABLES
 )
-DEFAULT_METHOD = METHOD_TABLES[0]
+
+
+def stated_method(config: Config) -> str | None:
+    """The method that a config names, or whose table it fills; None: the scene decides."""
+    default = Config()
+    changed = [name for name in METHOD_TABLES if getattr(config, name) != getattr(default, name)]
+    return config.method or next(iter(changed), None)
 
 
 def known(value: T | None) -> T:
