@@ -66,9 +66,9 @@ def distortion_loss(
 ) -> Tensor:
     """sum_ij w_i w_j |m_i - m_j| + 1/3 sum_i w_i^2 d_i per ray; mip-NeRF 360 (2022), eq. 15.
 
-    m: middles, d: lengths of the intervals, in s by the spacing, both times `scale`. Linear in the samples: with
-    sorted middles the double sum is 2 sum_i w_i (m_i W_i - M_i), where W_i and M_i are the sums
-    of w_j and w_j m_j in front of i.
+    m: middles, d: lengths of the intervals, in s by the spacing, both times `scale`. Linear in the
+    samples: with sorted middles the double sum is 2 sum_i w_i (m_i W_i - M_i), where W_i and M_i
+    are the sums of w_j and w_j m_j in front of i.
     """
     starts, ends = (scale * spacing.s_from_t(t) for t in (samples.t_starts, samples.t_ends))
     middles, lengths = 0.5 * (starts + ends), ends - starts
