@@ -86,7 +86,7 @@ def test_set(text: str, key: str, value: object) -> None:
     [
         ("train.stepz=3", ["unknown key 'train.stepz'", "train.steps"]),
         ("steps=3", ["unknown key 'steps'", "train.steps"]),
-        ("width=3", ["unknown key 'width'", "hashgrid.width, unbounded.width or classic.width"]),
+        ("width=3", ["unknown key 'width'", "hashgrid.width or unbounded.width or classic.width"]),
         ("qqqqqq=3", ["unknown key 'qqqqqq'"]),
         ("occupancy.resolution=64", ["it is now hashgrid.occupancy_resolution"]),
         ("train.n_samples=64", ["it is now hashgrid.n_samples"]),
