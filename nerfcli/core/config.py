@@ -134,7 +134,7 @@ class ClassicConfig:
 
 @dataclass(frozen=True)
 class Config:
-    method: str | None = None  # hashgrid or classic; auto: by what the scene shows
+    method: str | None = None  # hashgrid, unbounded or classic; auto: by what the scene shows
     backend: str = "auto"  # auto, or a name that `nerf info` lists
     device: Literal["auto", "cpu", "cuda"] = "auto"
     scene: SceneConfig = field(default_factory=SceneConfig)

@@ -103,4 +103,5 @@ UNBOUNDED = Method(
     hold=0.3,
     smaller_step="unbounded.n_rays=512",
     exports_on_gpu=True,
+    is_unbounded=True,
 )
