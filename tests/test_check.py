@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from nerfcli.cli import main
 from nerfcli.core.config import SceneConfig
 from nerfcli.core.progress import Progress
 from nerfcli.matching.matching import MatchedScene, match_scene
+from nerfcli.methods import METHODS
 from nerfcli.scenes import load_scene, read_source
 from nerfcli.scenes.build import scene_from_source
 
@@ -47,9 +49,9 @@ def matched(textured: Path) -> MatchedScene:
     return match_scene(scene_from_source(read_source(textured), SceneConfig(holdout=0)), QUIET)
 
 
-def judge(path: Path, matched: MatchedScene) -> SceneCheck:
+def judge(path: Path, matched: MatchedScene, method: str | None = None) -> SceneCheck:
     source = read_source(path)
-    return judge_scene(source, scene_from_source(source, SceneConfig(holdout=0)), matched)
+    return judge_scene(source, scene_from_source(source, SceneConfig(holdout=0)), matched, method)
 
 
 @pytest.mark.parametrize("name", SOUND)
@@ -144,8 +146,27 @@ def test_a_box_that_holds_nothing(textured: Path, matched: MatchedScene, tmp_pat
     def shrink(folder: Path, table: dict) -> None:
         table |= {"scale": 8.0, "offset": [0.5, 0.5, 0.5], "aabb_scale": 1}
 
-    found = faults(judge(spoil(textured, tmp_path / "copy", shrink), matched))
+    found = faults(judge(spoil(textured, tmp_path / "copy", shrink), matched, "hashgrid"))
     assert "box" in found
+
+
+def test_only_near_bounds_a_method_without_a_box(
+    textured: Path, matched: MatchedScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = replace(METHODS["hashgrid"], name="unbounded", is_unbounded=True)
+    monkeypatch.setitem(METHODS, "unbounded", places)
+    source = read_source(textured)
+    scene = scene_from_source(source, SceneConfig(holdout=0))
+    box = replace(scene.box, half_size=1e-3 * scene.box.half_size)
+    far = judge_scene(source, replace(scene, box=box, far=1e-6 + scene.near), matched)
+    assert faults(far) == {}
+    assert "scene.box" not in far.report.to_text()
+    assert far.report.measures["method_name"] == "unbounded"
+    assert "the photos show what lies behind" in far.report.to_text()
+    near = judge_scene(source, replace(scene, near=1e3), matched)
+    assert "nearer than near" in faults(near)["bounds"]
+    found = faults(judge_scene(source, replace(scene, far=1e-6 + scene.near), matched, "hashgrid"))
+    assert "farther than far" in found["bounds"]
 
 
 def test_training_checks_a_few_views_first(textured: Path, tmp_path: Path) -> None:

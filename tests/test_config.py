@@ -148,7 +148,7 @@ def test_keys_of_another_method_are_refused(tmp_path: Path) -> None:
     with pytest.raises(NerfError, match=refused):
         load_config("classic", sets=["hashgrid.width=32"])
     with pytest.raises(NerfError, match="classic.depth: the method is hashgrid"):
-        load_config(sets=["classic.depth=3"])
+        load_config(sets=["classic.depth=3", "method=hashgrid"])
     file = tmp_path / "mine.toml"
     file.write_text("[classic]\nn_rays = 12\n")
     assert load_config(file=file, flags={"method": "classic"}).classic.n_rays == 12
@@ -240,6 +240,7 @@ def test_format_1_is_read(tmp_path: Path) -> None:
     )
     own = HashGridConfig(width=32, occupancy_every=4, n_samples=512, ema_decay=0.0)
     assert config_from_toml(file) == Config(
+        "hashgrid",
         device="cpu",
         scene=SceneConfig(holdout=0),
         train=TrainConfig(minutes=3.0),

@@ -175,6 +175,19 @@ def test_near_stays_in_front_of_the_nearest_points(ball: Path) -> None:
     assert scene.near == pytest.approx(0.1 * scene.scene_from_source.scale)
 
 
+def test_sparse_points_move_with_the_cameras_and_stay_out_of_scene_json(ball: Path) -> None:
+    source = read_source(ball)
+    assert scene_from_source(source, SceneConfig()).points is None
+    xyz = np.random.default_rng(0).normal(size=(50, 3))
+    source = replace(source, points=Points(xyz), box=None, bounds=None, keep_frame=False)
+    scene = scene_from_source(source, SceneConfig())
+    assert scene.points is not None and scene.points.dtype == torch.float32
+    back = scene.scene_from_source.inverse().apply(scene.points.double())
+    torch.testing.assert_close(back, torch.from_numpy(xyz), atol=1e-5, rtol=0)
+    assert move_box(scene, Box((0.0, 0.0, 0.0), 2.0, 3), "a test").points is scene.points
+    assert Scene.from_json(scene.to_json()).points is None
+
+
 def test_a_broken_split_file_is_named(tmp_path: Path) -> None:
     folder = write_blender_scene(tmp_path / "scene")
     (folder / "transforms_test.json").write_text('{"frames": [\n\n  oops]}')

@@ -81,7 +81,7 @@ def test_a_toy_method_trains_resumes_and_renders(
 
 def test_a_toy_table_is_checked_as_any(ball: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert nerf("train", ball, "--method", "voxelgrid", "--set", "voxelgrid.n_rays=0") == 2
-    assert nerf("train", ball, "--set", "voxelgrid.n_rays=8") == 2
+    assert nerf("train", ball, "--method", "classic", "--set", "voxelgrid.n_rays=8") == 2
     said = capsys.readouterr().err
     assert "voxelgrid.n_rays must be a whole number, at least 1" in said
     assert "choose --method voxelgrid" in said

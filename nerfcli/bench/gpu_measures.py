@@ -99,6 +99,7 @@ class Bench:
 
     def config(self, backend: str, seconds: float) -> Config:
         values = {"backend": backend, "device": self.device, "train.minutes": seconds / 60}
+        values |= {"method": "hashgrid"}
         return config_from_values({**self.sizes.values, **values})
 
     @cached_property

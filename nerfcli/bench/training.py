@@ -101,7 +101,7 @@ def config_of(scene: Scene, shape: tuple[int, int], effort: Effort) -> Config:
         n_samples=N_SAMPLES,
     )
     length = effort.settle_steps + effort.blocks * own.occupancy_every
-    return resolve(Config(hashgrid=own, train=TrainConfig(steps=length)), scene)
+    return resolve(Config("hashgrid", hashgrid=own, train=TrainConfig(steps=length)), scene)
 
 
 def settle(scene: Scene, views: Views, config: Config, backend: Backend, n_steps: int) -> Settled:

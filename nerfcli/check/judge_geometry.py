@@ -42,14 +42,36 @@ def triangulate_agreeing(rays: MatchedRays, c2w: Tensor, tolerance: float) -> tu
     return triangulate(rays, residuals, c2w)[good], good.nonzero()[:, 0]
 
 
-def judge_box(scene: Scene, xyz: Tensor, rays: MatchedRays, which: Tensor) -> list[Finding]:
-    """Test whether the box and the range from near to far contain what the photos show.
+def judge_extent(
+    scene: Scene, xyz: Tensor, rays: MatchedRays, which: Tensor, *, is_unbounded: bool = False
+) -> list[Finding]:
+    """Test whether what is trained, from near to far and in the box, holds what the photos show.
 
     Args:
         xyz: [k, 3] triangulated points, scene space. which: [k] their matches.
+        is_unbounded: of the method; neither the box nor far bounds it then.
     """
     if len(xyz) < ENOUGH:
         return []
+    origin = scene.cameras.positions[rays.cameras[which, 0]]
+    distance = (xyz - origin).norm(dim=-1)
+    nearer = _judge_beyond(distance < scene.near, f"nearer than near ({scene.near:.3g})", "near")
+    if is_unbounded:
+        return nearer
+    farther = _judge_beyond(distance > scene.far, f"farther than far ({scene.far:.3g})", "far")
+    return _judge_box(scene, xyz) + nearer + farther
+
+
+def _judge_beyond(beyond: Tensor, where: str, setting: str) -> list[Finding]:
+    share = float(beyond.double().mean())
+    if share <= 0.05:
+        return []
+    level = "fault" if share > 0.5 else "warning"
+    text = f"{share:.0%} of the matched points are {where}: set scene.{setting}"
+    return [Finding(level, "bounds", text)]
+
+
+def _judge_box(scene: Scene, xyz: Tensor) -> list[Finding]:
     findings = []
     center = xyz.new_tensor(scene.box.center)
     reach = (xyz - center).abs().amax(-1)
@@ -64,16 +86,6 @@ def judge_box(scene: Scene, xyz: Tensor, rays: MatchedRays, which: Tensor) -> li
     elif outside > 0.1:
         text = f"{outside:.0%} of the matched points lie outside the box ({scene.box_source})"
         findings.append(Finding("warning", "box", text))
-    origin = scene.cameras.positions[rays.cameras[which, 0]]
-    distance = (xyz - origin).norm(dim=-1)
-    for name, beyond in (("near", distance < scene.near), ("far", distance > scene.far)):
-        share = float(beyond.double().mean())
-        if share > 0.05:
-            side = "nearer than near" if name == "near" else "farther than far"
-            limit = getattr(scene, name)
-            level = "fault" if share > 0.5 else "warning"
-            text = f"{share:.0%} of the matched points are {side} ({limit:.3g}): set scene.{name}"
-            findings.append(Finding(level, "bounds", text))
     return findings
 
 

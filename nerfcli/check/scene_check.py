@@ -13,8 +13,8 @@ from nerfcli.cameras.cameras import Cameras
 from nerfcli.check.epipolar import MatchedRays, compute_residuals, is_behind
 from nerfcli.check.judge_alpha import judge_alpha
 from nerfcli.check.judge_geometry import (
-    judge_box,
     judge_depth,
+    judge_extent,
     judge_links,
     judge_masks,
     measure_coverage,
@@ -29,7 +29,7 @@ from nerfcli.check.judge_poses import (
 )
 from nerfcli.check.poses import Hypothesis, compute_tolerance
 from nerfcli.check.report import Finding, Report, View, sort_by_level
-from nerfcli.core.config import SceneConfig
+from nerfcli.core.config import Config, SceneConfig
 from nerfcli.core.progress import Progress
 from nerfcli.core.text import quantity
 from nerfcli.matching.matching import (
@@ -39,6 +39,7 @@ from nerfcli.matching.matching import (
     match_scene,
     measure_pose_distances,
 )
+from nerfcli.methods import choose_method, method_of
 from nerfcli.scenes.build import scene_from_source
 from nerfcli.scenes.scene import Scene
 from nerfcli.scenes.source import Source
@@ -72,20 +73,28 @@ def check_source(
     *,
     max_views: int = MAX_VIEWS,
     alpha: Literal["transparent", "ignore"] | None = None,
+    method: str | None = None,
 ) -> SceneCheck:
-    """Test a scene's poses, intrinsics, images, masks, alpha, depth images and box.
+    """Test a scene's poses, intrinsics, images, masks, alpha, depth images, box and bounds.
 
-    alpha: as in the settings of a scene.
+    Args:
+        alpha: as in the settings of a scene.
+        method: that is to be trained; None: the one that the scene chooses.
 
     Raises:
         NerfError: the files do not state a scene.
     """
     scene = scene_from_source(source, SceneConfig(holdout=0, alpha=alpha))
-    return judge_scene(source, scene, match_scene(scene, progress, max_views))
+    return judge_scene(source, scene, match_scene(scene, progress, max_views), method)
 
 
-def judge_scene(source: Source, scene: Scene, matched: MatchedScene) -> SceneCheck:
-    """Judge a scene whose images have been matched."""
+def judge_scene(
+    source: Source, scene: Scene, matched: MatchedScene, method: str | None = None
+) -> SceneCheck:
+    """Judge a scene whose images have been matched, and what its method will train."""
+    config = Config(method)
+    name, reason = choose_method(config, scene)
+    is_unbounded = method_of(replace(config, method=name)).is_unbounded
     names, matches, images = scene.names, matched.matches, matched.images
     working_scale = compute_working_scale(scene, images)
     source_from_scene = scene.scene_from_source.inverse()
@@ -106,12 +115,17 @@ def judge_scene(source: Source, scene: Scene, matched: MatchedScene) -> SceneChe
     ]
     xyz, which = triangulate_agreeing(judgement.rays, corrected.c2w, tolerance)
     measures = _list_measures(scene, matched, judgement, len(xyz))
+    measures |= _list_extent(scene, is_unbounded)
+    text = f"{name}: {reason}" if reason else name
+    measures |= {"method": text, "method_name": name, "method_reason": reason}
     if judgement.convincing:
         c2w = scene.scene_from_source.apply_c2w(corrected.c2w)
         corrected_scene = replace(scene, cameras=replace(corrected, c2w=c2w))
         if not judgement.hypothesis.fault:  # wrong poses move the points, not the stated box
             points = scene.scene_from_source.apply(xyz)
-            findings += judge_box(corrected_scene, points, judgement.rays, which)
+            findings += judge_extent(
+                corrected_scene, points, judgement.rays, which, is_unbounded=is_unbounded
+            )
         findings += judge_masks(corrected_scene, matches, which)
         depth_findings, ratio = judge_depth(source, corrected, matches, which, xyz)
         findings += depth_findings
@@ -164,8 +178,16 @@ def _list_measures(
         "agreeing pairs": f"{stated.agreeing:.0%}",
         "agreeing_pairs": stated.agreeing,
         "triangulated": n_points,
-        "box": f"half size {scene.box.half_size:.3g}, {scene.box.n_cascades} cascades, from "
-        f"{scene.box_source}",
+    }
+
+
+def _list_extent(scene: Scene, is_unbounded: bool) -> dict[str, str]:
+    """List what is trained of the scene."""
+    half, source = f"half size {scene.box.half_size:.3g}", f"from {scene.box_source}"
+    if is_unbounded:
+        return {"detail cube": f"{half}, {source}", "near, far": f"{scene.near:.3g}, no end"}
+    return {
+        "box": f"{half}, {scene.box.n_cascades} cascades, {source}",
         "near, far": f"{scene.near:.3g}, {scene.far:.3g}",
     }
 

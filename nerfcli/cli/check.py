@@ -52,6 +52,12 @@ def check(
             help="What alpha means: auto, transparent (nothing is there), ignore (a mask).",
         ),
     ] = "auto",
+    method: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="What will be trained: auto, hashgrid or classic; see nerf train."
+        ),
+    ] = "auto",
     images: Images = None,
     skip_bad_frames: SkipBadFrames = False,
     as_json: Json = False,
@@ -62,7 +68,8 @@ def check(
 
     Matches features between the images and tests the poses against them: axis convention,
     world-to-camera for camera-to-world, focal length, exchanged or shuffled images, single wrong
-    poses. Then tests images, masks, depth images, box and bounds. Exit code 3 if there are faults.
+    poses. Then tests images, masks, depth images, and whether what `nerf train` will train holds
+    what the photos show. Exit code 3 if there are faults.
 
     \b
     Examples:
@@ -85,12 +92,14 @@ def check(
         if picture.suffix.lower() != ".png":
             raise NerfError(f"--picture {picture}: the picture is a PNG; name it so.")
         ensure_writable(picture)
-    meaning = load_config(flags={"scene.alpha": alpha}).scene.alpha
+    config = load_config(flags={"scene.alpha": alpha, "method": method})
     source = read_source(scene, scene_config(images, skip_bad_frames))
     if picture is not None:
         _ensure_no_image_of(source, picture)
     with Progress(progress_kind(progress, quiet), None, "image", "check") as reporter:
-        result = check_source(source, reporter, max_views=views, alpha=meaning)
+        result = check_source(
+            source, reporter, max_views=views, alpha=config.scene.alpha, method=config.method
+        )
     value: dict[str, Any] = result.report.to_json()
     text = result.report.to_text()
     if picture is not None:

@@ -79,6 +79,7 @@ def contents(run: Run) -> dict[str, Any]:
         "scene": run.scene_json.get("name"),
         "source": ImageSource.recorded(run.scene_json).resolved or None,
         "method": run.config.method,
+        "method_reason": run.scene_json.get("method_reason"),
         "step": state["step"],
         "seconds": state.get("seconds"),
         "finished": state.get("finished"),
@@ -105,9 +106,10 @@ def _machine_text(value: dict[str, Any]) -> str:
 def _run_text(value: dict[str, Any]) -> str:
     state = {True: "finished", False: "can go on", None: "state unknown"}[value["finished"]]
     seconds = "" if value["seconds"] is None else f", {duration(value['seconds'])} of training"
+    why = f" ({value['method_reason']})" if value["method_reason"] else ""
     return "\n".join(
         [
-            f"{value['run']}: scene {value['scene']}, method {value['method']}",
+            f"{value['run']}: scene {value['scene']}, method {value['method']}{why}",
             f"step {value['step']}{seconds}, {state}",
             f"{value['n_parameters']:,} values, {value['bytes'] / 1e6:.1f} MB on the disk",
             f"photos: {value['source'] or 'unknown'}",

@@ -30,6 +30,8 @@ def run_job(job: Job, progress: Progress, stop: StopSignal, *, as_json: bool) ->
     code = stop_code(summary["stopped"])
     name = job.run.scene_json.get("name")
     value: dict[str, Any] = {"run": str(job.run.path), "scene": name, **summary}
+    value["method"] = job.run.config.method
+    value["method_reason"] = job.run.scene_json.get("method_reason")
     value["peak_memory_bytes"] = peak_memory()
     if job.target_psnr is not None and code is None:
         value["target_psnr"] = job.target_psnr

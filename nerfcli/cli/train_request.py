@@ -120,6 +120,8 @@ def fresh_job(
     config = prepared.config
     backends.select(config.backend, config.device, note)
     scene_json = prepared.scene.to_json() | ImageSource.of(path).as_json()
+    if prepared.method_reason:
+        scene_json["method_reason"] = prepared.method_reason
     if out is None:
         run = Run.create_next(scene.name, config, scene_json, ROOT)
     else:

@@ -105,7 +105,7 @@ class ClassicConfig:
 
 @dataclass(frozen=True)
 class Config:
-    method: str | None = None  # hashgrid or classic; auto: hashgrid
+    method: str | None = None  # hashgrid or classic; auto: by what the scene shows
     backend: str = "auto"  # auto, or a name that `nerf info` lists
     device: Literal["auto", "cpu", "cuda"] = "auto"
     scene: SceneConfig = field(default_factory=SceneConfig)
@@ -121,7 +121,13 @@ METHOD_TABLES = tuple(
     for name, table in vars(Config()).items()
     if is_dataclass(table) and name not in SHARED_TABLES
 )
-DEFAULT_METHOD = METHOD_TABLES[0]
+
+
+def stated_method(config: Config) -> str | None:
+    """The method that a config names, or whose table it fills; None: the scene decides."""
+    default = Config()
+    changed = [name for name in METHOD_TABLES if getattr(config, name) != getattr(default, name)]
+    return config.method or next(iter(changed), None)
 
 
 def known(value: T | None) -> T:

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from nerfcli.core.config import DEFAULT_METHOD, METHOD_TABLES
+from nerfcli.core.config import METHOD_TABLES
 
+DEFAULT_METHOD = "hashgrid"  # of format 1
 OLD_TABLES = ("model", "sampling", "occupancy")
 # old key -> where its value stands now; width was shared, and is the table's of either method
 MOVED = {

@@ -16,7 +16,7 @@ from typing import Any, get_args, get_type_hints
 
 import msgspec
 
-from nerfcli.core.config import DEFAULT_METHOD, METHOD_TABLES, SHARED_TABLES, Config
+from nerfcli.core.config import METHOD_TABLES, SHARED_TABLES, Config, stated_method
 from nerfcli.core.config_format1 import is_format1, new_home, translate
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import write_text
@@ -76,11 +76,15 @@ def given_values(
 def config_from_values(values: Mapping[str, object]) -> Config:
     """Defaults with these dotted values in their place.
 
+    A value of one method's table chooses that method, if nothing else does.
+
     Raises:
         NerfError: a value of another method's table than the config's own.
     """
-    ensure_own_table(values, values.get("method"))
-    return with_values(Config(), values)
+    config = with_values(Config(), values)
+    method = values.get("method") or _method_of_tables(values)
+    ensure_own_table(values, method)
+    return dataclasses.replace(config, method=method)
 
 
 def with_values(config: Config, values: Mapping[str, object]) -> Config:
@@ -95,9 +99,20 @@ def with_values(config: Config, values: Mapping[str, object]) -> Config:
     return config
 
 
+def _method_of_tables(values: Mapping[str, object]) -> str | None:
+    """The method whose table values are of; None without any."""
+    keys = {key.partition(".")[0]: key for key in values}
+    found = [table for table in keys if table in METHOD_TABLES]
+    if len(found) > 1:
+        raise NerfError(
+            f"{keys[found[0]]} and {keys[found[1]]} are settings of two methods; "
+            f"choose one with --method {found[0]} or --method {found[1]}, and leave the other out."
+        )
+    return found[0] if found else None
+
+
 def ensure_own_table(values: Mapping[str, object], method: object, where: str = "") -> None:
-    """Raise NerfError where a value is of another method's table; method None: the default."""
-    method = method or DEFAULT_METHOD
+    """Raise NerfError where a value is of another method's table."""
     for key in values:
         table = key.partition(".")[0]
         if table in METHOD_TABLES and table != method:
@@ -114,7 +129,7 @@ def config_values(config: Config) -> dict[str, object]:
 
 def config_tree(config: Config) -> dict[str, Any]:
     """The tables of a config as they are written: without None and without other methods."""
-    others = [name for name in METHOD_TABLES if name != (config.method or DEFAULT_METHOD)]
+    others = [name for name in METHOD_TABLES if name != stated_method(config)]
     tree = {k: v for k, v in dataclasses.asdict(config).items() if k not in others}
     for name, value in list(tree.items()):
         if isinstance(value, dict):
@@ -135,7 +150,8 @@ def config_from_toml(path: Path) -> Config:
         NerfError: unreadable, broken TOML, unknown key, wrong type or value.
     """
     values = _read_toml(path, str(path))
-    ensure_own_table(values, values.get("method"), f"{path}: ")
+    if values.get("method"):
+        ensure_own_table(values, values["method"], f"{path}: ")
     return config_from_values(values)
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from nerfcli.core.config import Config
 from nerfcli.core.devices import pick
-from nerfcli.methods import method_of
+from nerfcli.methods import choose_method, method_of
 from nerfcli.scenes import Scene
 
 DEFAULT_MINUTES = 2.0
@@ -20,9 +20,10 @@ def resolve(config: Config, scene: Scene) -> Config:
     Raises:
         NerfError: an unknown method or device, or cuda where there is none.
     """
-    device, method = pick(config.device), method_of(config)
-    config = method.resolve(config, scene, device)
+    device = pick(config.device)
+    config = replace(config, method=choose_method(config, scene)[0])
+    config = method_of(config).resolve(config, scene, device)
     train = config.train
     if train.steps is None and train.minutes is None:
         train = replace(train, minutes=DEFAULT_MINUTES)
-    return replace(config, method=method.name, device=device, train=train)
+    return replace(config, device=device, train=train)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ from nerfcli.core.text import quantity
 from nerfcli.engine.resolve import resolve
 from nerfcli.engine.runs import Run
 from nerfcli.engine.schedule import Budget, budget_at, learning_rate
-from nerfcli.methods import StepResult, Trainer, method_of
+from nerfcli.methods import StepResult, Trainer, choose_method, method_of
 from nerfcli.scenes import ImageCache, Scene
 from nerfcli.scenes.build import move_box
 from nerfcli.scenes.hull import Silhouettes, silhouette_box, silhouettes_of
@@ -40,13 +40,20 @@ Callback = Callable[["Loop"], None]
 
 @dataclass(frozen=True)
 class Prepared:
-    """A scene ready to train on: box fitted, config resolved, training images in memory."""
+    """A scene ready to train on: box fitted, config resolved, training images in memory.
+
+    Attributes:
+        seconds: spent on it after the images were read; part of the training time.
+        silhouettes: of the views, where their box was looked for.
+        method_reason: why the scene has this method; "" where the config says which.
+    """
 
     scene: Scene
     config: Config
     residents: ImageCache
-    seconds: float  # spent on it after the images were read; part of the training time
-    silhouettes: Silhouettes | None = None  # of the views, where their box was looked for
+    seconds: float
+    silhouettes: Silhouettes | None = None
+    method_reason: str = ""
 
 
 def prepare(
@@ -66,6 +73,10 @@ def prepare(
     """
     if not scene.splits.get("train"):
         raise NerfError(f"scene {scene.name}: no training views; hold out fewer of its images.")
+    method, reason = choose_method(config, scene)
+    config = replace(config, method=method)
+    if note is not None and reason:
+        note(f"method {method}: {reason}")
     resolve(config, scene)  # fail early on a wrong value, before the images are read
     residents = ImageCache(scene, scene.splits["train"], note)
     if resumed:
@@ -80,7 +91,7 @@ def prepare(
     seconds = time.perf_counter() - start
     if note is not None and (remark := method_of(config).remark(scene)):
         note(remark)
-    return Prepared(scene, resolve(config, scene), residents, seconds, silhouettes)
+    return Prepared(scene, resolve(config, scene), residents, seconds, silhouettes, reason)
 
 
 @dataclass

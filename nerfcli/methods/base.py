@@ -235,6 +235,7 @@ class Method:
         smaller_step: a setting that makes a step need less memory.
         exports_on_gpu: whether shapes can be taken from its field while that is on a GPU.
         remark: what the user should know before it is trained on a scene; empty: nothing.
+        is_unbounded: its field goes from near to the horizon, whatever the scene's box is.
     """
 
     name: str
@@ -245,6 +246,7 @@ class Method:
     smaller_step: str
     exports_on_gpu: bool
     remark: Callable[[Scene], str] = lambda scene: ""
+    is_unbounded: bool = False
 
 
 def background_of(scene: Scene, device: torch.device | str) -> Tensor:

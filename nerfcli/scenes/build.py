@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from nerfcli.cameras.boxes import Box
 from nerfcli.cameras.cameras import Cameras
@@ -77,6 +78,7 @@ def scene_from_source(source: Source, wanted: SceneConfig) -> Scene:
         crop_radius=source.crop_radius / downscale,
         notes=source.notes + alpha_notes + split_notes + fit_notes,
         alpha_ignored=alpha_ignored,
+        points=_points(source, scene_from),
     )
 
 
@@ -97,7 +99,7 @@ def source_from_scene(scene: Scene) -> Source:
     """Describe a scene in its source's frame and units, for the writers.
 
     This undoes `scene_from_source`, except that image sizes and intrinsics stay downscaled and
-    that a scene has no sparse points, depth images or bounds of views.
+    that sparse points, depth images and bounds of views do not come back.
     """
     cameras = scene.cameras
     c2w = scene.scene_from_source.inverse().apply_c2w(cameras.c2w).numpy()
@@ -175,6 +177,12 @@ def _cameras(frames: tuple[Frame, ...], downscale: int) -> Cameras:
         size,
         tuple(frame.lens for frame in frames),
     )
+
+
+def _points(source: Source, scene_from: Similarity) -> Tensor | None:
+    if source.points is None or not len(source.points):
+        return None
+    return scene_from.apply(torch.from_numpy(source.points.xyz)).float()
 
 
 def _choose_box(source: Source, cameras: Cameras, wanted: SceneConfig) -> tuple[Box, str]:

@@ -84,6 +84,26 @@ def read_image(path: Path, downscale: int = 1, size: tuple[int, int] | None = No
     return torch.from_numpy(_average(np.array(pixels), downscale))
 
 
+def read_thumbnail(path: Path, longest: int) -> np.ndarray:
+    """Read a small version of an image, [height, width, 3] uint8, without its alpha.
+
+    Args:
+        longest: most pixels of a side.
+
+    Raises:
+        NerfError: as `read_image`.
+    """
+    with open_photo(path) as image:
+        try:
+            image.draft("RGB", (longest, longest))  # a JPEG is decoded at a fraction of its size
+            image.load()
+            pixels = _to_rgb(image).convert("RGB")
+        except (OSError, SyntaxError, ValueError, EOFError) as error:
+            raise NerfError(f"{path} is corrupt or truncated ({error}).") from error
+        pixels.thumbnail((longest, longest), Image.Resampling.BOX)
+        return np.array(pixels)
+
+
 def ensure_complete(path: Path) -> None:
     """Raise NerfError if an image file is missing or cut off.
 

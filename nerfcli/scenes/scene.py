@@ -79,6 +79,8 @@ class Scene:
         background: "white" or "black": what transparent pixels are shown on.
         has_alpha: whether the images have transparency.
         alpha_ignored: alpha is a mask; has_alpha is then false.
+        points: [n, 3] float32 sparse points of the source, scene space; None without any, and for
+            a scene read back from a run.
         scene_from_source: the source is what the files state, in their units.
         box_source: how the box was found, for people.
         downscale: images are read at 1/downscale of their size; cameras already are.
@@ -108,6 +110,7 @@ class Scene:
     crop_radius: float = 0.0
     notes: tuple[str, ...] = ()
     alpha_ignored: bool = False
+    points: Tensor | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return all that rendering needs as plain JSON values, without paths of this machine."""
