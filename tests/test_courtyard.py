@@ -71,7 +71,7 @@ def test_depth_and_pose_lead_to_the_surface(own: SimpleNamespace, tiny: Path) ->
     unit = table["depth_unit_scale_factor"]
     points = pose[:3, 3:] + stored[rows, columns] * unit * ways
     gap = np.min([np.abs(part.distance(points)) for part in own.parts.PARTS], axis=0)
-    assert gap.max() < unit
+    assert (gap < unit / 2 + 1e-4 * np.maximum(stored[rows, columns] * unit, 1.0)).all()
 
 
 def test_photos_are_exposed_as_stated(own: SimpleNamespace, tiny: Path) -> None:
