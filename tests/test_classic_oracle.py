@@ -11,6 +11,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -155,8 +157,8 @@ def some_rays(n: int) -> Rays:
 def some_field(width: int, n_coarse: int, n_fine: int) -> ClassicField:
     own = ClassicConfig(width=width, n_coarse=n_coarse, n_fine=n_fine)
     config = Config("classic", classic=own)
-    box = Box((0.0, 0.0, 0.0), 1.5)
-    field = ClassicField.create(config, box, NEAR, FAR, Backend(), torch.Generator().manual_seed(5))
+    scene: Any = SimpleNamespace(box=Box((0.0, 0.0, 0.0), 1.5), near=NEAR, far=FAR)
+    field = ClassicField.create(config, scene, Backend(), torch.Generator().manual_seed(5))
     field.params = ParamSet(lively(field.params, 6))
     return field
 

@@ -86,7 +86,7 @@ def test_set(text: str, key: str, value: object) -> None:
     [
         ("train.stepz=3", ["unknown key 'train.stepz'", "train.steps"]),
         ("steps=3", ["unknown key 'steps'", "train.steps"]),
-        ("width=3", ["unknown key 'width'", "hashgrid.width or classic.width"]),
+        ("width=3", ["unknown key 'width'", "hashgrid.width or unbounded.width or classic.width"]),
         ("qqqqqq=3", ["unknown key 'qqqqqq'"]),
         ("occupancy.resolution=64", ["it is now hashgrid.occupancy_resolution"]),
         ("train.n_samples=64", ["it is now hashgrid.n_samples"]),
@@ -108,7 +108,7 @@ def test_set(text: str, key: str, value: object) -> None:
         ("train.loss=l1", ["one of huber, mse, or auto; got 'l1'"]),
         ("train.seed=-1", ["a whole number, at least 0; got -1"]),
         ("backend=3", ["a string; got 3"]),
-        ("method=nerf", ["hashgrid, classic", "'nerf'"]),
+        ("method=nerf", ["hashgrid, unbounded, classic", "'nerf'"]),
     ],
 )
 def test_wrong_set_says_what_and_where(text: str, words: list[str]) -> None:
@@ -165,13 +165,15 @@ def other_value(key: str, default: object) -> object:
         "train.loss": "mse",
         "train.lr_final": 0.5,
         "hashgrid.log2_table_size": 9,
+        "unbounded.log2_table_size": 9,
+        "unbounded.space": "perspective",
     }
     if key in by_key:
         return by_key[key]
     if isinstance(default, bool):
         return not default
     if isinstance(default, int | float):
-        return default + 1 if isinstance(default, int) else default / 2 + 0.1
+        return default + 1 if isinstance(default, int) else default / 3 + 0.1
     return "other" if isinstance(default, str) else 3
 
 

@@ -72,12 +72,14 @@ class VoxelField:
 
     @staticmethod
     def create(
-        config: Config, box: Box, near: float, far: float, ops: Backend, generator: torch.Generator
+        config: Config, scene: Scene, ops: Backend, generator: torch.Generator
     ) -> VoxelField:
         own = own_table(config)
         grid = torch.zeros(4, *(own.resolution,) * 3, device=generator.device)
         grid[0] = RAW_DENSITY
-        return VoxelField(box, near, far, own.n_steps, ParamSet({"grid": grid}), ops)
+        return VoxelField(
+            scene.box, scene.near, scene.far, own.n_steps, ParamSet({"grid": grid}), ops
+        )
 
     def radiance(self, positions: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
         """positions, directions [n, 3] -> sigmas [n] per scene unit, rgbs [n, 3]."""
@@ -143,7 +145,7 @@ class VoxelTrainer:
     ) -> None:
         self.scene, self.views, self.config = scene, views, config
         self.generator, self.device = generator, generator.device
-        self.field = VoxelField.create(config, scene.box, scene.near, scene.far, ops, generator)
+        self.field = VoxelField.create(config, scene, ops, generator)
         self.optimizer = Optimizer(self.field.params, ops, AdamConfig())
         self.background = background_of(scene, self.device)
         self.step_count = 0

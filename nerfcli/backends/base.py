@@ -14,11 +14,21 @@ from torch import Tensor
 from nerfcli.cameras.cameras import Cameras
 from nerfcli.cameras.rays import Batch, Bounds, Rays
 from nerfcli.core.devices import cuda_missing
-from nerfcli.reference import adam, encoding, fused, mlp, radiance, sampling, volume
+from nerfcli.reference import (
+    adam,
+    encoding,
+    fused,
+    mlp,
+    proposals,
+    radiance,
+    sampling,
+    volume,
+)
 from nerfcli.reference.adam import AdamConfig
 from nerfcli.reference.contraction import Space
 from nerfcli.reference.encoding import GridSpec
 from nerfcli.reference.fused import Objective, StepOut
+from nerfcli.reference.proposals import ProposalGrid
 from nerfcli.reference.radiance import NetParams, Network
 from nerfcli.reference.samples import Pixels, Samples
 from nerfcli.reference.sampling import MarchingGrid
@@ -76,6 +86,18 @@ class Backend:
         """`march` into a fixed capacity, and how many rays fit; see sampling.march_within."""
         return sampling.march_within(rays, bounds, jitter, grid, capacity)
 
+    def propose(
+        self, rays: Rays, jitter: Tensor, grid: ProposalGrid, annealing: float = 1.0
+    ) -> Samples:
+        """Samples by remembered densities; see proposals.propose."""
+        return proposals.propose(rays, jitter, grid, annealing)
+
+    def learn_densities(
+        self, rays: Rays, samples: Samples, weights: Tensor, grid: ProposalGrid, rate: float
+    ) -> None:
+        """Remember the densities that samples met; see proposals.learn_densities."""
+        proposals.learn_densities(rays, samples, weights, grid, rate)
+
     def composite(
         self, sigmas: Tensor, rgbs: Tensor, samples: Samples, background: Tensor
     ) -> Pixels:
@@ -127,6 +149,29 @@ class Backend:
             network,
             rays,
             bounds,
+            jitter,
+            grid,
+            background,
+            min_transmittance=min_transmittance,
+            ray_inputs=ray_inputs,
+        )
+
+    def render_proposed(
+        self,
+        network: Network,
+        rays: Rays,
+        jitter: Tensor,
+        grid: ProposalGrid,
+        background: Tensor,
+        *,
+        min_transmittance: float = 1e-4,
+        ray_inputs: Tensor | None = None,
+    ) -> Pixels:
+        """Pixels of rays at proposed samples; see fused.render_proposed."""
+        return fused.render_proposed(
+            self,
+            network,
+            rays,
             jitter,
             grid,
             background,

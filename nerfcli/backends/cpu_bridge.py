@@ -51,6 +51,9 @@ class CpuBridge(Backend):
     def march(self, *args: Any) -> Samples:
         return self._call("march", *args)
 
+    def propose(self, *args: Any) -> Samples:
+        return self._call("propose", *args)
+
     def composite(
         self, sigmas: Tensor, rgbs: Tensor, samples: Samples, background: Tensor
     ) -> Pixels:
@@ -58,6 +61,9 @@ class CpuBridge(Backend):
 
     def render_rays(self, *args: Any, **options: Any) -> Pixels:
         return self._call("render_rays", *args, **options)
+
+    def render_proposed(self, *args: Any, **options: Any) -> Pixels:
+        return self._call("render_proposed", *args, **options)
 
 
 def move(value: Any, device: str) -> Any:

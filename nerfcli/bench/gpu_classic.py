@@ -51,7 +51,7 @@ def _steps(bench: Bench, config: Config, precision: str) -> tuple[torch.Tensor, 
     ready, _ = bench.prepared
     scene, device = ready.scene, torch.device(bench.device)
     weights, pixels = (torch.Generator().manual_seed(seed) for seed in (0, 1))
-    field = ClassicField.create(config, scene.box, scene.near, scene.far, Backend(), weights)
+    field = ClassicField.create(config, scene, Backend(), weights)
     field = replace(field.to(bench.device), precision=precision)
     for p in field.params.values():
         p.requires_grad_()

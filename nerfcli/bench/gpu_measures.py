@@ -28,7 +28,7 @@ from nerfcli.engine.render import load_model, render_image
 from nerfcli.engine.resolve import resolve
 from nerfcli.engine.runs import Run
 from nerfcli.engine.train import Clock, Prepared, prepare, start
-from nerfcli.methods.hashgrid import net_from_config
+from nerfcli.methods.hashgrid import net_spec
 from nerfcli.methods.hashgrid_method import create_trainer
 from nerfcli.methods.hashgrid_trainer import HashGridTrainer
 from nerfcli.reference.radiance import NetSpec
@@ -174,7 +174,7 @@ class Bench:
             times.append((time.perf_counter() - start) / every)
         n_steps, seconds = every * len(times), statistics.median(times)
         samples = int(n_samples) / n_steps
-        limit = self._limit(net_from_config(ready.config), samples)
+        limit = self._limit(net_spec(ready.config.hashgrid), samples)
         return [
             {
                 "backend": name,

@@ -23,7 +23,7 @@ from nerfcli.cameras.cameras import Cameras
 from nerfcli.cameras.lenses import Lens
 from nerfcli.core.config import Config, HashGridConfig, TrainConfig, known
 from nerfcli.engine.resolve import resolve
-from nerfcli.methods.hashgrid import net_from_config
+from nerfcli.methods.hashgrid import net_spec
 from nerfcli.methods.hashgrid_trainer import HashGridTrainer
 from nerfcli.scenes import Scene
 from nerfcli.scenes.scene import Similarity
@@ -156,7 +156,7 @@ def _time_steps(
     samples = int(n_samples) / n_steps
     rate = samples / seconds
     own = trainer.config.hashgrid
-    gflops = 3 * rate * network_flop(net_from_config(trainer.config))[1] / 1e9
+    gflops = 3 * rate * network_flop(net_spec(trainer.config.hashgrid))[1] / 1e9
     return TrainingRow(
         backend=name,
         levels=own.n_levels,

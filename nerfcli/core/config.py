@@ -27,6 +27,7 @@ Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 # what kernels index with 32 bits, or count in single precision, ends here
 SampleCount = Annotated[int, Meta(ge=1, le=2**24)]
 StepCount = Annotated[int, Meta(ge=1, le=1_000_000)]
+RaySamples = Annotated[int, Meta(ge=2, le=4096)]
 CellCount = Annotated[int, Meta(ge=1, le=512)]
 TableSize = Annotated[int, Meta(ge=1, le=24)]  # 16 levels of 2 features at 24 take 2 GiB
 
@@ -88,6 +89,32 @@ class HashGridConfig:
 
 
 @dataclass(frozen=True)
+class UnboundedConfig:
+    """Method unbounded."""
+
+    space: Literal["contraction", "perspective"] | None = None  # auto: by how the cameras stand
+    n_levels: Count = 16  # of the grid
+    n_features: Count = 2  # of an entry
+    log2_table_size: TableSize | None = None  # entries of the largest level; auto: by device
+    base_resolution: Count = 16  # coarsest level
+    max_resolution: Count | None = None  # finest level; auto: two cells a pixel, 256 to 8192
+    width: Count = 64  # neurons of a layer
+    n_rays: SampleCount | None = None  # of a step; auto: by device
+    n_samples: RaySamples = 32  # of a ray
+    n_bins: RaySamples = 128  # of a ray, among which they are spread
+    horizon: Positive = 100.0  # where rays end, in half sizes of the detail cube
+    proposal_resolution: CellCount = 256  # cells along the grid of remembered densities
+    proposal_rate: Share = 0.1  # at which it takes what a step's samples meet
+    padding: Share = 0.2  # of the samples, spread over all bins
+    annealing_steps: Natural = 200  # until samples wholly follow the densities
+    min_transmittance: Share = 1e-4  # a ray ends where less light comes through
+    opacity_loss: Amount = 0.0  # weight of -o log o of a ray's opacity o: empty or opaque
+    distortion_loss: Amount = 0.0  # weight of the spread of a ray's samples; mip-NeRF 360, eq. 15
+    ema_decay: Share = 0.95  # running mean of the weights that is rendered; 0: the weights
+    weight_decay: Amount = 5e-8  # L2 on the entries of the grid that a step touches
+
+
+@dataclass(frozen=True)
 class ClassicConfig:
     """Method classic."""
 
@@ -111,6 +138,7 @@ class Config:
     scene: SceneConfig = field(default_factory=SceneConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     hashgrid: HashGridConfig = field(default_factory=HashGridConfig)
+    unbounded: UnboundedConfig = field(default_factory=UnboundedConfig)
     classic: ClassicConfig = field(default_factory=ClassicConfig)
 
 

@@ -77,7 +77,7 @@ def load_model(
     tensors, _ = run.load_model(device)
     generator = torch.Generator("cpu").manual_seed(0)
     create_field = method_of(config).create_field
-    field = create_field(config, scene.box, scene.near, scene.far, choice.backend, generator)
+    field = create_field(config, scene, choice.backend, generator)
     field.load_state(tensors)
     return Model(field, scene, choice.line, device)
 

@@ -7,6 +7,7 @@ from nerfcli.core.errors import NerfError
 from nerfcli.methods.base import Field, Method, StepResult, Trainer
 from nerfcli.methods.classic_trainer import CLASSIC
 from nerfcli.methods.hashgrid_method import HASHGRID
+from nerfcli.methods.unbounded_trainer import UNBOUNDED
 from nerfcli.scenes import Scene
 from nerfcli.scenes.capture import capture_of
 
@@ -20,7 +21,7 @@ __all__ = [
     "method_of",
 ]
 
-METHODS = {method.name: method for method in (HASHGRID, CLASSIC)}
+METHODS = {method.name: method for method in (HASHGRID, UNBOUNDED, CLASSIC)}
 FOR_OBJECTS = HASHGRID.name
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -40,6 +40,12 @@ class Sampler(Protocol):
             density: scene positions [n, 3] -> sigmas [n].
             wait: whether the host may wait for the device.
         """
+        ...
+
+    def to(self, device: str) -> Self: ...
+
+    def by(self, ops: Backend) -> Self:
+        """The same sampler, computed by another backend."""
         ...
 
     def state(self) -> dict[str, Tensor]: ...
@@ -205,13 +211,7 @@ class Trainer(Protocol):
 
 class FieldMaker(Protocol):
     def __call__(
-        self,
-        config: Config,
-        box: Box,
-        near: float,
-        far: float,
-        ops: Backend,
-        generator: torch.Generator,
+        self, config: Config, scene: Scene, ops: Backend, generator: torch.Generator
     ) -> Field: ...
 
 

@@ -24,6 +24,7 @@ from nerfcli.reference.params import ParamSet
 from nerfcli.reference.samples import Pixels, Samples
 from nerfcli.reference.sampling import Steps, edges_from_points, importance, stratified
 from nerfcli.reference.volume import composite, weights_from_density
+from nerfcli.scenes import Scene
 
 CHUNK_FLOATS = 2**27  # activations that wait for their gradients at once, half a gigabyte
 RAYS_PER_CHUNK = 2048  # rendered at once; 192 samples each through a 256-wide network
@@ -43,7 +44,7 @@ class ClassicField:
 
     @staticmethod
     def create(
-        config: Config, box: Box, near: float, far: float, ops: Backend, generator: torch.Generator
+        config: Config, scene: Scene, ops: Backend, generator: torch.Generator
     ) -> ClassicField:
         model = config.classic
         widths = classic_layer_widths(
@@ -56,7 +57,7 @@ class ClassicField:
         for network in ("coarse", "fine"):
             layers = init_classic(widths, generator)
             params |= {f"{network}.{name}": value for name, value in layers.items()}
-        return ClassicField(box, near, far, config, ParamSet(params), ops)
+        return ClassicField(scene.box, scene.near, scene.far, config, ParamSet(params), ops)
 
     def to(self, device: str) -> ClassicField:
         return replace(self, params=self.params.map(lambda p: p.to(device)))

@@ -36,7 +36,7 @@ class ClassicTrainer:
         self.generator, self.device = generator, generator.device
         self.background = background_of(scene, self.device)
         weights = weight_generator(generator, config.train.seed)
-        field = ClassicField.create(config, scene.box, scene.near, scene.far, ops, weights)
+        field = ClassicField.create(config, scene, ops, weights)
         self.field = field.to(str(self.device))
         for p in self.field.params.values():
             p.requires_grad_()

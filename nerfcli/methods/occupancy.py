@@ -218,6 +218,12 @@ class OccupancySampler:
             wait=wait,
         )
 
+    def to(self, device: str) -> OccupancySampler:
+        return replace(self, grid=self.grid.to(device))
+
+    def by(self, ops: Backend) -> OccupancySampler:
+        return replace(self, ops=ops)
+
     def restrict(self, possible: Tensor) -> None:
         """Begin anew with the cells that can hold anything, like grid.possible."""
         grid = self.grid

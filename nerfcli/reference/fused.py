@@ -15,9 +15,10 @@ from torch import Tensor
 
 from nerfcli.cameras.rays import Batch, Bounds, Rays
 from nerfcli.reference.losses import PHOTOMETRIC, depth_loss, distortion_loss, mse, opacity_loss
+from nerfcli.reference.proposals import ProposalGrid
 from nerfcli.reference.radiance import NetParams, Network
 from nerfcli.reference.samples import Pixels, Samples
-from nerfcli.reference.sampling import MarchingGrid
+from nerfcli.reference.sampling import LINEAR, MarchingGrid, Piecewise
 from nerfcli.reference.volume import visible, weights_from_density
 
 
@@ -34,6 +35,10 @@ class Parts(Protocol):
 
     def march(self, rays: Rays, bounds: Bounds, jitter: Tensor, grid: MarchingGrid) -> Samples: ...
 
+    def propose(
+        self, rays: Rays, jitter: Tensor, grid: ProposalGrid, annealing: float = 1.0
+    ) -> Samples: ...
+
     def composite(
         self, sigmas: Tensor, rgbs: Tensor, samples: Samples, background: Tensor
     ) -> Pixels: ...
@@ -47,6 +52,11 @@ class Objective:
         photometric: a name of losses.PHOTOMETRIC; its weight is 1.
         opacity, depth, distortion: weights of losses.opacity_loss, depth_loss and
             distortion_loss; 0 leaves a term out, and so does a batch without depth.
+        curve: the distortion is taken in s of Piecewise(curve); 0: in distance over the field's
+            unit length.
+        full_from: gradients of samples nearer than this fall with the square of the distance, as
+            a pixel's cone does, or matter gathers in front of cameras (Philip & Deschaintre 2023,
+            "Floaters no more"). It changes no term's value.
         min_transmittance: samples behind less light than this are dropped first.
     """
 
@@ -54,6 +64,8 @@ class Objective:
     opacity: float = 0.0
     depth: float = 0.0
     distortion: float = 0.0
+    curve: float = 0.0
+    full_from: float = 0.0
     min_transmittance: float = 1e-4
 
     @property
@@ -139,12 +151,14 @@ def render_samples(
     ray_inputs: Tensor | None,
     background: Tensor,
     min_transmittance: float,
+    full_from: float = 0.0,
 ) -> Rendered:
     """Render packed samples, differentiable in the network, the rays and their inputs.
 
     Args:
         ray_inputs: [n_rays, 16 + n_embedding]; None: the harmonics of the directions alone.
         background: [3] or [n_rays, 3].
+        full_from: see Objective.
     """
     indices = samples.ray_indices()
     positions = samples.positions(rays, indices)
@@ -157,7 +171,15 @@ def render_samples(
     else:
         inputs = ray_inputs[indices[keep]]
     sigmas, rgbs = ops.radiance(network, positions[keep], inputs)
+    if full_from:
+        share = (kept.t_mids / full_from).square().clamp(max=1.0)
+        sigmas, rgbs = _scale_gradient(sigmas, share), _scale_gradient(rgbs, share[:, None])
     return Rendered(ops.composite(sigmas, rgbs, kept, background), kept, keep, sigmas)
+
+
+def _scale_gradient(x: Tensor, share: Tensor) -> Tensor:
+    """x, whose gradient is multiplied by `share`."""
+    return x.detach() + (x - x.detach()) * share
 
 
 def loss_terms(
@@ -177,8 +199,11 @@ def loss_terms(
     if objective.depth and batch.depth is not None:
         terms["depth"] = depth_loss(weights, kept, batch.depth, batch.weight)
     if objective.distortion:
-        scale = 1.0 / network.space.unit_length
-        terms["distortion"] = distortion_loss(weights, kept, scale, batch.weight)
+        if objective.curve:
+            scale, spacing = 1.0, Piecewise(objective.curve)
+        else:
+            scale, spacing = 1.0 / network.space.unit_length, LINEAR
+        terms["distortion"] = distortion_loss(weights, kept, scale, batch.weight, spacing)
     return terms, weights
 
 
@@ -233,6 +258,7 @@ def step_gradients(
             ray_inputs,
             batch.background,
             objective.min_transmittance,
+            objective.full_from,
         )
         terms, weights = loss_terms(network, batch, rendered, objective)
         total = objective.total(terms)
@@ -285,6 +311,29 @@ def render_rays(
     """
     with torch.no_grad():
         samples = ops.march(rays, bounds, jitter, grid)
+        return render_samples(
+            ops, network, rays, samples, ray_inputs, background, min_transmittance
+        ).pixels
+
+
+def render_proposed(
+    ops: Parts,
+    network: Network,
+    rays: Rays,
+    jitter: Tensor,
+    grid: ProposalGrid,
+    background: Tensor,
+    *,
+    min_transmittance: float = 1e-4,
+    ray_inputs: Tensor | None = None,
+) -> Pixels:
+    """Pixels of rays at the samples that `grid` proposes, without gradients.
+
+    Args:
+        jitter: [n_rays], as for proposals.propose. background: [3] or [n_rays, 3].
+    """
+    with torch.no_grad():
+        samples = ops.propose(rays, jitter, grid)
         return render_samples(
             ops, network, rays, samples, ray_inputs, background, min_transmittance
         ).pixels

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nerfcli.reference.samples import Samples
+from nerfcli.reference.sampling import LINEAR, Spacing
 from nerfcli.reference.volume import sum_per_ray
 
 HUBER_DELTA = 0.1
@@ -57,15 +58,20 @@ def depth_loss(
 
 
 def distortion_loss(
-    weights: Tensor, samples: Samples, scale: float, weight: Tensor | None = None
+    weights: Tensor,
+    samples: Samples,
+    scale: float,
+    weight: Tensor | None = None,
+    spacing: Spacing = LINEAR,
 ) -> Tensor:
     """sum_ij w_i w_j |m_i - m_j| + 1/3 sum_i w_i^2 d_i per ray; mip-NeRF 360 (2022), eq. 15.
 
-    m: middles, d: lengths of the intervals, both times `scale`. Linear in the samples: with
-    sorted middles the double sum is 2 sum_i w_i (m_i W_i - M_i), where W_i and M_i are the sums
-    of w_j and w_j m_j in front of i.
+    m: middles, d: lengths of the intervals, in s by the spacing, both times `scale`. Linear in the
+    samples: with sorted middles the double sum is 2 sum_i w_i (m_i W_i - M_i), where W_i and M_i
+    are the sums of w_j and w_j m_j in front of i.
     """
-    middles, lengths = samples.t_mids * scale, (samples.t_ends - samples.t_starts) * scale
+    starts, ends = (scale * spacing.s_from_t(t) for t in (samples.t_starts, samples.t_ends))
+    middles, lengths = 0.5 * (starts + ends), ends - starts
     front, moment = _before(weights, samples), _before(weights * middles, samples)
     pairs = 2 * weights * (middles * front - moment)
     return _mean(sum_per_ray(pairs + weights.square() * lengths / 3, samples), weight)

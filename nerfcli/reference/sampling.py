@@ -23,6 +23,7 @@ __all__ = [
     "Disparity",
     "Linear",
     "MarchingGrid",
+    "Piecewise",
     "Spacing",
     "Steps",
     "edges_from_points",
@@ -63,6 +64,24 @@ class Disparity:
 
     def t_from_s(self, s: Tensor) -> Tensor:
         return -1.0 / s
+
+
+@dataclass(frozen=True)
+class Piecewise:
+    """Even in distance up to `size`, in inverse distance beyond, where the two meet smoothly.
+
+    s = t / (2 size) up to there, and 1 - size / (2 t) from there on: half of s lies within `size`,
+    and the horizon is at s = 1. As the samplers of nerfacto have it.
+    """
+
+    size: float
+
+    def s_from_t(self, t: Tensor) -> Tensor:
+        share = t / self.size
+        return torch.where(share < 1, 0.5 * share, 1.0 - 0.5 / share.clamp(min=1.0))
+
+    def t_from_s(self, s: Tensor) -> Tensor:
+        return self.size * torch.where(s < 0.5, 2.0 * s, 0.5 / (1.0 - s).clamp(min=1e-12))
 
 
 LINEAR = Linear()

@@ -26,7 +26,9 @@ from nerfcli.backends.cpu.views import (
     occupancy_view,
     params_view,
     pixels_view,
+    proposals_view,
     rays_view,
+    samples_view,
     space_view,
     step_lengths,
 )
@@ -34,6 +36,7 @@ from nerfcli.cameras.rays import Batch, Bounds, Rays
 from nerfcli.reference.adam import AdamConfig
 from nerfcli.reference.encoding import GridSpec
 from nerfcli.reference.fused import Objective, StepOut
+from nerfcli.reference.proposals import ProposalGrid
 from nerfcli.reference.radiance import NetParams, NetSpec, Network
 from nerfcli.reference.samples import Pixels, Samples
 from nerfcli.reference.sampling import MarchingGrid
@@ -181,29 +184,73 @@ class CpuBackend(Backend):
                 min_transmittance=min_transmittance,
                 ray_inputs=ray_inputs,
             )
-        rays_in, keep = rays_view(rays, ray_inputs, network.spec)
+        t_min, t_max = _checked_bounds(bounds, len(rays))
+        occupied = grid.occupied.contiguous()
+        march = (occupancy_view(occupied, grid.box), step_lengths(grid.steps), None)
+        ends = (t_min.data_ptr(), t_max.data_ptr())
+        return _render(
+            network, rays, ray_inputs, ends, jitter, march, background, min_transmittance
+        )
+
+    def propose(
+        self, rays: Rays, jitter: Tensor, grid: ProposalGrid, annealing: float = 1.0
+    ) -> Samples:
+        rays_in, keep = rays_view(rays)
         n = rays_in.n_rays
-        t_min, t_max = _checked_bounds(bounds, n)
-        jitter, occupied = checked("jitter", jitter, (n,)), grid.occupied.contiguous()
-        background = checked("background", background, (3,) if background.ndim == 1 else (n, 3))
-        pixels = Pixels(torch.empty(n, 3), torch.empty(n), torch.empty(n), torch.empty(n))
-        library.kernels().nerf_cpu_render(
-            net_view(network.spec),
-            params_view(network.params, network.spec),
-            space_view(network.space),
+        jitter = checked("jitter", jitter, (n,))
+        t_starts, t_ends = torch.empty(2, n * grid.n_samples)
+        library.kernels().nerf_cpu_propose(
+            proposals_view(grid, annealing),
+            space_view(grid.space),
             rays_in,
-            t_min.data_ptr(),
-            t_max.data_ptr(),
             jitter.data_ptr(),
-            occupancy_view(occupied, grid.box),
-            step_lengths(grid.steps),
-            background.data_ptr(),
-            0 if background.ndim == 1 else 3,
-            min_transmittance,
-            pixels_view(pixels),
+            t_starts.data_ptr(),
+            t_ends.data_ptr(),
         )
         del keep
-        return pixels
+        return Samples(t_starts, t_ends, torch.arange(n + 1) * grid.n_samples)
+
+    def learn_densities(
+        self, rays: Rays, samples: Samples, weights: Tensor, grid: ProposalGrid, rate: float
+    ) -> None:
+        rays_in, keep_rays = rays_view(rays)
+        samples_in, keep_samples = samples_view(samples)
+        weights = checked("weights", weights, (samples.capacity,))
+        library.kernels().nerf_cpu_learn(
+            proposals_view(grid),
+            space_view(grid.space),
+            rays_in,
+            samples_in,
+            weights.data_ptr(),
+            rate,
+        )
+        del keep_rays, keep_samples
+
+    def render_proposed(
+        self,
+        network: Network,
+        rays: Rays,
+        jitter: Tensor,
+        grid: ProposalGrid,
+        background: Tensor,
+        *,
+        min_transmittance: float = 1e-4,
+        ray_inputs: Tensor | None = None,
+    ) -> Pixels:
+        if not fits(network):
+            return super().render_proposed(
+                network,
+                rays,
+                jitter,
+                grid,
+                background,
+                min_transmittance=min_transmittance,
+                ray_inputs=ray_inputs,
+            )
+        march = (None, None, proposals_view(grid))
+        return _render(
+            network, rays, ray_inputs, (None, None), jitter, march, background, min_transmittance
+        )
 
     def adam_step(
         self,
@@ -263,6 +310,39 @@ def fits_net(net: NetSpec) -> bool:
 def fits(network: Network) -> bool:
     """Whether the kernels take this field; every op leaves others to the reference."""
     return fits_net(network.spec) and network.space.kind in KINDS
+
+
+def _render(
+    network: Network,
+    rays: Rays,
+    ray_inputs: Tensor | None,
+    ends: tuple[int | None, int | None],
+    jitter: Tensor,
+    sampling: tuple,
+    background: Tensor,
+    min_transmittance: float,
+) -> Pixels:
+    """Pixels of rays; sampling: occupancy and steps, or proposals, as the kernels take them."""
+    rays_in, keep = rays_view(rays, ray_inputs, network.spec)
+    n = rays_in.n_rays
+    jitter = checked("jitter", jitter, (n,))
+    background = checked("background", background, (3,) if background.ndim == 1 else (n, 3))
+    pixels = Pixels(torch.empty(n, 3), torch.empty(n), torch.empty(n), torch.empty(n))
+    library.kernels().nerf_cpu_render(
+        net_view(network.spec),
+        params_view(network.params, network.spec),
+        space_view(network.space),
+        rays_in,
+        *ends,
+        jitter.data_ptr(),
+        *sampling,
+        background.data_ptr(),
+        0 if background.ndim == 1 else 3,
+        min_transmittance,
+        pixels_view(pixels),
+    )
+    del keep
+    return pixels
 
 
 def _checked_bounds(bounds: Bounds, n: int) -> tuple[Tensor, Tensor]:

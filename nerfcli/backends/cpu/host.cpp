@@ -247,7 +247,7 @@ struct Call {
 }  // namespace
 
 // The number of what the functions mean: library.py refuses a library of another one.
-NERF_API int nerf_cpu_interface() { return 2; }
+NERF_API int nerf_cpu_interface() { return 3; }
 
 NERF_API const char *nerf_cpu_instruction_set() { return kernels->name; }
 
@@ -356,11 +356,26 @@ NERF_API void nerf_cpu_adam(float *params, float *grads, float *m, float *v, flo
 NERF_API void nerf_cpu_render(const NerfNet *net, const NerfParams *params,
                               const NerfSpace *space, const NerfRays *rays, const float *t_min, const float *t_max,
                               const float *jitter, const NerfOccupancy *occupancy,
-                              const NerfSteps *steps, const float *background,
-                              int background_stride, float min_transmittance, NerfPixels *pixels) {
+                              const NerfSteps *steps, const NerfProposals *proposals,
+                              const float *background, int background_stride,
+                              float min_transmittance, NerfPixels *pixels) {
   Call call;
-  kernels->render(net, params, space, rays, t_min, t_max, jitter, occupancy, steps, background,
-                  background_stride, min_transmittance, pixels);
+  kernels->render(net, params, space, rays, t_min, t_max, jitter, occupancy, steps, proposals,
+                  background, background_stride, min_transmittance, pixels);
+}
+
+NERF_API void nerf_cpu_propose(const NerfProposals *grid, const NerfSpace *space,
+                               const NerfRays *rays, const float *jitter, float *t_starts,
+                               float *t_ends) {
+  Call call;
+  kernels->propose(grid, space, rays, jitter, t_starts, t_ends);
+}
+
+NERF_API void nerf_cpu_learn(const NerfProposals *grid, const NerfSpace *space,
+                             const NerfRays *rays, const NerfSamples *samples,
+                             const float *weights, float rate) {
+  Call call;
+  kernels->learn(grid, space, rays, samples, weights, rate);
 }
 
 NERF_API void *nerf_cpu_march(const NerfRays *rays, const float *t_min, const float *t_max,
@@ -394,6 +409,8 @@ NERF_API const char *nerf_cpu_layout() {
     SIGNATURE(step);
     SIGNATURE(adam);
     SIGNATURE(render);
+    SIGNATURE(propose);
+    SIGNATURE(learn);
     SIGNATURE(march);
     SIGNATURE(march_take);
 #undef SIGNATURE

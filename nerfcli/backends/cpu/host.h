@@ -60,6 +60,15 @@ struct NerfOccupancy {
   float center[3], half_size;
 };
 
+// Densities met before, bfloat16 and negative where none was; the reference is
+// reference/proposals.py.
+struct NerfProposals {
+  uint16_t *fine, *coarse;  // [R, R, R] each, indexed [z, y, x]
+  const float *edges;       // [n_bins + 1]
+  int32_t resolution, coarse_resolution, n_bins, n_samples;
+  float prior, padding, annealing;
+};
+
 struct NerfBatch {
   const float *target, *background;  // [n_rays, 3]
   const float *depth, *weight;       // [n_rays] or null
@@ -69,7 +78,9 @@ struct NerfObjective {
   int32_t photometric;               // 0: mse, 1: huber
   float opacity, depth, distortion;  // weights of terms; 0: not wanted
   float scale;                       // of lengths in the distortion
+  float curve;                       // 0, or the `size` of the spacing that it is taken in
   float min_transmittance;
+  float full_from;  // gradients of nearer samples fall with the square of the distance
 };
 
 struct NerfStepOut {
@@ -144,5 +155,9 @@ struct NerfKernels {
   void (*adam)(float *, float *, float *, float *, float *, int64_t, const NerfAdam *);
   void (*render)(const NerfNet *, const NerfParams *, const NerfSpace *, const NerfRays *,
                  const float *, const float *, const float *, const NerfOccupancy *,
-                 const NerfSteps *, const float *, int, float, NerfPixels *);
+                 const NerfSteps *, const NerfProposals *, const float *, int, float, NerfPixels *);
+  void (*propose)(const NerfProposals *, const NerfSpace *, const NerfRays *, const float *,
+                  float *, float *);
+  void (*learn)(const NerfProposals *, const NerfSpace *, const NerfRays *, const NerfSamples *,
+                const float *, float);
 };

@@ -20,6 +20,8 @@ extern "C" const NerfKernels *NERF_TABLE() {
       step,
       adam,
       render,
+      propose,
+      learn,
   };
   return &table;
 }

@@ -45,9 +45,13 @@ std::string describe_structs() {
   BEGIN(NerfSteps) FIELD(size) FIELD(cone) END
   BEGIN(NerfOccupancy) FIELD(cells) FIELD(n_cascades) FIELD(resolution) FIELD(center)
       FIELD(half_size) END
+  BEGIN(NerfProposals) FIELD(fine) FIELD(coarse) FIELD(edges) FIELD(resolution)
+      FIELD(coarse_resolution) FIELD(n_bins) FIELD(n_samples) FIELD(prior) FIELD(padding)
+      FIELD(annealing) END
   BEGIN(NerfBatch) FIELD(target) FIELD(background) FIELD(depth) FIELD(weight) END
   BEGIN(NerfObjective) FIELD(photometric) FIELD(opacity) FIELD(depth) FIELD(distortion)
-      FIELD(scale) FIELD(min_transmittance) END
+      FIELD(scale) FIELD(curve) FIELD(min_transmittance)
+      FIELD(full_from) END
   BEGIN(NerfStepOut) FIELD(photometric) FIELD(opacity) FIELD(depth) FIELD(distortion) FIELD(mse)
       FIELD(n_kept) FIELD(weights) FIELD(d_unit) FIELD(d_ray_inputs) END
   BEGIN(NerfPixels) FIELD(rgb) FIELD(opacity) FIELD(depth) FIELD(median_depth) END

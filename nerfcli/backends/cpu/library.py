@@ -16,7 +16,7 @@ from nerfcli.core.errors import NerfError
 HERE = Path(__file__).parent
 LIBRARY = HERE / ("kernels.dll" if os.name == "nt" else "kernels.so")
 REASON = HERE / "not_built.txt"  # written by the build where it could not compile
-INTERFACE = 2  # of host.cpp; a library whose functions mean something else is refused
+INTERFACE = 3  # of host.cpp; a library whose functions mean something else is refused
 MAX_LEVELS = 32
 
 
@@ -84,6 +84,21 @@ class Occupancy(ctypes.Structure):
     ]
 
 
+class Proposals(ctypes.Structure):
+    _fields_ = [
+        ("fine", c_void_p),
+        ("coarse", c_void_p),
+        ("edges", c_void_p),
+        ("resolution", c_int32),
+        ("coarse_resolution", c_int32),
+        ("n_bins", c_int32),
+        ("n_samples", c_int32),
+        ("prior", c_float),
+        ("padding", c_float),
+        ("annealing", c_float),
+    ]
+
+
 class BatchView(ctypes.Structure):
     _fields_ = [(name, c_void_p) for name in ("target", "background", "depth", "weight")]
 
@@ -95,7 +110,9 @@ class ObjectiveView(ctypes.Structure):
         ("depth", c_float),
         ("distortion", c_float),
         ("scale", c_float),
+        ("curve", c_float),
         ("min_transmittance", c_float),
+        ("full_from", c_float),
     ]
 
 
@@ -143,6 +160,7 @@ STRUCTS: dict[str, type[ctypes.Structure]] = {
     "NerfSamples": SamplesView,
     "NerfSteps": StepLengths,
     "NerfOccupancy": Occupancy,
+    "NerfProposals": Proposals,
     "NerfBatch": BatchView,
     "NerfObjective": ObjectiveView,
     "NerfStepOut": StepResult,
@@ -185,7 +203,17 @@ _SIGNATURES = {
     "render": (
         None,
         [*_FIELD, POINTER(RaysView), _P, _P, _P]
-        + [POINTER(Occupancy), POINTER(StepLengths), _P, c_int, c_float, POINTER(PixelsView)],
+        + [POINTER(Occupancy), POINTER(StepLengths), POINTER(Proposals), _P, c_int, c_float]
+        + [POINTER(PixelsView)],
+    ),
+    "propose": (
+        None,
+        [POINTER(Proposals), POINTER(SpaceView), POINTER(RaysView), _P, _P, _P],
+    ),
+    "learn": (
+        None,
+        [POINTER(Proposals), POINTER(SpaceView), POINTER(RaysView), POINTER(SamplesView)]
+        + [_P, c_float],
     ),
     "march": (
         c_void_p,

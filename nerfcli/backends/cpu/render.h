@@ -3,6 +3,7 @@
 // A thread takes a tile of rays and advances them all by a few samples at a time, so that there
 // are always enough samples to fill the vectors and no ray goes on behind a surface.
 #pragma once
+#include "proposals.h"
 #include "step.h"
 
 namespace {
@@ -14,14 +15,27 @@ constexpr int64_t RENDER_BATCH = 8192; // samples of a round, roughly
 // take a share of what is left, so that some is left for the faint ones behind.
 constexpr float SKIPPED_WEIGHT = 2e-3f, SKIPPED_SHARE = 0.1f;
 
+// The samples of a ray that is rendered: of a march through occupied cells, or proposed.
 struct RenderRay {
-  NerfMarcher march;
+  NerfMarcher march;         // its step is -1 where there are no more samples
+  const float *edges;        // of the next proposed samples; null: it marches
+  int32_t left;              // proposed samples
   RaySums sums;
   float light, colored;  // transmittance so far; weight that has a colour
   float spare;           // weight that may still go without one
   const float *inputs;          // of the colour network
   float harmonics[N_HARMONICS];
 };
+
+INLINE int next_samples(RenderRay &ray, const NerfBricks *bricks, NerfSteps steps, int limit,
+                        float *starts, float *ends) {
+  if (!ray.edges) return nerf_march_some(&ray.march, bricks, steps, limit, starts, ends);
+  int n = ray.left < limit ? ray.left : limit;
+  memcpy(starts, ray.edges, size_t(n) * 4), memcpy(ends, ray.edges + 1, size_t(n) * 4);
+  ray.edges += n, ray.left -= n;
+  if (ray.left == 0) ray.march.step = -1;
+  return n;
+}
 
 struct RenderHistory {  // for the median depth, which wants the final opacity
   float weight, t_mid;
@@ -42,8 +56,9 @@ static void render_tile(const NerfNet &net, const Weights &w, const NerfParams &
     Block block = block_buffers(net.grid, thread, capacity);
     int64_t n = 0;
     for (int64_t k = 0; k < n_alive; k++) {
-      NerfMarcher &march = rays[alive[k]].march;
-      counts[k] = nerf_march_some(&march, bricks, steps, limit, starts + n, ends + n);
+      RenderRay &ray = rays[alive[k]];
+      const NerfMarcher &march = ray.march;
+      counts[k] = next_samples(ray, bricks, steps, limit, starts + n, ends + n);
       unit_positions(space, march.origin, march.direction, starts + n, ends + n, counts[k],
                      block.x + n, block.y + n, block.z + n);
       n += counts[k];
@@ -115,23 +130,42 @@ static void render_tile(const NerfNet &net, const Weights &w, const NerfParams &
 
 static void render(const NerfNet *net, const NerfParams *params, const NerfSpace *space,
                    const NerfRays *in, const float *t_min, const float *t_max, const float *jitter,
-                   const NerfOccupancy *occupancy, const NerfSteps *steps, const float *background,
-                   int background_stride, float min_transmittance, NerfPixels *pixels) {
+                   const NerfOccupancy *occupancy, const NerfSteps *steps,
+                   const NerfProposals *proposals, const float *background, int background_stride,
+                   float min_transmittance, NerfPixels *pixels) {
   Weights w = prepare(*net, *params);
-  const NerfBricks *bricks = nerf_bricks(occupancy, *steps);
+  const NerfBricks *bricks = proposals ? nullptr : nerf_bricks(occupancy, *steps);
+  const NerfSteps lengths = steps ? *steps : NerfSteps{1.0f, 0.0f};
+  const int64_t n_edges = proposals ? proposals->n_samples + 1 : 0;
   parallel(ceil_div(in->n_rays, RENDER_RAYS), [&](int64_t task, int thread) {
     int64_t first = task * RENDER_RAYS, n = least(RENDER_RAYS, in->n_rays - first);
     RenderRay *rays = static_cast<RenderRay *>(
         nerf_buffer(thread, SLOT_CHUNKS, size_t(n) * (sizeof(RenderRay) + 4) + 64));
     int32_t *alive = reinterpret_cast<int32_t *>(rays + n);
     int64_t n_alive = 0;
+    float *edges = nullptr, *scratch = nullptr;
+    if (proposals) {
+      const int64_t room = 8 * (proposals->n_bins + 2 + LANES);
+      scratch = static_cast<float *>(
+          nerf_buffer(thread, SLOT_PROPOSE, size_t(room + n * n_edges) * 4));
+      edges = scratch + room;
+    }
     for (int64_t k = 0; k < n; k++) {
       int64_t r = first + k;
       RenderRay &ray = rays[k];
       ray.sums = RaySums{};
       ray.light = 1.0f, ray.colored = 0.0f, ray.spare = SKIPPED_WEIGHT;
-      nerf_march_start(&ray.march, in->origins + r * 3, in->directions + r * 3, t_min[r], t_max[r],
-                       jitter[r], *steps);
+      const float *origin = in->origins + r * 3, *direction = in->directions + r * 3;
+      ray.edges = nullptr;
+      if (proposals) {
+        for (int a = 0; a < 3; a++)
+          ray.march.origin[a] = origin[a], ray.march.direction[a] = direction[a];
+        ray.march.step = 0, ray.left = proposals->n_samples;
+        cut_ray(*proposals, *space, origin, direction, jitter[r], scratch, edges + k * n_edges);
+        ray.edges = edges + k * n_edges;
+      } else {
+        nerf_march_start(&ray.march, origin, direction, t_min[r], t_max[r], jitter[r], lengths);
+      }
       ray.inputs = ray.harmonics;
       if (in->ray_inputs) {
         ray.inputs = in->ray_inputs + r * w.ray_inputs;
@@ -142,7 +176,7 @@ static void render(const NerfNet *net, const NerfParams *params, const NerfSpace
     }
     RenderHistory *history = nullptr;
     int64_t n_history = 0;
-    render_tile(*net, w, *params, *space, *steps, bricks, rays, alive, n_alive, min_transmittance,
+    render_tile(*net, w, *params, *space, lengths, bricks, rays, alive, n_alive, min_transmittance,
                 thread, &history, &n_history);
     for (int64_t k = 0; k < n; k++) {
       RenderRay &ray = rays[k];

@@ -174,7 +174,7 @@ class WeightTerms {
     }
     if (objective.distortion) {
       for (int64_t i = at; i < at + n; i++)
-        before_ += b.alpha[i], moment_ += b.alpha[i] * double(middle(i));
+        before_ += b.alpha[i], moment_ += b.alpha[i] * double(place(i));
     }
   }
 
@@ -183,7 +183,8 @@ class WeightTerms {
     float q = constant;
     if (d_error_ != 0.0f) q += d_error_ * (middle(i) - depth_);
     if (objective_.distortion) {
-      const double w = b_.alpha[i], m = middle(i), length = b_.ends[i] - b_.starts[i];
+      const double w = b_.alpha[i], m = place(i);
+      const double length = curved(b_.ends[i]) - curved(b_.starts[i]);
       before_ -= w, moment_ -= w * m;
       const double in_front = m * before_ - moment_, behind = moment_after_ - m * after_;
       after_ += w, moment_after_ += w * m;
@@ -195,6 +196,14 @@ class WeightTerms {
 
  private:
   float middle(int64_t i) const { return 0.5f * (b_.starts[i] + b_.ends[i]); }
+
+  // Where the distortion has a distance: by the spacing `Piecewise` of reference/sampling.py.
+  float curved(float t) const {
+    if (objective_.curve == 0.0f) return t;
+    t /= objective_.curve;
+    return t < 1.0f ? 0.5f * t : 1.0f - 0.5f / t;
+  }
+  float place(int64_t i) const { return 0.5f * (curved(b_.starts[i]) + curved(b_.ends[i])); }
 
   const NerfObjective &objective_;
   const ChunkBuffers &b_;
@@ -247,6 +256,12 @@ static void composite_chunk(const StepInput &in, const Activations &a, const Eva
       after += b.alpha[i] * s;
       a.log_density_grad[i] = b.depth[i] < MAX_OPTICAL_DEPTH ? d_depth * b.depth[i] : 0.0f;
       float d_rgb[3] = {b.alpha[i] * g[0], b.alpha[i] * g[1], b.alpha[i] * g[2]};
+      if (objective.full_from > 0.0f) {
+        float share = 0.5f * (b.starts[i] + b.ends[i]) / objective.full_from;
+        share = share < 1.0f ? share * share : 1.0f;
+        a.log_density_grad[i] *= share;
+        for (int k = 0; k < 3; k++) d_rgb[k] *= share;
+      }
       sigmoid_backward(c, d_rgb);
     }
     at += n;

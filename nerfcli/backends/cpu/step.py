@@ -63,8 +63,10 @@ def fused_step(
             objective.opacity,
             objective.depth,
             objective.distortion,
-            1.0 / network.space.unit_length,
+            1.0 if objective.curve else 1.0 / network.space.unit_length,
+            objective.curve,
             objective.min_transmittance,
+            objective.full_from,
         ),
         ctypes.byref(out),
     )

@@ -14,6 +14,7 @@ from nerfcli.core.tensors import ensure_shape
 from nerfcli.reference.contraction import PerspectiveSpace, Space
 from nerfcli.reference.encoding import GridSpec
 from nerfcli.reference.mlp import mlp_n_params
+from nerfcli.reference.proposals import COARSER, ProposalGrid
 from nerfcli.reference.radiance import NetParams, NetSpec
 from nerfcli.reference.samples import Pixels, Samples
 from nerfcli.reference.sampling import Box, Steps
@@ -127,6 +128,34 @@ def occupancy_view(occupied: Tensor, box: Box) -> library.Occupancy:
         raise NerfError(f"occupied must be bool, got {occupied.dtype}.")
     center = (library.c_float * 3)(*box.center)
     return library.Occupancy(occupied.data_ptr(), box.n_cascades, resolution, center, box.half_size)
+
+
+def proposals_view(grid: ProposalGrid, annealing: float = 1.0) -> library.Proposals:
+    """`grid` must outlive the struct.
+
+    Raises:
+        NerfError: a grid or the edges that the kernels cannot read in place.
+    """
+    for name, cells, resolution in (
+        ("fine", grid.fine, grid.resolution),
+        ("coarse", grid.coarse, grid.resolution // COARSER),
+    ):
+        ensure_shape(name, cells, (resolution**3,))
+        if cells.dtype != torch.bfloat16 or not cells.is_contiguous():
+            raise NerfError(f"{name} must be contiguous bfloat16, got {cells.dtype}.")
+    edges = checked("edges", grid.edges, (None,), written=True)
+    return library.Proposals(
+        grid.fine.data_ptr(),
+        grid.coarse.data_ptr(),
+        edges.data_ptr(),
+        grid.resolution,
+        grid.resolution // COARSER,
+        len(edges) - 1,
+        grid.n_samples,
+        grid.prior,
+        grid.padding,
+        annealing,
+    )
 
 
 def pixels_view(pixels: Pixels) -> library.PixelsView:

@@ -1,0 +1,170 @@
+// Samples from a grid of remembered densities; the reference is nerfcli/reference/proposals.py.
+#pragma once
+#include <algorithm>
+
+#include "space.h"
+
+namespace {
+
+constexpr int64_t PROPOSE_RAYS = 64;  // rays of a task
+constexpr int BRICK = 4;              // cells along a brick, which lie together in memory
+constexpr int AT_ONCE = 16;           // bins that are looked up at once
+constexpr float OPAQUE = 10.0f;       // optical depth behind which no light is left
+constexpr float LIT = 1e-3f;          // light below which a weight says nothing of the density
+
+INLINE float from_bfloat(uint16_t half) {
+  uint32_t bits = uint32_t(half) << 16;
+  float value;
+  memcpy(&value, &bits, 4);
+  return value;
+}
+
+INLINE uint16_t to_bfloat(float value) {  // to the nearest, ties to even
+  uint32_t bits;
+  memcpy(&bits, &value, 4);
+  return uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+INLINE uint32_t cell_along(float unit, int resolution) {
+  int cell = int(unit * float(resolution));
+  return uint32_t(cell < resolution ? cell : resolution - 1);
+}
+
+INLINE int64_t cell_at(float x, float y, float z, int resolution) {
+  const uint32_t i = cell_along(x, resolution), j = cell_along(y, resolution),
+                 k = cell_along(z, resolution), n = uint32_t(resolution) / BRICK;
+  const int64_t brick = ((k / BRICK) * n + j / BRICK) * n + i / BRICK;
+  return ((brick * BRICK + k % BRICK) * BRICK + j % BRICK) * BRICK + i % BRICK;
+}
+
+INLINE float density_in(const NerfProposals &grid, float x, float y, float z) {
+  float sigma = from_bfloat(grid.fine[cell_at(x, y, z, grid.resolution)]);
+  if (sigma >= 0.0f) return sigma;
+  sigma = from_bfloat(grid.coarse[cell_at(x, y, z, grid.coarse_resolution)]);
+  return sigma >= 0.0f ? sigma : grid.prior;
+}
+
+// Exponentials of LANES numbers at a time, in place.
+static void exponentials(float *values, int64_t n) {
+  for (int64_t i = 0; i < n; i += LANES) store(values + i, exponential(load(values + i)));
+}
+
+// The cuts of one ray: t [n_samples + 1]. p: room for 8 * (n_bins + LANES) floats.
+static void cut_ray(const NerfProposals &grid, const NerfSpace &space, const float *origin,
+                    const float *direction, float jitter, float *p, float *t) {
+  const int n = grid.n_bins;
+  const int64_t stride = round_up(n + 2, LANES);
+  float *places = p, *x = p + stride, *y = x + stride, *z = y + stride, *light = z + stride,
+        *weights = light + stride, *cdf = weights + stride;
+  float depth = 0.0f;
+  int seen = 0;  // bins in front of an opaque one, and that one
+  for (int first = 0; first < n && seen == first; first += AT_ONCE) {
+    const int last = n < first + AT_ONCE ? n : first + AT_ONCE;
+    for (int k = first; k < last; k++)
+      places[k] = grid.edges[k] + jitter * (grid.edges[k + 1] - grid.edges[k]);
+    unit_positions(space, origin, direction, places + first, places + first, last - first,
+                   x + first, y + first, z + first);
+    for (seen = first; seen < last && depth < OPAQUE;) {
+      const int k = seen++;
+      depth += density_in(grid, x[k], y[k], z[k]) * (grid.edges[k + 1] - grid.edges[k]);
+      light[k] = -depth;
+    }
+  }
+  for (int64_t k = seen; k < stride; k++) light[k] = 0.0f;
+  exponentials(light, round_up(seen, LANES));
+  if (depth >= OPAQUE) light[seen - 1] = 0.0f;
+  for (int k = seen; k < n; k++) light[k] = light[seen - 1];
+  for (int k = 0; k < n; k++) weights[k] = (k ? light[k - 1] : 1.0f) - light[k];
+  weights[n - 1] += light[n - 1];
+  float before = weights[0], total = 0.0f;
+  for (int k = 0; k < n; k++) {
+    float here = weights[k], most_of = here > before ? here : before;
+    if (k + 1 < n && weights[k + 1] > most_of) most_of = weights[k + 1];
+    before = here;
+    weights[k] = most_of;
+  }
+  if (grid.annealing != 1.0f)
+    for (int k = 0; k < n; k++)
+      weights[k] = grid.annealing == 0.0f ? 1.0f : __builtin_powf(weights[k], grid.annealing);
+  for (int k = 0; k < n; k++) total += weights[k];
+  const float scale = (1.0f - grid.padding) / total, even = grid.padding / float(n);
+  double sum = 0.0;
+  cdf[0] = 0.0f;
+  for (int k = 0; k < n; k++) sum += scale * weights[k] + even, cdf[k + 1] = float(sum);
+  const int m = grid.n_samples;
+  t[0] = grid.edges[0], t[m] = grid.edges[n];
+  int bin = 0;
+  for (int i = 0; i + 1 < m; i++) {
+    float cut = (float(i) + jitter) / float(m - 1) * cdf[n];
+    while (bin + 1 < n && cdf[bin + 1] <= cut) bin++;
+    float width = cdf[bin + 1] - cdf[bin], share = (cut - cdf[bin]) / (width > 1e-12f ? width : 1e-12f);
+    share = share < 0.0f ? 0.0f : share > 1.0f ? 1.0f : share;
+    t[i + 1] = grid.edges[bin] + share * (grid.edges[bin + 1] - grid.edges[bin]);
+  }
+}
+
+static void propose(const NerfProposals *grid, const NerfSpace *space, const NerfRays *rays,
+                    const float *jitter, float *t_starts, float *t_ends) {
+  const int m = grid->n_samples;
+  parallel(ceil_div(rays->n_rays, PROPOSE_RAYS), [&](int64_t task, int thread) {
+    float *p = static_cast<float *>(nerf_buffer(
+        thread, SLOT_PROPOSE, size_t(8 * (grid->n_bins + 2 + LANES) + m + 1) * 4));
+    float *t = p + 8 * (grid->n_bins + 2 + LANES);
+    for (int64_t r = task * PROPOSE_RAYS; r < least(rays->n_rays, (task + 1) * PROPOSE_RAYS); r++) {
+      cut_ray(*grid, *space, rays->origins + r * 3, rays->directions + r * 3, jitter[r], p, t);
+      memcpy(t_starts + r * m, t, size_t(m) * 4);
+      memcpy(t_ends + r * m, t + 1, size_t(m) * 4);
+    }
+  });
+}
+
+// Densities met by samples, by cell of the fine grid; a thread learns the cells of its part.
+static void learn(const NerfProposals *grid, const NerfSpace *space, const NerfRays *rays,
+                  const NerfSamples *samples, const float *weights, float rate) {
+  struct Met { int64_t cell; float sigma; };
+  const int64_t n_rays = rays->n_rays, n = samples->offsets[n_rays];
+  float *p = static_cast<float *>(nerf_buffer(-1, SLOT_PROPOSE, size_t(n + LANES) * 4 * 4));
+  float *x = p, *y = p + n + LANES, *z = y + n + LANES, *sigmas = z + n + LANES;
+  parallel(ceil_div(n_rays, PROPOSE_RAYS), [&](int64_t task, int) {
+    for (int64_t r = task * PROPOSE_RAYS; r < least(n_rays, (task + 1) * PROPOSE_RAYS); r++) {
+      const int64_t first = samples->offsets[r], size = samples->offsets[r + 1] - first;
+      unit_positions(*space, rays->origins + r * 3, rays->directions + r * 3,
+                     samples->t_starts + first, samples->t_ends + first, size, x + first,
+                     y + first, z + first);
+      float passed = 0.0f;
+      for (int64_t i = first; i < first + size; i++) {
+        float light = 1.0f - passed, length = samples->t_ends[i] - samples->t_starts[i];
+        float share = weights[i] / (light > 1e-6f ? light : 1e-6f);
+        share = share < 0.0f ? 0.0f : share > 1.0f - 1e-6f ? 1.0f - 1e-6f : share;
+        passed += weights[i];
+        const bool lit = light > LIT && length > 0.0f;
+        sigmas[i] = lit ? -__builtin_log1pf(-share) / (length > 1e-12f ? length : 1e-12f) : -1.0f;
+      }
+    }
+  });
+  uint16_t *grids[2] = {grid->fine, grid->coarse};
+  const int resolutions[2] = {grid->resolution, grid->coarse_resolution};
+  const int64_t n_parts = nerf_threads();
+  parallel(2 * n_parts, [&](int64_t task, int thread) {
+    const int64_t which = task / n_parts, part = task % n_parts;
+    uint16_t *cells = grids[which];
+    Met *met = static_cast<Met *>(nerf_buffer(thread, SLOT_PROPOSE, size_t(n + 1) * sizeof(Met)));
+    int64_t size = 0;
+    for (int64_t i = 0; i < n; i++) {
+      if (sigmas[i] < 0.0f) continue;
+      int64_t cell = cell_at(x[i], y[i], z[i], resolutions[which]);
+      if (cell / 64 % n_parts == part) met[size++] = {cell, sigmas[i]};
+    }
+    std::stable_sort(met, met + size, [](const Met &a, const Met &b) { return a.cell < b.cell; });
+    for (int64_t i = 0; i < size;) {
+      double sum = 0.0;
+      int64_t from = i, cell = met[i].cell;
+      for (; i < size && met[i].cell == cell; i++) sum += met[i].sigma;
+      float mean = float(sum / double(i - from)), old = from_bfloat(cells[cell]);
+      if (old < 0.0f) old = mean;
+      cells[cell] = to_bfloat(old + rate * (mean - old));
+    }
+  });
+}
+
+}  // namespace

@@ -1,0 +1,124 @@
+"""What fields of a hash grid and two small MLPs share (Instant NGP 2022)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Generic, Self, TypeVar
+
+import torch
+from torch import Tensor
+
+from nerfcli.backends.base import Backend
+from nerfcli.backends.cpu_bridge import CpuBridge
+from nerfcli.cameras.boxes import Box
+from nerfcli.cameras.rays import Bounds, Rays
+from nerfcli.core.config import HashGridConfig, UnboundedConfig, known
+from nerfcli.core.tensors import ensure_same_shapes
+from nerfcli.methods.base import Sampler
+from nerfcli.reference.contraction import BoxSpace, ContractedSpace, PerspectiveSpace
+from nerfcli.reference.encoding import GridSpec
+from nerfcli.reference.mlp import init_mlp
+from nerfcli.reference.radiance import NetParams, NetSpec, Network
+
+TABLE_INIT = 1e-4  # Instant NGP (2022), section 4: U(-1e-4, 1e-4)
+# What lies behind less light than this moves a rendered pixel by a quarter of an 8-bit step at
+# most; in the fog of a capture that was trained for minutes it takes an eighth of the samples.
+RENDER_MIN_TRANSMITTANCE = 1e-3
+
+S = TypeVar("S", bound=Sampler)
+
+
+@dataclass
+class GridField(Generic[S]):
+    """A hash grid and two MLPs in a space, and the sampler that says where rays look."""
+
+    space: BoxSpace | ContractedSpace | PerspectiveSpace
+    net: NetSpec
+    params: NetParams
+    sampler: S
+    ops: Backend
+    min_transmittance: float = 1e-4  # a ray ends where less light comes through
+
+    def to(self, device: str) -> Self:
+        params = NetParams.of(self.params.named().map(lambda p: p.to(device)))
+        return replace(self, params=params, sampler=self.sampler.to(device))
+
+    def for_cpu_callers(self, device: str) -> Self:
+        """The parameters stay on `device`; what the sampler knows is on the CPU."""
+        bridge = CpuBridge(self.ops, device)
+        return replace(self, ops=bridge, sampler=self.sampler.to("cpu").by(bridge))
+
+    @property
+    def rays_per_chunk(self) -> int:
+        return self.ops.rays_per_chunk
+
+    def between(self, near: float, far: float) -> Self:
+        return replace(self, space=replace(self.space, near=near, far=far))
+
+    def ending_at(self, min_transmittance: float) -> Self:
+        return replace(self, min_transmittance=min_transmittance)
+
+    def density(self, positions: Tensor) -> Tensor:
+        """positions [n, 3] in scene space -> sigmas [n] per scene unit, without gradients."""
+        with torch.no_grad():
+            return self.ops.density(self.network, positions)
+
+    def radiance(self, positions: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+        """positions, directions [n, 3] -> sigmas [n] per scene unit, rgbs [n, 3]."""
+        return self.ops.radiance(self.network, positions, self.ops.spherical_harmonics(directions))
+
+    @property
+    def box(self) -> Box:
+        return self.space.box
+
+    @property
+    def near(self) -> float:
+        return self.space.near
+
+    @property
+    def far(self) -> float:
+        return self.space.far
+
+    @property
+    def network(self) -> Network:
+        """The field as the ops take it."""
+        return Network(self.net, self.params, self.space)
+
+    def bounds(self, rays: Rays) -> Bounds:
+        """Distances within the box; t_max <= t_min where a ray misses it."""
+        return self.space.bounds(rays)
+
+    def state(self) -> dict[str, Tensor]:
+        return self.params.named().state() | self.sampler.state()
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Take the tensors of a checkpoint; the occupied cells follow from the densities.
+
+        Raises:
+            NerfError: they are not those of a field of this shape.
+        """
+        ensure_same_shapes(state, self.state())
+        self.params = NetParams.of(state)
+        self.sampler.load_state(state)
+
+
+def init_params(net: NetSpec, generator: torch.Generator) -> NetParams:
+    """Fresh parameters: the table almost zero."""
+    table = torch.rand(net.grid.n_params, generator=generator)
+    return NetParams(
+        (table * 2 - 1) * TABLE_INIT,
+        init_mlp(net.density_widths, generator),
+        init_mlp(net.color_widths, generator),
+    )
+
+
+def net_spec(own: HashGridConfig | UnboundedConfig) -> NetSpec:
+    """The networks that a resolved table asks for."""
+    grid = GridSpec(
+        own.n_levels,
+        own.n_features,
+        known(own.log2_table_size),
+        own.base_resolution,
+        known(own.max_resolution),
+    )
+    return NetSpec(grid, own.width)

@@ -1,0 +1,103 @@
+"""What trainers of hash-grid fields share: the optimiser, batches, the loss, states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from nerfcli.backends.base import Backend
+from nerfcli.cameras.rays import Batch, Bounds
+from nerfcli.core.config import Config, HashGridConfig, UnboundedConfig, known
+from nerfcli.methods.base import StepResult, background_of, weight_generator
+from nerfcli.methods.grid_field import GridField
+from nerfcli.methods.optimizer import Optimizer
+from nerfcli.reference.adam import AdamConfig
+from nerfcli.reference.fused import Objective, StepOut, loss_terms, render_samples
+from nerfcli.reference.radiance import NetParams
+from nerfcli.scenes import Scene
+from nerfcli.scenes.views import Views
+
+F = TypeVar("F", bound=GridField)
+
+
+class GridTrainer(Generic[F]):
+    """Steps of a hash-grid field; how many rays, and where they are sampled, is the method's.
+
+    Args:
+        create: makes the fresh field. own: the method's table.
+    """
+
+    def __init__(
+        self,
+        scene: Scene,
+        views: Views,
+        config: Config,
+        ops: Backend,
+        generator: torch.Generator,
+        create: Callable[..., F],
+        own: HashGridConfig | UnboundedConfig,
+    ) -> None:
+        self.scene, self.views, self.config, self.ops = scene, views, config, ops
+        self.generator, self.device = generator, generator.device
+        self.background = background_of(scene, self.device)
+        weights = weight_generator(generator, config.train.seed)
+        field = create(config, scene, ops, weights)
+        self.field = field.to(str(self.device))
+        adam = AdamConfig(weight_decay=own.weight_decay, ema_decay=own.ema_decay)
+        self.optimizer = Optimizer(self.field.params.named(), ops, adam, keeps_raw=True)
+        self.grads = NetParams.of(self.optimizer.grads)
+        self.objective = Objective(
+            known(config.train.loss),
+            opacity=own.opacity_loss,
+            distortion=own.distortion_loss,
+            min_transmittance=own.min_transmittance,
+        )
+        self.step_count = self.first_step = 0
+
+    def set_views(self, views: Views) -> None:
+        self.views = views
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """The terms of the objective, composed of differentiable ops; the fused step agrees."""
+        network, objective = self.field.network, self.objective
+        jitter = torch.full_like(batch.rays.origins[:, 0], 0.5)
+        samples = self.field.sampler.sample(batch.rays, self.field.bounds(batch.rays), jitter)
+        rendered = render_samples(
+            self.ops,
+            network,
+            batch.rays,
+            samples,
+            None,
+            batch.background,
+            objective.min_transmittance,
+            objective.full_from,
+        )
+        return loss_terms(network, batch, rendered, objective)[0]
+
+    def _result(self, out: StepOut, n_rays: int | Tensor, n_samples: int | Tensor) -> StepResult:
+        return StepResult(out.loss(self.objective), out.terms, out.mse, n_rays, n_samples)
+
+    def _uniform(self, *size: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.rand(*size, dtype=dtype, generator=self.generator, device=self.device)
+
+    def _draw(self, n_rays: int) -> tuple[Batch, Bounds]:
+        u = self._uniform(n_rays, dtype=torch.float64)
+        if self.config.train.random_background:
+            background = self._uniform(n_rays, 3)
+        else:
+            background = self.background.expand(n_rays, 3).contiguous()
+        cameras, space = self.scene.cameras, self.field.space
+        return self.ops.draw(self.views, cameras, u, background, space)
+
+    def rendered_field(self) -> F:
+        return replace(self.field, params=NetParams.of(self.optimizer.model()))
+
+    def model_state(self) -> dict[str, Tensor]:
+        return self.field.state() | self.optimizer.model().state()
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        return self.optimizer.state()

@@ -1,0 +1,104 @@
+"""Training of method unbounded, and its settings by scene and device."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nerfcli.backends.base import Backend
+from nerfcli.core.config import Config, known
+from nerfcli.core.tensors import ensure_same_shapes
+from nerfcli.methods.base import Method, StepResult
+from nerfcli.methods.grid_trainer import GridTrainer
+from nerfcli.methods.hashgrid_method import detail_pixels
+from nerfcli.methods.unbounded import UnboundedField
+from nerfcli.scenes import Scene
+from nerfcli.scenes.hull import Silhouettes
+from nerfcli.scenes.views import Views
+
+LOG2_TABLE_SIZE = {"cpu": 17, "cuda": 19}  # of the grid's largest levels
+N_RAYS = {"cpu": 1024, "cuda": 8192}  # of a step
+MAX_RESOLUTION = 8192  # of the finest level: the detail cube has half of it
+LR = 0.01
+BIAS_SLOPE = 10.0  # of the annealing, as in mip-NeRF 360 (2022), eq. 19
+
+
+class UnboundedTrainer(GridTrainer[UnboundedField]):
+    """Steps of an unbounded field: equally many samples of each ray."""
+
+    def __init__(
+        self, scene: Scene, views: Views, config: Config, ops: Backend, generator: torch.Generator
+    ) -> None:
+        own = config.unbounded
+        super().__init__(scene, views, config, ops, generator, UnboundedField.create, own)
+
+    def begin(self, views: Views, silhouettes: Silhouettes | None = None) -> None:
+        """Nothing: the proposals start knowing nothing."""
+
+    def step(self, lr: float) -> StepResult:
+        self.step_count += 1
+        n_rays = known(self.config.unbounded.n_rays)
+        batch, bounds = self._draw(n_rays)
+        sampler = self.field.sampler
+        sampler.annealing = self._annealing()
+        samples = sampler.sample(batch.rays, bounds, self._uniform(n_rays))
+        out = self.ops.step_gradients(
+            self.field.network, self.grads, batch, samples, self.objective, with_weights=True
+        )
+        self.optimizer.step(step=self.step_count, lr=lr)
+        assert out.weights is not None
+        sampler.learn(batch.rays, samples, out.weights)
+        sampler.annealing = 1.0
+        return self._result(out, n_rays, out.n_kept)
+
+    def _annealing(self) -> float:
+        """How far the samples follow the proposals: a fast rise from 0 to 1."""
+        n = self.config.unbounded.annealing_steps
+        share = min(self.step_count / n, 1.0) if n else 1.0
+        return BIAS_SLOPE * share / ((BIAS_SLOPE - 1.0) * share + 1.0)
+
+    def extra_state(self) -> dict[str, Any]:
+        return {"step": self.step_count}
+
+    def load(
+        self, model: dict[str, Tensor], optimizer: dict[str, Tensor], extra: dict[str, Any]
+    ) -> None:
+        ensure_same_shapes(model, self.model_state())
+        self.field.load_state(model | self.optimizer.load(model, optimizer))
+        self.step_count = self.first_step = extra["step"]
+
+
+def resolve(config: Config, scene: Scene, device: str) -> Config:
+    """Fill in what the method's own settings leave to the scene and the device."""
+    own, train = config.unbounded, config.train
+    resolution = 256
+    while resolution < 4 * detail_pixels(scene) and resolution < MAX_RESOLUTION:
+        resolution *= 2
+    own = replace(
+        own,
+        space=own.space or "contraction",
+        n_rays=own.n_rays or N_RAYS[device],
+        log2_table_size=own.log2_table_size or LOG2_TABLE_SIZE[device],
+        max_resolution=own.max_resolution or resolution,
+    )
+    train = replace(
+        train,
+        lr=LR if train.lr is None else train.lr,
+        lr_final=0.02 if train.lr_final is None else train.lr_final,
+        loss=train.loss or "huber",
+    )
+    return replace(config, unbounded=own, train=train)
+
+
+UNBOUNDED = Method(
+    name="unbounded",
+    resolve=resolve,
+    create_field=UnboundedField.create,
+    create_trainer=UnboundedTrainer,
+    hold=0.3,
+    smaller_step="unbounded.n_rays=512",
+    exports_on_gpu=True,
+)
