@@ -34,6 +34,7 @@ class UnboundedField(GridField[ProposalSampler]):
     """A hash grid and two MLPs in a contracted space, sampled by proposals."""
 
     occupancy: None = None
+    n_rendered: int = 32  # samples of a ray that is rendered
 
     @staticmethod
     def create(
@@ -53,7 +54,9 @@ class UnboundedField(GridField[ProposalSampler]):
             padding=own.padding,
         )
         sampler = ProposalSampler(grid, ops, own.proposal_rate)
-        return UnboundedField(space, net, params, sampler, ops, own.min_transmittance)
+        return UnboundedField(
+            space, net, params, sampler, ops, own.min_transmittance, n_rendered=own.n_rendered
+        )
 
     @property
     def steps(self) -> Steps:
@@ -73,7 +76,7 @@ class UnboundedField(GridField[ProposalSampler]):
             self.network,
             rays,
             torch.full_like(rays.origins[:, 0], 0.5),
-            self.sampler.grid,
+            replace(self.sampler.grid, n_samples=self.n_rendered),
             background,
             min_transmittance=max(self.min_transmittance, RENDER_MIN_TRANSMITTANCE),
         )

@@ -19,10 +19,10 @@ from nerfcli.scenes import Scene
 from nerfcli.scenes.hull import Silhouettes
 from nerfcli.scenes.views import Views
 
-LOG2_TABLE_SIZE = {"cpu": 17, "cuda": 19}  # of the grid's largest levels
-N_RAYS = {"cpu": 1024, "cuda": 8192}  # of a step
+LOG2_TABLE_SIZE = {"cpu": 18, "cuda": 19}  # of the grid's largest levels
+N_RAYS = {"cpu": 1408, "cuda": 8192}  # of a step
 MAX_RESOLUTION = 8192  # of the finest level: the detail cube has half of it
-LR = 0.01
+LR, LR_FINAL = 0.02, 0.05
 BIAS_SLOPE = 10.0  # of the annealing, as in mip-NeRF 360 (2022), eq. 19
 
 
@@ -34,6 +34,8 @@ class UnboundedTrainer(GridTrainer[UnboundedField]):
     ) -> None:
         own = config.unbounded
         super().__init__(scene, views, config, ops, generator, UnboundedField.create, own)
+        half = scene.box.half_size
+        self.objective = replace(self.objective, curve=half, full_from=own.full_from * half)
 
     def begin(self, views: Views, silhouettes: Silhouettes | None = None) -> None:
         """Nothing: the proposals start knowing nothing."""
@@ -87,7 +89,7 @@ def resolve(config: Config, scene: Scene, device: str) -> Config:
     train = replace(
         train,
         lr=LR if train.lr is None else train.lr,
-        lr_final=0.02 if train.lr_final is None else train.lr_final,
+        lr_final=LR_FINAL if train.lr_final is None else train.lr_final,
         loss=train.loss or "huber",
     )
     return replace(config, unbounded=own, train=train)
