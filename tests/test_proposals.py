@@ -19,7 +19,6 @@ from nerfcli.reference.encoding import GridSpec
 from nerfcli.reference.mlp import init_mlp
 from nerfcli.reference.proposals import UNKNOWN, ProposalGrid, cells_at
 from nerfcli.reference.radiance import NetParams, NetSpec, Network
-from nerfcli.reference.samples import Samples
 from nerfcli.reference.sampling import Piecewise
 from nerfcli.reference.volume import weights_from_density
 

@@ -26,6 +26,7 @@ from nerfcli.reference.samples import Pixels
 from nerfcli.reference.sampling import Piecewise, Steps
 from nerfcli.scenes import Scene
 
+PROPOSAL_RATE = 0.1  # at which remembered densities move towards those that a step meets
 STEPS_PER_BOX = 512  # along the detail cube's diagonal, for those who march through the field
 
 
@@ -53,7 +54,7 @@ class UnboundedField(GridField[ProposalSampler]):
             prior=1.0 / space.unit_length,
             padding=own.padding,
         )
-        sampler = ProposalSampler(grid, ops, own.proposal_rate)
+        sampler = ProposalSampler(grid, ops, PROPOSAL_RATE)
         return UnboundedField(
             space, net, params, sampler, ops, own.min_transmittance, n_rendered=own.n_rendered
         )

@@ -23,6 +23,7 @@ LOG2_TABLE_SIZE = {"cpu": 18, "cuda": 19}  # of the grid's largest levels
 N_RAYS = {"cpu": 1408, "cuda": 8192}  # of a step
 MAX_RESOLUTION = 8192  # of the finest level: the detail cube has half of it
 LR, LR_FINAL = 0.02, 0.05
+ANNEALING_STEPS = 200  # until samples wholly follow the remembered densities
 BIAS_SLOPE = 10.0  # of the annealing, as in mip-NeRF 360 (2022), eq. 19
 
 
@@ -35,7 +36,12 @@ class UnboundedTrainer(GridTrainer[UnboundedField]):
         own = config.unbounded
         super().__init__(scene, views, config, ops, generator, UnboundedField.create, own)
         half = scene.box.half_size
-        self.objective = replace(self.objective, curve=half, full_from=own.full_from * half)
+        self.objective = replace(
+            self.objective,
+            distortion=own.distortion_loss,
+            curve=half,
+            full_from=own.full_from * half,
+        )
 
     def begin(self, views: Views, silhouettes: Silhouettes | None = None) -> None:
         """Nothing: the proposals start knowing nothing."""
@@ -58,8 +64,7 @@ class UnboundedTrainer(GridTrainer[UnboundedField]):
 
     def _annealing(self) -> float:
         """How far the samples follow the proposals: a fast rise from 0 to 1."""
-        n = self.config.unbounded.annealing_steps
-        share = min(self.step_count / n, 1.0) if n else 1.0
+        share = min(self.step_count / ANNEALING_STEPS, 1.0)
         return BIAS_SLOPE * share / ((BIAS_SLOPE - 1.0) * share + 1.0)
 
     def extra_state(self) -> dict[str, Any]:
