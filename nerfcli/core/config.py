@@ -108,7 +108,7 @@ class UnboundedConfig:
     padding: Share = 0.2  # of the samples, spread over all bins
     min_transmittance: Share = 1e-4  # a ray ends where less light comes through
     distortion_loss: Amount = 0.002  # weight of the spread of a ray's samples; mip-NeRF 360, eq. 15
-    full_from: Amount = 1.0  # half sizes; gradients of nearer samples fade with the distance
+    full_from: Amount = 5.0  # half sizes; gradients of nearer samples fade with the distance
     ema_decay: Share = 0.95  # running mean of the weights that is rendered; 0: the weights
     weight_decay: Amount = 5e-8  # L2 on the entries of the grid that a step touches
 

@@ -44,7 +44,8 @@ class UnboundedTrainer(GridTrainer[UnboundedField]):
         )
 
     def begin(self, views: Views, silhouettes: Silhouettes | None = None) -> None:
-        """Nothing: the proposals start knowing nothing."""
+        """Tell the proposals which cells no two training cameras see."""
+        self.field.sampler.mark_lone(self.scene)
 
     def step(self, lr: float) -> StepResult:
         self.step_count += 1
