@@ -53,7 +53,9 @@ class TrainConfig:
     """What every method reads."""
 
     steps: Count | None = None  # length of the run; auto: from minutes
-    minutes: Positive | None = None  # length of the run in wall-clock time; auto: 2, or by steps
+    minutes: Positive | None = (
+        None  # wall-clock length of the run; auto: by steps, or 2, for places 5
+    )
     seed: Seed = 0  # of all randomness
     lr: Positive | None = None  # peak rate; auto: by method, for hashgrid also by n_samples
     lr_final: Positive | None = None  # at the end, as a share of the peak; auto: by method
@@ -101,7 +103,7 @@ class UnboundedConfig:
     width: Count = 64  # neurons of a layer
     n_rays: SampleCount | None = None  # of a step; auto: by device
     n_samples: RaySamples = 24  # of a ray, while it trains
-    n_rendered: RaySamples = 32  # samples of a ray that is rendered
+    n_rendered: RaySamples = 24  # samples of a ray that is rendered
     n_bins: RaySamples = 128  # of a ray, among which they are spread
     horizon: Positive = 100.0  # where rays end, in half sizes of the detail cube
     proposal_resolution: CellCount = 256  # cells along the grid of remembered densities

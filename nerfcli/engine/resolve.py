@@ -9,7 +9,7 @@ from nerfcli.core.devices import pick
 from nerfcli.methods import choose_method, method_of
 from nerfcli.scenes import Scene
 
-DEFAULT_MINUTES = 2.0
+DEFAULT_MINUTES = 2.0  # of a run whose method needs no more
 
 
 def resolve(config: Config, scene: Scene) -> Config:
@@ -25,5 +25,5 @@ def resolve(config: Config, scene: Scene) -> Config:
     config = method_of(config).resolve(config, scene, device)
     train = config.train
     if train.steps is None and train.minutes is None:
-        train = replace(train, minutes=DEFAULT_MINUTES)
+        train = replace(train, minutes=method_of(config).length * DEFAULT_MINUTES)
     return replace(config, device=device, train=train)

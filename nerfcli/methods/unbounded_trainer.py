@@ -109,5 +109,6 @@ UNBOUNDED = Method(
     hold=0.3,
     smaller_step="unbounded.n_rays=512",
     exports_on_gpu=True,
+    length=2.5,
     is_unbounded=True,
 )
