@@ -53,9 +53,7 @@ class TrainConfig:
     """What every method reads."""
 
     steps: Count | None = None  # length of the run; auto: from minutes
-    minutes: Positive | None = (
-        None  # wall-clock length of the run; auto: by steps, or 2, for places 5
-    )
+    minutes: Positive | None = None  # wall-clock length; auto: by steps, or 2, for places 5
     seed: Seed = 0  # of all randomness
     lr: Positive | None = None  # peak rate; auto: by method, for hashgrid also by n_samples
     lr_final: Positive | None = None  # at the end, as a share of the peak; auto: by method

@@ -185,8 +185,16 @@ def describe(scene: Scene, config: Config) -> str:
     n_train, n_test = (len(scene.splits.get(name, ())) for name in ("train", "test"))
     return (
         f"{config.method}: {n_train} views to train on, {n_test} held out; "
-        f"{cube} in source units ({scene.box_source})"
+        f"{cube} in source units ({scene.box_source}); {_length(config)}"
     )
+
+
+def _length(config: Config) -> str:
+    """How long the run is, and how to have it longer."""
+    train = config.train
+    if train.steps is not None:
+        return quantity(train.steps, "step")
+    return f"takes {known(train.minutes):g} minutes, more (--minutes) bring more detail"
 
 
 @dataclass
