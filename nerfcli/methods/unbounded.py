@@ -53,7 +53,9 @@ class UnboundedField(GridField[ProposalSampler]):
             padding=own.padding,
         )
         sampler = ProposalSampler(grid, ops, own.proposal_rate)
-        return UnboundedField(space, net, params, sampler, ops, own.min_transmittance)
+        return UnboundedField(
+            space, net, params, sampler, ops, own.min_transmittance, own.anti_aliasing
+        )
 
     @property
     def steps(self) -> Steps:
