@@ -88,7 +88,8 @@ class GridTrainer(Generic[F]):
         else:
             background = self.background.expand(n_rays, 3).contiguous()
         cameras, space = self.scene.cameras, self.field.space
-        return self.ops.draw(self.views, cameras, u, background, space)
+        wanted = self.field.needs_radii
+        return self.ops.draw(self.views, cameras, u, background, space, with_radii=wanted)
 
     def rendered_field(self) -> F:
         return replace(self.field, params=NetParams.of(self.optimizer.model()))

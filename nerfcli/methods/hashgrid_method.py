@@ -73,7 +73,8 @@ def create_trainer(
     scene: Scene, views: Views, config: Config, ops: Backend, generator: torch.Generator
 ) -> HashGridTrainer:
     """The trainer that never waits for the device, where the backend can do that."""
-    kind = GraphTrainer if ops.is_asynchronous else HashGridTrainer
+    waits = config.hashgrid.anti_aliasing or not ops.is_asynchronous
+    kind = HashGridTrainer if waits else GraphTrainer
     return kind(scene, views, config, ops, generator)
 
 
