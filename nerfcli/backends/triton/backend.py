@@ -142,7 +142,8 @@ class TritonBackend(Backend):
     ) -> StepOut:
         from nerfcli.backends.triton import triton_step
 
-        if batch.rays.radii is not None:
+        # its kernel knows neither cones nor curved distances, nor gradients that fade
+        if batch.rays.radii is not None or objective.curve or objective.full_from:
             return super().step_gradients(
                 network,
                 grads,
