@@ -235,6 +235,7 @@ class Method:
         smaller_step: a setting that makes a step need less memory.
         exports_on_gpu: whether shapes can be taken from its field while that is on a GPU.
         remark: what the user should know before it is trained on a scene; empty: nothing.
+        has_exposure: whether its trainer learns exposure codes.
         is_unbounded: its field goes from near to the horizon, whatever the scene's box is.
     """
 
@@ -247,6 +248,7 @@ class Method:
     exports_on_gpu: bool
     remark: Callable[[Scene], str] = lambda scene: ""
     is_unbounded: bool = False
+    has_exposure: bool = False
 
 
 def background_of(scene: Scene, device: torch.device | str) -> Tensor:

@@ -72,8 +72,9 @@ def steps_per_box(pixels: float) -> int:
 def create_trainer(
     scene: Scene, views: Views, config: Config, ops: Backend, generator: torch.Generator
 ) -> HashGridTrainer:
-    """The trainer that never waits for the device, where the backend can do that."""
-    kind = GraphTrainer if ops.is_asynchronous else HashGridTrainer
+    """The trainer that never waits for the device, where backend and settings can do that."""
+    graph = ops.is_asynchronous and not config.train.exposure
+    kind = GraphTrainer if graph else HashGridTrainer
     return kind(scene, views, config, ops, generator)
 
 
@@ -85,4 +86,5 @@ HASHGRID = Method(
     hold=0.3,
     smaller_step="hashgrid.n_samples=65536",
     exports_on_gpu=True,
+    has_exposure=True,
 )

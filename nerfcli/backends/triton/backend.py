@@ -132,6 +132,18 @@ class TritonBackend(Backend):
     ) -> StepOut:
         from nerfcli.backends.triton import triton_step
 
+        if batch.color is not None:
+            return super().step_gradients(
+                network,
+                grads,
+                batch,
+                samples,
+                objective,
+                ray_inputs=ray_inputs,
+                n_live=n_live,
+                with_weights=with_weights,
+                with_ray_grads=with_ray_grads,
+            )
         return triton_step.step_gradients(
             self.copies.narrow(network),
             grads,
