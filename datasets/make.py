@@ -5,6 +5,7 @@
     python datasets/make.py --check          # make all views again and compare, write nothing
     python datasets/make.py --check --views 6
     python datasets/make.py --shape cup --out DIR   # another scene with exact geometry
+    python datasets/make.py courtyard DIR    # the walk through a courtyard, see courtyard.py
 
 Exit status: 0 done or equal, 2 bad usage, 3 `--check` found a difference.
 """
@@ -202,6 +203,11 @@ def check(home: Path, workers: int, views: int | None) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["courtyard"]:
+        import courtyard
+
+        return courtyard.main(arguments[1:])
     parser = argparse.ArgumentParser(description="Make or check the data set `biplane`.")
     parser.add_argument("--out", type=Path, default=HOME, help="folder to write, or to check")
     parser.add_argument(
@@ -218,7 +224,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.shape != "biplane" and options.out == HOME:
         parser.error(f"--shape {options.shape} wants --out: {HOME} holds the biplane")
     if options.shape != SHAPE:  # the parts are constants of the modules: another process
-        words = [sys.executable, __file__, *(sys.argv[1:] if arguments is None else arguments)]
+        words = [sys.executable, __file__, *arguments]
         return subprocess.call(words, env=os.environ | {"SCENE_SHAPE": options.shape})
     if not options.check:
         make(options.out, options.jobs)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import nerfcli.methods as methods_module
 from conftest import sphere_c2w, sphere_image
 from nerfcli.cameras.lenses import Lens
 from nerfcli.cli import main
@@ -30,10 +31,9 @@ TURNED = np.diag([-1.0, 1.0, -1.0, 1.0])  # a camera that looks the other way
 @pytest.fixture(autouse=True)
 def methods(monkeypatch: pytest.MonkeyPatch) -> None:
     """A registry with a method for places, whatever else there is."""
-    for name in [name for name, method in METHODS.items() if method.is_unbounded]:
-        monkeypatch.delitem(METHODS, name)
     places = replace(METHODS["hashgrid"], name="unbounded", is_unbounded=True)
-    monkeypatch.setitem(METHODS, "unbounded", places)
+    # a dictionary of its own: taking out and putting back would change the order
+    monkeypatch.setattr(methods_module, "METHODS", {**METHODS, "unbounded": places})
 
 
 def scene_of(poses: Sequence[np.ndarray], points: np.ndarray | None = None) -> Scene:
@@ -112,7 +112,8 @@ def test_the_reason_says_how_much_lies_beyond() -> None:
 
 def test_places_take_the_hash_grid_where_there_is_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     scene = scene_of([sphere_c2w(i, N) for i in range(N)])
-    monkeypatch.delitem(METHODS, "unbounded")
+    only = {name: method for name, method in METHODS.items() if name != "unbounded"}
+    monkeypatch.setattr(methods_module, "METHODS", only)
     name, why = choose_method(Config(), scene)
     assert name == "hashgrid" and why
 

@@ -136,7 +136,7 @@ def config_of(scene_path: Path, **values: Any) -> tuple[Scene, Config]:
     config = Config(device="cpu", backend="torch", method="unbounded")
     own = UnboundedConfig(
         log2_table_size=12, n_levels=6, max_resolution=64, width=16, n_rays=128, n_samples=8,
-        n_bins=16, proposal_resolution=16, annealing_steps=20,
+        n_bins=16, proposal_resolution=16,
     )  # fmt: skip
     config = replace(
         config,

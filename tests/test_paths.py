@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
+from typer.testing import CliRunner
 
 from nerfcli.cameras import paths, splines
 from nerfcli.cameras.boxes import Box
 from nerfcli.cameras.cameras import Cameras, common_focus
 from nerfcli.cameras.lenses import Lens
+from nerfcli.cameras.upright import Upright, find_upright, straighten, up_of_images
+from nerfcli.cli import app, render
+from nerfcli.core.errors import NerfError
 from nerfcli.scenes import load_scene
+from nerfcli.scenes.scene import Scene, Similarity
 
 BOX = Box((0.0, 0.0, 0.0), 1.0)
 UP = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
@@ -102,7 +110,7 @@ def test_up_survives_cameras_that_are_held_slanted() -> None:
     for i in range(3):  # three are held sideways
         x, y = cameras.c2w[i, :, 0].clone(), cameras.c2w[i, :, 1].clone()
         cameras.c2w[i, :, 0], cameras.c2w[i, :, 1] = y, -x
-    up = paths._estimate_up(cameras)
+    up = find_upright(cameras.c2w.numpy()).up
     assert float(torch.from_numpy(up) @ UP) > math.cos(math.radians(2))
 
 
@@ -203,6 +211,157 @@ def test_cameras_straight_above_do_not_break_the_frame() -> None:
         assert_sound(make(down, BOX, 8), 8)
 
 
+def test_the_path_is_chosen_by_the_cameras() -> None:
+    zero, ahead = torch.zeros(20, 3).double(), torch.tensor([0.0, 1.0, 0.0]).double()
+    name, reason = paths.choose_path(looking(ring(0, 6.0, 20, 0.3), zero))
+    assert name == "orbit" and "all around" in reason
+    name, reason = paths.choose_path(looking(ring(0, math.radians(100), 20, 0.3), zero))
+    assert name == "orbit" and reason.endswith("°")
+    side = torch.linspace(-1, 1, 20).double()[:, None] * torch.tensor([0.5, 0.0, 0.2]).double()
+    assert paths.choose_path(looking(side, side + ahead))[0] == "spiral"
+    out = ring(0, 6, 20, 0.0, radius=1.0)
+    assert paths.choose_path(looking(out, 3 * out))[0] == "interpolate"
+    for n in (1, 2, 3):
+        assert paths.choose_path(looking(out[:1].expand(n, 3), 3 * out[:1].expand(n, 3)))[0]
+
+
+def test_a_circle_follows_the_height_and_distance_of_the_cameras_nearby() -> None:
+    """On a table by a wall: near and low on one side, far and high on the other."""
+    azimuth = torch.linspace(0, 6.1, 60, dtype=torch.float64)
+    far = 0.5 - 0.5 * azimuth.cos()  # 0 at azimuth 0, 1 opposite
+    elevation, radius = 0.2 + 0.5 * far, 2 + 2 * far
+    around = [elevation.cos() * azimuth.cos(), elevation.cos() * azimuth.sin(), elevation.sin()]
+    positions = radius[:, None] * torch.stack(around, -1)
+    path = paths.orbit(looking(positions, torch.zeros(60, 3).double()), BOX, 60)
+    assert_sound(path, 60)
+    assert float(torch.cdist(path.positions, positions).amin(1).max()) < 0.3
+    distances = path.positions.norm(dim=-1)
+    assert float(distances.min()) < 2.2
+    assert float(distances.max()) > 3.8
+
+
+def test_a_gap_in_the_round_is_not_flown_through() -> None:
+    positions = ring(0, math.radians(265), 40, 0.4)
+    path = paths.orbit(looking(positions, torch.zeros(40, 3).double()), BOX, 60)
+    assert float(torch.cdist(path.positions, positions).amin(1).max()) < 0.3
+
+
+def test_an_orbit_looks_where_the_cameras_nearby_look() -> None:
+    positions = ring(0, 2.0, 40, 0.2)
+    targets = torch.linspace(-0.5, 0.5, 40).double()[:, None] * UP
+    path = paths.orbit(looking(positions, targets), BOX, 40)
+    first, last = path.positions[:, 0].argmax(), path.positions[:, 0].argmin()
+    level = torch.tensor([1.0, 1.0, 0.0]).double()
+    for frame, side in ((first, -1), (last, 1)):
+        position, forward = path.positions[frame], path.forwards[frame]
+        passed = position + forward * (position * level).norm() / (forward * level).norm()
+        assert side * float(passed[2]) > 0.1
+
+
+@pytest.mark.parametrize("turn", [1, 3])
+def test_videos_of_photos_on_their_side_stand_upright(turn: int) -> None:
+    upright = looking(ring(0, 6, 30, 0.5), torch.zeros(30, 3).double())
+    turns = np.full(30, turn)
+    lying = straighten(upright, (4 - turns) % 4)  # the inverse turn
+    assert lying.size[0].tolist() == [31, 41]
+    for make in paths.PATHS.values():
+        got, wanted = make(lying, BOX, 12, None), make(upright, BOX, 12, None)
+        assert_sound(got, 12)
+        torch.testing.assert_close(got.c2w, wanted.c2w, atol=1e-9, rtol=0)
+        assert torch.equal(got.size, wanted.size)
+        torch.testing.assert_close(got.focal, wanted.focal)
+    as_stored = paths.orbit(lying, BOX, 12, up_of_images(lying.c2w.numpy()))
+    assert as_stored.size[0].tolist() == [32, 40]
+
+
+def walk(n: int = 80) -> Tensor:
+    """Positions round three corners of a yard, at the height of eyes that bob."""
+    t = torch.linspace(0, 3.5, n, dtype=torch.float64)
+    corners = torch.tensor([[0, 0], [4, 0], [4, 4], [0, 4], [0, 2]]).double()
+    at = t.floor().long().clamp(max=3)
+    flat = corners[at] + (t - at)[:, None] * (corners[at + 1] - corners[at])
+    return torch.cat([flat, 1.6 + 0.03 * (9 * t)[:, None].sin()], 1)
+
+
+def test_a_walk_is_followed_smoothly_and_level() -> None:
+    """The hand shakes and rolls, and looks outwards from the way; the video does not shake."""
+    generator = torch.Generator().manual_seed(0)
+    positions = walk()
+    middle = torch.tensor([2.0, 2.0, 1.6]).double()
+    shake = 0.1 * torch.randn(80, 3, generator=generator, dtype=torch.float64)
+    cameras = looking(positions, positions + (positions - middle) + shake)
+    path = paths.interpolate(cameras, BOX, 120)
+    assert_sound(path, 120)
+    assert float(torch.cdist(path.positions, positions).amin(1).max()) < 0.5
+    assert float(path.c2w[:, 2, 0].abs().max()) < 1e-3  # level
+    assert float(path.c2w[:, 2, 1].max()) < 0
+    turned = (path.forwards[1:] * path.forwards[:-1]).sum(-1).clamp(-1, 1).acos()
+    assert float(turned.max()) < math.radians(8)
+    steps = path.positions.diff(dim=0).norm(dim=-1)
+    assert float(steps.max()) < 0.25  # 14 m in 120 frames, and turning
+
+
+def test_a_walk_in_a_random_order_is_still_short() -> None:
+    positions = walk(40)
+    order = np.random.default_rng(0).permutation(40).tolist()
+    middle = torch.tensor([2.0, 2.0, 1.6]).double()
+    cameras = looking(positions, 2 * positions - middle)[order]
+    path = paths.interpolate(cameras, BOX, 60)
+    assert float(path.positions.diff(dim=0).norm(dim=-1).sum()) < 16
+
+
+@pytest.mark.parametrize("n_cameras", [1, 2, 5])
+@pytest.mark.parametrize("make", paths.PATHS.values())
+def test_cameras_at_one_place_still_give_a_path(make, n_cameras: int) -> None:
+    same = torch.ones(n_cameras, 3).double()
+    for target in ([2.0, 1.0, 1.0], [1.0, 1.0, -3.0]):
+        cameras = looking(same, torch.tensor([target] * n_cameras).double(), UP + 0.01)
+        for n in (1, 5):
+            assert_sound(make(cameras, BOX, n, None), n)
+
+
+def planned(cameras: Cameras, path: str, up: str | None = None, **changed) -> render.Plan:
+    """What `nerf render` would show of a scene of these cameras."""
+    names, nothing = tuple(str(i) for i in range(len(cameras))), (None,) * len(cameras)
+    turned = Similarity(rotation=((1.0, 0.0, 0.0), (0.0, 0.0, 1.0), (0.0, -1.0, 0.0)))
+    splits = {"train": tuple(range(1, len(cameras))), "test": (0,)}
+    scene = Scene(
+        *("s", None, "k", names, cameras, nothing, nothing, nothing, "black", splits, BOX),
+        *(0.1, 9.0, "black", False, turned, "given"),
+        **changed,
+    )
+    run: Any = SimpleNamespace(scene_json=json.loads(json.dumps(scene.to_json())))
+    return render.plan_path(run, path, up, 9, 1.0)
+
+
+def test_render_says_which_path_and_which_way_is_up() -> None:
+    cameras = looking(ring(0, 6, 30, 0.5), torch.zeros(30, 3).double())
+    plan = planned(cameras, "auto")
+    assert plan.name == "orbit"
+    assert plan.remark == "orbit: the cameras look at one place from all around"
+    np.testing.assert_allclose(plan.facts["up"], [0, -1, 0], atol=1e-2)  # of the source
+    assert planned(cameras, "orbit").remark == ""
+    stated = planned(cameras, "orbit", "-y")  # scene up is the source's -y
+    torch.testing.assert_close(stated.cameras.c2w, plan.cameras.c2w, atol=0.02, rtol=0)
+    lying = straighten(cameras, np.full(30, 3))
+    plan = planned(lying, "spiral")
+    assert "lie on their side" in plan.remark
+    assert plan.cameras.size[0].tolist() == [40, 32]
+    assert planned(lying, "spiral", "image").remark == ""
+    ahead = looking(ring(0, 0.1, 9, 0.5), torch.zeros(9, 3).double())
+    assert "--up" in planned(ahead, "auto").remark
+    known = Upright(np.array([0.0, 0.0, 1.0]), np.zeros(9, np.int64), True, "known")
+    assert planned(ahead, "auto", upright=known).remark == "spiral: all cameras face one way"
+    assert len(planned(ahead, "test").cameras) == 1
+
+
+@pytest.mark.parametrize("arguments", [["--up", "north"], ["--path", "test", "--up", "+z"]])
+def test_an_impossible_up_is_one_message(arguments: list[str], tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["render", str(tmp_path), *arguments])
+    assert isinstance(result.exception, NerfError)
+    assert str(result.exception).startswith("--up")
+
+
 @pytest.mark.parametrize(("name", "around"), [("lego", True), ("fox", False), ("pc_tower", False)])
 def test_real_captures(name: str, around: bool) -> None:
     root = os.environ.get("NERF_DATA")
@@ -221,7 +380,7 @@ def test_real_captures(name: str, around: bool) -> None:
     # lego's hemisphere is sparse at 100 views, the hand-held arcs are dense
     nearest = torch.cdist(path.positions, cameras.positions).amin(1) / distances
     assert float(nearest.max()) < 0.5
-    up = torch.from_numpy(paths._estimate_up(cameras))
+    up = torch.from_numpy(find_upright(cameras.c2w.numpy()).up)
     assert float(up[2]) > 0.99  # all three sources have z up
     level = torch.tensor([1.0, 1.0, 0.0]).double()
     side = ((cameras.positions - found[0]) * level).mean(0)

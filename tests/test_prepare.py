@@ -19,14 +19,13 @@ from spoiled import write_textured_scene
 from test_frames import LEFT_PIPES, write_video
 
 from conftest import Nerf
-from nerfcli.cameras.rotations import look_at
 from nerfcli.cli import main
 from nerfcli.cli.prepare import summarise
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Progress
 from nerfcli.prepare import PrepareOptions, Stopped, clear_scene, pipeline, prepare_scene, sfm
 from nerfcli.prepare.masks import take_masks
-from nerfcli.prepare.normalise import DISTANCE, estimate_up, normalise
+from nerfcli.prepare.normalise import DISTANCE, normalise
 from nerfcli.prepare.photos import (
     Photo,
     find_photos,
@@ -434,13 +433,6 @@ def test_masks_are_turned_as_the_size_of_others_says(tmp_path: Path, stored: boo
             pixels = np.array(image)
         assert (pixels[:2] == 0).all() and (pixels[2:] == 255).all()
     assert len(notes) == (1 if stored is None else 0)
-
-
-def test_up_is_square_to_level_cameras_that_all_look_down() -> None:
-    """The mean of the cameras' own up axes leans; their sideways axes do not."""
-    eyes = [np.array([np.cos(a), np.sin(a), 2.0]) for a in np.linspace(0, 2.5, 9)]
-    c2w = look_at(np.stack(eyes), np.zeros(3), np.array([0.0, 0.0, 1.0]))
-    np.testing.assert_allclose(estimate_up(c2w), [0, 0, 1], atol=1e-6)
 
 
 def test_normalising_moves_everything_alike(scene: Path) -> None:

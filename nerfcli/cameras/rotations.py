@@ -56,6 +56,24 @@ def look_at(positions: Array, target: Array, up: Array) -> Array:
     return np.stack([right, down, forward, positions], axis=-1)
 
 
+def level(c2w: Array, up: Array) -> Array:
+    """Turn cameras about their optical axes until their x axes are level.
+
+    Cameras that look steeply up or down, where a small turn would roll them far, keep theirs.
+
+    Args:
+        c2w: [n, 3, 4] OpenCV camera-to-world. up: [3] unit length.
+    """
+    right, down, forward = np.moveaxis(c2w[:, :, :3], -1, 0)
+    across = np.cross(forward, up)
+    steepness = np.clip((np.linalg.norm(across, axis=-1) - 0.2) / 0.3, 0.0, 1.0)
+    share = steepness**2 * (3 - 2 * steepness)
+    roll = share * np.arctan2((across * down).sum(-1), (across * right).sum(-1))
+    cos, sin = np.cos(roll)[:, None], np.sin(roll)[:, None]
+    axes = [cos * right + sin * down, cos * down - sin * right, forward, c2w[:, :, 3]]
+    return np.stack(axes, axis=-1)
+
+
 def mean_up(c2w: Array) -> Array:
     """Average the cameras' own upward axes.
 

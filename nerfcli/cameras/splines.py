@@ -53,3 +53,25 @@ def aim(rotations: Array, vectors: Array, wanted: Array) -> Array:
     now = local_directions(rotations, vectors)
     wanted = wanted / np.linalg.norm(wanted, axis=-1, keepdims=True)
     return rotations @ least_rotation(wanted, now)
+
+
+def smooth(poses: Array, width: float) -> Array:
+    """Smooth poses [n, 3, 4] along their order by a Gaussian of `width` poses."""
+    from scipy.ndimage import gaussian_filter1d
+
+    return _orthonormal(gaussian_filter1d(poses, width, axis=0, mode="nearest"))
+
+
+def between(poses: Array, at: Array) -> Array:
+    """Poses at the shares `at` [m] in [0, 1] of close poses [n, 3, 4] -> [m, 3, 4]."""
+    places = np.clip(at, 0.0, 1.0) * (len(poses) - 1)
+    first = np.minimum(places.astype(np.int64), len(poses) - 2)
+    share = (places - first)[:, None, None]
+    return _orthonormal((1 - share) * poses[first] + share * poses[first + 1])
+
+
+def _orthonormal(poses: Array) -> Array:
+    """Put the nearest rotations into poses [n, 3, 4]."""
+    u, _, vt = np.linalg.svd(poses[:, :, :3])
+    u[:, :, 2] *= np.linalg.det(u @ vt)[:, None]
+    return np.concatenate([u @ vt, poses[:, :, 3:]], axis=-1)

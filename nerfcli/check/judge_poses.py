@@ -16,6 +16,7 @@ from nerfcli.check.outliers import (
     compute_contradictions,
     find_outlier_views,
     find_swapped_images,
+    find_wrong_poses,
 )
 from nerfcli.check.poses import Fit, Hypothesis, find_hypothesis
 from nerfcli.check.report import Finding
@@ -89,10 +90,16 @@ def judge_poses(
         findings.append(_report_failure(fit, similarity_rank))
         return PoseJudgement(findings, hypothesis, stated, fit, rays, tuple(outliers))
     swaps: list[tuple[int, int]] = []
+    wrong: list[int] = []
     if outliers:
         poses = hypothesis.correct_poses(cameras.c2w)
         swaps = find_swapped_images(rays, matches.pairs, poses, outliers, tolerance)
-        findings += _report_outliers(names, outliers, swaps, matches.pairs, fit)
+        single = [i for i in outliers if i not in {image for image, _ in swaps}]
+        wrong = find_wrong_poses(rays, matches.pairs, poses, single, outliers, tolerance)
+        findings += _report_swaps(names, swaps)
+        findings += _report_wrong(names, wrong, matches.pairs, fit)
+        unproven = [i for i in single if i not in wrong]
+        findings += _report_unproven(names, unproven, matches.pairs, weights)
     findings += _report_doubtful(names, outliers, matches.pairs, weights, fit)
     if fit.median > IMPRECISE:
         text = (
@@ -100,6 +107,7 @@ def judge_poses(
             "than about twice that will blur"
         )
         findings.append(Finding("warning", "imprecise", text))
+    outliers = sorted({*wrong, *(image for image, _ in swaps)})
     return PoseJudgement(
         findings, hypothesis, stated, fit, rays, tuple(outliers), tuple(swaps), True
     )
@@ -116,28 +124,40 @@ def _report_failure(fit: Fit, similarity_rank: float) -> Finding:
     return Finding("fault", "poses", f"the poses do not explain the images: {fits}")
 
 
-def _report_outliers(
-    names: Sequence[str],
-    outliers: Sequence[int],
-    swaps: Sequence[tuple[int, int]],
-    pairs: Tensor,
-    fit: Fit,
+def _report_swaps(names: Sequence[str], swaps: Sequence[tuple[int, int]]) -> list[Finding]:
+    if not swaps:
+        return []
+    parts = [f"{names[image]} has the pose of {names[pose]}" for image, pose in swaps]
+    text = f"images are exchanged: {abbreviate(parts, 6)}"
+    return [Finding("fault", "swapped", text, tuple(names[i] for i, _ in swaps))]
+
+
+def _report_wrong(
+    names: Sequence[str], wrong: Sequence[int], pairs: Tensor, fit: Fit
 ) -> list[Finding]:
-    findings = []
-    if swaps:
-        parts = [f"{names[image]} has the pose of {names[pose]}" for image, pose in swaps]
-        text = f"images are exchanged: {abbreviate(parts, 6)}"
-        findings.append(Finding("fault", "swapped", text, tuple(names[i] for i, _ in swaps)))
-    single = [i for i in outliers if i not in {image for image, _ in swaps}]
-    if single:
-        parts = []
-        for i in single:
-            residuals = fit.residuals[(pairs == i).any(-1)]
-            parts.append(f"{names[i]} ({format_pixels(float(residuals.median()))})")
-        text = f"{quantity(len(single), 'pose')} at odds with the other views: "
-        text += abbreviate(parts, 6)
-        findings.append(Finding("fault", "pose", text, tuple(names[i] for i in single)))
-    return findings
+    if not wrong:
+        return []
+    parts = []
+    for i in wrong:
+        residuals = fit.residuals[(pairs == i).any(-1)]
+        parts.append(f"{names[i]} ({format_pixels(float(residuals.median()))})")
+    text = f"{quantity(len(wrong), 'pose')} at odds with the other views: {abbreviate(parts, 6)}"
+    return [Finding("fault", "pose", text, tuple(names[i] for i in wrong))]
+
+
+def _report_unproven(
+    names: Sequence[str], views: Sequence[int], pairs: Tensor, weights: Tensor
+) -> list[Finding]:
+    """Report views whose matches contradict their pose and do not show another one."""
+    if not views:
+        return []
+    counts = [int(weights[(pairs == i).any(-1)].sum()) for i in views]
+    parts = [f"{names[i]} ({n} matches)" for i, n in zip(views, counts, strict=True)]
+    text = (
+        f"the matches of {quantity(len(views), 'view')} contradict the pose, but are few or agree "
+        f"on no other pose: {abbreviate(parts, 6)}. Something may repeat there, such as stairs"
+    )
+    return [Finding("warning", "pose", text, tuple(names[i] for i in views))]
 
 
 def _report_doubtful(

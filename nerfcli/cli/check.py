@@ -54,9 +54,7 @@ def check(
     ] = "auto",
     method: Annotated[
         str,
-        typer.Option(
-            metavar="NAME", help="What will be trained: auto, hashgrid or classic; see nerf train."
-        ),
+        typer.Option(metavar="NAME", help="What will be trained: auto, or a method of nerf train."),
     ] = "auto",
     images: Images = None,
     skip_bad_frames: SkipBadFrames = False,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,7 +20,7 @@ from nerfcli.cli.options import (
     open_run,
     progress_kind,
 )
-from nerfcli.cli.output import show, stop_code
+from nerfcli.cli.output import remark, show, stop_code
 from nerfcli.cli.output_paths import ensure_absent
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import ensure_writable
@@ -30,9 +31,12 @@ from nerfcli.engine.runs import Run
 
 if TYPE_CHECKING:
     from nerfcli.cameras.cameras import Cameras
+    from nerfcli.cameras.upright import Upright
+    from nerfcli.scenes import Scene
 
 VIDEOS = (".mp4", ".gif")
-PATHS = ("orbit", "spiral", "interpolate", "test")
+PATHS = ("auto", "orbit", "spiral", "interpolate", "test")
+UPS = ("+x", "-x", "+y", "-y", "+z", "-z", "image")
 
 
 def render(
@@ -45,8 +49,20 @@ def render(
         ),
     ] = None,
     path: Annotated[
-        str, typer.Option(metavar="NAME", help="orbit, spiral, interpolate or test (its views).")
-    ] = "orbit",
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="orbit, spiral, interpolate, test (its views), or auto: what suits the cameras.",
+        ),
+    ] = "auto",
+    up: Annotated[
+        str | None,
+        typer.Option(
+            metavar="X",
+            help="What is up: an axis of the scene's files (+z, -y, ...), or image: as the photos "
+            "stand. [default: as the cameras, EXIF and floors tell]",
+        ),
+    ] = None,
     frames: Annotated[
         int | None, typer.Option(metavar="N", help="Length of the path; test has its own.")
     ] = None,
@@ -77,12 +93,15 @@ def render(
     kind = progress_kind(progress, quiet)
     ensure_device(device)
     layers = tuple(layer.strip() for layer in save.split(",") if layer.strip())
-    _check(path, frames, fps, scale, out)
+    _check(path, up, frames, fps, scale, out)
     opened = open_run(run, quiet=quiet).using(backend=backend, device=device)
-    target = opened.renders / f"{path}.mp4" if out is None else out
     if out is not None:
         ensure_free_output(out, layers, overwrite=overwrite)
-    cameras = path_cameras(opened, path, frames, scale)
+    chosen = plan_path(opened, path, up, frames, scale)
+    target = opened.renders / f"{chosen.name}.mp4" if out is None else out
+    cameras = chosen.cameras
+    if chosen.remark and kind != "quiet":
+        remark(chosen.remark)
     from nerfcli.engine.render import render_path
 
     with Progress(kind, len(cameras), "frame", "render") as reporter, StopSignal() as stop:
@@ -101,17 +120,35 @@ def render(
         text += _places(result["files"])
     else:
         text += f"stopped before all {len(cameras)} were there; nothing is written"
-    show(text, {"run": str(opened.path), "path": path, **result}, as_json)
+    show(text, {"run": str(opened.path), "path": chosen.name, **chosen.facts, **result}, as_json)
     return stop_code(result["stopped"]) or 0
 
 
-def path_cameras(run: Run, path: str, frames: int | None, scale: float) -> Cameras:
-    """The cameras of a named path through the run's scene.
+@dataclass(frozen=True)
+class Plan:
+    """A path through a run's scene.
+
+    Attributes:
+        name: of the path. cameras: along it.
+        remark: a line for people, or "". facts: the same for --json.
+    """
+
+    name: str
+    cameras: Cameras
+    remark: str
+    facts: dict[str, Any]
+
+
+def plan_path(run: Run, path: str, up: str | None, frames: int | None, scale: float) -> Plan:
+    """Choose the cameras of a path through the run's scene.
 
     Raises:
         NerfError: the scene has no views for it.
     """
-    from nerfcli.cameras import paths
+    import numpy as np
+
+    from nerfcli.cameras.paths import PATHS as MAKERS
+    from nerfcli.cameras.paths import choose_path
     from nerfcli.scenes import Scene
 
     scene = Scene.from_json(run.scene_json)
@@ -119,9 +156,40 @@ def path_cameras(run: Run, path: str, frames: int | None, scale: float) -> Camer
         held_out = list(scene.splits.get("test", ()))
         if not held_out:
             raise NerfError(f"--path test: scene {scene.name} has no held-out views; try orbit.")
-        return scene.cameras[held_out].scaled(scale)
-    make = {"orbit": paths.orbit, "spiral": paths.spiral, "interpolate": paths.interpolate}[path]
-    return make(scene.cameras[list(scene.splits["train"])], scene.box, frames or 120).scaled(scale)
+        return Plan(path, scene.cameras[held_out].scaled(scale), "", {})
+    cameras = scene.cameras[list(scene.splits["train"])]
+    upright = _which_is_up(scene, cameras, up)
+    name, reason = (path, "as asked") if path != "auto" else choose_path(cameras, upright)
+    made = MAKERS[name](cameras, scene.box, frames or 120, upright).scaled(scale)
+    words = [f"{name}: {reason}"] if path == "auto" else []
+    if not upright.is_certain:
+        words.append(f"up is a guess ({upright.reason}): --up +z, -y, ... or image sets it")
+    elif up is None and upright.turns.any():
+        words.append(f"{upright.reason}, the video stands upright")
+    rotation = np.array(scene.scene_from_source.rotation)
+    facts = {
+        "path_reason": reason,
+        "up": (upright.up @ rotation).tolist(),
+        "up_reason": upright.reason,
+        "up_is_certain": upright.is_certain,
+    }
+    return Plan(name, made, "; ".join(words), facts)
+
+
+def _which_is_up(scene: Scene, cameras: Cameras, up: str | None) -> Upright:
+    import numpy as np
+
+    from nerfcli.cameras.upright import find_upright, restrict, up_along, up_of_images
+
+    c2w = cameras.c2w.numpy()
+    if up == "image":
+        return up_of_images(c2w)
+    if up is not None:
+        axis = np.eye(3)["xyz".index(up[1])] * (-1.0 if up[0] == "-" else 1.0)
+        return up_along(c2w, np.array(scene.scene_from_source.rotation) @ axis)
+    if scene.upright is None:  # a run of before
+        return find_upright(c2w)
+    return restrict(scene.upright, list(scene.splits["train"]))
 
 
 def ensure_free_output(out: Path, layers: tuple[str, ...], *, overwrite: bool) -> None:
@@ -139,9 +207,15 @@ def ensure_free_output(out: Path, layers: tuple[str, ...], *, overwrite: bool) -
     ensure_absent(paths, overwrite=overwrite)
 
 
-def _check(path: str, frames: int | None, fps: int, scale: float, out: Path | None) -> None:
+def _check(
+    path: str, up: str | None, frames: int | None, fps: int, scale: float, out: Path | None
+) -> None:
     if path not in PATHS:
         raise NerfError(f"--path: unknown path {path!r}; known: {', '.join(PATHS)}.")
+    if up is not None and up not in UPS:
+        raise NerfError(f"--up: unknown direction {up!r}; known: {', '.join(UPS)}.")
+    if up is not None and path == "test":
+        raise NerfError("--up: --path test shows the held-out views as they are; leave it out.")
     if frames is not None and (frames < 1 or path == "test"):
         raise NerfError(
             "--frames: --path test has one frame for each held-out view; leave it out."

@@ -43,7 +43,7 @@ def train(
         int | None, typer.Option(metavar="N", help="Seed of all randomness. [default: 0]")
     ] = None,
     method: Annotated[
-        str | None, typer.Option(metavar="NAME", help="auto, hashgrid or classic. [default: auto]")
+        str | None, typer.Option(metavar="NAME", help="auto, or hashgrid, unbounded, classic.")
     ] = None,
     preset: Annotated[
         str | None, typer.Option(metavar="NAME", help="quick, classic or classic-small.")

@@ -101,16 +101,15 @@ class UnboundedConfig:
     max_resolution: Count | None = None  # finest level; auto: two cells a pixel, 256 to 8192
     width: Count = 64  # neurons of a layer
     n_rays: SampleCount | None = None  # of a step; auto: by device
-    n_samples: RaySamples = 32  # of a ray
+    n_samples: RaySamples = 24  # of a ray, while it trains
+    n_rendered: RaySamples = 32  # samples of a ray that is rendered
     n_bins: RaySamples = 128  # of a ray, among which they are spread
     horizon: Positive = 100.0  # where rays end, in half sizes of the detail cube
     proposal_resolution: CellCount = 256  # cells along the grid of remembered densities
-    proposal_rate: Share = 0.1  # at which it takes what a step's samples meet
     padding: Share = 0.2  # of the samples, spread over all bins
-    annealing_steps: Natural = 200  # until samples wholly follow the densities
     min_transmittance: Share = 1e-4  # a ray ends where less light comes through
-    opacity_loss: Amount = 0.0  # weight of -o log o of a ray's opacity o: empty or opaque
-    distortion_loss: Amount = 0.0  # weight of the spread of a ray's samples; mip-NeRF 360, eq. 15
+    distortion_loss: Amount = 0.002  # weight of the spread of a ray's samples; mip-NeRF 360, eq. 15
+    full_from: Amount = 1.0  # half sizes; gradients of nearer samples fade with the distance
     ema_decay: Share = 0.95  # running mean of the weights that is rendered; 0: the weights
     weight_decay: Amount = 5e-8  # L2 on the entries of the grid that a step touches
 
@@ -133,7 +132,7 @@ class ClassicConfig:
 
 @dataclass(frozen=True)
 class Config:
-    method: str | None = None  # hashgrid or classic; auto: by what the scene shows
+    method: str | None = None  # hashgrid, unbounded or classic; auto: by what the scene shows
     backend: str = "auto"  # auto, or a name that `nerf info` lists
     device: Literal["auto", "cpu", "cuda"] = "auto"
     scene: SceneConfig = field(default_factory=SceneConfig)

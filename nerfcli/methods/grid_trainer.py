@@ -53,10 +53,7 @@ class GridTrainer(Generic[F]):
         self.optimizer = Optimizer(self.field.params.named(), ops, adam, keeps_raw=True)
         self.grads = NetParams.of(self.optimizer.grads)
         self.objective = Objective(
-            known(config.train.loss),
-            opacity=own.opacity_loss,
-            distortion=own.distortion_loss,
-            min_transmittance=own.min_transmittance,
+            known(config.train.loss), min_transmittance=own.min_transmittance
         )
         self.codes = None
         if config.train.exposure:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -36,6 +37,10 @@ class HashGridTrainer(GridTrainer[HashField]):
         self, scene: Scene, views: Views, config: Config, ops: Backend, generator: torch.Generator
     ) -> None:
         super().__init__(scene, views, config, ops, generator, HashField.create, config.hashgrid)
+        own = config.hashgrid
+        self.objective = replace(
+            self.objective, opacity=own.opacity_loss, distortion=own.distortion_loss
+        )
         self.samples_per_ray = 0.0
 
     def begin(self, views: Views, silhouettes: Silhouettes | None = None) -> str | None:

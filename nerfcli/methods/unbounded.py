@@ -26,6 +26,7 @@ from nerfcli.reference.samples import Pixels
 from nerfcli.reference.sampling import Piecewise, Steps
 from nerfcli.scenes import Scene
 
+PROPOSAL_RATE = 0.1  # at which remembered densities move towards those that a step meets
 STEPS_PER_BOX = 512  # along the detail cube's diagonal, for those who march through the field
 
 
@@ -34,6 +35,7 @@ class UnboundedField(GridField[ProposalSampler]):
     """A hash grid and two MLPs in a contracted space, sampled by proposals."""
 
     occupancy: None = None
+    n_rendered: int = 32  # samples of a ray that is rendered
 
     @staticmethod
     def create(
@@ -52,8 +54,10 @@ class UnboundedField(GridField[ProposalSampler]):
             prior=1.0 / space.unit_length,
             padding=own.padding,
         )
-        sampler = ProposalSampler(grid, ops, own.proposal_rate)
-        return UnboundedField(space, net, params, sampler, ops, own.min_transmittance)
+        sampler = ProposalSampler(grid, ops, PROPOSAL_RATE)
+        return UnboundedField(
+            space, net, params, sampler, ops, own.min_transmittance, n_rendered=own.n_rendered
+        )
 
     @property
     def steps(self) -> Steps:
@@ -73,7 +77,7 @@ class UnboundedField(GridField[ProposalSampler]):
             self.network,
             rays,
             torch.full_like(rays.origins[:, 0], 0.5),
-            self.sampler.grid,
+            replace(self.sampler.grid, n_samples=self.n_rendered),
             background,
             min_transmittance=max(self.min_transmittance, RENDER_MIN_TRANSMITTANCE),
         )

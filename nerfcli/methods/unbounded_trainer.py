@@ -18,10 +18,11 @@ from nerfcli.scenes import Scene
 from nerfcli.scenes.hull import Silhouettes
 from nerfcli.scenes.views import Views
 
-LOG2_TABLE_SIZE = {"cpu": 17, "cuda": 19}  # of the grid's largest levels
-N_RAYS = {"cpu": 1024, "cuda": 8192}  # of a step
+LOG2_TABLE_SIZE = {"cpu": 18, "cuda": 19}  # of the grid's largest levels
+N_RAYS = {"cpu": 1408, "cuda": 8192}  # of a step
 MAX_RESOLUTION = 8192  # of the finest level: the detail cube has half of it
-LR = 0.01
+LR, LR_FINAL = 0.02, 0.05
+ANNEALING_STEPS = 200  # until samples wholly follow the remembered densities
 BIAS_SLOPE = 10.0  # of the annealing, as in mip-NeRF 360 (2022), eq. 19
 
 
@@ -33,6 +34,13 @@ class UnboundedTrainer(GridTrainer[UnboundedField]):
     ) -> None:
         own = config.unbounded
         super().__init__(scene, views, config, ops, generator, UnboundedField.create, own)
+        half = scene.box.half_size
+        self.objective = replace(
+            self.objective,
+            distortion=own.distortion_loss,
+            curve=half,
+            full_from=own.full_from * half,
+        )
 
     def begin(self, views: Views, silhouettes: Silhouettes | None = None) -> None:
         """Nothing: the proposals start knowing nothing."""
@@ -55,8 +63,7 @@ class UnboundedTrainer(GridTrainer[UnboundedField]):
 
     def _annealing(self) -> float:
         """How far the samples follow the proposals: a fast rise from 0 to 1."""
-        n = self.config.unbounded.annealing_steps
-        share = min(self.step_count / n, 1.0) if n else 1.0
+        share = min(self.step_count / ANNEALING_STEPS, 1.0)
         return BIAS_SLOPE * share / ((BIAS_SLOPE - 1.0) * share + 1.0)
 
     def extra_state(self) -> dict[str, Any]:
@@ -85,7 +92,7 @@ def resolve(config: Config, scene: Scene, device: str) -> Config:
     train = replace(
         train,
         lr=LR if train.lr is None else train.lr,
-        lr_final=0.02 if train.lr_final is None else train.lr_final,
+        lr_final=LR_FINAL if train.lr_final is None else train.lr_final,
         loss=train.loss or "huber",
     )
     return replace(config, unbounded=own, train=train)
@@ -100,4 +107,5 @@ UNBOUNDED = Method(
     smaller_step="unbounded.n_rays=512",
     exports_on_gpu=True,
     has_exposure=True,
+    is_unbounded=True,
 )

@@ -9,33 +9,11 @@ import torch
 
 from nerfcli.cameras.cameras import Cameras, common_focus
 from nerfcli.cameras.lenses import Lens
-from nerfcli.cameras.rotations import least_rotation, mean_up
+from nerfcli.cameras.rotations import least_rotation
+from nerfcli.cameras.upright import find_upright
 from nerfcli.scenes.source import Source
 
 DISTANCE = 4.0  # mean distance of cameras to the focus, as in Blender scenes and instant-ngp
-LEVEL = 0.01  # variance of the x axes along their second direction: below, all are alike
-ROLL = 0.25  # variance out of their plane over that in it: above, the cameras were not level
-
-
-def estimate_up(c2w: np.ndarray) -> np.ndarray:
-    """Estimate the upward direction from how people hold cameras.
-
-    People hold cameras level, so up is perpendicular to all x axes. Where these hardly differ (all
-    cameras look the same way) or span all of space (a camera that rolls), up is the mean of the
-    cameras' own upward axes.
-
-    Args:
-        c2w: [n, 3, 4] OpenCV camera-to-world.
-
-    Returns:
-        [3], unit length.
-    """
-    mean = mean_up(c2w)
-    right = c2w[:, :, 0]
-    values, vectors = np.linalg.eigh(right.T @ right / len(c2w))
-    if values[1] < LEVEL or values[0] > ROLL * values[1]:
-        return mean
-    return vectors[:, 0] * (1.0 if vectors[:, 0] @ mean >= 0 else -1.0)
 
 
 def normalise(source: Source) -> Source:
@@ -46,7 +24,8 @@ def normalise(source: Source) -> Source:
     c2w = np.stack([frame.c2w for frame in source.frames])
     center, distance = _find_center(source, c2w)
     scale = DISTANCE / distance
-    rotation = least_rotation(estimate_up(c2w), np.array([0.0, 0.0, 1.0]))
+    xyz = None if source.points is None else source.points.xyz
+    rotation = least_rotation(find_upright(c2w, xyz).up, np.array([0.0, 0.0, 1.0]))
     transform = np.concatenate([rotation, (-rotation @ center)[:, None]], axis=1)
     frames = tuple(
         replace(frame, c2w=_transform_pose(frame.c2w, transform, scale)) for frame in source.frames

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nerfcli.cameras.boxes import Box
 from nerfcli.cameras.cameras import Cameras
+from nerfcli.cameras.upright import find_upright
 from nerfcli.core.config import SceneConfig
 from nerfcli.core.errors import NerfError
 from nerfcli.core.memory import image_budget
@@ -25,9 +26,11 @@ from nerfcli.scenes.extent import (
     nearest_depth,
     points_in_view,
 )
+from nerfcli.scenes.images import exif_turn
 from nerfcli.scenes.scene import Scene, Similarity, holdout_split
 from nerfcli.scenes.source import Frame, Source, abbreviate
 
+EXIF_SAMPLES = 8  # photos that are asked first whether EXIF turns them
 MOST_DOWNSCALE = 8  # by itself; what still does not fit takes turns in memory
 
 
@@ -56,6 +59,9 @@ def scene_from_source(source: Source, wanted: SceneConfig) -> Scene:
     if near >= far:
         raise NerfError(f"near ({near:g}) must be smaller than far ({far:g}), in scene units.")
     splits, split_notes = _splits(source.frames, wanted.holdout)
+    points = _points(source, scene_from)
+    xyz = None if points is None else points.numpy()
+    upright = find_upright(moved.c2w.numpy(), xyz, _exif_turns(source.frames))
     return Scene(
         name=source.name,
         path=source.root,
@@ -78,7 +84,8 @@ def scene_from_source(source: Source, wanted: SceneConfig) -> Scene:
         crop_radius=source.crop_radius / downscale,
         notes=source.notes + alpha_notes + split_notes + fit_notes,
         alpha_ignored=alpha_ignored,
-        points=_points(source, scene_from),
+        points=points,
+        upright=upright,
     )
 
 
@@ -177,6 +184,22 @@ def _cameras(frames: tuple[Frame, ...], downscale: int) -> Cameras:
         size,
         tuple(frame.lens for frame in frames),
     )
+
+
+def _exif_turns(frames: tuple[Frame, ...]) -> np.ndarray | None:
+    """The quarter turns [n] that EXIF asks for; None without any, or where an image is absent."""
+    paths = [frame.image for frame in frames]
+    if any(path is None for path in paths):
+        return None
+    turns = np.zeros(len(frames), np.int64)
+    some = set(range(0, len(frames), math.ceil(len(frames) / EXIF_SAMPLES)))
+    for chosen in (some, set(range(len(frames))) - some):
+        for i in chosen:
+            path = frames[i].image
+            turns[i] = 0 if path is None else exif_turn(path, frames[i].size)
+        if not turns.any():  # captures have the tag in all photos or in none
+            return None
+    return turns
 
 
 def _points(source: Source, scene_from: Similarity) -> Tensor | None:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import replacing
-from nerfcli.scenes.photo_formats import open_photo
+from nerfcli.scenes.photo_formats import RAW, open_photo
 
 ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 ENDS = (  # how files begin and end: PNG and its chunk IEND, JPEG's SOI and EOI
@@ -38,6 +38,7 @@ TURNS = {  # by EXIF orientation: how to make stored pixels upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+QUARTER_TURNS = {3: 2, 6: 3, 8: 1}  # those of TURNS that mirror nothing
 
 
 def image_header(path: Path) -> tuple[int, int, bool, bool]:
@@ -51,6 +52,26 @@ def image_header(path: Path) -> tuple[int, int, bool, bool]:
     with open_photo(path) as image:
         has_alpha = image.mode in ALPHA_MODES or "transparency" in image.info
         return image.width, image.height, has_alpha, _orientation(image) >= 5
+
+
+def exif_turn(path: Path, size: tuple[int, int]) -> int:
+    """Read by how many quarter turns (np.rot90) EXIF asks to turn what `read_image` returns.
+
+    Args:
+        size: width and height that `read_image` is called with. An image that it turns needs none.
+
+    Returns:
+        0 to 3; 0 for raw photos, which are developed upright, and what cannot be read.
+    """
+    if path.suffix.lower() in RAW:
+        return 0
+    try:
+        with open_photo(path) as image:
+            orientation, stored = _orientation(image), image.size
+    except NerfError:  # whoever needs its pixels says so
+        return 0
+    turned = orientation >= 5 and size == stored[::-1] != stored
+    return 0 if turned else QUARTER_TURNS.get(orientation, 0)
 
 
 def read_image(path: Path, downscale: int = 1, size: tuple[int, int] | None = None) -> Tensor:

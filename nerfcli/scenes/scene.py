@@ -14,6 +14,7 @@ from torch import Tensor
 from nerfcli.cameras.boxes import Box
 from nerfcli.cameras.cameras import Cameras
 from nerfcli.cameras.lenses import Lens
+from nerfcli.cameras.upright import Upright, quarter_turns
 from nerfcli.core.errors import NerfError
 
 FORMAT = 1  # of the JSON; raised when an old reader would misread it
@@ -89,6 +90,7 @@ class Scene:
         crop_radius: pixels further than this from the image's middle are not used (fisheye
             circles); 0: all are.
         notes: what the user should know, a line each.
+        upright: which way is up, of all cameras; None in runs of before.
     """
 
     name: str
@@ -114,6 +116,7 @@ class Scene:
     alpha_ignored: bool = False
     points: Tensor | None = None
     log_gains: Tensor | None = None
+    upright: Upright | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return all that rendering needs as plain JSON values, without paths of this machine."""
@@ -157,6 +160,13 @@ class Scene:
             "downscale": self.downscale,
             "crop_radius": self.crop_radius,
             "notes": list(self.notes),
+            "upright": None
+            if self.upright is None
+            else {
+                "up": self.upright.up.tolist(),
+                "is_certain": self.upright.is_certain,
+                "reason": self.upright.reason,
+            },
         }
 
     @staticmethod
@@ -182,13 +192,19 @@ class Scene:
 def _scene_from_json(data: Mapping[str, Any]) -> Scene:
     frames, box, similarity = data["frames"], data["box"], data["scene_from_source"]
     nothing = (None,) * len(frames)
+    c2w = torch.tensor([f["c2w"] for f in frames], dtype=torch.float64).reshape(-1, 3, 4)
+    upright, known = None, data.get("upright")  # runs of before have none
+    if known is not None:
+        up = np.array(known["up"], dtype=np.float64).reshape(3)
+        turns = quarter_turns(c2w.numpy(), up)
+        upright = Upright(up, turns, bool(known["is_certain"]), str(known["reason"]))
     return Scene(
         name=data["name"],
         path=None,
         kind=data["kind"],
         names=tuple(frame["name"] for frame in frames),
         cameras=Cameras(
-            torch.tensor([f["c2w"] for f in frames], dtype=torch.float64).reshape(-1, 3, 4),
+            c2w,
             torch.tensor([f["focal"] for f in frames], dtype=torch.float64).reshape(-1, 2),
             torch.tensor([f["principal"] for f in frames], dtype=torch.float64).reshape(-1, 2),
             torch.tensor([f["size"] for f in frames], dtype=torch.int64).reshape(-1, 2),
@@ -214,6 +230,7 @@ def _scene_from_json(data: Mapping[str, Any]) -> Scene:
         crop_radius=data["crop_radius"],
         notes=tuple(data["notes"]),
         alpha_ignored=data.get("alpha_ignored", False),  # runs of before have none
+        upright=upright,
     )
 
 

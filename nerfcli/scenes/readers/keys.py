@@ -31,6 +31,7 @@ HARMLESS = {
     *("colmap_im_id", "colmap_id"),
     *("driver_parameters", "file_name", "id", "image_id", "name", "timestamp", "camera", "aspect"),
     *("depth_scale", "normal_file_path", "render_aabb_to_local", "shutter_speed", "up_vector"),
+    "exposure_ev",  # of our own courtyard: found from the photos, never read
 }
 # instant-ngp or others act on these when they are set; we do not, and say so
 UNUSED = {
