@@ -59,6 +59,8 @@ def eval(
 ) -> int:
     """Measure PSNR and SSIM on held-out views, and the shape.
 
+    Views are rendered at the photos' mean exposure. Where exposures were learned (train.exposure),
+    PSNR is also given after the gain and offset of each channel that fit the photo best.
     The shape is measured where a true one is given (--geometry).
 
     Writes eval.json with the protocol into the run, and pairs of images into its renders/.

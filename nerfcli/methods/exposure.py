@@ -48,8 +48,15 @@ class ExposureCodes:
         of_rays = torch.cat([grads.gain * batch.color.gain, grads.offset], dim=1)
         total = torch.zeros_like(self.codes)
         total.index_add_(0, batch.rays.cameras.long(), of_rays)
-        flat = (t.view(-1) for t in (self.codes, total, self.m, self.v))
-        adam_step(*flat, ADAM, step=step, lr=LR_FACTOR * lr)
+        adam_step(
+            self.codes.view(-1),
+            total.view(-1),
+            self.m.view(-1),
+            self.v.view(-1),
+            ADAM,
+            step=step,
+            lr=LR_FACTOR * lr,
+        )
         self._center()
 
     def _center(self) -> None:
