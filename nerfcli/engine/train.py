@@ -24,15 +24,14 @@ from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Note, Progress
 from nerfcli.core.signals import StopSignal
 from nerfcli.core.text import quantity
+from nerfcli.engine.exposure import choose_exposure
 from nerfcli.engine.resolve import resolve
 from nerfcli.engine.runs import Run
 from nerfcli.engine.schedule import Budget, budget_at, learning_rate
-from nerfcli.matching.exposure import measure_exposures
 from nerfcli.methods import StepResult, Trainer, choose_method, method_of
 from nerfcli.scenes import ImageCache, Scene
 from nerfcli.scenes.build import move_box
 from nerfcli.scenes.hull import Silhouettes, silhouette_box, silhouettes_of
-from nerfcli.scenes.views import Views
 
 LOG_EVERY_SECONDS = 1.0
 METRICS_EVERY = 50  # steps between the rows of metrics.jsonl
@@ -90,27 +89,11 @@ def prepare(
         box = silhouette_box(scene, views, silhouettes)
         if box is not None:
             scene = move_box(scene, box, "silhouettes of the training views")
-    scene, config = _expose(scene, config, views, note)
+    scene, config = choose_exposure(scene, config, views, note)
     seconds = time.perf_counter() - start
     if note is not None and (remark := method_of(config).remark(scene)):
         note(remark)
     return Prepared(scene, resolve(config, scene), residents, seconds, silhouettes, reason)
-
-
-def _expose(scene: Scene, config: Config, views: Views, note: Note | None) -> tuple[Scene, Config]:
-    """Decide whether photos need exposure codes, and with which gains these begin."""
-    wanted, able = config.train.exposure, method_of(config).has_exposure
-    if wanted and not able:
-        raise NerfError(
-            f"train.exposure: method {config.method} learns no exposures; use unbounded or "
-            "hashgrid, or leave the setting out."
-        )
-    found = measure_exposures(scene, views) if able and wanted is not False else None
-    if wanted is None and found is not None and found.differ and note is not None:
-        note(f"photos differ in exposure by {found.extent:.1f} stops: a gain for each")
-    on = wanted or (wanted is None and found is not None and found.differ)
-    config = replace(config, train=replace(config.train, exposure=bool(on)))
-    return replace(scene, log_gains=found.log_gains if on and found else None), config
 
 
 @dataclass
