@@ -16,7 +16,11 @@ from nerfcli.scenes.views import Views
 def choose_exposure(
     scene: Scene, config: Config, views: Views, note: Note | None
 ) -> tuple[Scene, Config]:
-    """Decide whether photos need exposure codes, and with which gains these begin.
+    """Decide whether exposure codes are learned, and with which gains they begin.
+
+    Where nothing is said they are off, and a remark names photos that seem to differ: what is seen
+    from elsewhere has another brightness too (gloss), which the photos alone do not tell apart, and
+    there codes cost quality.
 
     Raises:
         NerfError: codes are asked for, and the method learns none.
@@ -29,7 +33,9 @@ def choose_exposure(
         )
     found = measure_exposures(scene, views) if able and wanted is not False else None
     if wanted is None and found is not None and found.differ and note is not None:
-        note(f"photos differ in exposure by {found.extent:.1f} stops: a gain for each")
-    on = wanted or (wanted is None and found is not None and found.differ)
-    config = replace(config, train=replace(config.train, exposure=bool(on)))
-    return replace(scene, log_gains=found.log_gains if on and found else None), config
+        note(
+            f"photos seem to differ in exposure by {found.extent:.1f} stops: "
+            "--set train.exposure=true learns a gain for each"
+        )
+    config = replace(config, train=replace(config.train, exposure=bool(wanted)))
+    return replace(scene, log_gains=found.log_gains if wanted and found else None), config
