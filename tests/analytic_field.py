@@ -45,11 +45,15 @@ class AnalyticBackend(Backend):
     def __init__(self, sigma: Callable[[Tensor], Tensor]) -> None:
         self.sigma = sigma
 
-    def density(self, network: Network, positions: Tensor) -> Tensor:
+    def density(self, network: Network, positions: Tensor, scales: Tensor | None = None) -> Tensor:
         return self.sigma(positions)
 
     def radiance(
-        self, network: Network, positions: Tensor, ray_inputs: Tensor
+        self,
+        network: Network,
+        positions: Tensor,
+        ray_inputs: Tensor,
+        scales: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         distance = positions.norm(dim=-1, keepdim=True).clamp(min=1e-6)
         return self.sigma(positions), 0.5 + 0.5 * positions / distance

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -144,3 +145,10 @@ class Bundle:
 
     def march(self, backend: Backend) -> Samples:
         return backend.march(self.rays, self.bounds, self.jitter, self.grid)
+
+    def widen(self, most: float = 0.05) -> None:
+        """Make cones of the rays, of random width; some have none."""
+        radii = most * torch.rand(len(self.rays), generator=generator(9))
+        radii[::8] = 0.0
+        self.rays = replace(self.rays, radii=radii)
+        self.batch = replace(self.batch, rays=self.rays)

@@ -48,10 +48,10 @@ def mlp(x: Tensor, weights: Tensor, widths: tuple[int, ...]) -> Tensor:
     return stored(F.linear(x, last))
 
 
-def geometry(field: Network, positions: Tensor) -> Tensor:
+def geometry(field: Network, positions: Tensor, scales: Tensor | None = None) -> Tensor:
     """Outputs of the density network; positions in scene space."""
     unit, params = field.space.to_unit(positions), field.params
-    features = stored(hash_grid(unit, copied(params.table), field.spec.grid))
+    features = stored(hash_grid(unit, copied(params.table), field.spec.grid, scales))
     return mlp(features, params.density, field.spec.density_widths)
 
 
@@ -60,14 +60,18 @@ class HalfBackend(Backend):
 
     name = "half"
 
-    def density(self, network: Network, positions: Tensor) -> Tensor:
-        raw = geometry(network, positions)[:, 0]
+    def density(self, network: Network, positions: Tensor, scales: Tensor | None = None) -> Tensor:
+        raw = geometry(network, positions, scales)[:, 0]
         return _Exp.apply(raw) / network.space.unit_length  # pyright: ignore
 
     def radiance(
-        self, network: Network, positions: Tensor, ray_inputs: Tensor
+        self,
+        network: Network,
+        positions: Tensor,
+        ray_inputs: Tensor,
+        scales: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        shape, widths = geometry(network, positions), network.spec.color_widths
+        shape, widths = geometry(network, positions, scales), network.spec.color_widths
         inputs = torch.cat([shape, ray_inputs.half().float()], dim=1)
         colors = torch.sigmoid(mlp(inputs, network.params.color, widths))
         raw = stored(shape[:, 0])

@@ -92,8 +92,8 @@ def test_a_backend_that_overrides_one_op_composes_the_wholes_with_it() -> None:
     """A density of nothing makes every picture the background."""
 
     class Empty(Backend):
-        def radiance(self, network, positions, ray_inputs):
-            sigmas, rgbs = super().radiance(network, positions, ray_inputs)
+        def radiance(self, network, positions, ray_inputs, scales=None):
+            sigmas, rgbs = super().radiance(network, positions, ray_inputs, scales)
             return 0 * sigmas, rgbs
 
     case = selfcheck.Case("cpu")

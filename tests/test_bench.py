@@ -37,8 +37,10 @@ class WrongDensity(Backend):
     def __init__(self, factor: float = 1.2) -> None:
         self.factor = factor
 
-    def density(self, network: Network, positions: torch.Tensor) -> torch.Tensor:
-        return self.factor * super().density(network, positions)
+    def density(
+        self, network: Network, positions: torch.Tensor, scales: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        return self.factor * super().density(network, positions, scales)
 
 
 @pytest.mark.parametrize("name", ["cpu", "torch"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -163,3 +164,41 @@ def test_parallel_or_outward_cameras_have_no_focus() -> None:
     assert common_focus(looking_at(around + shift, around)) is None
     assert common_focus(looking_at(torch.zeros(3).double(), around)[0]) is None
     assert math.isclose(float(around[0].norm()), 1.0)
+
+
+def test_the_radius_of_a_cone_by_hand() -> None:
+    """2 / sqrt(12) of the way to the neighbour, which widens with smaller pictures."""
+    cameras = make((Lens(),), [(400, 300)])
+    cameras = replace(cameras, focal=torch.full((1, 2), 500.0).double())
+    centre = torch.tensor([[0, int(x), int(y)] for x, y in cameras.principal.tolist()])
+    rays = cameras.rays(centre, with_radii=True)
+    assert rays.radii is not None and rays.radii.dtype == torch.float32
+    assert float(rays.radii) == pytest.approx(2 / 12**0.5 / 500, rel=1e-3)
+    assert cameras.rays(centre).radii is None and cameras.image_rays(0).radii is None
+    small = cameras.scaled(0.25).image_rays(0, with_radii=True).radii
+    assert small is not None
+    assert float(small.max()) == pytest.approx(4 * float(rays.radii), rel=1e-3)
+
+
+@pytest.mark.parametrize("lens", [Lens(), BROWN, FISHEYE], ids=["pinhole", "brown", "fisheye"])
+@pytest.mark.parametrize("tables", [True, False])
+def test_radii_follow_the_neighbours(
+    lens: Lens, tables: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not tables:
+        monkeypatch.setattr(cameras_module, "TABLE_BYTES", 0)
+    cameras = make((Lens(), lens), [(40, 30), (24, 18)])
+    pixels = all_pixels(cameras)
+    rays = cameras.rays(pixels, with_radii=True)
+    directions = cameras.rays(pixels).directions[40 * 30 :].double().view(24, 18, 3).transpose(0, 1)
+    across = (directions[:, 1:] - directions[:, :-1]).norm(dim=-1)
+    down = (directions[1:] - directions[:-1]).norm(dim=-1)
+    across = torch.cat([across, across[:, -1:]], 1)  # the border takes its other side
+    down = torch.cat([down, down[-1:]], 0)
+    want = (across + down) / 12**0.5
+    assert rays.radii is not None
+    got = rays.radii[40 * 30 :].view(24, 18).T
+    torch.testing.assert_close(got.double(), want, rtol=1e-4, atol=0)
+    image = cameras.image_rays(1, with_radii=True).radii
+    assert image is not None
+    torch.testing.assert_close(image.view(18, 24), got, rtol=1e-4, atol=0)

@@ -276,3 +276,21 @@ def test_bounds(space: Space) -> None:
 def test_a_space_without_limits_reaches_to_infinity() -> None:
     bounds = ContractedSpace(Box((0.0, 0.0, 0.0), 1.0)).bounds(some_rays())
     assert not bounds.t_min.any() and bounds.t_max.isinf().all()
+
+
+@pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
+def test_stretch_is_the_root_of_the_determinant(space: Space) -> None:
+    points = positions()
+    determinant = torch.linalg.det(jacobian(space, points)).abs()
+    seen = determinant > 1e-12  # elsewhere a coordinate is clamped
+    assert seen.sum() >= 20
+    got = space.stretch(points)
+    torch.testing.assert_close(got[seen], determinant[seen] ** (1 / 3), rtol=1e-5, atol=0)
+    assert torch.equal(space.stretch(points[:, None]), got[:, None])
+
+
+def test_stretch_of_a_contraction_by_hand() -> None:
+    space = SPACES["contraction"]  # half size 0.7: 1 / 2.8 within, and at m = 2 times 3^(2/3) / 4
+    points = CENTER + 0.7 * torch.tensor([[0.9, 0.1, 0.0], [0.5, -2.0, 1.0]], dtype=F64)
+    want = torch.tensor([1 / 2.8, 3 ** (2 / 3) / 4 / 2.8], dtype=F64)
+    torch.testing.assert_close(space.stretch(points), want)

@@ -117,12 +117,15 @@ def test_a_step_with_colour_maps(objective: Objective) -> None:
 
 @pytest.mark.parametrize("space", SPACES, ids=SPACE_NAMES)
 @pytest.mark.parametrize("spec", [PAIRS, EIGHTS, SINGLES], ids=["16x2", "2x8+32", "16x1"])
-def test_a_step_with_everything(spec: NetSpec, space: Any) -> None:
+@pytest.mark.parametrize("cones", [False, True])
+def test_a_step_with_everything(spec: NetSpec, space: Any, cones: bool) -> None:
     """Every term, weights of rays, gradients in the rays, weights of samples."""
     bundle = Bundle(200, 2)
     g = generator(7)
     depth = 4.0 * torch.rand(200, generator=g) * (torch.rand(200, generator=g) < 0.7)
     bundle.batch = replace(bundle.batch, depth=depth, weight=torch.rand(200, generator=g))
+    if cones:
+        bundle.widen()
     network, samples = field(spec, space, 1.5), bundle.march(TORCH)
     options = {"ray_inputs": ray_inputs_of(spec, bundle)}
     options |= {"with_weights": True, "with_ray_grads": True}
@@ -200,8 +203,11 @@ def test_an_embedding_must_be_given() -> None:
         step(CPU, network, bundle, samples, ray_inputs=torch.zeros(5, 16))
 
 
-def test_the_same_step_on_any_number_of_threads() -> None:
+@pytest.mark.parametrize("cones", [False, True])
+def test_the_same_step_on_any_number_of_threads(cones: bool) -> None:
     bundle = Bundle(500)
+    if cones:
+        bundle.widen()
     samples, network = bundle.march(CPU), field(PAIRS, bundle.space)
     results = []
     for n_threads in (1, 2, 3, 20, 1):  # 20: more threads than levels of the grid
@@ -248,8 +254,27 @@ def test_render_rays(n_rays: int, n_cascades: int) -> None:
 
 
 @pytest.mark.parametrize("space", SPACES, ids=SPACE_NAMES)
-def test_render_rays_with_an_embedding(space: Any) -> None:
-    assert_same_pixels(Bundle(500, 2), QUADS, space)
+@pytest.mark.parametrize("cones", [False, True])
+def test_render_rays_with_an_embedding(space: Any, cones: bool) -> None:
+    bundle = Bundle(500, 2)
+    if cones:
+        bundle.widen()
+    assert_same_pixels(bundle, QUADS, space)
+
+
+def test_a_cone_without_width_has_the_bits_of_a_ray() -> None:
+    bundle = Bundle(200)
+    samples, network = bundle.march(CPU), field(PAIRS, bundle.space)
+    where = (bundle.bounds, bundle.jitter, bundle.grid, torch.ones(3))
+    out, grads = step(CPU, network, bundle, samples)
+    pixels = CPU.render_rays(network, bundle.rays, *where)
+    bundle.widen(0.0)
+    same, same_grads = step(CPU, network, bundle, samples)
+    assert torch.equal(out.terms["photometric"], same.terms["photometric"])
+    assert all(map(torch.equal, grads.tensors(), same_grads.tensors()))
+    assert torch.equal(pixels.rgb, CPU.render_rays(network, bundle.rays, *where).rgb)
+    bundle.widen()
+    assert not torch.equal(pixels.rgb, CPU.render_rays(network, bundle.rays, *where).rgb)
 
 
 @pytest.mark.parametrize("thinner", [3.0, 20.0, 100.0, 1000.0])

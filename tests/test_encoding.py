@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.special import sph_harm_y
+from scipy.special import erf, sph_harm_y
 
 from nerfcli.reference.encoding import (
     GridLevel,
@@ -19,6 +19,7 @@ from nerfcli.reference.encoding import (
     frequency_encoding,
     grid_index,
     hash_grid,
+    level_weights,
     spherical_harmonics,
 )
 
@@ -331,3 +332,40 @@ def test_spherical_harmonics_are_differentiable_in_directions() -> None:
     (grad,) = torch.autograd.grad(spherical_harmonics(leaf)[:, 1].sum(), leaf)
     expected = torch.tensor([0.0, -math.sqrt(3 / (4 * math.pi)), 0.0], dtype=torch.float64)
     torch.testing.assert_close(grad, expected.expand(8, 3))
+
+
+# cones
+
+
+def test_level_weights_are_the_error_function() -> None:
+    scales = torch.logspace(-6, 1, 200, dtype=torch.float64)
+    cells = np.array([level.scale for level in SMALL.levels])
+    x = 1 / np.sqrt(8 * scales.numpy()[:, None] ** 2 * cells**2)
+    got = level_weights(scales, SMALL).numpy()
+    np.testing.assert_allclose(got, np.sqrt(1 - np.exp(-4 / np.pi * x**2)), atol=1e-7)
+    np.testing.assert_allclose(got, erf(x), atol=7e-3)  # how good that approximation is
+    np.testing.assert_allclose(level_weights(scales.float(), SMALL).numpy(), got, rtol=2e-6)
+
+
+def test_level_weights_fall_with_the_scale_and_finest_first() -> None:
+    weights = level_weights(torch.logspace(-4, 0, 50), SMALL)
+    assert (weights.diff(dim=0) <= 0).all() and (weights.diff(dim=1) <= 0).all()
+    assert weights[0, 0] > 0.999 and weights[-1, -1] < 1e-3
+
+
+def test_a_point_has_the_bits_of_no_weights() -> None:
+    positions, table = awkward_positions(), random_table(SMALL)
+    points = torch.zeros(len(positions))
+    got = hash_grid(positions, table, SMALL, points)
+    assert torch.equal(got, hash_grid(positions, table, SMALL))
+    assert hash_grid(positions, table, SMALL, points + 1e6).abs().max() < 1e-5
+
+
+def test_the_gradient_under_cones_is_the_slope() -> None:
+    spec = GridSpec(3, 2, 9, 4, 32)
+    positions, scales = random_positions(20).double(), torch.logspace(-3, 0, 20).double()
+    table = random_table(spec).double()[: spec.n_params]
+    assert torch.autograd.gradcheck(
+        lambda part: hash_grid(positions, torch.cat([part, table[60:]]), spec, scales),
+        table[:60].requires_grad_(),
+    )

@@ -176,7 +176,8 @@ def test_a_surface_draws_the_samples() -> None:
     assert near_it > 0.75
 
 
-def test_rendering_agrees_with_its_parts() -> None:
+@pytest.mark.parametrize("widest", [None, 0.05])
+def test_rendering_agrees_with_its_parts(widest: float | None) -> None:
     g = torch.Generator().manual_seed(7)
     net = NetSpec(GridSpec(8, 2, 10, 4, 64), 32)
     params = NetParams(
@@ -186,6 +187,8 @@ def test_rendering_agrees_with_its_parts() -> None:
     )
     network, grid, (rays, jitter) = Network(net, params, SPACE), some_grid(), some_rays()
     background = torch.tensor([0.2, 0.5, 0.9])
+    if widest:
+        rays = replace(rays, radii=widest * torch.rand(len(rays), generator=g))
     parts = [
         ops.render_proposed(network, rays, jitter, grid, background, min_transmittance=1e-3)
         for ops in (Backend(), CpuBackend())

@@ -11,13 +11,15 @@ import torch
 
 from nerfcli import backends
 from nerfcli.backends.base import Backend
-from nerfcli.cameras.rays import Batch
+from nerfcli.cameras.rays import Batch, Rays
 from nerfcli.core.config import Config, HashGridConfig
 from nerfcli.engine import train
+from nerfcli.engine.render import Model, render_image
 from nerfcli.methods.base import Sampler
 from nerfcli.methods.hashgrid_method import create_trainer
 from nerfcli.methods.hashgrid_trainer import HashGridTrainer
 from nerfcli.reference.radiance import NetParams
+from nerfcli.reference.samples import Pixels
 from nerfcli.scenes import load_scene
 
 
@@ -54,13 +56,15 @@ def batch_of(trainer: HashGridTrainer, n: int = 200) -> Batch:
     u = torch.rand(n, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     background = torch.full((n, 3), 0.5)
     cameras, space = trainer.scene.cameras, trainer.field.space
-    return trainer.ops.draw(trainer.views, cameras, u, background, space)[0]
+    radii = trainer.field.needs_radii
+    return trainer.ops.draw(trainer.views, cameras, u, background, space, with_radii=radii)[0]
 
 
+@pytest.mark.parametrize("cones", [False, True])
 @pytest.mark.parametrize("name", ["cpu", "torch"])
-def test_the_fused_step_agrees_with_the_loss(ball: Path, name: str) -> None:
+def test_the_fused_step_agrees_with_the_loss(ball: Path, name: str, cones: bool) -> None:
     """`loss` is the definition: autograd through it gives the gradients of the fused op."""
-    trainer = trainer_of(ball, [], opacity_loss=0.1, distortion_loss=0.2)
+    trainer = trainer_of(ball, [], opacity_loss=0.1, distortion_loss=0.2, anti_aliasing=cones)
     if backends.why_unavailable(name, "cpu") is None:
         backend = backends.backend_class(name)()
         trainer.ops = trainer.field.ops = trainer.field.sampler.ops = backend
@@ -108,3 +112,25 @@ def test_decay_shrinks_the_grid(ball: Path) -> None:
     after = trainer.field.params.table
     large = (before != after) & (before.abs() > 2e-5)
     assert (after[large].abs() < before[large].abs()).all() and large.any()
+
+
+@pytest.mark.parametrize("cones", [False, True])
+def test_smaller_pictures_have_wider_cones(
+    ball: Path, cones: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, seen = trainer_of(ball, [], anti_aliasing=cones), []
+    render = Backend.render_rays
+
+    def noting(self: Backend, network: Any, rays: Rays, *rest: Any, **options: Any) -> Pixels:
+        seen.append(rays.radii)
+        return render(self, network, rays, *rest, **options)
+
+    monkeypatch.setattr(Backend, "render_rays", noting)
+    trainer.step(1e-2)
+    cameras, model = trainer.scene.cameras, Model.of(trainer)
+    for scale in (1.0, 0.5):
+        render_image(model, cameras.scaled(scale), 0)
+    if cones:
+        assert float(seen[1].median() / seen[0].median()) == pytest.approx(2, rel=0.02)
+    else:
+        assert seen == [None, None]

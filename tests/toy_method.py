@@ -69,6 +69,7 @@ class VoxelField:
     ops: Backend
     rays_per_chunk: int = 2**13
     occupancy: None = None
+    needs_radii: bool = False
 
     @staticmethod
     def create(

@@ -58,23 +58,29 @@ class Backend:
         """directions [n, 3] -> [n, 16]; see encoding.spherical_harmonics."""
         return encoding.spherical_harmonics(directions)
 
-    def hash_grid(self, positions: Tensor, table: Tensor, spec: GridSpec) -> Tensor:
+    def hash_grid(
+        self, positions: Tensor, table: Tensor, spec: GridSpec, scales: Tensor | None = None
+    ) -> Tensor:
         """positions [n, 3] in [0, 1] -> features [n, n_levels * n_features]."""
-        return encoding.hash_grid(positions, table, spec)
+        return encoding.hash_grid(positions, table, spec, scales)
 
     def mlp(self, x: Tensor, weights: Tensor, widths: tuple[int, ...]) -> Tensor:
         """x [n, widths[0]] -> [n, widths[-1]]; see mlp.mlp."""
         return mlp.mlp(x, weights, widths)
 
-    def density(self, network: Network, positions: Tensor) -> Tensor:
+    def density(self, network: Network, positions: Tensor, scales: Tensor | None = None) -> Tensor:
         """positions [n, 3] -> sigmas [n]; see radiance.density."""
-        return radiance.density(network, positions)
+        return radiance.density(network, positions, scales)
 
     def radiance(
-        self, network: Network, positions: Tensor, ray_inputs: Tensor
+        self,
+        network: Network,
+        positions: Tensor,
+        ray_inputs: Tensor,
+        scales: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """positions [n, 3], ray_inputs [n, 16 + k] -> sigmas [n], rgbs [n, 3]."""
-        return radiance.radiance(network, positions, ray_inputs)
+        return radiance.radiance(network, positions, ray_inputs, scales)
 
     def march(self, rays: Rays, bounds: Bounds, jitter: Tensor, grid: MarchingGrid) -> Samples:
         """Samples in occupied cells; see sampling.march."""
@@ -203,6 +209,7 @@ class Backend:
         background: Tensor,
         space: Space,
         n_counted: Tensor | None = None,
+        with_radii: bool = False,
     ) -> tuple[Batch, Bounds]:
         """Rays through random pixels, what they should show, and where to sample them.
 
@@ -211,9 +218,10 @@ class Backend:
             u: [n_rays] float64 in [0, 1), which pixel each ray goes through.
             background: [n_rays, 3], behind pixels that are not opaque.
             n_counted: how many rays count, an int64 scalar; the bounds of the others are empty.
+            with_radii: fill in the radii of the rays' cones.
         """
         flat = views.draw(u)
-        rays = cameras.rays(views.locate(flat))
+        rays = cameras.rays(views.locate(flat), with_radii)
         bounds = space.bounds(rays)
         if n_counted is not None:
             counts = torch.arange(len(rays), device=u.device) < n_counted

@@ -8,8 +8,6 @@ from typing import Any
 from torch import Tensor
 
 from nerfcli.backends.base import Backend
-from nerfcli.reference.encoding import GridSpec
-from nerfcli.reference.radiance import Network
 from nerfcli.reference.samples import Pixels, Samples
 
 RAYS = 2**17  # at once: the CPU has as much to do with them, and memory is not asked for
@@ -34,19 +32,17 @@ class CpuBridge(Backend):
     def spherical_harmonics(self, directions: Tensor) -> Tensor:
         return self._call("spherical_harmonics", directions)
 
-    def hash_grid(self, positions: Tensor, table: Tensor, spec: GridSpec) -> Tensor:
-        return self._call("hash_grid", positions, table, spec)
+    def hash_grid(self, *args: Any) -> Tensor:
+        return self._call("hash_grid", *args)
 
     def mlp(self, x: Tensor, weights: Tensor, widths: tuple[int, ...]) -> Tensor:
         return self._call("mlp", x, weights, widths)
 
-    def density(self, network: Network, positions: Tensor) -> Tensor:
-        return self._call("density", network, positions)
+    def density(self, *args: Any) -> Tensor:
+        return self._call("density", *args)
 
-    def radiance(
-        self, network: Network, positions: Tensor, ray_inputs: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        return self._call("radiance", network, positions, ray_inputs)
+    def radiance(self, *args: Any) -> tuple[Tensor, Tensor]:
+        return self._call("radiance", *args)
 
     def march(self, *args: Any) -> Samples:
         return self._call("march", *args)

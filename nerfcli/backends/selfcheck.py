@@ -113,7 +113,7 @@ def differences(
     checks = (
         _encodings, _networks, _spaces, _ray_inputs, _marching, _compositing, _training,
         _fog, _ray_gradients, _rendering, _rendering_fog, _optimising, _drawing, _marching_within,
-        _training_some, _optimising_by_rates, _adapting,
+        _training_some, _optimising_by_rates, _adapting, _cones,
     )  # fmt: skip
     for check in checks:
         for name, got, want in check(backend, reference, case):
@@ -287,6 +287,20 @@ def _rendering_fog(backend: Backend, reference: Backend, case: Case) -> Pairs:
     black = torch.zeros(3, device=case.device)
     got, want = (b.render_rays(fog, *where, black) for b in (backend, reference))
     yield from _pixel_pairs("render_rays in fog", got, want)
+
+
+def _cones(backend: Backend, reference: Backend, case: Case) -> Pairs:
+    """Levels of the grid fade where the cones of pixels are wide."""
+    rays = replace(case.rays, radii=0.03 * case.uniform(N_RAYS))
+    batch, samples, results = replace(case.batch, rays=rays), case.march(reference), []
+    where = (case.bounds, case.jitter, case.grid, case.batch.background)
+    for b in (backend, reference):
+        grads = case.zeros()
+        out = b.step_gradients(case.network, grads, batch, samples, Objective())
+        pixels = b.render_rays(case.network, rays, *where)
+        results.append((out.mse, pixels.rgb, *grads.tensors()))
+    for a, b in zip(*results, strict=True):
+        yield "step_gradients and render_rays of cones", a, b
 
 
 def _drawing(backend: Backend, reference: Backend, case: Case) -> Pairs:

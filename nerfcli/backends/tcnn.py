@@ -19,7 +19,7 @@ from nerfcli.core.devices import cuda_missing, is_installed
 from nerfcli.core.errors import NerfError
 from nerfcli.reference import fused
 from nerfcli.reference import mlp as networks
-from nerfcli.reference.encoding import GridSpec
+from nerfcli.reference.encoding import GridSpec, fade_levels
 from nerfcli.reference.fused import StepOut
 from nerfcli.reference.radiance import MAX_LOG_DENSITY, Network
 
@@ -101,11 +101,14 @@ class TcnnBackend(Backend):
             )
         return None
 
-    def hash_grid(self, positions: Tensor, table: Tensor, spec: GridSpec) -> Tensor:
+    def hash_grid(
+        self, positions: Tensor, table: Tensor, spec: GridSpec, scales: Tensor | None = None
+    ) -> Tensor:
         """Float32 in, out and in the gradient of the table."""
         if not len(positions):
-            return super().hash_grid(positions, table, spec)
-        return functional_call(_grid_module(spec), {"params": table}, (positions,)).float()
+            return super().hash_grid(positions, table, spec, scales)
+        features = functional_call(_grid_module(spec), {"params": table}, (positions,)).float()
+        return features if scales is None else fade_levels(features, scales, spec)
 
     def mlp(self, x: Tensor, weights: Tensor, widths: tuple[int, ...]) -> Tensor:
         """Shapes that the fused network lacks go to torch."""
@@ -117,13 +120,17 @@ class TcnnBackend(Backend):
         padded = F.pad(weights, (0, missing))
         return functional_call(_network_module(widths), {"params": padded}, (x,)).float()
 
-    def density(self, network: Network, positions: Tensor) -> Tensor:
-        return _sigmas(self._geometry(network, positions)) / network.space.unit_length
+    def density(self, network: Network, positions: Tensor, scales: Tensor | None = None) -> Tensor:
+        return _sigmas(self._geometry(network, positions, scales)) / network.space.unit_length
 
     def radiance(
-        self, network: Network, positions: Tensor, ray_inputs: Tensor
+        self,
+        network: Network,
+        positions: Tensor,
+        ray_inputs: Tensor,
+        scales: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        geometry = self._geometry(network, positions)
+        geometry = self._geometry(network, positions, scales)
         inputs = torch.cat([geometry, ray_inputs], dim=1)
         rgbs = torch.sigmoid(self.mlp(inputs, network.params.color, network.spec.color_widths))
         return _sigmas(geometry) / network.space.unit_length, rgbs
@@ -131,9 +138,10 @@ class TcnnBackend(Backend):
     def step_gradients(self, *args: Any, **options: Any) -> StepOut:
         return fused.step_gradients(self, *args, scale=SCALE, **options)
 
-    def _geometry(self, network: Network, positions: Tensor) -> Tensor:
+    def _geometry(self, network: Network, positions: Tensor, scales: Tensor | None) -> Tensor:
         spec, params = network.spec, network.params
-        features = self.hash_grid(network.space.to_unit(positions), params.table, spec.grid)
+        unit = network.space.to_unit(positions)
+        features = self.hash_grid(unit, params.table, spec.grid, scales)
         return self.mlp(features, params.density, spec.density_widths)
 
 

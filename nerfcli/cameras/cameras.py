@@ -18,6 +18,9 @@ from nerfcli.cameras.rays import Rays
 
 TABLE_BYTES = 64 * 2**20  # limit for the tables of camera-frame directions, all lenses together
 TABLE_BYTES_ON_CUDA = 2**30
+# Radius of a pixel's cone in distances of neighbouring rays: a disc that spreads as a square pixel
+# does (mip-NeRF 2021, section 3.1).
+CONE_RADIUS = 2 / 12**0.5
 
 
 @dataclass(frozen=True)
@@ -67,11 +70,12 @@ class Cameras:
         ratio = size / self.size.to(torch.float64)
         return Cameras(self.c2w, self.focal * ratio, self.principal * ratio, size, self.lenses)
 
-    def rays(self, pixels: Tensor) -> Rays:
+    def rays(self, pixels: Tensor, with_radii: bool = False) -> Rays:
         """Rays through pixel centres.
 
         Args:
             pixels: [n_rays, 3] int64: camera, x, y.
+            with_radii: fill in the radii of the cones.
 
         Returns:
             Rays on the device of `pixels`. Where a lens has no solution for a pixel the ray is
@@ -84,9 +88,10 @@ class Cameras:
         directions = axes[:, 0] * local[:, :1]
         directions.addcmul_(axes[:, 1], local[:, 1:2]).addcmul_(axes[:, 2], local[:, 2:])
         origins = tables.positions.index_select(0, camera)
-        return Rays(origins, directions, local[:, 2].contiguous(), camera.to(torch.int32))
+        radii = tables.radii(camera, x, y, local) if with_radii else None
+        return Rays(origins, directions, local[:, 2].contiguous(), camera.to(torch.int32), radii)
 
-    def image_rays(self, camera: int, device: str = "cpu") -> Rays:
+    def image_rays(self, camera: int, device: str = "cpu", with_radii: bool = False) -> Rays:
         """Rays of all pixels of one camera, row after row, [height * width], on `device`."""
         grid = self._grid(camera, device)
         tables = self.ray_tables(grid[0].device)
@@ -94,7 +99,8 @@ class Cameras:
         directions = local @ tables.axes[camera]
         origins = tables.positions[camera].expand(local.shape[0], 3).contiguous()
         cameras = torch.full_like(grid[0], camera, dtype=torch.int32)
-        return Rays(origins, directions, local[:, 2].contiguous(), cameras)
+        radii = tables.radii(*grid, local) if with_radii else None
+        return Rays(origins, directions, local[:, 2].contiguous(), cameras, radii)
 
     def rays_by_lookup(self, device: torch.device) -> bool:
         """Whether `rays` only gathers and multiplies there, and inverts no lens on the way."""
@@ -208,7 +214,8 @@ class RayTables:
         # enough here: at most 1e-4 pixels for a 4000-pixel image
         plane = torch.cat([1.0 / focal, (0.5 - principal) / focal], dim=1)
         self.plane = plane.to(device, torch.float32)
-        self.widths = cameras.size[firsts, 0].to(device)
+        self.sizes = cameras.size[firsts].to(device)
+        self.widths = self.sizes[:, 0]
         self.is_pinhole = all(lens.is_pinhole for lens in cameras.lenses)
         self.table: Tensor | None = None
         if self.is_pinhole:
@@ -237,3 +244,17 @@ class RayTables:
         v = torch.addcmul(plane[:, 3], y.to(torch.float32), plane[:, 1])
         z = torch.rsqrt(torch.addcmul(torch.addcmul(v.new_ones(1), u, u), v, v))
         return torch.stack([u * z, v * z, z], dim=-1)
+
+    def radii(self, camera: Tensor, x: Tensor, y: Tensor, local: Tensor) -> Tensor:
+        """Radii of pixels' cones per unit of distance, [n] float32.
+
+        local: `directions` of the same pixels, [n, 3]. Of the neighbours across and down, the mean
+        distance counts; at the far borders they are those on the other side.
+        """
+        size = self.sizes[self.kind.index_select(0, camera)]
+        right, down = (
+            torch.where(v + 1 < n, v + 1, v - 1) for v, n in ((x, size[:, 0]), (y, size[:, 1]))
+        )
+        across = (self.directions(camera, right, y) - local).norm(dim=-1)
+        along = (self.directions(camera, x, down) - local).norm(dim=-1)
+        return (across + along) * (0.5 * CONE_RADIUS)

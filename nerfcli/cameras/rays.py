@@ -18,12 +18,15 @@ class Rays:
         z_scale: [n_rays] float32 or None; cosine between the ray and its camera's optical axis,
             so that z_depth = t * z_scale.
         cameras: [n_rays] int32 or None; index of the ray's camera in the scene.
+        radii: [n_rays] float32 or None; radius of the pixel's cone per unit of distance. Where it
+            is there, hash-grid fields leave out what the cone is too wide for.
     """
 
     origins: Tensor
     directions: Tensor
     z_scale: Tensor | None = None
     cameras: Tensor | None = None
+    radii: Tensor | None = None
 
     def __len__(self) -> int:
         return self.origins.shape[0]
@@ -31,7 +34,8 @@ class Rays:
     def __getitem__(self, index: slice | Tensor) -> Rays:
         z_scale = None if self.z_scale is None else self.z_scale[index]
         cameras = None if self.cameras is None else self.cameras[index]
-        return Rays(self.origins[index], self.directions[index], z_scale, cameras)
+        radii = None if self.radii is None else self.radii[index]
+        return Rays(self.origins[index], self.directions[index], z_scale, cameras, radii)
 
     def at(self, t: Tensor) -> Tensor:
         """Positions at distance t. t [n_rays, n] -> [n_rays, n, 3]."""

@@ -83,6 +83,7 @@ class HashGridConfig:
     occupancy_threshold: Amount = 0.01  # optical depth of a step above which a cell is occupied
     occupancy_every: Count = 16  # steps between updates
     occupancy_cells: Count | None = None  # evaluated in an update; auto: four times n_samples
+    anti_aliasing: bool = False  # leave out levels finer than a pixel's cone; Zip-NeRF, section 2
     opacity_loss: Amount = 0.0  # weight of -o log o of a ray's opacity o: empty or opaque
     distortion_loss: Amount = 0.0  # weight of the spread of a ray's samples; mip-NeRF 360, eq. 15
     ema_decay: Share = 0.95  # running mean of the weights that is rendered; 0: the weights
@@ -108,6 +109,7 @@ class UnboundedConfig:
     proposal_resolution: CellCount = 256  # cells along the grid of remembered densities
     padding: Share = 0.2  # of the samples, spread over all bins
     min_transmittance: Share = 1e-4  # a ray ends where less light comes through
+    anti_aliasing: bool = False  # leave out levels finer than a pixel's cone; Zip-NeRF, section 2
     distortion_loss: Amount = 0.002  # weight of the spread of a ray's samples; mip-NeRF 360, eq. 15
     full_from: Amount = 1.0  # half sizes; gradients of nearer samples fade with the distance
     ema_decay: Share = 0.95  # running mean of the weights that is rendered; 0: the weights

@@ -92,7 +92,8 @@ def render_image(model: Model, cameras: Cameras, index: int) -> Pixels:
         NerfError: it does not even hold LEAST_CHUNK rays.
     """
     field = model.field
-    rays, chunk = cameras.image_rays(index, model.device), field.rays_per_chunk
+    rays = cameras.image_rays(index, model.device, field.needs_radii)
+    chunk = field.rays_per_chunk
     parts, start = [], 0
     while start < len(rays) or not parts:
         enough = chunk <= LEAST_CHUNK

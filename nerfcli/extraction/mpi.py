@@ -47,7 +47,8 @@ def plane_images(
     Raises:
         NerfError: the view sees nothing.
     """
-    rays = cameras.image_rays(index)
+    field = source.model.field
+    rays = cameras.image_rays(index, with_radii=field.needs_radii)
     parts = [rays[start : start + ROWS] for start in range(0, len(rays), ROWS)]
     near, far = _depth_range(source, parts)
     edges = 1.0 / np.linspace(1.0 / near, 1.0 / far, n_planes + 1)

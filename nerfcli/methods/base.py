@@ -92,6 +92,11 @@ class Field(Protocol):
         """positions, directions [n, 3] -> sigmas [n], rgbs [n, 3]."""
         ...
 
+    @property
+    def needs_radii(self) -> bool:
+        """Whether it is to be rendered with the radii of the rays' cones."""
+        ...
+
     def bounds(self, rays: Rays) -> Bounds:
         """Distances between which a ray is sampled; t_max <= t_min: nowhere."""
         ...

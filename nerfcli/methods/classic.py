@@ -79,6 +79,10 @@ class ClassicField:
     def occupancy(self) -> None:
         """There is none: its rays sample everywhere."""
 
+    @property
+    def needs_radii(self) -> bool:
+        return False
+
     def between(self, near: float, far: float) -> ClassicField:
         return replace(self, near=near, far=far)
 

@@ -38,6 +38,7 @@ class GridField(Generic[S]):
     sampler: S
     ops: Backend
     min_transmittance: float = 1e-4  # a ray ends where less light comes through
+    needs_radii: bool = False  # it is trained with the cones of pixels
 
     def to(self, device: str) -> Self:
         params = NetParams.of(self.params.named().map(lambda p: p.to(device)))

@@ -96,7 +96,8 @@ class GridTrainer(Generic[F]):
         else:
             background = self.background.expand(n_rays, 3).contiguous()
         cameras, space = self.scene.cameras, self.field.space
-        batch, bounds = self.ops.draw(self.views, cameras, u, background, space)
+        wanted = self.field.needs_radii
+        batch, bounds = self.ops.draw(self.views, cameras, u, background, space, with_radii=wanted)
         return self._exposed(batch), bounds
 
     def _exposed(self, batch: Batch) -> Batch:

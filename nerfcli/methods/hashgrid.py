@@ -42,7 +42,7 @@ class HashField(GridField[OccupancySampler]):
             own.occupancy_threshold,
         )
         space = BoxSpace(scene.box, scene.near, scene.far)
-        return HashField(space, net, params, sampler, ops, own.min_transmittance)
+        return HashField(space, net, params, sampler, ops, own.min_transmittance, own.anti_aliasing)
 
     @property
     def steps(self) -> Steps:

@@ -73,8 +73,8 @@ def create_trainer(
     scene: Scene, views: Views, config: Config, ops: Backend, generator: torch.Generator
 ) -> HashGridTrainer:
     """The trainer that never waits for the device, where backend and settings can do that."""
-    graph = ops.is_asynchronous and not config.train.exposure
-    kind = GraphTrainer if graph else HashGridTrainer
+    composed = config.hashgrid.anti_aliasing or config.train.exposure
+    kind = GraphTrainer if ops.is_asynchronous and not composed else HashGridTrainer
     return kind(scene, views, config, ops, generator)
 
 

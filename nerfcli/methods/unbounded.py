@@ -56,7 +56,14 @@ class UnboundedField(GridField[ProposalSampler]):
         )
         sampler = ProposalSampler(grid, ops, PROPOSAL_RATE)
         return UnboundedField(
-            space, net, params, sampler, ops, own.min_transmittance, n_rendered=own.n_rendered
+            space,
+            net,
+            params,
+            sampler,
+            ops,
+            own.min_transmittance,
+            own.anti_aliasing,
+            n_rendered=own.n_rendered,
         )
 
     @property

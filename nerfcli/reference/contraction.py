@@ -56,6 +56,10 @@ class Space(Protocol):
         """Turn a cotangent of u into one of x: J(x)^T d_u, both [..., 3]."""
         ...
 
+    def stretch(self, x: Tensor) -> Tensor:
+        """How much longer a small step becomes at x [..., 3], in the mean: |det J|^(1/3), [...]."""
+        ...
+
     def bounds(self, rays: Rays) -> Bounds:
         """Distances between which each ray is sampled; t_max <= t_min where it misses."""
         ...
@@ -83,6 +87,9 @@ class BoxSpace:
     def pull_back(self, x: Tensor, d_u: Tensor) -> Tensor:
         offset = (x - self.box.center_like(x)).abs()
         return torch.where(offset <= self.box.outer_half_size, d_u / self.box.side, 0.0)
+
+    def stretch(self, x: Tensor) -> Tensor:
+        return torch.full_like(x[..., 0], 1.0 / self.box.side)
 
     def bounds(self, rays: Rays) -> Bounds:
         return intersect_box(rays, self.box, self.near, self.far)
@@ -125,6 +132,12 @@ class ContractedSpace:
         sign = torch.where(y.gather(-1, axis) < 0, -1.0, 1.0)
         along = torch.zeros_like(y).scatter(-1, axis, slope * sign)
         return (factor * d_u + along) * (0.25 / self.box.half_size)
+
+    def stretch(self, x: Tensor) -> Tensor:
+        # beyond the cube 1 / m^2 along the largest axis, and (2 m - 1) / m^2 along the other two
+        y = (x - self.box.center_like(x)) / self.box.half_size
+        m = y.abs().amax(-1).clamp(min=1.0)
+        return (2.0 * m - 1.0).pow(2 / 3) / m.square() * (0.25 / self.box.half_size)
 
     def bounds(self, rays: Rays) -> Bounds:
         near = torch.full_like(rays.origins[:, 0], self.near)
@@ -179,6 +192,12 @@ class PerspectiveSpace:
         d_z = (d_u[..., 2:] * self.z_near / z - (d_across * across).sum(-1, keepdim=True)) / z
         d_z = torch.where(c[..., 2:] >= self.z_near, d_z, 0.0)
         return torch.cat([d_c, d_z], dim=-1) @ self._rotation(x).T
+
+    def stretch(self, x: Tensor) -> Tensor:
+        # 1 / (2 tan z) across, and z_near / z^2 in depth
+        z = self._camera(x)[1][..., 0]
+        constant = (self.z_near / (4.0 * self.tan[0] * self.tan[1])) ** (1 / 3)
+        return constant * z.pow(-4 / 3)
 
     def bounds(self, rays: Rays) -> Bounds:
         near = torch.full_like(rays.origins[:, 0], self.near)

@@ -146,12 +146,36 @@ def grid_index(corner: Tensor, level: GridLevel) -> Tensor:
     return index % level.n_entries
 
 
-def hash_grid(positions: Tensor, table: Tensor, spec: GridSpec) -> Tensor:
+def level_weights(scales: Tensor, spec: GridSpec) -> Tensor:
+    """How much of each level is left where the grid is averaged over a ball.
+
+    erf(1 / sqrt(8 s^2 n^2)) for a Gaussian of scale s at a level of n cells along the unit cube,
+    with erf(x) taken as sqrt(1 - exp(-4 x^2 / pi)). Zip-NeRF (2023), section 2.
+
+    Args:
+        scales: [n] standard deviations, in the unit cube.
+
+    Returns:
+        [n, n_levels]: 1 for a point, towards 0 where many cells are averaged.
+    """
+    cells = scales.new_tensor([level.scale for level in spec.levels])
+    return (-torch.expm1(-1.0 / (2.0 * math.pi * (scales[:, None] * cells).square()))).sqrt()
+
+
+def fade_levels(features: Tensor, scales: Tensor, spec: GridSpec) -> Tensor:
+    """Multiply features [n, n_levels * n_features] by the weights of their levels."""
+    return features * level_weights(scales, spec).repeat_interleave(spec.n_features, dim=1)
+
+
+def hash_grid(
+    positions: Tensor, table: Tensor, spec: GridSpec, scales: Tensor | None = None
+) -> Tensor:
     """Trilinear look-up in every level of the hash grid.
 
     Args:
         positions: [n, 3] in [0, 1].
         table: [spec.n_params].
+        scales: [n], the features of each level are multiplied by its `level_weights`; None: by 1.
 
     Returns:
         [n, n_levels * n_features], differentiable in `table` and, within a cell, in `positions`.
@@ -170,4 +194,5 @@ def hash_grid(positions: Tensor, table: Tensor, spec: GridSpec) -> Tensor:
         # not entries[index]: on a CPU, threads add up its gradient in any order
         corners = entries.index_select(0, index.flatten()).view(-1, 8, spec.n_features)
         outputs.append((corners * weights[..., None]).sum(1))
-    return torch.cat(outputs, dim=1)
+    features = torch.cat(outputs, dim=1)
+    return features if scales is None else fade_levels(features, scales, spec)

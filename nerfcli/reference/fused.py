@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from nerfcli.cameras.rays import Batch, Bounds, ColorMap, Rays
+from nerfcli.reference.contraction import Space
 from nerfcli.reference.losses import PHOTOMETRIC, depth_loss, distortion_loss, mse, opacity_loss
 from nerfcli.reference.proposals import ProposalGrid
 from nerfcli.reference.radiance import NetParams, Network
@@ -27,10 +28,16 @@ class Parts(Protocol):
 
     def spherical_harmonics(self, directions: Tensor) -> Tensor: ...
 
-    def density(self, network: Network, positions: Tensor) -> Tensor: ...
+    def density(
+        self, network: Network, positions: Tensor, scales: Tensor | None = None
+    ) -> Tensor: ...
 
     def radiance(
-        self, network: Network, positions: Tensor, ray_inputs: Tensor
+        self,
+        network: Network,
+        positions: Tensor,
+        ray_inputs: Tensor,
+        scales: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]: ...
 
     def march(self, rays: Rays, bounds: Bounds, jitter: Tensor, grid: MarchingGrid) -> Samples: ...
@@ -165,18 +172,34 @@ def render_samples(
     indices = samples.ray_indices()
     positions = samples.positions(rays, indices)
     with torch.no_grad():
-        sigmas = ops.density(network, positions)
+        scales = None
+        if rays.radii is not None:
+            scales = cone_scales(network.space, rays.radii[indices], samples.t_mids, positions)
+        sigmas = ops.density(network, positions, scales)
         keep = visible(sigmas, samples, min_transmittance)
     kept = samples.select(keep)
     if ray_inputs is None:
         inputs = ops.spherical_harmonics(rays.directions[indices[keep]])
     else:
         inputs = ray_inputs[indices[keep]]
-    sigmas, rgbs = ops.radiance(network, positions[keep], inputs)
+    scales = None if scales is None else scales[keep]
+    sigmas, rgbs = ops.radiance(network, positions[keep], inputs, scales)
     if full_from:
         share = (kept.t_mids / full_from).square().clamp(max=1.0)
         sigmas, rgbs = _scale_gradient(sigmas, share), _scale_gradient(rgbs, share[:, None])
     return Rendered(ops.composite(sigmas, rgbs, kept, background), kept, keep, sigmas)
+
+
+def cone_scales(space: Space, radii: Tensor, t: Tensor, positions: Tensor) -> Tensor:
+    """Scales of pixels' cones at samples, in the unit cube, [n]: half of the cone's radius there.
+
+    Zip-NeRF (2023), section 2, with one point an interval. They count as given: no gradient goes
+    through them.
+
+    Args:
+        radii: [n] per unit of distance. t: [n]. positions: [n, 3].
+    """
+    return 0.5 * radii * t * space.stretch(positions)
 
 
 def _scale_gradient(x: Tensor, share: Tensor) -> Tensor:

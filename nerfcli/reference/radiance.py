@@ -93,13 +93,15 @@ class _Exp(torch.autograd.Function):
         return grad * y
 
 
-def density(network: Network, positions: Tensor) -> Tensor:
-    """positions [n, 3] -> sigmas [n], differentiable in both."""
-    geometry = _geometry(network, positions)
+def density(network: Network, positions: Tensor, scales: Tensor | None = None) -> Tensor:
+    """positions [n, 3] -> sigmas [n], differentiable in both. scales: as for `radiance`."""
+    geometry = _geometry(network, positions, scales)
     return _Exp.apply(geometry[:, 0]) / network.space.unit_length  # pyright: ignore
 
 
-def radiance(network: Network, positions: Tensor, ray_inputs: Tensor) -> tuple[Tensor, Tensor]:
+def radiance(
+    network: Network, positions: Tensor, ray_inputs: Tensor, scales: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Evaluate density and view-dependent colour.
 
     The colour MLP reads all density outputs (the raw log density included) and what belongs to
@@ -107,18 +109,19 @@ def radiance(network: Network, positions: Tensor, ray_inputs: Tensor) -> tuple[T
 
     Args:
         positions: [n, 3]. ray_inputs: [n, 16 + n_embedding].
+        scales: [n] of what a sample averages, in the unit cube; see encoding.level_weights.
 
     Returns:
         sigmas [n], rgbs [n, 3] in [0, 1], differentiable in everything.
     """
-    geometry = _geometry(network, positions)
+    geometry = _geometry(network, positions, scales)
     inputs = torch.cat([geometry, ray_inputs], dim=1)
     rgbs = torch.sigmoid(mlp(inputs, network.params.color, network.spec.color_widths))
     return _Exp.apply(geometry[:, 0]) / network.space.unit_length, rgbs  # pyright: ignore
 
 
-def _geometry(network: Network, positions: Tensor) -> Tensor:
+def _geometry(network: Network, positions: Tensor, scales: Tensor | None) -> Tensor:
     """Outputs of the density MLP, [n, n_geometry]."""
     spec, params = network.spec, network.params
-    features = hash_grid(network.space.to_unit(positions), params.table, spec.grid)
+    features = hash_grid(network.space.to_unit(positions), params.table, spec.grid, scales)
     return mlp(features, params.density, spec.density_widths)

@@ -69,16 +69,18 @@ class CpuBackend(Backend):
         directions = checked("directions", directions, (None, 3))
         return HarmonicsFunction.apply(directions)  # pyright: ignore
 
-    def hash_grid(self, positions: Tensor, table: Tensor, spec: GridSpec) -> Tensor:
-        if not fits_grid(spec):
-            return super().hash_grid(positions, table, spec)
+    def hash_grid(
+        self, positions: Tensor, table: Tensor, spec: GridSpec, scales: Tensor | None = None
+    ) -> Tensor:
+        if not fits_grid(spec) or scales is not None:
+            return super().hash_grid(positions, table, spec, scales)
         positions = checked("positions", positions, (None, 3))
         table = checked("table", table, (spec.n_params,))
         return HashGridFunction.apply(positions, table, spec)  # pyright: ignore
 
-    def density(self, network: Network, positions: Tensor) -> Tensor:
-        if not fits(network):
-            return super().density(network, positions)
+    def density(self, network: Network, positions: Tensor, scales: Tensor | None = None) -> Tensor:
+        if not fits(network) or scales is not None:
+            return super().density(network, positions, scales)
         positions = checked("positions", positions, (None, 3))
         params = network.params
         params_view(params, network.spec)  # checks the shapes
@@ -87,10 +89,14 @@ class CpuBackend(Backend):
         )
 
     def radiance(
-        self, network: Network, positions: Tensor, ray_inputs: Tensor
+        self,
+        network: Network,
+        positions: Tensor,
+        ray_inputs: Tensor,
+        scales: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        if not fits(network):
-            return super().radiance(network, positions, ray_inputs)
+        if not fits(network) or scales is not None:
+            return super().radiance(network, positions, ray_inputs, scales)
         spec, params = network.spec, network.params
         positions = checked("positions", positions, (None, 3))
         ray_inputs = checked("ray_inputs", ray_inputs, (positions.shape[0], spec.n_ray_inputs))

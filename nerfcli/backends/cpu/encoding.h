@@ -242,6 +242,32 @@ static void encode(const NerfGrid &grid, const float *table, int level, const fl
   }
 }
 
+// Multiplies the features (or their gradients) of n samples at one level by what is left of it
+// under their cones: level_weights in nerfcli/reference/encoding.py, 1 / (2 pi s^2) given. Room
+// for LANES more numbers of `sharpness` is read.
+static void fade(const NerfGrid &grid, int level, const float *sharpness, int64_t n,
+                 float *features) {
+  const int F = grid.n_features;
+  const float share = 1.0f / (grid.scale[level] * grid.scale[level]);
+  for (int64_t i = 0; i < n; i += LANES) {
+    Floats x = load(sharpness + i) * share;
+    Floats small = x * (1.0f - x * (0.5f - x * (1.0f / 6.0f)));  // 1 - exp(-x) without its rounding
+    Floats left = x < 0.01f ? small : 1.0f - exponential(-x);
+    float weight[LANES];
+    store(weight, left);
+    for (int lane = 0; lane < LANES; lane++) weight[lane] = __builtin_sqrtf(weight[lane]);
+    float *f = features + i * F;
+    const int lanes = int(least(LANES, n - i));
+    if (F == 2) {
+      for (int lane = 0; lane < lanes; lane++)
+        f[2 * lane] *= weight[lane], f[2 * lane + 1] *= weight[lane];
+    } else {
+      for (int lane = 0; lane < lanes; lane++)
+        for (int k = 0; k < F; k++) f[lane * F + k] *= weight[lane];
+    }
+  }
+}
+
 // The gradient of the whole table; cotangents [n_levels][stride][F], a level to a thread.
 static void scatter(const NerfGrid &grid, const float *x, const float *y, const float *z,
                     int64_t n, const float *cotangents, int64_t stride, float *grads) {

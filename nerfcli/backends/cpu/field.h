@@ -11,6 +11,7 @@ constexpr int64_t BLOCK = 4096;
 struct Block {
   float *x, *y, *z, *features;  // features [n_levels][stride][F]
   int64_t stride;
+  const float *sharpness = nullptr;  // of the samples' cones; null: they are points
 };
 
 static Block block_buffers(const NerfGrid &grid, int thread, int64_t n) {
@@ -22,9 +23,11 @@ static Block block_buffers(const NerfGrid &grid, int thread, int64_t n) {
 }
 
 static void encode_block(const NerfGrid &grid, const float *table, const Block &block, int64_t n) {
-  for (int level = 0; level < grid.n_levels; level++)
-    encode(grid, table, level, block.x, block.y, block.z, n,
-           block.features + level * block.stride * grid.n_features);
+  for (int level = 0; level < grid.n_levels; level++) {
+    float *features = block.features + level * block.stride * grid.n_features;
+    encode(grid, table, level, block.x, block.y, block.z, n, features);
+    if (block.sharpness) fade(grid, level, block.sharpness, n, features);
+  }
 }
 
 // One tile of the density network of which only the first output is computed.
@@ -176,17 +179,17 @@ INLINE void sigmoid_backward(float *rgb, const float *d_rgb) {
 // What the backward passes over lists of positions share: unit coordinates of all of them, and
 // the gradients of their features [n_levels][stride][F].
 struct List {
-  float *x, *y, *z, *back;
+  float *x, *y, *z, *sharpness, *back;  // `step` alone knows of cones
   int64_t n, stride;
 };
 
 static List list_buffers(const NerfGrid &grid, int64_t n) {
   int64_t stride = level_stride(round_up(n, TILE), grid.n_features);
   int64_t in = int64_t(grid.n_levels) * grid.n_features;
-  float *x = static_cast<float *>(nerf_buffer(-1, SLOT_POSITIONS, size_t(stride * 3 + 64) * 4));
+  float *x = static_cast<float *>(nerf_buffer(-1, SLOT_POSITIONS, size_t(stride * 4 + 64) * 4));
   float *back = static_cast<float *>(
       nerf_buffer(-1, SLOT_FEATURE_GRADIENTS, size_t(stride * in + 64) * 4));
-  return {x, x + stride, x + 2 * stride, back, n, stride};
+  return {x, x + stride, x + 2 * stride, x + 3 * stride, back, n, stride};
 }
 
 // Unit coordinates and features of a block of the list.

@@ -31,6 +31,7 @@ struct NerfParams {  // of one field; the gradients have the same shape, null: n
 struct NerfRays {
   const float *origins, *directions;  // [n_rays, 3]
   const float *ray_inputs;            // [n_rays, n_ray_inputs]; null: harmonics of the directions
+  const float *radii;                 // [n_rays] of the pixels' cones per distance, or null
   int64_t n_rays;
 };
 

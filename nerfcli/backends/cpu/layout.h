@@ -40,7 +40,7 @@ std::string describe_structs() {
   BEGIN(NerfParams) FIELD(table) FIELD(density) FIELD(color) END
   BEGIN(NerfSpace) FIELD(kind) FIELD(unit_length) FIELD(origin) FIELD(size) FIELD(rotation)
       FIELD(tan) END
-  BEGIN(NerfRays) FIELD(origins) FIELD(directions) FIELD(ray_inputs) FIELD(n_rays) END
+  BEGIN(NerfRays) FIELD(origins) FIELD(directions) FIELD(ray_inputs) FIELD(radii) FIELD(n_rays) END
   BEGIN(NerfSamples) FIELD(t_starts) FIELD(t_ends) FIELD(offsets) END
   BEGIN(NerfSteps) FIELD(size) FIELD(cone) END
   BEGIN(NerfOccupancy) FIELD(cells) FIELD(n_cascades) FIELD(resolution) FIELD(center)

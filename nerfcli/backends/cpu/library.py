@@ -62,6 +62,7 @@ class RaysView(ctypes.Structure):
         ("origins", c_void_p),
         ("directions", c_void_p),
         ("ray_inputs", c_void_p),
+        ("radii", c_void_p),
         ("n_rays", c_int64),
     ]
 

@@ -23,6 +23,7 @@ struct RenderRay {
   RaySums sums;
   float light, colored;  // transmittance so far; weight that has a colour
   float spare;           // weight that may still go without one
+  float radius;          // of its pixel's cone, where there are cones
   const float *inputs;          // of the colour network
   float harmonics[N_HARMONICS];
 };
@@ -45,15 +46,17 @@ struct RenderHistory {  // for the median depth, which wants the final opacity
 static void render_tile(const NerfNet &net, const Weights &w, const NerfParams &params,
                         const NerfSpace &space, const NerfSteps &steps, const NerfBricks *bricks,
                         RenderRay *rays, int32_t *alive, int64_t n_alive, float min_transmittance,
-                        int thread, RenderHistory **history, int64_t *n_history) {
+                        bool with_cones, int thread, RenderHistory **history, int64_t *n_history) {
   while (n_alive > 0) {
     int limit = int(least(64, most(4, RENDER_BATCH / n_alive)));
     int64_t capacity = round_up(n_alive * limit, TILE);
     float *p = static_cast<float *>(
-        nerf_buffer(thread, SLOT_MARCH, size_t(capacity * 3 + n_alive + 64) * 4));
+        nerf_buffer(thread, SLOT_MARCH, size_t(capacity * 4 + n_alive + 64) * 4));
     float *starts = p, *ends = p + capacity, *sigmas = p + 2 * capacity;
-    int32_t *counts = reinterpret_cast<int32_t *>(p + 3 * capacity);
+    float *sharp = p + 3 * capacity;
+    int32_t *counts = reinterpret_cast<int32_t *>(p + 4 * capacity);
     Block block = block_buffers(net.grid, thread, capacity);
+    block.sharpness = with_cones ? sharp : nullptr;
     int64_t n = 0;
     for (int64_t k = 0; k < n_alive; k++) {
       RenderRay &ray = rays[alive[k]];
@@ -61,6 +64,9 @@ static void render_tile(const NerfNet &net, const Weights &w, const NerfParams &
       counts[k] = next_samples(ray, bricks, steps, limit, starts + n, ends + n);
       unit_positions(space, march.origin, march.direction, starts + n, ends + n, counts[k],
                      block.x + n, block.y + n, block.z + n);
+      if (with_cones)
+        sharpness(space, march.origin, march.direction, ray.radius, starts + n, ends + n,
+                  counts[k], sharp + n);
       n += counts[k];
     }
     for (int64_t i = n; i < round_up(n, LANES); i++) block.x[i] = block.y[i] = block.z[i] = 0.0f;
@@ -155,6 +161,7 @@ static void render(const NerfNet *net, const NerfParams *params, const NerfSpace
       RenderRay &ray = rays[k];
       ray.sums = RaySums{};
       ray.light = 1.0f, ray.colored = 0.0f, ray.spare = SKIPPED_WEIGHT;
+      ray.radius = in->radii ? in->radii[r] : 0.0f;
       const float *origin = in->origins + r * 3, *direction = in->directions + r * 3;
       ray.edges = nullptr;
       if (proposals) {
@@ -177,7 +184,7 @@ static void render(const NerfNet *net, const NerfParams *params, const NerfSpace
     RenderHistory *history = nullptr;
     int64_t n_history = 0;
     render_tile(*net, w, *params, *space, lengths, bricks, rays, alive, n_alive, min_transmittance,
-                thread, &history, &n_history);
+                in->radii != nullptr, thread, &history, &n_history);
     for (int64_t k = 0; k < n; k++) {
       RenderRay &ray = rays[k];
       int64_t r = first + k;

@@ -70,6 +70,68 @@ INLINE void unit_positions(const NerfSpace &space, const float *origin, const fl
   }
 }
 
+// The cube root of x > 0, relative error below 1e-6: Halley's method from a guess by the exponent.
+INLINE Floats cube_root(Floats x) {
+  Floats bits = __builtin_convertvector((Ints)x, Floats);
+  Floats y = (Floats)__builtin_convertvector(bits * (1.0f / 3.0f) + 709921077.0f, Ints);
+  for (int i = 0; i < 2; i++) {
+    Floats cube = y * y * y;
+    y *= (cube + 2.0f * x) / (2.0f * cube + x);
+  }
+  return y;
+}
+
+// 1 / (2 pi s^2) of n consecutive samples of a ray, s: scale of the pixel's cone in the unit cube,
+// as cone_scales in nerfcli/reference/fused.py has it. `fade` makes weights of it.
+template <int KIND>
+INLINE void sharpness_along(const NerfSpace &space, const float *origin, const float *direction,
+                            float radius, const float *t_starts, const float *t_ends, int64_t n,
+                            float *out) {
+  float shrink = 1.0f;  // the constant part of 1 / stretch
+  if (KIND == NERF_BOX) shrink = space.size;
+  if (KIND == NERF_CONTRACTION) shrink = 4.0f * space.size;
+  if (KIND == NERF_PERSPECTIVE)
+    shrink = __builtin_cbrtf(4.0f * space.tan[0] * space.tan[1] / space.size);
+  const float to_one = shrink / (0.5f * radius);
+  for (int64_t i = 0; i < n; i += LANES) {
+    int64_t live = least(LANES, n - i);
+    Floats start = splat(1.0f), end = start;
+    memcpy(&start, t_starts + i, size_t(live) * 4), memcpy(&end, t_ends + i, size_t(live) * 4);
+    Floats t_mid = 0.5f * (start + end), ratio = to_one / t_mid;  // 1 / s
+    if (KIND == NERF_CONTRACTION) {
+      Floats m = splat(1.0f);
+      for (int a = 0; a < 3; a++)
+        m = higher(magnitude((origin[a] + t_mid * direction[a] - space.origin[a]) / space.size), m);
+      Floats root = cube_root(2.0f * m - 1.0f);
+      ratio *= m * m / (root * root);
+    }
+    if (KIND == NERF_PERSPECTIVE) {
+      Floats z{};
+      for (int a = 0; a < 3; a++)
+        z += (origin[a] + t_mid * direction[a] - space.origin[a]) * space.rotation[3 * a + 2];
+      z = higher(z, splat(space.size));
+      ratio *= z * cube_root(z);
+    }
+    Floats sharp = ratio * ratio * 0.15915494309189535f;
+    memcpy(out + i, &sharp, size_t(live) * 4);
+  }
+}
+
+static void sharpness(const NerfSpace &space, const float *origin, const float *direction,
+                      float radius, const float *t_starts, const float *t_ends, int64_t n,
+                      float *out) {
+  switch (space.kind) {
+    case NERF_CONTRACTION:
+      return sharpness_along<NERF_CONTRACTION>(space, origin, direction, radius, t_starts, t_ends,
+                                               n, out);
+    case NERF_PERSPECTIVE:
+      return sharpness_along<NERF_PERSPECTIVE>(space, origin, direction, radius, t_starts, t_ends,
+                                               n, out);
+    default:
+      return sharpness_along<NERF_BOX>(space, origin, direction, radius, t_starts, t_ends, n, out);
+  }
+}
+
 template <int KIND>
 static void unit_rows(const NerfSpace &space, const float *positions, int64_t n, float *x, float *y,
                       float *z) {

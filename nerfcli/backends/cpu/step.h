@@ -27,6 +27,7 @@ struct StepInput {
 // take part.
 struct Evaluated {
   float *x, *y, *z, *sigmas, *features;  // by place; features [n_levels][capacity][F]
+  float *sharpness;                      // by place, of the samples' cones; null: points
   int32_t *place;                        // [n_samples]
   int32_t *n_seen, *n_kept;              // [n_rays]
   float *depth;                          // [n_rays] optical depth so far
@@ -54,9 +55,10 @@ static Evaluated evaluate(const StepInput &in, const Weights &w, float min_trans
     seen += round_length(int(n_rounds));
   e.capacity = level_stride(round_up(n_samples + n_rounds * TILE, TILE), grid.n_features);
   float *p = static_cast<float *>(
-      nerf_buffer(-1, SLOT_EVALUATED, size_t(e.capacity * 4 + n_samples + 64) * 4));
+      nerf_buffer(-1, SLOT_EVALUATED, size_t(e.capacity * 5 + n_samples + 64) * 4));
   e.x = p, e.y = p + e.capacity, e.z = p + 2 * e.capacity, e.sigmas = p + 3 * e.capacity;
-  e.place = reinterpret_cast<int32_t *>(p + 4 * e.capacity);
+  e.sharpness = in.rays->radii ? p + 4 * e.capacity : nullptr;
+  e.place = reinterpret_cast<int32_t *>(p + 5 * e.capacity);
   e.features = static_cast<float *>(
       nerf_buffer(-1, SLOT_FEATURES, size_t(e.capacity * w.in + 64) * 4));
   int32_t *q = static_cast<int32_t *>(
@@ -91,19 +93,25 @@ static Evaluated evaluate(const StepInput &in, const Weights &w, float min_trans
         unit_positions(*in.space, in.rays->origins + r * 3, in.rays->directions + r * 3,
                        samples.t_starts + first, samples.t_ends + first, n, e.x + at, e.y + at,
                        e.z + at);
+        if (e.sharpness)
+          sharpness(*in.space, in.rays->origins + r * 3, in.rays->directions + r * 3,
+                    in.rays->radii[r], samples.t_starts + first, samples.t_ends + first, n,
+                    e.sharpness + at);
         at += n;
       }
     });
     int64_t end = filled + total, padded = round_up(end, TILE);
     for (int64_t i = end; i < padded; i++) e.x[i] = e.y[i] = e.z[i] = 0.0f;
+    for (int64_t i = end; e.sharpness && i < padded; i++) e.sharpness[i] = 0.0f;
     int64_t begin = filled;
     // a level of the table at a time, for all samples: it then stays in the cache of its core
     int64_t n_blocks = ceil_div(padded - begin, BLOCK);
     parallel(n_blocks * grid.n_levels, [&](int64_t task, int) {
       int level = int(task / n_blocks);
       int64_t first = begin + task % n_blocks * BLOCK, n = least(BLOCK, padded - first);
-      encode(grid, in.params->table, level, e.x + first, e.y + first, e.z + first, n,
-             e.features + (level * e.capacity + first) * grid.n_features);
+      float *features = e.features + (level * e.capacity + first) * grid.n_features;
+      encode(grid, in.params->table, level, e.x + first, e.y + first, e.z + first, n, features);
+      if (e.sharpness) fade(grid, level, e.sharpness + first, n, features);
     });
     parallel(ceil_div(padded - begin, STRETCH), [&](int64_t task, int thread) {
       int64_t first = begin + task * STRETCH, n = least(STRETCH, padded - first);
@@ -358,6 +366,7 @@ static void step(const NerfNet *net, const NerfParams *params, NerfParams *grads
                  size_t(w.ray_inputs) * 4);
           x[first + at + i] = e.x[place_of], y[first + at + i] = e.y[place_of];
           z[first + at + i] = e.z[place_of];
+          if (e.sharpness) list.sharpness[first + at + i] = e.sharpness[place_of];
           b.starts[at + i] = samples->t_starts[from + i];
           b.ends[at + i] = samples->t_ends[from + i];
         }
@@ -378,6 +387,9 @@ static void step(const NerfNet *net, const NerfParams *params, NerfParams *grads
         int live = int(least(TILE, n - i));
         field_backward(w, a, to, i, int(round_up(live, 16)), d_rows);
         disassemble(grid, a.x + i * w.in, live, list.back, list.stride, first + i);
+        for (int level = 0; e.sharpness && level < grid.n_levels; level++)
+          fade(grid, level, list.sharpness + first + i, live,
+               list.back + (level * list.stride + first + i) * grid.n_features);
         for (int s = 0; d_rows && s < live; s++, left--) {
           while (left == 0) left = e.n_kept[++ray];
           float *sum = out->d_ray_inputs + ray * w.ray_inputs;

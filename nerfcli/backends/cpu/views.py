@@ -84,8 +84,9 @@ def rays_view(
         ray_inputs = checked("ray_inputs", ray_inputs, (n, net.n_ray_inputs))
     elif net is not None and net.n_embedding:
         raise NerfError("ray_inputs must be given where the network takes an embedding.")
-    view = library.RaysView(origins.data_ptr(), directions.data_ptr(), pointer(ray_inputs), n)
-    return view, (origins, directions, ray_inputs)
+    radii = None if rays.radii is None else checked("radii", rays.radii, (n,))
+    pointers = map(pointer, (origins, directions, ray_inputs, radii))
+    return library.RaysView(*pointers, n), (origins, directions, ray_inputs, radii)
 
 
 def samples_view(samples: Samples) -> tuple[library.SamplesView, tuple[Tensor, ...]]:

@@ -68,11 +68,13 @@ class TritonBackend(Backend):
 
         return triton_harmonics.spherical_harmonics(directions)
 
-    def hash_grid(self, positions: Tensor, table: Tensor, spec: GridSpec) -> Tensor:
+    def hash_grid(
+        self, positions: Tensor, table: Tensor, spec: GridSpec, scales: Tensor | None = None
+    ) -> Tensor:
         from nerfcli.backends.triton import triton_encoding
 
-        if not triton_encoding.fits(spec):
-            return super().hash_grid(positions, table, spec)
+        if not triton_encoding.fits(spec) or scales is not None:
+            return super().hash_grid(positions, table, spec, scales)
         return triton_encoding.hash_grid(positions, table, self.copies.of(table), spec)
 
     def mlp(self, x: Tensor, weights: Tensor, widths: tuple[int, ...]) -> Tensor:
@@ -82,16 +84,24 @@ class TritonBackend(Backend):
             return super().mlp(x, weights, widths)
         return triton_mlp.mlp(x, weights, widths, self.dtype)
 
-    def density(self, network: Network, positions: Tensor) -> Tensor:
+    def density(self, network: Network, positions: Tensor, scales: Tensor | None = None) -> Tensor:
         from nerfcli.backends.triton import triton_radiance
 
+        if scales is not None:
+            return super().density(network, positions, scales)
         return triton_radiance.density(network, self.copies.of(network.params.table), positions)
 
     def radiance(
-        self, network: Network, positions: Tensor, ray_inputs: Tensor
+        self,
+        network: Network,
+        positions: Tensor,
+        ray_inputs: Tensor,
+        scales: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         from nerfcli.backends.triton import triton_radiance
 
+        if scales is not None:
+            return super().radiance(network, positions, ray_inputs, scales)
         copy = self.copies.of(network.params.table)
         return triton_radiance.radiance(network, copy, positions, ray_inputs)
 
@@ -132,7 +142,7 @@ class TritonBackend(Backend):
     ) -> StepOut:
         from nerfcli.backends.triton import triton_step
 
-        if batch.color is not None:
+        if batch.color is not None or batch.rays.radii is not None:
             return super().step_gradients(
                 network,
                 grads,
@@ -170,6 +180,17 @@ class TritonBackend(Backend):
     ) -> Pixels:
         from nerfcli.backends.triton import triton_render
 
+        if rays.radii is not None:
+            return super().render_rays(
+                network,
+                rays,
+                bounds,
+                jitter,
+                grid,
+                background,
+                min_transmittance=min_transmittance,
+                ray_inputs=ray_inputs,
+            )
         return triton_render.render_rays(
             self.copies.narrow(network),
             rays,
@@ -208,11 +229,12 @@ class TritonBackend(Backend):
         background: Tensor,
         space: Space,
         n_counted: Tensor | None = None,
+        with_radii: bool = False,
     ) -> tuple[Batch, Bounds]:
         from nerfcli.backends.triton import triton_batch
 
-        if not cameras.rays_by_lookup(u.device):
-            return super().draw(views, cameras, u, background, space, n_counted)
+        if with_radii or not cameras.rays_by_lookup(u.device):
+            return super().draw(views, cameras, u, background, space, n_counted, with_radii)
         return triton_batch.draw(views, cameras, u, background, space, n_counted)
 
     def adapt(
