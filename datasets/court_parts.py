@@ -187,13 +187,14 @@ def upright(
 
 def ball(name: str, paint: str, centre: Vector, radius: float) -> Part:
     """Ball."""
-    return Part(name, paint, partial(ball_field, radius=radius), centre, (radius,) * 3)
+    return Part(name, paint, partial(ball_field, radius=radius), centre, (radius, radius, radius))
 
 
 def leaves(name: str, centre: Vector, radius: float, bump: float, paint: str = "leaf") -> Part:
     """Bumpy ball of leaves."""
     shape = partial(leaves_field, radius=radius, bump=bump)
-    return Part(name, paint, shape, centre, (radius + bump,) * 3)
+    reach = radius + bump
+    return Part(name, paint, shape, centre, (reach, reach, reach))
 
 
 def gable(
@@ -421,7 +422,7 @@ def distance() -> list[Part]:
         top = rng.uniform(15, 34)
         centre = (far * np.cos(turned), far * np.sin(turned), top - radius)
         shape = partial(ball_field, radius=radius)
-        parts += [Part("hill", "hill", shape, centre, (radius,) * 3)]
+        parts += [Part("hill", "hill", shape, centre, (radius, radius, radius))]
     return parts
 
 

@@ -477,7 +477,7 @@ def assert_refused(done: Outcome, *words: str) -> None:
         (["BALL", "--set", "train.stepz=3"], ["unknown key 'train.stepz'", "train.steps"]),
         (["BALL", "--preset", "quik"], ["unknown preset 'quik'; did you mean quick?"]),
         (["BALL", "--config", "none.toml"], ["cannot read config none.toml"]),
-        (["BALL", "--method", "nurf"], ["method must be one of hashgrid, classic", "nurf"]),
+        (["BALL", "--method", "nurf"], ["must be one of hashgrid, unbounded, classic", "nurf"]),
         (["BALL", "--backend", "cuda"], ["unknown backend 'cuda'"]),
         (["BALL", "--device", "tpu"], ["device", "'tpu'"]),
         (["BALL", "--out", "/proc/x"], ["cannot write /proc/x"]),

@@ -37,7 +37,7 @@ def train(
     ] = None,
     minutes: Annotated[
         float | None,
-        typer.Option(metavar="M", help="Length of the run in wall-clock time. [default: 2]"),
+        typer.Option(metavar="M", help="Wall-clock length of the run. [default: 2, of a place 5]"),
     ] = None,
     seed: Annotated[
         int | None, typer.Option(metavar="N", help="Seed of all randomness. [default: 0]")

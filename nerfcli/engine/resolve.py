@@ -1,15 +1,16 @@
-"""The values of a config that are left to the scene and the device."""
+"""The values of a config that are left to the scene and the device, and what will be trained."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from nerfcli.core.config import Config
+from nerfcli.core.config import Config, known
 from nerfcli.core.devices import pick
+from nerfcli.core.text import quantity
 from nerfcli.methods import choose_method, method_of
 from nerfcli.scenes import Scene
 
-DEFAULT_MINUTES = 2.0
+DEFAULT_MINUTES = 2.0  # of a run whose method needs no more
 
 
 def resolve(config: Config, scene: Scene) -> Config:
@@ -25,5 +26,26 @@ def resolve(config: Config, scene: Scene) -> Config:
     config = method_of(config).resolve(config, scene, device)
     train = config.train
     if train.steps is None and train.minutes is None:
-        train = replace(train, minutes=DEFAULT_MINUTES)
+        train = replace(train, minutes=method_of(config).length * DEFAULT_MINUTES)
     return replace(config, device=device, train=train)
+
+
+def describe(scene: Scene, config: Config) -> str:
+    """What will be trained, in a line: method, views, box and where it comes from."""
+    box, units = scene.box, scene.scene_from_source.scale
+    cube = f"cube of half size {box.half_size / units:.4g}"
+    if box.n_cascades > 1:
+        cube += f" with {quantity(box.n_cascades - 1, 'doubling')} around it"
+    n_train, n_test = (len(scene.splits.get(name, ())) for name in ("train", "test"))
+    return (
+        f"{config.method}: {n_train} views to train on, {n_test} held out; "
+        f"{cube} in source units ({scene.box_source}); {_length(config)}"
+    )
+
+
+def _length(config: Config) -> str:
+    """How long the run is, and how to have it longer."""
+    train = config.train
+    if train.steps is not None:
+        return quantity(train.steps, "step")
+    return f"takes {known(train.minutes):g} minutes, more (--minutes) bring more detail"

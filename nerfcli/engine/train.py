@@ -23,9 +23,8 @@ from nerfcli.core.devices import (
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Note, Progress
 from nerfcli.core.signals import StopSignal
-from nerfcli.core.text import quantity
 from nerfcli.engine.exposure import choose_exposure
-from nerfcli.engine.resolve import resolve
+from nerfcli.engine.resolve import describe, resolve
 from nerfcli.engine.runs import Run
 from nerfcli.engine.schedule import Budget, budget_at, learning_rate
 from nerfcli.methods import StepResult, Trainer, choose_method, method_of
@@ -176,19 +175,6 @@ def start(
         if remark:
             progress.note(remark)
     return loop
-
-
-def describe(scene: Scene, config: Config) -> str:
-    """What will be trained, in a line: method, views, box and where it comes from."""
-    box, units = scene.box, scene.scene_from_source.scale
-    cube = f"cube of half size {box.half_size / units:.4g}"
-    if box.n_cascades > 1:
-        cube += f" with {quantity(box.n_cascades - 1, 'doubling')} around it"
-    n_train, n_test = (len(scene.splits.get(name, ())) for name in ("train", "test"))
-    return (
-        f"{config.method}: {n_train} views to train on, {n_test} held out; "
-        f"{cube} in source units ({scene.box_source})"
-    )
 
 
 @dataclass

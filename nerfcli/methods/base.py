@@ -240,6 +240,7 @@ class Method:
         smaller_step: a setting that makes a step need less memory.
         exports_on_gpu: whether shapes can be taken from its field while that is on a GPU.
         remark: what the user should know before it is trained on a scene; empty: nothing.
+        length: of a run by default, as a multiple of an object's.
         has_exposure: whether its trainer learns exposure codes.
         is_unbounded: its field goes from near to the horizon, whatever the scene's box is.
     """
@@ -252,6 +253,7 @@ class Method:
     smaller_step: str
     exports_on_gpu: bool
     remark: Callable[[Scene], str] = lambda scene: ""
+    length: float = 1.0
     is_unbounded: bool = False
     has_exposure: bool = False
 

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from nerfcli.backends.base import Backend
+from nerfcli.cameras.cameras import Cameras
 from nerfcli.cameras.rays import Bounds, Rays
 from nerfcli.reference.contraction import Space
-from nerfcli.reference.proposals import BRICK, COARSER, UNKNOWN, ProposalGrid
+from nerfcli.reference.proposals import BRICK, COARSER, LONE, UNKNOWN, ProposalGrid, cells_at
 from nerfcli.reference.samples import Samples
 from nerfcli.reference.sampling import Spacing
+from nerfcli.scenes import Scene
 
 
 @dataclass
@@ -33,6 +35,18 @@ class ProposalSampler:
 
     def sample(self, rays: Rays, bounds: Bounds, jitter: Tensor) -> Samples:
         return self.ops.propose(rays, jitter, self.grid, self.annealing)
+
+    def mark_lone(self, scene: Scene) -> None:
+        """Mark the coarse cells that no two training cameras see, nor one beside them."""
+        grid = self.grid
+        n = grid.resolution // COARSER
+        middle = (torch.arange(n) + 0.5) / n
+        unit = torch.cartesian_prod(middle, middle, middle)
+        counts = count_views(scene.cameras[list(scene.splits["train"])], grid.space.from_unit(unit))
+        shared = (counts >= 2).float().view(1, 1, n, n, n)
+        lone = torch.nn.functional.max_pool3d(shared, 3, 1, 1).view(-1) == 0
+        cells = cells_at(unit[lone], n).to(grid.coarse.device)
+        grid.coarse[cells] = LONE
 
     def learn(self, rays: Rays, samples: Samples, weights: Tensor) -> None:
         """Remember the densities that a step's samples met. weights [capacity]."""
@@ -69,6 +83,16 @@ def fresh_grid(
         for r in (resolution, resolution // COARSER)
     )
     return ProposalGrid(fine, coarse, resolution, space, edges, n_samples, prior, padding)
+
+
+def count_views(cameras: Cameras, points: Tensor) -> Tensor:
+    """In how many cameras' frames scene points [n, 3] lie: [n] int64."""
+    counts = torch.zeros(len(points), dtype=torch.int64)
+    for i in range(len(cameras)):
+        xy, depth = cameras.project(i, points)
+        within = ((xy >= 0) & (xy <= cameras.size[i])).all(-1)  # false where xy is nan
+        counts += within & ((depth > 0) | cameras.lenses[i].is_wide)
+    return counts
 
 
 def edges_by(spacing: Spacing, near: float, far: float, n_bins: int) -> Tensor:

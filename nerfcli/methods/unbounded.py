@@ -27,6 +27,7 @@ from nerfcli.reference.sampling import Piecewise, Steps
 from nerfcli.scenes import Scene
 
 PROPOSAL_RATE = 0.1  # at which remembered densities move towards those that a step meets
+RENDER_PADDING = 0.05  # a field that is done needs no search
 STEPS_PER_BOX = 512  # along the detail cube's diagonal, for those who march through the field
 
 
@@ -35,7 +36,7 @@ class UnboundedField(GridField[ProposalSampler]):
     """A hash grid and two MLPs in a contracted space, sampled by proposals."""
 
     occupancy: None = None
-    n_rendered: int = 32  # samples of a ray that is rendered
+    n_rendered: int = 24  # samples of a ray that is rendered
 
     @staticmethod
     def create(
@@ -84,7 +85,7 @@ class UnboundedField(GridField[ProposalSampler]):
             self.network,
             rays,
             torch.full_like(rays.origins[:, 0], 0.5),
-            replace(self.sampler.grid, n_samples=self.n_rendered),
+            replace(self.sampler.grid, n_samples=self.n_rendered, padding=RENDER_PADDING),
             background,
             min_transmittance=max(self.min_transmittance, RENDER_MIN_TRANSMITTANCE),
         )

@@ -43,7 +43,8 @@ class UnboundedTrainer(GridTrainer[UnboundedField]):
         )
 
     def begin(self, views: Views, silhouettes: Silhouettes | None = None) -> None:
-        """Nothing: the proposals start knowing nothing."""
+        """Tell the proposals which cells no two training cameras see."""
+        self.field.sampler.mark_lone(self.scene)
 
     def step(self, lr: float) -> StepResult:
         self.step_count += 1
@@ -107,5 +108,6 @@ UNBOUNDED = Method(
     smaller_step="unbounded.n_rays=512",
     exports_on_gpu=True,
     has_exposure=True,
+    length=2.5,
     is_unbounded=True,
 )

@@ -21,6 +21,7 @@ from nerfcli.reference.samples import Samples
 
 BRICK = 4  # cells along a brick of those that lie together in memory
 COARSER = 4  # cells of the fine grid along a cell of the coarse one
+LONE = -2.0  # what a coarse cell holds that no two training cameras see
 UNKNOWN = -1.0  # what a cell holds that no sample has met
 OPAQUE = 10.0  # optical depth behind which no light is left
 LIT = 1e-3  # transmittance below which a sample's weight says nothing of its density
@@ -58,6 +59,16 @@ class ProposalGrid:
         known = torch.where(coarse >= 0, coarse, self.prior)
         return torch.where(fine >= 0, fine, known)
 
+    def first_shared(self, positions: Tensor) -> Tensor:
+        """The first of a ray's places whose coarse cell is not LONE, 0 if there is none.
+
+        positions [n_rays, n, 3] -> [n_rays] int64.
+        """
+        unit = self.space.to_unit(positions)
+        lone = self.coarse[cells_at(unit, self.resolution // COARSER)] == LONE
+        begin = lone.long().cumprod(-1).sum(-1)
+        return torch.where(begin < lone.shape[1], begin, 0)
+
 
 def cells_at(unit: Tensor, resolution: int) -> Tensor:
     """Where the cells of unit positions [..., 3] lie in a flat grid: [...] int64.
@@ -79,7 +90,9 @@ def propose(rays: Rays, jitter: Tensor, grid: ProposalGrid, annealing: float = 1
     The bins' weights are volume rendering weights of the remembered densities; what light is left
     behind the last bin belongs to it. Each is then raised to that of its greater neighbour, so
     that a surface may lie beside where it was met, and to the power `annealing`. The samples cut
-    the ray, from the first edge to the last, into parts of equal weight.
+    the ray, from the first edge to the last, into parts of equal weight. A ray begins where more
+    than one training camera sees: what only one sees could stand at any distance, and would stand
+    right in front of it.
 
     Args:
         jitter: [n_rays] in [0, 1), of the places where bins are looked up and of the cuts.
@@ -91,7 +104,10 @@ def propose(rays: Rays, jitter: Tensor, grid: ProposalGrid, annealing: float = 1
     edges, n_bins = grid.edges, len(grid.edges) - 1
     lengths = edges.diff()
     places = edges[:-1] + jitter[:, None] * lengths
-    depths = (grid.densities(rays.at(places)) * lengths).cumsum(-1)
+    positions = rays.at(places)
+    begin = grid.first_shared(positions)
+    ahead = torch.arange(n_bins, device=edges.device) >= begin[:, None]
+    depths = (torch.where(ahead, grid.densities(positions), 0.0) * lengths).cumsum(-1)
     behind = torch.where(depths < OPAQUE, torch.exp(-depths), 0.0)
     before = torch.cat([torch.ones_like(behind[:, :1]), behind[:, :-1]], dim=-1)
     weights = before - behind
@@ -99,8 +115,10 @@ def propose(rays: Rays, jitter: Tensor, grid: ProposalGrid, annealing: float = 1
     weights = torch.nn.functional.max_pool1d(weights[:, None], 3, 1, 1)[:, 0]
     if annealing != 1.0:
         weights = weights**annealing
+    weights = torch.where(ahead, weights, 0.0)
     weights = weights / weights.sum(-1, keepdim=True)
-    weights = (1.0 - grid.padding) * weights + grid.padding / n_bins
+    even = grid.padding / (n_bins - begin[:, None])
+    weights = torch.where(ahead, (1.0 - grid.padding) * weights + even, 0.0)
     cdf = weights.cumsum(-1)
     cdf = torch.cat([torch.zeros_like(cdf[:, :1]), cdf / cdf[:, -1:]], dim=-1)
     n = grid.n_samples
@@ -109,8 +127,8 @@ def propose(rays: Rays, jitter: Tensor, grid: ProposalGrid, annealing: float = 1
     low, high = cdf.gather(1, right - 1), cdf.gather(1, right)
     fraction = ((cuts - low) / (high - low).clamp(min=1e-12)).clamp(0.0, 1.0)
     inner = edges[right - 1] + fraction * (edges[right] - edges[right - 1])
-    ends = [edges[i].expand(len(rays), 1) for i in (0, -1)]
-    return Samples.from_edges(torch.cat([ends[0], inner, ends[1]], dim=-1))
+    last = edges[-1].expand(len(rays), 1)
+    return Samples.from_edges(torch.cat([edges[begin][:, None], inner, last], dim=-1))
 
 
 def learn_densities(
@@ -140,5 +158,5 @@ def learn_densities(
         mean.index_add_(0, index, sigmas[lit].double())
         mean = (mean / index.bincount(minlength=len(met))).float()
         old = flat[met].float()
-        old = torch.where(old < 0, mean, old)
-        flat[met] = (old + rate * (mean - old)).to(flat.dtype)
+        new = torch.where(old < 0, mean, old + rate * (mean - old))
+        flat[met] = torch.where(old == LONE, old, new).to(flat.dtype)

@@ -9,6 +9,7 @@ namespace {
 constexpr int64_t PROPOSE_RAYS = 64;  // rays of a task
 constexpr int BRICK = 4;              // cells along a brick, which lie together in memory
 constexpr int AT_ONCE = 16;           // bins that are looked up at once
+constexpr float LONE = -2.0f;         // a coarse cell that no two training cameras see
 constexpr float OPAQUE = 10.0f;       // optical depth behind which no light is left
 constexpr float LIT = 1e-3f;          // light below which a weight says nothing of the density
 
@@ -37,6 +38,10 @@ INLINE int64_t cell_at(float x, float y, float z, int resolution) {
   return ((brick * BRICK + k % BRICK) * BRICK + j % BRICK) * BRICK + i % BRICK;
 }
 
+INLINE bool is_lone(const NerfProposals &grid, float x, float y, float z) {
+  return from_bfloat(grid.coarse[cell_at(x, y, z, grid.coarse_resolution)]) == LONE;
+}
+
 INLINE float density_in(const NerfProposals &grid, float x, float y, float z) {
   float sigma = from_bfloat(grid.fine[cell_at(x, y, z, grid.resolution)]);
   if (sigma >= 0.0f) return sigma;
@@ -49,15 +54,16 @@ static void exponentials(float *values, int64_t n) {
   for (int64_t i = 0; i < n; i += LANES) store(values + i, exponential(load(values + i)));
 }
 
-// The cuts of one ray: t [n_samples + 1]. p: room for 8 * (n_bins + LANES) floats.
+// The cuts of one ray: t [n_samples + 1]. skips: whether it begins where two cameras see.
+// p: room for 8 * (n_bins + LANES) floats.
 static void cut_ray(const NerfProposals &grid, const NerfSpace &space, const float *origin,
-                    const float *direction, float jitter, float *p, float *t) {
+                    const float *direction, float jitter, bool skips, float *p, float *t) {
   const int n = grid.n_bins;
   const int64_t stride = round_up(n + 2, LANES);
   float *places = p, *x = p + stride, *y = x + stride, *z = y + stride, *light = z + stride,
         *weights = light + stride, *cdf = weights + stride;
   float depth = 0.0f;
-  int seen = 0;  // bins in front of an opaque one, and that one
+  int seen = 0, begin = 0;  // bins up to an opaque one; the first that more than one camera sees
   for (int first = 0; first < n && seen == first; first += AT_ONCE) {
     const int last = n < first + AT_ONCE ? n : first + AT_ONCE;
     for (int k = first; k < last; k++)
@@ -66,10 +72,16 @@ static void cut_ray(const NerfProposals &grid, const NerfSpace &space, const flo
                    x + first, y + first, z + first);
     for (seen = first; seen < last && depth < OPAQUE;) {
       const int k = seen++;
+      light[k] = 0.0f;
+      if (skips && begin == k && is_lone(grid, x[k], y[k], z[k])) {
+        begin++;
+        continue;
+      }
       depth += density_in(grid, x[k], y[k], z[k]) * (grid.edges[k + 1] - grid.edges[k]);
       light[k] = -depth;
     }
   }
+  if (begin == n) return cut_ray(grid, space, origin, direction, jitter, false, p, t);
   for (int64_t k = seen; k < stride; k++) light[k] = 0.0f;
   exponentials(light, round_up(seen, LANES));
   if (depth >= OPAQUE) light[seen - 1] = 0.0f;
@@ -86,14 +98,14 @@ static void cut_ray(const NerfProposals &grid, const NerfSpace &space, const flo
   if (grid.annealing != 1.0f)
     for (int k = 0; k < n; k++)
       weights[k] = grid.annealing == 0.0f ? 1.0f : __builtin_powf(weights[k], grid.annealing);
-  for (int k = 0; k < n; k++) total += weights[k];
-  const float scale = (1.0f - grid.padding) / total, even = grid.padding / float(n);
+  for (int k = begin; k < n; k++) total += weights[k];
+  const float scale = (1.0f - grid.padding) / total, even = grid.padding / float(n - begin);
   double sum = 0.0;
-  cdf[0] = 0.0f;
-  for (int k = 0; k < n; k++) sum += scale * weights[k] + even, cdf[k + 1] = float(sum);
+  cdf[begin] = 0.0f;
+  for (int k = begin; k < n; k++) sum += scale * weights[k] + even, cdf[k + 1] = float(sum);
   const int m = grid.n_samples;
-  t[0] = grid.edges[0], t[m] = grid.edges[n];
-  int bin = 0;
+  t[0] = grid.edges[begin], t[m] = grid.edges[n];
+  int bin = begin;
   for (int i = 0; i + 1 < m; i++) {
     float cut = (float(i) + jitter) / float(m - 1) * cdf[n];
     while (bin + 1 < n && cdf[bin + 1] <= cut) bin++;
@@ -111,7 +123,8 @@ static void propose(const NerfProposals *grid, const NerfSpace *space, const Ner
         thread, SLOT_PROPOSE, size_t(8 * (grid->n_bins + 2 + LANES) + m + 1) * 4));
     float *t = p + 8 * (grid->n_bins + 2 + LANES);
     for (int64_t r = task * PROPOSE_RAYS; r < least(rays->n_rays, (task + 1) * PROPOSE_RAYS); r++) {
-      cut_ray(*grid, *space, rays->origins + r * 3, rays->directions + r * 3, jitter[r], p, t);
+      cut_ray(*grid, *space, rays->origins + r * 3, rays->directions + r * 3, jitter[r], true,
+              p, t);
       memcpy(t_starts + r * m, t, size_t(m) * 4);
       memcpy(t_ends + r * m, t + 1, size_t(m) * 4);
     }
@@ -161,6 +174,7 @@ static void learn(const NerfProposals *grid, const NerfSpace *space, const NerfR
       int64_t from = i, cell = met[i].cell;
       for (; i < size && met[i].cell == cell; i++) sum += met[i].sigma;
       float mean = float(sum / double(i - from)), old = from_bfloat(cells[cell]);
+      if (old == LONE) continue;
       if (old < 0.0f) old = mean;
       cells[cell] = to_bfloat(old + rate * (mean - old));
     }

@@ -168,7 +168,7 @@ static void render(const NerfNet *net, const NerfParams *params, const NerfSpace
         for (int a = 0; a < 3; a++)
           ray.march.origin[a] = origin[a], ray.march.direction[a] = direction[a];
         ray.march.step = 0, ray.left = proposals->n_samples;
-        cut_ray(*proposals, *space, origin, direction, jitter[r], scratch, edges + k * n_edges);
+        cut_ray(*proposals, *space, origin, direction, jitter[r], true, scratch, edges + k * n_edges);
         ray.edges = edges + k * n_edges;
       } else {
         nerf_march_start(&ray.march, origin, direction, t_min[r], t_max[r], jitter[r], lengths);
