@@ -164,6 +164,7 @@ def other_value(key: str, default: object) -> object:
         "scene.images": "photos",
         "train.loss": "mse",
         "train.lr_final": 0.5,
+        "train.exposure": True,
         "hashgrid.log2_table_size": 9,
         "unbounded.log2_table_size": 9,
         "unbounded.space": "perspective",

@@ -32,6 +32,7 @@ from torch import Tensor
 
 from nerfcli.backends.base import Backend
 from nerfcli.backends.cpu import library
+from nerfcli.cameras.rays import ColorMap
 from nerfcli.core.errors import NerfError
 from nerfcli.reference.fused import Objective, StepOut
 from nerfcli.reference.radiance import NetParams, NetSpec, Network
@@ -97,6 +98,21 @@ def test_a_training_step(spec: NetSpec, n_rays: int, photometric: Any) -> None:
     assert 0 < int(want[0].n_kept) <= samples.capacity
     assert n_rays == 1 or int(want[0].n_kept) < samples.capacity
     assert_same_step(got, want)
+
+
+@pytest.mark.parametrize("objective", [Objective("mse", min_transmittance=0.97), ALL_TERMS])
+def test_a_step_with_colour_maps(objective: Objective) -> None:
+    bundle = Bundle(100, 2)
+    gain, offset = torch.rand(2, 100, 3, generator=generator(5))
+    color = ColorMap(0.5 + gain, offset - 0.5)
+    bundle.batch = replace(bundle.batch, color=color, weight=offset[:, 0])
+    network, samples = field(PAIRS, bundle.space), bundle.march(TORCH)
+    got, want = (step(b, network, bundle, samples, objective) for b in (CPU, TORCH))
+    assert_same_step(got, want)
+    mine, theirs = got[0].color_grads, want[0].color_grads
+    assert mine is not None and theirs is not None
+    for a, b in zip(mine, theirs, strict=True):
+        assert_near(a, b, GRADIENTS)
 
 
 @pytest.mark.parametrize("space", SPACES, ids=SPACE_NAMES)

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from conftest import SIZE
+from nerfcli.core.config import Config
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Progress
 from nerfcli.engine import evaluate
@@ -28,7 +29,7 @@ class FakeRun:
     """What `evaluate` needs of a run; it keeps what is written."""
 
     step = 7
-    config = SimpleNamespace(device="cpu")
+    config = Config(device="cpu")
     path = Path("runs/fake")
 
     def write_json(self, name: str, value: dict) -> None:

@@ -49,6 +49,13 @@ class Bounds(NamedTuple):
     t_max: Tensor
 
 
+class ColorMap(NamedTuple):
+    """How a ray's photo shows a colour c: gain * c + offset, each [n_rays, 3]."""
+
+    gain: Tensor
+    offset: Tensor
+
+
 @dataclass(frozen=True)
 class Batch:
     """Rays of a training step and what they should show.
@@ -59,6 +66,7 @@ class Batch:
         background: [n_rays, 3].
         depth: [n_rays] distance along the ray in scene units, 0 where it is not known; or None.
         weight: [n_rays], of the ray in every loss term; None: 1.
+        color: applied to what is rendered before it is compared with rgb; None: the identity.
     """
 
     rays: Rays
@@ -66,3 +74,4 @@ class Batch:
     background: Tensor
     depth: Tensor | None = None
     weight: Tensor | None = None
+    color: ColorMap | None = None

@@ -59,6 +59,8 @@ def eval(
 ) -> int:
     """Measure PSNR and SSIM on held-out views, and the shape.
 
+    Views are rendered at the photos' mean exposure. Where exposures were learned (train.exposure),
+    PSNR is also given after the gain and offset of each channel that fit the photo best.
     The shape is measured where a true one is given (--geometry).
 
     Writes eval.json with the protocol into the run, and pairs of images into its renders/.
@@ -118,15 +120,19 @@ def eval(
 
 def _summary(value: dict[str, Any]) -> str:
     width = max([len(view["name"]) for view in value["views"]] + [4])
-    rows = [
-        (view["name"], math.inf if view.get("exact") else view["psnr"], view["ssim"])
-        for view in value["views"]
-    ]
-    rows.append(("mean", value["psnr"], value["ssim"]))
-    lines = [f"{'view':<{width}}   PSNR    SSIM"]
-    lines += [f"{name:<{width}}  {_cell(psnr, 2)}  {_cell(ssim, 4)}" for name, psnr, ssim in rows]
+    exposed = "psnr_corrected" in value
+    lines = [f"{'view':<{width}}   PSNR    SSIM" + (" corrected" if exposed else "")]
+    for row in (*value["views"], {**value, "name": "mean"}):
+        decibels = math.inf if row.get("exact") else row["psnr"]
+        line = f"{row['name']:<{width}}  {_cell(decibels, 2)}  {_cell(row['ssim'], 4)}"
+        lines.append(line + (f"    {_cell(row['psnr_corrected'], 2)}" if exposed else ""))
     views = quantity(value["n_views"], f"{value['protocol']['split']} view")
     lines.append(f"{value['run']}: {views}, background {value['protocol']['background']}")
+    if exposed:
+        lines.append(
+            "rendered at the photos' mean exposure; corrected: PSNR after the gain and offset of "
+            "each channel that fit the photo best"
+        )
     if value["exact_views"]:
         exact = quantity(value["exact_views"], "view")
         lines.append(f"{exact} equal to the photo; the mean PSNR is over the others")

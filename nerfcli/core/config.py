@@ -59,6 +59,7 @@ class TrainConfig:
     lr_final: Positive | None = None  # at the end, as a share of the peak; auto: by method
     lr_warmup: Natural = 0  # steps of linear warm-up
     loss: Literal["mse", "huber"] | None = None  # auto: huber for hashgrid, mse for classic
+    exposure: bool | None = None  # learn a gain and an offset of each photo; auto: a hint
     random_background: bool = True  # hashgrid: a random colour behind each ray of a step
     checkpoint_minutes: Amount = 5.0  # time between checkpoints
 

@@ -12,7 +12,14 @@ import torch
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Progress
 from nerfcli.core.signals import StopSignal
-from nerfcli.engine.image_metrics import SSIM_SIGMA, SSIM_WINDOW, psnr, round_to_8_bits, ssim
+from nerfcli.engine.image_metrics import (
+    SSIM_SIGMA,
+    SSIM_WINDOW,
+    fit_colors,
+    psnr,
+    round_to_8_bits,
+    ssim,
+)
 from nerfcli.engine.render import Model, as_image, load_model, render_image, to_uint8
 from nerfcli.engine.runs import Run
 from nerfcli.scenes import Scene, load_views
@@ -50,22 +57,26 @@ def evaluate(
     progress.note(model.backend)
     folder = run.path / "renders" / split if save_images else None
     start = time.perf_counter()
-    rows = []
+    rows, exposed = [], bool(run.config.train.exposure)
     for done, index in enumerate(indices, start=1):
         if stop is not None and stop.received:
             break
-        rows.append(score_view(model, scene, index, folder))
+        rows.append(score_view(model, scene, index, folder, exposed))
         if missing := _unscored(rows[-1]):
             progress.note(missing)
         progress.update(done, psnr=rows[-1]["psnr"])
+    corrected = {}
+    if exposed:
+        corrected = {"psnr_corrected": _mean([row["psnr_corrected"] for row in rows])}
     result = {
         "step": run.step,
         "psnr": _mean([row["psnr"] for row in rows]),
         "ssim": _mean([row["ssim"] for row in rows]),
+        **corrected,
         "n_views": len(rows),
         "exact_views": sum(row.get("exact", False) for row in rows),
         "seconds_per_view": round((time.perf_counter() - start) / max(len(rows), 1), 4),
-        "protocol": protocol(model, split),
+        "protocol": protocol(model, split, exposed),
         "views": rows,
     }
     if len(rows) == len(indices):
@@ -73,10 +84,15 @@ def evaluate(
     return result
 
 
-def score_view(model: Model, scene: Scene, index: int, folder: Path | None) -> dict:
+def score_view(
+    model: Model, scene: Scene, index: int, folder: Path | None, exposed: bool = False
+) -> dict:
     """One view: {name, psnr, ssim}, and exact where it is; the images go to `folder`.
 
     psnr is None where no pixel is usable, or the view is exact; ssim where no window is usable.
+
+    Args:
+        exposed: also give psnr_corrected, with the colours fitted to the photo.
     """
     views = load_views(scene, [index])
     truth = views.image(0).float() / 255.0
@@ -92,9 +108,14 @@ def score_view(model: Model, scene: Scene, index: int, folder: Path | None) -> d
     usable = _usable(views.usable, shape)
     decibels = _masked_psnr(image, reference, usable)
     exact = {"exact": True} if decibels == math.inf else {}
+    corrected = {}
+    if exposed:
+        fitted = fit_colors(image, reference, usable)
+        corrected = {"psnr_corrected": _number(_masked_psnr(fitted, reference, usable), 4)}
     return {
         "name": scene.names[index],
         "psnr": _number(decibels, 4),
+        **corrected,
         "ssim": _number(ssim(image, reference, usable), 5),
         **exact,
     }
@@ -143,8 +164,16 @@ def _number(value: float, digits: int) -> float | None:
     return round(value, digits) if math.isfinite(value) else None
 
 
-def protocol(model: Model, split: str) -> dict:
+def protocol(model: Model, split: str, exposed: bool = False) -> dict:
     """Everything that another program must do alike to get the same numbers."""
+    corrected = {}
+    if exposed:
+        corrected = {
+            "exposure": "rendered with the mean of the photos' exposure codes",
+            "psnr_corrected": "as psnr, after the gain and offset of each channel that bring the "
+            "8-bit rendering nearest to its photo (least squares over the scored pixels), rounded "
+            "to 8 bits again",
+        }
     return {
         "split": split,
         "background": model.scene.background,
@@ -153,5 +182,6 @@ def protocol(model: Model, split: str) -> dict:
         "psnr": "mean over views of -10 log10(MSE), range 1; exact views are left out",
         "ssim": f"Gaussian window {SSIM_WINDOW}x{SSIM_WINDOW}, sigma {SSIM_SIGMA}, range 1, "
         "mean over channels and the windows within the image that hold no masked pixel",
+        **corrected,
         "masked_pixels": "not scored: masks, fisheye circle, limit of the lens",
     }

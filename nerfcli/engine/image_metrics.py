@@ -26,6 +26,27 @@ def psnr(image: np.ndarray, reference: np.ndarray) -> float:
     return math.inf if error == 0.0 else -10.0 * math.log10(error)
 
 
+def fit_colors(
+    image: np.ndarray, reference: np.ndarray, usable: np.ndarray | None = None
+) -> np.ndarray:
+    """Map each channel by the gain and offset that bring it nearest to the reference.
+
+    Args:
+        image, reference: [height, width, 3]. usable: [height, width] bool; None: all.
+
+    Returns:
+        The image mapped, clamped and rounded to 8 bits.
+    """
+    fitted = image.astype(np.float64)
+    keep = np.ones(image.shape[:2], dtype=bool) if usable is None else usable
+    for c in range(image.shape[2]) if keep.any() else ():
+        x, y = fitted[keep, c], reference[keep, c].astype(np.float64)
+        spread = x.var()
+        gain = np.mean((x - x.mean()) * (y - y.mean())) / spread if spread > 0 else 1.0
+        fitted[..., c] = gain * (fitted[..., c] - x.mean()) + y.mean()
+    return round_to_8_bits(fitted)
+
+
 def ssim(image: np.ndarray, reference: np.ndarray, usable: np.ndarray | None = None) -> float:
     """Structural similarity, Wang et al. (2004): Gaussian window 11x11, sigma 1.5, range 1.
 

@@ -23,6 +23,7 @@ from nerfcli.core.devices import (
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Note, Progress
 from nerfcli.core.signals import StopSignal
+from nerfcli.engine.exposure import choose_exposure
 from nerfcli.engine.resolve import describe, resolve
 from nerfcli.engine.runs import Run
 from nerfcli.engine.schedule import Budget, budget_at, learning_rate
@@ -87,6 +88,7 @@ def prepare(
         box = silhouette_box(scene, views, silhouettes)
         if box is not None:
             scene = move_box(scene, box, "silhouettes of the training views")
+    scene, config = choose_exposure(scene, config, views, note)
     seconds = time.perf_counter() - start
     if note is not None and (remark := method_of(config).remark(scene)):
         note(remark)

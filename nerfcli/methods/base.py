@@ -241,6 +241,7 @@ class Method:
         exports_on_gpu: whether shapes can be taken from its field while that is on a GPU.
         remark: what the user should know before it is trained on a scene; empty: nothing.
         length: of a run by default, as a multiple of an object's.
+        has_exposure: whether its trainer learns exposure codes.
         is_unbounded: its field goes from near to the horizon, whatever the scene's box is.
     """
 
@@ -254,6 +255,7 @@ class Method:
     remark: Callable[[Scene], str] = lambda scene: ""
     length: float = 1.0
     is_unbounded: bool = False
+    has_exposure: bool = False
 
 
 def background_of(scene: Scene, device: torch.device | str) -> Tensor:

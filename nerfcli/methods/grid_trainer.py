@@ -12,7 +12,9 @@ from torch import Tensor
 from nerfcli.backends.base import Backend
 from nerfcli.cameras.rays import Batch, Bounds
 from nerfcli.core.config import Config, HashGridConfig, UnboundedConfig, known
+from nerfcli.core.tensors import ensure_same_shapes
 from nerfcli.methods.base import StepResult, background_of, weight_generator
+from nerfcli.methods.exposure import ExposureCodes
 from nerfcli.methods.grid_field import GridField
 from nerfcli.methods.optimizer import Optimizer
 from nerfcli.reference.adam import AdamConfig
@@ -53,6 +55,12 @@ class GridTrainer(Generic[F]):
         self.objective = Objective(
             known(config.train.loss), min_transmittance=own.min_transmittance
         )
+        self.codes = None
+        if config.train.exposure:
+            trained = scene.splits["train"]
+            self.codes = ExposureCodes(len(scene.cameras), trained, self.device)
+            if scene.log_gains is not None:
+                self.codes.start_from(scene.log_gains)
         self.step_count = self.first_step = 0
 
     def set_views(self, views: Views) -> None:
@@ -60,7 +68,7 @@ class GridTrainer(Generic[F]):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """The terms of the objective, composed of differentiable ops; the fused step agrees."""
-        network, objective = self.field.network, self.objective
+        network, objective, batch = self.field.network, self.objective, self._exposed(batch)
         jitter = torch.full_like(batch.rays.origins[:, 0], 0.5)
         samples = self.field.sampler.sample(batch.rays, self.field.bounds(batch.rays), jitter)
         rendered = render_samples(
@@ -89,7 +97,20 @@ class GridTrainer(Generic[F]):
             background = self.background.expand(n_rays, 3).contiguous()
         cameras, space = self.scene.cameras, self.field.space
         wanted = self.field.needs_radii
-        return self.ops.draw(self.views, cameras, u, background, space, with_radii=wanted)
+        batch, bounds = self.ops.draw(self.views, cameras, u, background, space, with_radii=wanted)
+        return self._exposed(batch), bounds
+
+    def _exposed(self, batch: Batch) -> Batch:
+        """The batch with the colour maps of its photos, where these are learned."""
+        if self.codes is None or batch.rays.cameras is None:
+            return batch
+        return replace(batch, color=self.codes.color(batch.rays.cameras))
+
+    def _optimize(self, batch: Batch, out: StepOut, lr: float) -> None:
+        """Step by the gradients of the field, and of the codes where there are any."""
+        self.optimizer.step(step=self.step_count, lr=lr)
+        if self.codes is not None and out.color_grads is not None:
+            self.codes.step(batch, out.color_grads, self.step_count, lr)
 
     def rendered_field(self) -> F:
         return replace(self.field, params=NetParams.of(self.optimizer.model()))
@@ -98,4 +119,12 @@ class GridTrainer(Generic[F]):
         return self.field.state() | self.optimizer.model().state()
 
     def optimizer_state(self) -> dict[str, Tensor]:
-        return self.optimizer.state()
+        codes = {} if self.codes is None else self.codes.state()
+        return self.optimizer.state() | codes
+
+    def _load(self, model: dict[str, Tensor], optimizer: dict[str, Tensor]) -> None:
+        """Take the tensors of a checkpoint."""
+        ensure_same_shapes(model, self.model_state())
+        if self.codes is not None:
+            self.codes.load_state(optimizer)
+        self.field.load_state(model | self.optimizer.load(model, optimizer))

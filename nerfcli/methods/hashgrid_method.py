@@ -72,9 +72,9 @@ def steps_per_box(pixels: float) -> int:
 def create_trainer(
     scene: Scene, views: Views, config: Config, ops: Backend, generator: torch.Generator
 ) -> HashGridTrainer:
-    """The trainer that never waits for the device, where the backend can do that."""
-    waits = config.hashgrid.anti_aliasing or not ops.is_asynchronous
-    kind = HashGridTrainer if waits else GraphTrainer
+    """The trainer that never waits for the device, where backend and settings can do that."""
+    composed = config.hashgrid.anti_aliasing or config.train.exposure
+    kind = GraphTrainer if ops.is_asynchronous and not composed else HashGridTrainer
     return kind(scene, views, config, ops, generator)
 
 
@@ -86,4 +86,5 @@ HASHGRID = Method(
     hold=0.3,
     smaller_step="hashgrid.n_samples=65536",
     exports_on_gpu=True,
+    has_exposure=True,
 )

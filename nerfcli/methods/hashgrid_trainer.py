@@ -11,7 +11,6 @@ from torch import Tensor
 from nerfcli.backends.base import Backend
 from nerfcli.core.config import Config, known
 from nerfcli.core.errors import NerfError
-from nerfcli.core.tensors import ensure_same_shapes
 from nerfcli.methods.base import StepResult
 from nerfcli.methods.grid_trainer import GridTrainer
 from nerfcli.methods.hashgrid import HashField
@@ -89,7 +88,7 @@ class HashGridTrainer(GridTrainer[HashField]):
         )
         n_kept = int(out.n_kept)  # sync
         self._adapt(n_rays, samples.capacity, n_kept)
-        self.optimizer.step(step=self.step_count, lr=lr)
+        self._optimize(batch, out, lr)
         if self._update_due():
             self.field.sampler.update(self.field.density, self.generator)
         return self._result(out, n_rays, n_kept)
@@ -114,8 +113,7 @@ class HashGridTrainer(GridTrainer[HashField]):
     def load(
         self, model: dict[str, Tensor], optimizer: dict[str, Tensor], extra: dict[str, Any]
     ) -> None:
-        ensure_same_shapes(model, self.model_state())
-        self.field.load_state(model | self.optimizer.load(model, optimizer))
+        self._load(model, optimizer)
         self.field.sampler.grid.cursor = extra["occupancy_cursor"]
         self.step_count = self.first_step = extra["step"]
         self.samples_per_ray = extra["samples_per_ray"]

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from nerfcli.backends.base import Backend
 from nerfcli.core.config import Config, known
-from nerfcli.core.tensors import ensure_same_shapes
 from nerfcli.methods.base import Method, StepResult
 from nerfcli.methods.grid_trainer import GridTrainer
 from nerfcli.methods.hashgrid_method import detail_pixels
@@ -57,7 +56,7 @@ class UnboundedTrainer(GridTrainer[UnboundedField]):
         out = self.ops.step_gradients(
             self.field.network, self.grads, batch, samples, self.objective, with_weights=True
         )
-        self.optimizer.step(step=self.step_count, lr=lr)
+        self._optimize(batch, out, lr)
         assert out.weights is not None
         sampler.learn(batch.rays, samples, out.weights)
         sampler.annealing = 1.0
@@ -74,8 +73,7 @@ class UnboundedTrainer(GridTrainer[UnboundedField]):
     def load(
         self, model: dict[str, Tensor], optimizer: dict[str, Tensor], extra: dict[str, Any]
     ) -> None:
-        ensure_same_shapes(model, self.model_state())
-        self.field.load_state(model | self.optimizer.load(model, optimizer))
+        self._load(model, optimizer)
         self.step_count = self.first_step = extra["step"]
 
 
@@ -109,6 +107,7 @@ UNBOUNDED = Method(
     hold=0.3,
     smaller_step="unbounded.n_rays=512",
     exports_on_gpu=True,
+    has_exposure=True,
     length=2.5,
     is_unbounded=True,
 )

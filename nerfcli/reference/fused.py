@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from nerfcli.cameras.rays import Batch, Bounds, Rays
+from nerfcli.cameras.rays import Batch, Bounds, ColorMap, Rays
 from nerfcli.reference.contraction import Space
 from nerfcli.reference.losses import PHOTOMETRIC, depth_loss, distortion_loss, mse, opacity_loss
 from nerfcli.reference.proposals import ProposalGrid
@@ -120,6 +120,7 @@ class StepOut:
         n_kept: samples that took part after the early end of rays, int64.
         weights: [capacity] volume-rendering weights, 0 where a sample was dropped; on request.
         ray_grads: on request.
+        color_grads: gradients in the batch's colour maps, where it has these.
     """
 
     terms: dict[str, Tensor]
@@ -127,6 +128,7 @@ class StepOut:
     n_kept: Tensor
     weights: Tensor | None = None
     ray_grads: RayGrads | None = None
+    color_grads: ColorMap | None = None
 
     def loss(self, objective: Objective) -> Tensor:
         """The weighted sum of the terms."""
@@ -205,6 +207,11 @@ def _scale_gradient(x: Tensor, share: Tensor) -> Tensor:
     return x.detach() + (x - x.detach()) * share
 
 
+def shown(rgb: Tensor, batch: Batch) -> Tensor:
+    """What the photos of the batch show where colours rgb [n_rays, 3] are rendered."""
+    return rgb if batch.color is None else batch.color.gain * rgb + batch.color.offset
+
+
 def loss_terms(
     network: Network, batch: Batch, rendered: Rendered, objective: Objective
 ) -> tuple[dict[str, Tensor], Tensor | None]:
@@ -213,7 +220,8 @@ def loss_terms(
     Every term but the photometric one is a function of the volume-rendering weights.
     """
     pixels, kept = rendered.pixels, rendered.kept
-    terms = {"photometric": PHOTOMETRIC[objective.photometric](pixels.rgb, batch.rgb, batch.weight)}
+    photometric = PHOTOMETRIC[objective.photometric]
+    terms = {"photometric": photometric(shown(pixels.rgb, batch), batch.rgb, batch.weight)}
     if objective.is_plain:
         return terms, None
     weights = weights_from_density(rendered.sigmas, kept)
@@ -263,6 +271,9 @@ def step_gradients(
     rays = batch.rays
     wanted: tuple[Tensor, ...] = leaves.tensors()
     with torch.enable_grad():
+        if batch.color is not None:
+            color = ColorMap(*(c.detach().requires_grad_() for c in batch.color))
+            batch, wanted = replace(batch, color=color), (*wanted, *color)
         if with_ray_grads:
             origins, directions = (
                 t.detach().requires_grad_() for t in (rays.origins, rays.directions)
@@ -287,19 +298,18 @@ def step_gradients(
         total = objective.total(terms)
     kept = rendered.kept
     found: tuple[Tensor | None, ...] = (None,) * len(wanted)
-    if kept.capacity:
+    if kept.capacity or batch.color is not None:
         found = torch.autograd.grad(total * scale, wanted, allow_unused=True)
     for own, grad in zip(grads.tensors(), found[:3], strict=True):
         if grad is not None:
             # what overflowed in half precision is left out of this step
             own += grad if scale == 1.0 else grad.nan_to_num(0.0, 0.0, 0.0) / scale
-    ray_grads = None
-    if with_ray_grads:
-        of_rays = [w.new_zeros(n_rays, w.shape[1]) for w in wanted[3:]]
-        for own, grad in zip(of_rays, found[3:], strict=True):
-            if grad is not None:
-                own[: len(grad)] = grad / scale
-        ray_grads = RayGrads(*of_rays)
+    of_rays = [w.new_zeros(n_rays, w.shape[1]) for w in wanted[3:]]
+    for own, grad in zip(of_rays, found[3:], strict=True):
+        if grad is not None:
+            own[: len(grad)] = grad / scale
+    color_grads = None if batch.color is None else ColorMap(*of_rays[:2])
+    ray_grads = RayGrads(*of_rays[-3:]) if with_ray_grads else None
     spread = None
     if with_weights:
         if weights is None:
@@ -308,10 +318,11 @@ def step_gradients(
         spread[rendered.keep] = weights.detach()
     return StepOut(
         {name: term.detach() for name, term in terms.items()},
-        mse(rendered.pixels.rgb.detach(), batch.rgb),
+        mse(shown(rendered.pixels.rgb, batch).detach(), batch.rgb),
         torch.tensor(kept.capacity, device=batch.rgb.device),
         spread,
         ray_grads,
+        color_grads,
     )
 
 
@@ -372,6 +383,7 @@ def _first(
         batch.background[:n],
         None if batch.depth is None else batch.depth[:n],
         None if batch.weight is None else batch.weight[:n],
+        None if batch.color is None else ColorMap(*(c[:n] for c in batch.color)),
     )
     samples = replace(samples, ray_offsets=samples.ray_offsets[: n + 1])
     return batch, samples, None if ray_inputs is None else ray_inputs[:n]

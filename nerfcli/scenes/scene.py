@@ -82,6 +82,8 @@ class Scene:
         alpha_ignored: alpha is a mask; has_alpha is then false.
         points: [n, 3] float32 sparse points of the source, scene space; None without any, and for
             a scene read back from a run.
+        log_gains: [n_cameras] how much brighter each photo is than their mean, as the natural log
+            of a factor of its 8-bit values; None where nobody measured it.
         scene_from_source: the source is what the files state, in their units.
         box_source: how the box was found, for people.
         downscale: images are read at 1/downscale of their size; cameras already are.
@@ -113,6 +115,7 @@ class Scene:
     notes: tuple[str, ...] = ()
     alpha_ignored: bool = False
     points: Tensor | None = None
+    log_gains: Tensor | None = None
     upright: Upright | None = None
 
     def to_json(self) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from torch import Tensor
 from nerfcli.backends.base import Backend
 from nerfcli.backends.triton import triton_rays, triton_render, triton_sampling, triton_step
 from nerfcli.backends.triton.backend import TritonBackend
-from nerfcli.cameras.rays import Batch, Bounds
+from nerfcli.cameras.rays import Batch, Bounds, ColorMap
 from nerfcli.reference import radiance, sampling, volume
 from nerfcli.reference.adam import AdamConfig
 from nerfcli.reference.fused import Objective, StepOut
@@ -44,7 +44,7 @@ STEP_LOSS = {F32: 2e-5, F16: 5e-3}
 STEP_GRADIENTS = {F32: 1e-4, F16: 2e-2}
 
 
-def batch_of(n: int, **options: Tensor) -> Batch:
+def batch_of(n: int, **options: Any) -> Batch:
     return Batch(rays_of(n), uniform(20, n, 3), uniform(21, n, 3), **options)
 
 
@@ -78,6 +78,9 @@ def compare(
         assert got.weights is not None and got.weights.shape == samples.t_starts.shape
         assert_near(got.weights[: reference.capacity], want.weights, 10 * STEP_LOSS[dtype])
         assert not got.weights[reference.capacity :].any()
+    assert (got.color_grads is None) == (want.color_grads is None)
+    for a, b in zip(got.color_grads or (), want.color_grads or (), strict=True):
+        assert_near(a, b, STEP_GRADIENTS[dtype])
     if want.ray_grads is not None:
         assert got.ray_grads is not None
         for name in ("origins", "directions", "ray_inputs"):
@@ -94,6 +97,14 @@ def test_gradients_of_a_step(photometric: Literal["huber", "mse"], dtype: torch.
     objective = Objective(photometric, min_transmittance=0.3)
     kept = compare(network_of(PAIRS, opacity=2), samples, n, dtype, objective)
     assert 0 < kept < 0.8 * samples.capacity  # rays really end early
+
+
+def test_a_step_with_colour_maps() -> None:
+    """Composed of the backend's parts."""
+    n = 20
+    samples = sampling.march(*march_arguments(n))
+    batch = batch_of(n, color=ColorMap(0.5 + uniform(23, n, 3), uniform(24, n, 3) - 0.5))
+    compare(network_of(PAIRS, opacity=2), samples, n, F32, batch=batch, with_weights=True)
 
 
 def loose(samples: Samples) -> Samples:

@@ -73,6 +73,7 @@ struct NerfProposals {
 struct NerfBatch {
   const float *target, *background;  // [n_rays, 3]
   const float *depth, *weight;       // [n_rays] or null
+  const float *gain, *offset;        // [n_rays, 3] or null, both: of what is rendered
 };
 
 struct NerfObjective {
@@ -91,6 +92,7 @@ struct NerfStepOut {
   // null: not wanted; what belongs to a sample that was dropped is left alone
   float *weights, *d_unit;  // [n_samples], [n_samples, 3]: of the unit positions
   float *d_ray_inputs;      // [n_rays, n_ray_inputs], added to
+  float *d_gain, *d_offset;  // [n_rays, 3], where the batch has gain and offset
 };
 
 struct NerfPixels {

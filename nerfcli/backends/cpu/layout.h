@@ -48,12 +48,14 @@ std::string describe_structs() {
   BEGIN(NerfProposals) FIELD(fine) FIELD(coarse) FIELD(edges) FIELD(resolution)
       FIELD(coarse_resolution) FIELD(n_bins) FIELD(n_samples) FIELD(prior) FIELD(padding)
       FIELD(annealing) END
-  BEGIN(NerfBatch) FIELD(target) FIELD(background) FIELD(depth) FIELD(weight) END
+  BEGIN(NerfBatch) FIELD(target) FIELD(background) FIELD(depth) FIELD(weight) FIELD(gain)
+      FIELD(offset) END
   BEGIN(NerfObjective) FIELD(photometric) FIELD(opacity) FIELD(depth) FIELD(distortion)
       FIELD(scale) FIELD(curve) FIELD(min_transmittance)
       FIELD(full_from) END
   BEGIN(NerfStepOut) FIELD(photometric) FIELD(opacity) FIELD(depth) FIELD(distortion) FIELD(mse)
-      FIELD(n_kept) FIELD(weights) FIELD(d_unit) FIELD(d_ray_inputs) END
+      FIELD(n_kept) FIELD(weights) FIELD(d_unit) FIELD(d_ray_inputs) FIELD(d_gain)
+      FIELD(d_offset) END
   BEGIN(NerfPixels) FIELD(rgb) FIELD(opacity) FIELD(depth) FIELD(median_depth) END
   BEGIN(NerfAdam) FIELD(lr) FIELD(beta1) FIELD(beta2) FIELD(eps) FIELD(weight_decay)
       FIELD(ema_decay) FIELD(correction1) FIELD(correction2) END

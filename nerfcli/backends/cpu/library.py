@@ -101,7 +101,9 @@ class Proposals(ctypes.Structure):
 
 
 class BatchView(ctypes.Structure):
-    _fields_ = [(name, c_void_p) for name in ("target", "background", "depth", "weight")]
+    _fields_ = [
+        (name, c_void_p) for name in ("target", "background", "depth", "weight", "gain", "offset")
+    ]
 
 
 class ObjectiveView(ctypes.Structure):
@@ -128,6 +130,8 @@ class StepResult(ctypes.Structure):
         ("weights", c_void_p),
         ("d_unit", c_void_p),
         ("d_ray_inputs", c_void_p),
+        ("d_gain", c_void_p),
+        ("d_offset", c_void_p),
     ]
 
 

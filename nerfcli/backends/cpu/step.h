@@ -223,12 +223,13 @@ class WeightTerms {
 
 // Composites the rays of a chunk and goes back: rgb in `a.out` becomes its gradient before the
 // sigmoid, `a.log_density_grad` is filled, `b.alpha` becomes the weights. Adds to the sums.
+// The gradients of gain and offset go to `out`, where the batch has these.
 // PLAIN: there is no term but the photometric one.
 template <bool PLAIN>
 static void composite_chunk(const StepInput &in, const Activations &a, const Evaluated &e,
                             const ChunkBuffers &b, int64_t from, int64_t to,
                             const NerfBatch &batch, const NerfObjective &objective,
-                            TermSums &sums) {
+                            const NerfStepOut &out, TermSums &sums) {
   const float *target = batch.target, *background = batch.background;
   const float n_rays = float(in.rays->n_rays), mean = 1.0f / (3.0f * n_rays);
   int64_t at = 0;
@@ -245,11 +246,16 @@ static void composite_chunk(const StepInput &in, const Activations &a, const Eva
     const float of_ray = batch.weight ? batch.weight[r] : 1.0f, scale = mean * of_ray;
     float g[3], constant = 0.0f;
     for (int c = 0; c < 3; c++) {
-      float behind = background[r * 3 + c];
-      float error = rgb[c] + (1.0f - opacity) * behind - target[r * 3 + c], slope;
+      float behind = background[r * 3 + c], color = rgb[c] + (1.0f - opacity) * behind;
+      float shown = batch.gain ? batch.gain[r * 3 + c] * color + batch.offset[r * 3 + c] : color;
+      float error = shown - target[r * 3 + c], slope;
       sums.photometric += channel_loss(objective.photometric, error, slope) * of_ray;
       sums.mse += double(error) * error;
       g[c] = slope * scale;
+      if (batch.gain) {
+        out.d_gain[r * 3 + c] = g[c] * color, out.d_offset[r * 3 + c] = g[c];
+        g[c] *= batch.gain[r * 3 + c];
+      }
       constant -= behind * g[c];
     }
     WeightTerms terms(objective, b, at, PLAIN ? 0 : n, batch.depth ? batch.depth + r : nullptr,
@@ -372,7 +378,8 @@ static void step(const NerfNet *net, const NerfParams *params, NerfParams *grads
       for (int64_t i = 0; i < n; i++) b.sigma[i] /= space->unit_length;
       optical(b.sigma, b.starts, b.ends, n, b.depth, b.through, b.alpha);
       auto composite = plain ? composite_chunk<true> : composite_chunk<false>;
-      composite(in, a, e, b, chunks.rays[c], chunks.rays[c + 1], *batch, *objective, sums[place]);
+      composite(in, a, e, b, chunks.rays[c], chunks.rays[c + 1], *batch, *objective, *out,
+                sums[place]);
       for (int64_t i = n; i < round_up(n, 16); i++)
         memset(a.out + i * RGB_PADDED, 0, RGB_PADDED * 4);
       int64_t ray = chunks.rays[c], left = e.n_kept[ray];

@@ -17,7 +17,7 @@ from nerfcli.backends.cpu.views import (
     samples_view,
     space_view,
 )
-from nerfcli.cameras.rays import Batch, Rays
+from nerfcli.cameras.rays import Batch, ColorMap, Rays
 from nerfcli.reference.fused import Objective, RayGrads, StepOut
 from nerfcli.reference.radiance import N_HARMONICS, NetParams, Network
 from nerfcli.reference.samples import Samples
@@ -47,8 +47,16 @@ def fused_step(
     weights = torch.zeros(samples.capacity) if with_weights else None
     d_unit = torch.zeros(samples.capacity, 3) if with_ray_grads else None
     d_inputs = torch.zeros(n_rays, net.n_ray_inputs) if with_ray_grads else None
+    color = color_grads = None
+    if batch.color is not None:
+        color = ColorMap(*(checked("color", c, (n_rays, 3)) for c in batch.color))
+        color_grads = ColorMap(torch.zeros(n_rays, 3), torch.zeros(n_rays, 3))
     out = library.StepResult(
-        weights=pointer(weights), d_unit=pointer(d_unit), d_ray_inputs=pointer(d_inputs)
+        weights=pointer(weights),
+        d_unit=pointer(d_unit),
+        d_ray_inputs=pointer(d_inputs),
+        d_gain=pointer(color_grads and color_grads.gain),
+        d_offset=pointer(color_grads and color_grads.offset),
     )
     library.kernels().nerf_cpu_step(
         net_view(net),
@@ -57,7 +65,9 @@ def fused_step(
         space_view(network.space),
         rays_in,
         samples_in,
-        library.BatchView(*map(pointer, (target, background, depth, weight))),
+        library.BatchView(
+            *map(pointer, (target, background, depth, weight, *(color or (None, None))))
+        ),
         library.ObjectiveView(
             _PHOTOMETRIC[objective.photometric],
             objective.opacity,
@@ -81,6 +91,7 @@ def fused_step(
         torch.tensor(out.n_kept),
         weights,
         ray_grads,
+        color_grads,
     )
 
 

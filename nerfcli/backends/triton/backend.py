@@ -142,8 +142,9 @@ class TritonBackend(Backend):
     ) -> StepOut:
         from nerfcli.backends.triton import triton_step
 
-        # its kernel knows neither cones nor curved distances, nor gradients that fade
-        if batch.rays.radii is not None or objective.curve or objective.full_from:
+        # its kernel knows no colour maps, cones, curved distances, nor gradients that fade
+        plain = batch.color is None and batch.rays.radii is None
+        if not plain or objective.curve or objective.full_from:
             return super().step_gradients(
                 network,
                 grads,
