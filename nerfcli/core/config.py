@@ -124,6 +124,7 @@ class ClassicConfig:
     depth: Count = 8  # layers of the trunk
     position_frequencies: Natural = 10
     direction_frequencies: Natural = 4
+    spacing: Literal["linear", "disparity"] | None = None  # auto: disparity if facing one way
     n_coarse: Count = 64  # stratified samples of a ray
     n_fine: Natural = 128  # importance samples of a ray
     density_noise: Amount = 0.0  # standard deviation of noise on the raw density

@@ -22,11 +22,19 @@ from nerfcli.reference.losses import mse
 from nerfcli.reference.mlp import classic_layer_widths, classic_mlp, init_classic
 from nerfcli.reference.params import ParamSet
 from nerfcli.reference.samples import Pixels, Samples
-from nerfcli.reference.sampling import Steps, edges_from_points, importance, stratified
+from nerfcli.reference.sampling import (
+    LINEAR,
+    Disparity,
+    Steps,
+    edges_from_points,
+    importance,
+    stratified,
+)
 from nerfcli.reference.volume import composite, weights_from_density
 from nerfcli.scenes import Scene
 
 CHUNK_FLOATS = 2**27  # activations that wait for their gradients at once, half a gigabyte
+DISPARITY = Disparity()
 RAYS_PER_CHUNK = 2048  # rendered at once; 192 samples each through a 256-wide network
 
 
@@ -148,14 +156,15 @@ class ClassicField:
             return pixels, edges, samples.dense(weights_from_density(sigmas, samples))
 
         bounds = self.bounds(rays)
-        t = stratified(bounds, uniform(sampling.n_coarse))
+        spacing = DISPARITY if sampling.spacing == "disparity" else LINEAR
+        t = stratified(bounds, uniform(sampling.n_coarse), spacing)
         coarse, edges, weights = shade("coarse", t)
         if generator is None:
             u = (torch.arange(sampling.n_fine, device=device) + 0.5) / sampling.n_fine
             u = u.expand(n_rays, -1)
         else:
             u = uniform(sampling.n_fine)
-        t_fine = importance(edges, weights, u)
+        t_fine = importance(edges, weights, u, spacing=spacing)
         fine, _, _ = shade("fine", torch.cat([t, t_fine], dim=1).sort(dim=1).values)
         return coarse, fine
 

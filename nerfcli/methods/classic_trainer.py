@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from nerfcli.methods.optimizer import Optimizer
 from nerfcli.reference.adam import AdamConfig
 from nerfcli.reference.losses import mse
 from nerfcli.scenes import Scene
+from nerfcli.scenes.capture import capture_of
 from nerfcli.scenes.hull import Silhouettes
 from nerfcli.scenes.views import Views, over_background
 
@@ -112,7 +113,9 @@ def resolve(config: Config, scene: Scene, device: str) -> Config:
     own, train = config.classic, config.train
     return replace(
         config,
-        classic=replace(own, n_rays=own.n_rays or N_RAYS[device]),
+        classic=replace(
+            own, n_rays=own.n_rays or N_RAYS[device], spacing=own.spacing or spacing_for(scene)
+        ),
         train=replace(
             train,
             lr=5e-4 if train.lr is None else train.lr,
@@ -120,6 +123,11 @@ def resolve(config: Config, scene: Scene, device: str) -> Config:
             loss=train.loss or "mse",
         ),
     )
+
+
+def spacing_for(scene: Scene) -> Literal["linear", "disparity"]:
+    """Even in disparity for forward-facing captures, as NeRF (2020) has them; else in distance."""
+    return "disparity" if capture_of(scene).kind == "forward" else "linear"
 
 
 def remark(scene: Scene) -> str:
