@@ -103,7 +103,7 @@ class UnboundedConfig:
     width: Count = 64  # neurons of a layer
     n_rays: SampleCount | None = None  # of a step; auto: by device
     n_samples: RaySamples = 24  # of a ray, while it trains
-    n_rendered: RaySamples = 24  # samples of a ray that is rendered
+    n_rendered: RaySamples = 32  # samples of a ray that is rendered
     n_bins: RaySamples = 128  # of a ray, among which they are spread
     horizon: Positive = 100.0  # where rays end, in half sizes of the detail cube
     proposal_resolution: CellCount = 256  # cells along the grid of remembered densities
@@ -111,7 +111,7 @@ class UnboundedConfig:
     min_transmittance: Share = 1e-4  # a ray ends where less light comes through
     anti_aliasing: bool = False  # leave out levels finer than a pixel's cone; Zip-NeRF, section 2
     distortion_loss: Amount = 0.002  # weight of the spread of a ray's samples; mip-NeRF 360, eq. 15
-    full_from: Amount = 5.0  # half sizes; gradients of nearer samples fade with the distance
+    full_from: Amount | None = None  # half sizes: gradients of nearer samples fade; auto: by views
     ema_decay: Share = 0.95  # running mean of the weights that is rendered; 0: the weights
     weight_decay: Amount = 5e-8  # L2 on the entries of the grid that a step touches
 

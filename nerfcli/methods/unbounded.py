@@ -29,7 +29,6 @@ from nerfcli.reference.sampling import LINEAR, Disparity, Piecewise, Spacing, St
 from nerfcli.scenes import Scene
 
 PROPOSAL_RATE = 0.1  # at which remembered densities move towards those that a step meets
-RENDER_PADDING = 0.05  # a field that is done needs no search
 NEAREST = 1e-4  # share of the far end where rays begin that start anywhere
 WIDEST = 4.0  # tangent of half a cone that a perspective space may have
 STEPS_PER_BOX = 512  # along the detail cube's diagonal, for those who march through the field
@@ -41,7 +40,7 @@ class UnboundedField(GridField[ProposalSampler]):
 
     occupancy: None = None
     spacing: Spacing = LINEAR  # of the bins along a ray
-    n_rendered: int = 24  # samples of a ray that is rendered
+    n_rendered: int = 32  # samples of a ray that is rendered
 
     @staticmethod
     def create(
@@ -91,7 +90,7 @@ class UnboundedField(GridField[ProposalSampler]):
             self.network,
             rays,
             torch.full_like(rays.origins[:, 0], 0.5),
-            replace(self.sampler.grid, n_samples=self.n_rendered, padding=RENDER_PADDING),
+            replace(self.sampler.grid, n_samples=self.n_rendered),
             background,
             min_transmittance=max(self.min_transmittance, RENDER_MIN_TRANSMITTANCE),
         )

@@ -13,6 +13,7 @@ from nerfcli.core.config import Config, known
 from nerfcli.methods.base import Method, StepResult
 from nerfcli.methods.grid_trainer import GridTrainer
 from nerfcli.methods.hashgrid_method import detail_pixels
+from nerfcli.methods.proposals import count_views
 from nerfcli.methods.unbounded import UnboundedField
 from nerfcli.scenes import Scene
 from nerfcli.scenes.hull import Silhouettes
@@ -21,6 +22,8 @@ from nerfcli.scenes.views import Views
 LOG2_TABLE_SIZE = {"cpu": 18, "cuda": 19}  # of the grid's largest levels
 N_RAYS = {"cpu": 1408, "cuda": 8192}  # of a step
 MAX_RESOLUTION = 8192  # of the finest level: the detail cube has half of it
+COUNTED = 17  # places along the detail cube where views are counted
+MANY_VIEWS = 20.0  # that see a place: then gradients fade no farther than one half size
 LR, LR_FINAL = 0.02, 0.05
 ANNEALING_STEPS = 200  # until samples wholly follow the remembered densities
 BIAS_SLOPE = 10.0  # of the annealing, as in mip-NeRF 360 (2022), eq. 19
@@ -39,7 +42,7 @@ class UnboundedTrainer(GridTrainer[UnboundedField]):
             self.objective,
             distortion=own.distortion_loss,
             curve=half,
-            full_from=own.full_from * half,
+            full_from=known(own.full_from) * half,
         )
 
     def begin(self, views: Views, silhouettes: Silhouettes | None = None) -> None:
@@ -89,6 +92,7 @@ def resolve(config: Config, scene: Scene, device: str) -> Config:
         n_rays=own.n_rays or N_RAYS[device],
         log2_table_size=own.log2_table_size or LOG2_TABLE_SIZE[device],
         max_resolution=own.max_resolution or resolution,
+        full_from=fading_distance(scene) if own.full_from is None else own.full_from,
     )
     train = replace(
         train,
@@ -97,6 +101,20 @@ def resolve(config: Config, scene: Scene, device: str) -> Config:
         loss=train.loss or "huber",
     )
     return replace(config, unbounded=own, train=train)
+
+
+def fading_distance(scene: Scene) -> float:
+    """How far gradients fade, in half sizes of the detail cube: farther, the fewer views see it.
+
+    What few views see can hide in front of their cameras; where many do, fading only slows the
+    training. By the median number of training views that see a place in the detail cube.
+    """
+    axis = torch.linspace(-1.0, 1.0, COUNTED) * scene.box.half_size
+    places = torch.cartesian_prod(axis, axis, axis) + torch.tensor(scene.box.center)
+    counts = count_views(scene.cameras[list(scene.splits["train"])], places)
+    counts = counts[counts > 0].float()
+    usual = float(counts.median()) if len(counts) else 1.0
+    return min(max((MANY_VIEWS / usual) ** 2, 1.0), 5.0)
 
 
 UNBOUNDED = Method(
