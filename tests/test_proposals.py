@@ -95,7 +95,7 @@ def cuts_by_hand(grid: ProposalGrid, origin, direction, jitter: float, power: fl
     n = len(at)
     light, weights, depth = 1.0, [], 0.0
     for a, b, x in zip(edges, edges[1:], at, strict=False):
-        depth += density_by_hand(grid, x) * (b - a)
+        depth += min(density_by_hand(grid, x) * (b - a), 1.0)
         behind = math.exp(-depth) if depth < 10 else 0.0
         weights.append(light - behind)
         light = behind

@@ -23,6 +23,7 @@ BRICK = 4  # cells along a brick of those that lie together in memory
 COARSER = 4  # cells of the fine grid along a cell of the coarse one
 LONE = -2.0  # what a coarse cell holds that no two training cameras see
 UNKNOWN = -1.0  # what a cell holds that no sample has met
+DENSEST = 1.0  # optical depth of a bin: beside an edge, light passes a cell that is half full
 OPAQUE = 10.0  # optical depth behind which no light is left
 LIT = 1e-3  # transmittance below which a sample's weight says nothing of its density
 
@@ -107,7 +108,8 @@ def propose(rays: Rays, jitter: Tensor, grid: ProposalGrid, annealing: float = 1
     positions = rays.at(places)
     begin = grid.first_shared(positions)
     ahead = torch.arange(n_bins, device=edges.device) >= begin[:, None]
-    depths = (torch.where(ahead, grid.densities(positions), 0.0) * lengths).cumsum(-1)
+    depths = torch.where(ahead, grid.densities(positions), 0.0) * lengths
+    depths = depths.clamp(max=DENSEST).cumsum(-1)
     behind = torch.where(depths < OPAQUE, torch.exp(-depths), 0.0)
     before = torch.cat([torch.ones_like(behind[:, :1]), behind[:, :-1]], dim=-1)
     weights = before - behind

@@ -10,6 +10,7 @@ constexpr int64_t PROPOSE_RAYS = 64;  // rays of a task
 constexpr int BRICK = 4;              // cells along a brick, which lie together in memory
 constexpr int AT_ONCE = 16;           // bins that are looked up at once
 constexpr float LONE = -2.0f;         // a coarse cell that no two training cameras see
+constexpr float DENSEST = 1.0f;       // optical depth of a bin: a cell may be half empty
 constexpr float OPAQUE = 10.0f;       // optical depth behind which no light is left
 constexpr float LIT = 1e-3f;          // light below which a weight says nothing of the density
 
@@ -77,7 +78,8 @@ static void cut_ray(const NerfProposals &grid, const NerfSpace &space, const flo
         begin++;
         continue;
       }
-      depth += density_in(grid, x[k], y[k], z[k]) * (grid.edges[k + 1] - grid.edges[k]);
+      float own = density_in(grid, x[k], y[k], z[k]) * (grid.edges[k + 1] - grid.edges[k]);
+      depth += own < DENSEST ? own : DENSEST;
       light[k] = -depth;
     }
   }
