@@ -168,6 +168,7 @@ def other_value(key: str, default: object) -> object:
         "hashgrid.log2_table_size": 9,
         "unbounded.log2_table_size": 9,
         "unbounded.space": "perspective",
+        "classic.spacing": "linear",
     }
     if key in by_key:
         return by_key[key]
