@@ -15,10 +15,12 @@ import nerfcli.methods as methods_module
 from conftest import sphere_c2w, sphere_image
 from nerfcli.cameras.lenses import Lens
 from nerfcli.cli import main
-from nerfcli.core.config import Config, HashGridConfig, SceneConfig
+from nerfcli.core.config import Config, HashGridConfig, SceneConfig, UnboundedConfig
 from nerfcli.core.errors import NerfError
 from nerfcli.core.settings import load_config
 from nerfcli.methods import METHODS, choose_method, hashgrid_method
+from nerfcli.methods.classic_trainer import CLASSIC
+from nerfcli.methods.unbounded_trainer import UNBOUNDED
 from nerfcli.scenes import Scene, load_scene
 from nerfcli.scenes.build import scene_from_source
 from nerfcli.scenes.capture import capture_of
@@ -101,6 +103,13 @@ def test_cameras_that_look_outwards_or_one_way_are_places() -> None:
         scene = scene_of(poses)
         assert capture_of(scene).kind == kind
         assert choose_method(Config(), scene)[0] == "unbounded"
+        faced = kind == "forward"
+        own = UNBOUNDED.resolve(Config(), scene, "cpu").unbounded
+        assert own.space == ("perspective" if faced else "contraction")
+        spread = CLASSIC.resolve(Config(), scene, "cpu").classic.spacing
+        assert spread == ("disparity" if faced else "linear")
+        stated = replace(Config(), unbounded=UnboundedConfig(space="contraction"))
+        assert UNBOUNDED.resolve(stated, scene, "cpu").unbounded.space == "contraction"
 
 
 def test_the_reason_says_how_much_lies_beyond() -> None:

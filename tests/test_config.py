@@ -168,6 +168,7 @@ def other_value(key: str, default: object) -> object:
         "hashgrid.log2_table_size": 9,
         "unbounded.log2_table_size": 9,
         "unbounded.space": "perspective",
+        "unbounded.min_transmittance": 1e-3,
         "classic.spacing": "linear",
     }
     if key in by_key:

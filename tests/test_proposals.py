@@ -206,8 +206,9 @@ def test_rendering_agrees_with_its_parts(widest: float | None) -> None:
     background = torch.tensor([0.2, 0.5, 0.9])
     if widest:
         rays = replace(rays, radii=widest * torch.rand(len(rays), generator=g))
+    bounds = SPACE.bounds(rays)
     parts = [
-        ops.render_proposed(network, rays, jitter, grid, background, min_transmittance=1e-3)
+        ops.render_rays(network, rays, bounds, jitter, grid, background, min_transmittance=1e-3)
         for ops in (Backend(), CpuBackend())
     ]
     assert torch.allclose(parts[0].rgb, parts[1].rgb, atol=4e-3)  # faint samples have no colour

@@ -27,7 +27,7 @@ from nerfcli.reference import (
 from nerfcli.reference.adam import AdamConfig
 from nerfcli.reference.contraction import Space
 from nerfcli.reference.encoding import GridSpec
-from nerfcli.reference.fused import Objective, StepOut
+from nerfcli.reference.fused import Objective, SampleGrid, StepOut
 from nerfcli.reference.proposals import ProposalGrid
 from nerfcli.reference.radiance import NetParams, Network
 from nerfcli.reference.samples import Pixels, Samples
@@ -143,7 +143,7 @@ class Backend:
         rays: Rays,
         bounds: Bounds,
         jitter: Tensor,
-        grid: MarchingGrid,
+        grid: SampleGrid,
         background: Tensor,
         *,
         min_transmittance: float = 1e-4,
@@ -155,29 +155,6 @@ class Backend:
             network,
             rays,
             bounds,
-            jitter,
-            grid,
-            background,
-            min_transmittance=min_transmittance,
-            ray_inputs=ray_inputs,
-        )
-
-    def render_proposed(
-        self,
-        network: Network,
-        rays: Rays,
-        jitter: Tensor,
-        grid: ProposalGrid,
-        background: Tensor,
-        *,
-        min_transmittance: float = 1e-4,
-        ray_inputs: Tensor | None = None,
-    ) -> Pixels:
-        """Pixels of rays at proposed samples; see fused.render_proposed."""
-        return fused.render_proposed(
-            self,
-            network,
-            rays,
             jitter,
             grid,
             background,

@@ -58,9 +58,6 @@ class CpuBridge(Backend):
     def render_rays(self, *args: Any, **options: Any) -> Pixels:
         return self._call("render_rays", *args, **options)
 
-    def render_proposed(self, *args: Any, **options: Any) -> Pixels:
-        return self._call("render_proposed", *args, **options)
-
 
 def move(value: Any, device: str) -> Any:
     """The same value with all tensors in it, also those of structs, on `device`."""

@@ -27,6 +27,7 @@ Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 # what kernels index with 32 bits, or count in single precision, ends here
 SampleCount = Annotated[int, Meta(ge=1, le=2**24)]
 StepCount = Annotated[int, Meta(ge=1, le=1_000_000)]
+DimLight = Annotated[float, Meta(ge=0, le=1e-3)]  # above, proposals learn from dropped samples
 RaySamples = Annotated[int, Meta(ge=2, le=4096)]
 CellCount = Annotated[int, Meta(ge=1, le=512)]
 TableSize = Annotated[int, Meta(ge=1, le=24)]  # 16 levels of 2 features at 24 take 2 GiB
@@ -94,7 +95,7 @@ class HashGridConfig:
 class UnboundedConfig:
     """Method unbounded."""
 
-    space: Literal["contraction", "perspective"] | None = None  # auto: by how the cameras stand
+    space: Literal["contraction", "perspective"] | None = None  # auto: by how the cameras face
     n_levels: Count = 16  # of the grid
     n_features: Count = 2  # of an entry
     log2_table_size: TableSize | None = None  # entries of the largest level; auto: by device
@@ -108,7 +109,7 @@ class UnboundedConfig:
     horizon: Positive = 100.0  # where rays end, in half sizes of the detail cube
     proposal_resolution: CellCount = 256  # cells along the grid of remembered densities
     padding: Share = 0.2  # of the samples, spread over all bins
-    min_transmittance: Share = 1e-4  # a ray ends where less light comes through
+    min_transmittance: DimLight = 1e-4  # a ray ends where less light comes through
     anti_aliasing: bool = False  # leave out levels finer than a pixel's cone; Zip-NeRF, section 2
     distortion_loss: Amount = 0.002  # weight of the spread of a ray's samples; mip-NeRF 360, eq. 15
     full_from: Amount | None = None  # half sizes: gradients of nearer samples fade; auto: by views

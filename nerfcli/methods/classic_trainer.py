@@ -19,7 +19,7 @@ from nerfcli.methods.optimizer import Optimizer
 from nerfcli.reference.adam import AdamConfig
 from nerfcli.reference.losses import mse
 from nerfcli.scenes import Scene
-from nerfcli.scenes.capture import capture_of
+from nerfcli.scenes.capture import faces_one_way
 from nerfcli.scenes.hull import Silhouettes
 from nerfcli.scenes.views import Views, over_background
 
@@ -127,7 +127,7 @@ def resolve(config: Config, scene: Scene, device: str) -> Config:
 
 def spacing_for(scene: Scene) -> Literal["linear", "disparity"]:
     """Even in disparity for forward-facing captures, as NeRF (2020) has them; else in distance."""
-    return "disparity" if capture_of(scene).kind == "forward" else "linear"
+    return "disparity" if faces_one_way(scene) else "linear"
 
 
 def remark(scene: Scene) -> str:

@@ -17,8 +17,10 @@ from nerfcli.core.tensors import ensure_same_shapes
 from nerfcli.methods.base import Sampler
 from nerfcli.reference.contraction import BoxSpace, ContractedSpace, PerspectiveSpace
 from nerfcli.reference.encoding import GridSpec
+from nerfcli.reference.fused import SampleGrid
 from nerfcli.reference.mlp import init_mlp
 from nerfcli.reference.radiance import NetParams, NetSpec, Network
+from nerfcli.reference.samples import Pixels
 
 TABLE_INIT = 1e-4  # Instant NGP (2022), section 4: U(-1e-4, 1e-4)
 # What lies behind less light than this moves a rendered pixel by a quarter of an 8-bit step at
@@ -88,6 +90,24 @@ class GridField(Generic[S]):
     def bounds(self, rays: Rays) -> Bounds:
         """Distances within the box; t_max <= t_min where a ray misses it."""
         return self.space.bounds(rays)
+
+    @property
+    def sample_grid(self) -> SampleGrid:
+        """What its rays are sampled by when they are rendered."""
+        raise NotImplementedError
+
+    def render_rays(self, rays: Rays, background: Tensor) -> Pixels:
+        """Pixels of rays, without gradients. background [3]."""
+        bounds = self.bounds(rays)
+        return self.ops.render_rays(
+            self.network,
+            rays,
+            bounds,
+            torch.full_like(bounds.t_min, 0.5),
+            self.sample_grid,
+            background,
+            min_transmittance=max(self.min_transmittance, RENDER_MIN_TRANSMITTANCE),
+        )
 
     def state(self) -> dict[str, Tensor]:
         return self.params.named().state() | self.sampler.state()

@@ -5,22 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from nerfcli.backends.base import Backend
 from nerfcli.cameras.boxes import Box
-from nerfcli.cameras.rays import Rays
 from nerfcli.core.config import Config, known
 from nerfcli.methods.grid_field import (
-    RENDER_MIN_TRANSMITTANCE,
     GridField,
     init_params,
     net_spec,
 )
 from nerfcli.methods.occupancy import OccupancyGrid, OccupancySampler
 from nerfcli.reference.contraction import BoxSpace
-from nerfcli.reference.samples import Pixels
-from nerfcli.reference.sampling import Steps
+from nerfcli.reference.sampling import MarchingGrid, Steps
 from nerfcli.scenes import Scene
 
 
@@ -52,18 +48,9 @@ class HashField(GridField[OccupancySampler]):
     def occupancy(self) -> OccupancyGrid:
         return self.sampler.grid
 
-    def render_rays(self, rays: Rays, background: Tensor) -> Pixels:
-        """Pixels of rays, without gradients. background [3]."""
-        bounds = self.bounds(rays)
-        return self.ops.render_rays(
-            self.network,
-            rays,
-            bounds,
-            torch.full_like(bounds.t_min, 0.5),
-            self.sampler.marching_grid,
-            background,
-            min_transmittance=max(self.min_transmittance, RENDER_MIN_TRANSMITTANCE),
-        )
+    @property
+    def sample_grid(self) -> MarchingGrid:
+        return self.sampler.marching_grid
 
 
 def steps_from_config(config: Config, box: Box) -> Steps:

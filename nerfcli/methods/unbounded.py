@@ -9,22 +9,19 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
 from nerfcli.backends.base import Backend
 from nerfcli.cameras.boxes import Box
 from nerfcli.cameras.cameras import Cameras
-from nerfcli.cameras.rays import Rays
 from nerfcli.core.config import Config, UnboundedConfig
 from nerfcli.methods.grid_field import (
-    RENDER_MIN_TRANSMITTANCE,
     GridField,
     init_params,
     net_spec,
 )
 from nerfcli.methods.proposals import ProposalSampler, edges_by, fresh_grid
 from nerfcli.reference.contraction import ContractedSpace, PerspectiveSpace
-from nerfcli.reference.samples import Pixels
+from nerfcli.reference.proposals import ProposalGrid
 from nerfcli.reference.sampling import LINEAR, Disparity, Piecewise, Spacing, Steps
 from nerfcli.scenes import Scene
 
@@ -84,16 +81,9 @@ class UnboundedField(GridField[ProposalSampler]):
         grid = replace(old, space=moved.space, edges=edges.to(old.edges))
         return replace(moved, sampler=replace(self.sampler, grid=grid))
 
-    def render_rays(self, rays: Rays, background: Tensor) -> Pixels:
-        """Pixels of rays, without gradients. background [3]."""
-        return self.ops.render_proposed(
-            self.network,
-            rays,
-            torch.full_like(rays.origins[:, 0], 0.5),
-            replace(self.sampler.grid, n_samples=self.n_rendered),
-            background,
-            min_transmittance=max(self.min_transmittance, RENDER_MIN_TRANSMITTANCE),
-        )
+    @property
+    def sample_grid(self) -> ProposalGrid:
+        return replace(self.sampler.grid, n_samples=self.n_rendered)
 
 
 def space_of(

@@ -16,6 +16,7 @@ from nerfcli.methods.hashgrid_method import detail_pixels
 from nerfcli.methods.proposals import count_views
 from nerfcli.methods.unbounded import UnboundedField
 from nerfcli.scenes import Scene
+from nerfcli.scenes.capture import faces_one_way
 from nerfcli.scenes.hull import Silhouettes
 from nerfcli.scenes.views import Views
 
@@ -88,7 +89,7 @@ def resolve(config: Config, scene: Scene, device: str) -> Config:
         resolution *= 2
     own = replace(
         own,
-        space=own.space or "contraction",
+        space=own.space or ("perspective" if faces_one_way(scene) else "contraction"),
         n_rays=own.n_rays or N_RAYS[device],
         log2_table_size=own.log2_table_size or LOG2_TABLE_SIZE[device],
         max_resolution=own.max_resolution or resolution,

@@ -51,6 +51,14 @@ class Parts(Protocol):
     ) -> Pixels: ...
 
 
+class SampleGrid(Protocol):
+    """What is known of where things are, by which rays are sampled."""
+
+    def sample(self, ops: Parts, rays: Rays, bounds: Bounds, jitter: Tensor) -> Samples:
+        """The samples of rays. jitter: [n_rays] in [0, 1)."""
+        ...
+
+
 @dataclass(frozen=True)
 class Objective:
     """What a step minimises: the photometric loss, and further terms by their weights.
@@ -332,7 +340,7 @@ def render_rays(
     rays: Rays,
     bounds: Bounds,
     jitter: Tensor,
-    grid: MarchingGrid,
+    grid: SampleGrid,
     background: Tensor,
     *,
     min_transmittance: float = 1e-4,
@@ -344,30 +352,7 @@ def render_rays(
         jitter: [n_rays], as for sampling.march. background: [3] or [n_rays, 3].
     """
     with torch.no_grad():
-        samples = ops.march(rays, bounds, jitter, grid)
-        return render_samples(
-            ops, network, rays, samples, ray_inputs, background, min_transmittance
-        ).pixels
-
-
-def render_proposed(
-    ops: Parts,
-    network: Network,
-    rays: Rays,
-    jitter: Tensor,
-    grid: ProposalGrid,
-    background: Tensor,
-    *,
-    min_transmittance: float = 1e-4,
-    ray_inputs: Tensor | None = None,
-) -> Pixels:
-    """Pixels of rays at the samples that `grid` proposes, without gradients.
-
-    Args:
-        jitter: [n_rays], as for proposals.propose. background: [3] or [n_rays, 3].
-    """
-    with torch.no_grad():
-        samples = ops.propose(rays, jitter, grid)
+        samples = grid.sample(ops, rays, bounds, jitter)
         return render_samples(
             ops, network, rays, samples, ray_inputs, background, min_transmittance
         ).pixels

@@ -11,11 +11,12 @@ edges: distances t that cut every ray into bins, near the camera finer than far 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from nerfcli.cameras.rays import Rays
+from nerfcli.cameras.rays import Bounds, Rays
 from nerfcli.reference.contraction import Space
 from nerfcli.reference.samples import Samples
 
@@ -26,6 +27,14 @@ UNKNOWN = -1.0  # what a cell holds that no sample has met
 DENSEST = 1.0  # optical depth of a bin: beside an edge, light passes a cell that is half full
 OPAQUE = 10.0  # optical depth behind which no light is left
 LIT = 1e-3  # transmittance below which a sample's weight says nothing of its density
+
+
+class Proposing(Protocol):
+    """A backend that places samples by remembered densities."""
+
+    def propose(
+        self, rays: Rays, jitter: Tensor, grid: ProposalGrid, annealing: float = 1.0
+    ) -> Samples: ...
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,10 @@ class ProposalGrid:
     n_samples: int
     prior: float
     padding: float
+
+    def sample(self, ops: Proposing, rays: Rays, bounds: Bounds, jitter: Tensor) -> Samples:
+        """The samples of rays; its edges bound them all."""
+        return ops.propose(rays, jitter, self)
 
     def densities(self, positions: Tensor) -> Tensor:
         """positions [..., 3] in scene space -> sigmas [...] per scene unit."""

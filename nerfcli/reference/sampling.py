@@ -113,6 +113,12 @@ class Steps:
         return torch.where(s <= s_c, s * self.size, far)
 
 
+class Marching(Protocol):
+    """A backend that marches."""
+
+    def march(self, rays: Rays, bounds: Bounds, jitter: Tensor, grid: MarchingGrid) -> Samples: ...
+
+
 @dataclass(frozen=True)
 class MarchingGrid:
     """What rays march through.
@@ -126,6 +132,9 @@ class MarchingGrid:
     occupied: Tensor
     box: Box
     steps: Steps
+
+    def sample(self, ops: Marching, rays: Rays, bounds: Bounds, jitter: Tensor) -> Samples:
+        return ops.march(rays, bounds, jitter, self)
 
 
 def intersect_box(rays: Rays, box: Box, near: float, far: float) -> Bounds:

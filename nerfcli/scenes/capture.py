@@ -46,6 +46,11 @@ def capture_of(scene: Scene) -> Capture:
     return Capture(arrangement.kind, reason + _describe_far_points(scene))
 
 
+def faces_one_way(scene: Scene) -> bool:
+    """Whether a scene is a place that all photos face from one side, as LLFF's are."""
+    return capture_of(scene).kind == "forward"
+
+
 def has_plain_background(scene: Scene) -> bool:
     """Whether the border of the photos has one colour; false where it cannot be told.
 

@@ -29,13 +29,14 @@ from nerfcli.backends.cpu.views import (
     proposals_view,
     rays_view,
     samples_view,
+    sampling_view,
     space_view,
     step_lengths,
 )
 from nerfcli.cameras.rays import Batch, Bounds, Rays
 from nerfcli.reference.adam import AdamConfig
 from nerfcli.reference.encoding import GridSpec
-from nerfcli.reference.fused import Objective, StepOut
+from nerfcli.reference.fused import Objective, SampleGrid, StepOut
 from nerfcli.reference.proposals import ProposalGrid
 from nerfcli.reference.radiance import NetParams, NetSpec, Network
 from nerfcli.reference.samples import Pixels, Samples
@@ -173,7 +174,7 @@ class CpuBackend(Backend):
         rays: Rays,
         bounds: Bounds,
         jitter: Tensor,
-        grid: MarchingGrid,
+        grid: SampleGrid,
         background: Tensor,
         *,
         min_transmittance: float = 1e-4,
@@ -190,13 +191,28 @@ class CpuBackend(Backend):
                 min_transmittance=min_transmittance,
                 ray_inputs=ray_inputs,
             )
-        t_min, t_max = _checked_bounds(bounds, len(rays))
-        occupied = grid.occupied.contiguous()
-        march = (occupancy_view(occupied, grid.box), step_lengths(grid.steps), None)
-        ends = (t_min.data_ptr(), t_max.data_ptr())
-        return _render(
-            network, rays, ray_inputs, ends, jitter, march, background, min_transmittance
+        rays_in, keep = rays_view(rays, ray_inputs, network.spec)
+        n = rays_in.n_rays
+        t_min, t_max = _checked_bounds(bounds, n)
+        jitter, (sampling, keep_grid) = checked("jitter", jitter, (n,)), sampling_view(grid)
+        background = checked("background", background, (3,) if background.ndim == 1 else (n, 3))
+        pixels = Pixels(torch.empty(n, 3), torch.empty(n), torch.empty(n), torch.empty(n))
+        library.kernels().nerf_cpu_render(
+            net_view(network.spec),
+            params_view(network.params, network.spec),
+            space_view(network.space),
+            rays_in,
+            t_min.data_ptr(),
+            t_max.data_ptr(),
+            jitter.data_ptr(),
+            *sampling,
+            background.data_ptr(),
+            0 if background.ndim == 1 else 3,
+            min_transmittance,
+            pixels_view(pixels),
         )
+        del keep, keep_grid
+        return pixels
 
     def propose(
         self, rays: Rays, jitter: Tensor, grid: ProposalGrid, annealing: float = 1.0
@@ -231,32 +247,6 @@ class CpuBackend(Backend):
             rate,
         )
         del keep_rays, keep_samples
-
-    def render_proposed(
-        self,
-        network: Network,
-        rays: Rays,
-        jitter: Tensor,
-        grid: ProposalGrid,
-        background: Tensor,
-        *,
-        min_transmittance: float = 1e-4,
-        ray_inputs: Tensor | None = None,
-    ) -> Pixels:
-        if not fits(network):
-            return super().render_proposed(
-                network,
-                rays,
-                jitter,
-                grid,
-                background,
-                min_transmittance=min_transmittance,
-                ray_inputs=ray_inputs,
-            )
-        march = (None, None, proposals_view(grid))
-        return _render(
-            network, rays, ray_inputs, (None, None), jitter, march, background, min_transmittance
-        )
 
     def adam_step(
         self,
@@ -316,39 +306,6 @@ def fits_net(net: NetSpec) -> bool:
 def fits(network: Network) -> bool:
     """Whether the kernels take this field; every op leaves others to the reference."""
     return fits_net(network.spec) and network.space.kind in KINDS
-
-
-def _render(
-    network: Network,
-    rays: Rays,
-    ray_inputs: Tensor | None,
-    ends: tuple[int | None, int | None],
-    jitter: Tensor,
-    sampling: tuple,
-    background: Tensor,
-    min_transmittance: float,
-) -> Pixels:
-    """Pixels of rays; sampling: occupancy and steps, or proposals, as the kernels take them."""
-    rays_in, keep = rays_view(rays, ray_inputs, network.spec)
-    n = rays_in.n_rays
-    jitter = checked("jitter", jitter, (n,))
-    background = checked("background", background, (3,) if background.ndim == 1 else (n, 3))
-    pixels = Pixels(torch.empty(n, 3), torch.empty(n), torch.empty(n), torch.empty(n))
-    library.kernels().nerf_cpu_render(
-        net_view(network.spec),
-        params_view(network.params, network.spec),
-        space_view(network.space),
-        rays_in,
-        *ends,
-        jitter.data_ptr(),
-        *sampling,
-        background.data_ptr(),
-        0 if background.ndim == 1 else 3,
-        min_transmittance,
-        pixels_view(pixels),
-    )
-    del keep
-    return pixels
 
 
 def _checked_bounds(bounds: Bounds, n: int) -> tuple[Tensor, Tensor]:

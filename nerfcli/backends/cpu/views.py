@@ -13,11 +13,12 @@ from nerfcli.core.errors import NerfError
 from nerfcli.core.tensors import ensure_shape
 from nerfcli.reference.contraction import PerspectiveSpace, Space
 from nerfcli.reference.encoding import GridSpec
+from nerfcli.reference.fused import SampleGrid
 from nerfcli.reference.mlp import mlp_n_params
 from nerfcli.reference.proposals import COARSER, ProposalGrid
 from nerfcli.reference.radiance import NetParams, NetSpec
 from nerfcli.reference.samples import Pixels, Samples
-from nerfcli.reference.sampling import Box, Steps
+from nerfcli.reference.sampling import Box, MarchingGrid, Steps
 
 KINDS = {"box": 0, "contraction": 1, "perspective": 2}  # of spaces, as host.h counts them
 
@@ -157,6 +158,15 @@ def proposals_view(grid: ProposalGrid, annealing: float = 1.0) -> library.Propos
         grid.padding,
         annealing,
     )
+
+
+def sampling_view(grid: SampleGrid) -> tuple[tuple, Tensor | None]:
+    """Occupancy, steps and proposals, null what a grid is not, and what must live as long."""
+    if isinstance(grid, ProposalGrid):
+        return (None, None, proposals_view(grid)), None
+    assert isinstance(grid, MarchingGrid)
+    occupied = grid.occupied.contiguous()
+    return (occupancy_view(occupied, grid.box), step_lengths(grid.steps), None), occupied
 
 
 def pixels_view(pixels: Pixels) -> library.PixelsView:

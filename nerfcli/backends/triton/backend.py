@@ -22,7 +22,7 @@ from nerfcli.core.devices import cuda_missing, is_installed
 from nerfcli.reference.adam import AdamConfig
 from nerfcli.reference.contraction import Space
 from nerfcli.reference.encoding import GridSpec
-from nerfcli.reference.fused import Objective, StepOut
+from nerfcli.reference.fused import Objective, SampleGrid, StepOut
 from nerfcli.reference.radiance import NetParams, Network
 from nerfcli.reference.samples import Pixels, Samples
 from nerfcli.reference.sampling import MarchingGrid
@@ -145,19 +145,11 @@ class TritonBackend(Backend):
         # its kernel knows no colour maps, cones, curved distances, nor gradients that fade
         plain = batch.color is None and batch.rays.radii is None
         if not plain or objective.curve or objective.full_from:
-            return super().step_gradients(
-                network,
-                grads,
-                batch,
-                samples,
-                objective,
-                ray_inputs=ray_inputs,
-                n_live=n_live,
-                with_weights=with_weights,
-                with_ray_grads=with_ray_grads,
-            )
-        return triton_step.step_gradients(
-            self.copies.narrow(network),
+            step, given = super().step_gradients, network
+        else:
+            step, given = triton_step.step_gradients, self.copies.narrow(network)
+        return step(
+            given,
             grads,
             batch,
             samples,
@@ -174,7 +166,7 @@ class TritonBackend(Backend):
         rays: Rays,
         bounds: Bounds,
         jitter: Tensor,
-        grid: MarchingGrid,
+        grid: SampleGrid,
         background: Tensor,
         *,
         min_transmittance: float = 1e-4,
@@ -182,7 +174,7 @@ class TritonBackend(Backend):
     ) -> Pixels:
         from nerfcli.backends.triton import triton_render
 
-        if rays.radii is not None:
+        if rays.radii is not None or not isinstance(grid, MarchingGrid):
             return super().render_rays(
                 network,
                 rays,
