@@ -7,7 +7,7 @@
 namespace {
 
 constexpr int64_t PROPOSE_RAYS = 64;  // rays of a task
-constexpr int BRICK = 4;              // cells along a brick, which lie together in memory
+constexpr uint32_t BRICK = 4;         // cells along a brick, which lie together in memory
 constexpr int AT_ONCE = 16;           // bins that are looked up at once
 constexpr float LONE = -2.0f;         // a coarse cell that no two training cameras see
 constexpr float DENSEST = 1.0f;       // optical depth of a bin: a cell may be half empty
@@ -32,22 +32,24 @@ INLINE uint32_t cell_along(float unit, int resolution) {
   return uint32_t(cell < resolution ? cell : resolution - 1);
 }
 
-INLINE int64_t cell_at(float x, float y, float z, int resolution) {
+INLINE uint32_t cell_at(float x, float y, float z, int resolution) {
   const uint32_t i = cell_along(x, resolution), j = cell_along(y, resolution),
                  k = cell_along(z, resolution), n = uint32_t(resolution) / BRICK;
-  const int64_t brick = ((k / BRICK) * n + j / BRICK) * n + i / BRICK;
+  const uint32_t brick = ((k / BRICK) * n + j / BRICK) * n + i / BRICK;
   return ((brick * BRICK + k % BRICK) * BRICK + j % BRICK) * BRICK + i % BRICK;
 }
 
-INLINE bool is_lone(const NerfProposals &grid, float x, float y, float z) {
-  return from_bfloat(grid.coarse[cell_at(x, y, z, grid.coarse_resolution)]) == LONE;
-}
-
-INLINE float density_in(const NerfProposals &grid, float x, float y, float z) {
-  float sigma = from_bfloat(grid.fine[cell_at(x, y, z, grid.resolution)]);
-  if (sigma >= 0.0f) return sigma;
-  sigma = from_bfloat(grid.coarse[cell_at(x, y, z, grid.coarse_resolution)]);
-  return sigma >= 0.0f ? sigma : grid.prior;
+// What the grid knows of n <= AT_ONCE places: their densities, and whether they are LONE.
+INLINE void look_up(const NerfProposals &grid, const float *x, const float *y, const float *z,
+                    int n, float *sigmas, bool *lone) {
+  uint32_t fine[AT_ONCE], coarse[AT_ONCE];
+  for (int k = 0; k < n; k++) fine[k] = cell_at(x[k], y[k], z[k], grid.resolution);
+  for (int k = 0; k < n; k++) coarse[k] = cell_at(x[k], y[k], z[k], grid.coarse_resolution);
+  for (int k = 0; k < n; k++) {
+    const float own = from_bfloat(grid.fine[fine[k]]), around = from_bfloat(grid.coarse[coarse[k]]);
+    lone[k] = around == LONE;
+    sigmas[k] = own >= 0.0f ? own : around >= 0.0f ? around : grid.prior;
+  }
 }
 
 // Exponentials of LANES numbers at a time, in place.
@@ -63,7 +65,8 @@ static void cut_ray(const NerfProposals &grid, const NerfSpace &space, const flo
   const int64_t stride = round_up(n + 2, LANES);
   float *places = p, *x = p + stride, *y = x + stride, *z = y + stride, *light = z + stride,
         *weights = light + stride, *cdf = weights + stride;
-  float depth = 0.0f;
+  float depth = 0.0f, sigmas[AT_ONCE];
+  bool lone[AT_ONCE];
   int seen = 0, begin = 0;  // bins up to an opaque one; the first that more than one camera sees
   for (int first = 0; first < n && seen == first; first += AT_ONCE) {
     const int last = n < first + AT_ONCE ? n : first + AT_ONCE;
@@ -71,14 +74,15 @@ static void cut_ray(const NerfProposals &grid, const NerfSpace &space, const flo
       places[k] = grid.edges[k] + jitter * (grid.edges[k + 1] - grid.edges[k]);
     unit_positions(space, origin, direction, places + first, places + first, last - first,
                    x + first, y + first, z + first);
+    look_up(grid, x + first, y + first, z + first, last - first, sigmas, lone);
     for (seen = first; seen < last && depth < OPAQUE;) {
       const int k = seen++;
       light[k] = 0.0f;
-      if (skips && begin == k && is_lone(grid, x[k], y[k], z[k])) {
+      if (skips && begin == k && lone[k - first]) {
         begin++;
         continue;
       }
-      float own = density_in(grid, x[k], y[k], z[k]) * (grid.edges[k + 1] - grid.edges[k]);
+      float own = sigmas[k - first] * (grid.edges[k + 1] - grid.edges[k]);
       depth += own < DENSEST ? own : DENSEST;
       light[k] = -depth;
     }
@@ -133,10 +137,16 @@ static void propose(const NerfProposals *grid, const NerfSpace *space, const Ner
   });
 }
 
-// Densities met by samples, by cell of the fine grid; a thread learns the cells of its part.
+// The densities that samples met in a cell.
+struct Met {
+  int64_t cell;
+  double sum;
+  int64_t count;
+};
+
+// Densities met by samples; a thread learns the cells of its part.
 static void learn(const NerfProposals *grid, const NerfSpace *space, const NerfRays *rays,
                   const NerfSamples *samples, const float *weights, float rate) {
-  struct Met { int64_t cell; float sigma; };
   const int64_t n_rays = rays->n_rays, n = samples->offsets[n_rays];
   float *p = static_cast<float *>(nerf_buffer(-1, SLOT_PROPOSE, size_t(n + LANES) * 4 * 4));
   float *x = p, *y = p + n + LANES, *z = y + n + LANES, *sigmas = z + n + LANES;
@@ -163,19 +173,29 @@ static void learn(const NerfProposals *grid, const NerfSpace *space, const NerfR
   parallel(2 * n_parts, [&](int64_t task, int thread) {
     const int64_t which = task / n_parts, part = task % n_parts;
     uint16_t *cells = grids[which];
-    Met *met = static_cast<Met *>(nerf_buffer(thread, SLOT_PROPOSE, size_t(n + 1) * sizeof(Met)));
-    int64_t size = 0;
+    int64_t n_slots = 64, size = 0;
+    while (n_slots < 2 * n) n_slots *= 2;
+    char *memory = static_cast<char *>(
+        nerf_buffer(thread, SLOT_PROPOSE, size_t(n + 1) * sizeof(Met) + size_t(n_slots) * 4));
+    Met *met = reinterpret_cast<Met *>(memory);  // in the order in which samples met the cells
+    int32_t *slots = reinterpret_cast<int32_t *>(met + n + 1);  // hashed: 1 + the place in `met`
+    memset(slots, 0, size_t(n_slots) * 4);
     for (int64_t i = 0; i < n; i++) {
       if (sigmas[i] < 0.0f) continue;
-      int64_t cell = cell_at(x[i], y[i], z[i], resolutions[which]);
-      if (cell / 64 % n_parts == part) met[size++] = {cell, sigmas[i]};
+      const int64_t cell = cell_at(x[i], y[i], z[i], resolutions[which]);
+      if (cell / 64 % n_parts != part) continue;
+      uint64_t slot = (uint64_t(cell) * 0x9e3779b97f4a7c15u >> 32) & uint64_t(n_slots - 1);
+      while (slots[slot] && met[slots[slot] - 1].cell != cell) slot = (slot + 1) & uint64_t(n_slots - 1);
+      if (!slots[slot]) {
+        met[size] = {cell, 0.0, 0};
+        slots[slot] = int32_t(++size);
+      }
+      met[slots[slot] - 1].sum += sigmas[i];
+      met[slots[slot] - 1].count++;
     }
-    std::stable_sort(met, met + size, [](const Met &a, const Met &b) { return a.cell < b.cell; });
-    for (int64_t i = 0; i < size;) {
-      double sum = 0.0;
-      int64_t from = i, cell = met[i].cell;
-      for (; i < size && met[i].cell == cell; i++) sum += met[i].sigma;
-      float mean = float(sum / double(i - from)), old = from_bfloat(cells[cell]);
+    for (int64_t i = 0; i < size; i++) {
+      const int64_t cell = met[i].cell;
+      float mean = float(met[i].sum / double(met[i].count)), old = from_bfloat(cells[cell]);
       if (old == LONE) continue;
       if (old < 0.0f) old = mean;
       cells[cell] = to_bfloat(old + rate * (mean - old));
