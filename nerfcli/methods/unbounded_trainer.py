@@ -25,6 +25,7 @@ N_RAYS = {"cpu": 1408, "cuda": 8192}  # of a step
 MAX_RESOLUTION = 8192  # of the finest level: the detail cube has half of it
 COUNTED = 17  # places along the detail cube where views are counted
 MANY_VIEWS = 20.0  # that see a place: then gradients fade no farther than one half size
+FARTHEST = 10.0  # half sizes of the detail cube that gradients fade over, where views are few
 LR, LR_FINAL = 0.02, 0.05
 ANNEALING_STEPS = 200  # until samples wholly follow the remembered densities
 BIAS_SLOPE = 10.0  # of the annealing, as in mip-NeRF 360 (2022), eq. 19
@@ -115,7 +116,7 @@ def fading_distance(scene: Scene) -> float:
     counts = count_views(scene.cameras[list(scene.splits["train"])], places)
     counts = counts[counts > 0].float()
     usual = float(counts.median()) if len(counts) else 1.0
-    return min(max((MANY_VIEWS / usual) ** 2, 1.0), 5.0)
+    return min(max((MANY_VIEWS / usual) ** 3, 1.0), FARTHEST)
 
 
 UNBOUNDED = Method(
