@@ -18,6 +18,7 @@ from nerfcli.core.config import ClassicConfig, Config, UnboundedConfig
 from nerfcli.methods import classic
 from nerfcli.methods.classic import ClassicField
 from nerfcli.methods.unbounded import perspective_space, space_of
+from nerfcli.methods.unbounded_trainer import fading_distance
 from nerfcli.reference.contraction import ContractedSpace, PerspectiveSpace
 from nerfcli.reference.sampling import Disparity, Piecewise
 
@@ -93,3 +94,10 @@ def test_classic_samples_are_even_in_its_spacing(
     s = 1 / t if spacing == "disparity" else t
     assert float((s.diff() - s.diff().mean()).abs().max()) < 1e-5
     assert float(t[0]) > 1.0 and float(t[-1]) < 9.0
+
+
+@pytest.mark.parametrize(("n_views", "distance"), [(40, 1.0), (16, (20 / 16) ** 3), (4, 10.0)])
+def test_gradients_fade_farther_where_few_views_see_a_place(n_views: int, distance: float) -> None:
+    cameras = row_of_cameras()[[0] * n_views]
+    scene: Any = SimpleNamespace(cameras=cameras, splits={"train": range(n_views)}, box=BOX)
+    assert fading_distance(scene) == pytest.approx(distance)

@@ -107,7 +107,7 @@ class UnboundedConfig:
     n_rendered: RaySamples = 32  # samples of a ray that is rendered
     n_bins: RaySamples = 128  # of a ray, among which they are spread
     horizon: Positive = 100.0  # where rays end, in half sizes of the detail cube
-    proposal_resolution: CellCount = 256  # cells along the grid of remembered densities
+    proposal_resolution: CellCount = 384  # cells along the grid of remembered densities
     padding: Share = 0.1  # of the samples, spread over all bins
     min_transmittance: DimLight = 1e-4  # a ray ends where less light comes through
     anti_aliasing: bool = False  # leave out levels finer than a pixel's cone; Zip-NeRF, section 2
