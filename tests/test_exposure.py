@@ -30,6 +30,7 @@ from nerfcli.core.errors import NerfError
 from nerfcli.engine import evaluate
 from nerfcli.engine.image_metrics import fit_colors, psnr
 from nerfcli.engine.train import prepare
+from nerfcli.matching import exposure as exposure_matching
 from nerfcli.matching.exposure import measure_exposures
 from nerfcli.methods import method_of
 from nerfcli.reference.fused import Objective, step_gradients
@@ -145,6 +146,14 @@ def config_of(scene_path: Path, **values: Any) -> tuple[Scene, Config]:
         train=replace(config.train, steps=5, **values),
     )
     return load_scene(scene_path, config.scene), config
+
+
+@pytest.mark.parametrize("shape", [(8, 2000), (1, 300), (1, 1)])
+def test_thin_photos_are_reduced(shape: tuple[int, int]) -> None:
+    views: Any = SimpleNamespace(
+        image=lambda _: torch.full((*shape, 3), 99, dtype=torch.uint8), usable_of=lambda _: None
+    )
+    assert exposure_matching._reduce(views, 0).patches.shape[1] > 0
 
 
 @pytest.mark.parametrize("differ", [True, False])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,10 +18,11 @@ from nerfcli.cameras.rays import Rays
 from nerfcli.core.config import ClassicConfig, Config, UnboundedConfig
 from nerfcli.methods import classic
 from nerfcli.methods.classic import ClassicField
-from nerfcli.methods.unbounded import perspective_space, space_of
+from nerfcli.methods.unbounded import UnboundedField, perspective_space, space_of
 from nerfcli.methods.unbounded_trainer import fading_distance
 from nerfcli.reference.contraction import ContractedSpace, PerspectiveSpace
 from nerfcli.reference.sampling import Disparity, Piecewise
+from nerfcli.scenes.extent import box_from_cameras
 
 BOX = Box((0.0, 0.0, 2.0), 1.0)
 NEAR, FAR = 0.8, 100.0
@@ -60,6 +62,27 @@ def test_frames_beside_the_mean_pose_leave_no_cone() -> None:
     assert perspective_space(row_of_cameras(turn=2.0), BOX, NEAR, FAR) is None
 
 
+@pytest.mark.parametrize("flipped", [[-1.0, -1.0, 1.0], [-1.0, 1.0, -1.0]])  # rolled; turned round
+def test_axes_that_cancel_leave_no_cone(flipped: list[float]) -> None:
+    cameras = row_of_cameras()[[0] * 4]
+    c2w = cameras.c2w.clone()
+    c2w[::2, :, :3] *= torch.tensor(flipped, dtype=torch.float64)
+    assert perspective_space(replace(cameras, c2w=c2w), BOX, NEAR, FAR) is None
+
+
+def test_rays_that_start_anywhere_are_cut_evenly_at_first() -> None:
+    """Even in disparity, all bins but one would lie at their start."""
+    own = UnboundedConfig(log2_table_size=8, max_resolution=32, space="perspective")
+    own = replace(own, n_bins=16, proposal_resolution=16)
+    scene: Any = SimpleNamespace(cameras=row_of_cameras(), box=BOX, near=NEAR)
+    field = UnboundedField.create(
+        Config(unbounded=own), scene, Backend(), torch.Generator().manual_seed(0)
+    )
+    edges = field.between(0.0, 2.0).sampler.grid.edges
+    assert (float(edges[0]), float(edges[-1])) == (0.0, 2.0)
+    assert float(edges.diff().max()) < 4 * float(edges.diff().min())
+
+
 @pytest.mark.parametrize(
     ("turn", "wanted", "kinds"),
     [
@@ -96,8 +119,20 @@ def test_classic_samples_are_even_in_its_spacing(
     assert float(t[0]) > 1.0 and float(t[-1]) < 9.0
 
 
-@pytest.mark.parametrize(("n_views", "distance"), [(40, 1.0), (16, (20 / 16) ** 3), (4, 10.0)])
+@pytest.mark.parametrize(("n_views", "distance"), [(40, 1.0), (14, (17 / 14) ** 6), (4, 10.0)])
 def test_gradients_fade_farther_where_few_views_see_a_place(n_views: int, distance: float) -> None:
     cameras = row_of_cameras()[[0] * n_views]
     scene: Any = SimpleNamespace(cameras=cameras, splits={"train": range(n_views)}, box=BOX)
     assert fading_distance(scene) == pytest.approx(distance)
+
+
+@pytest.mark.parametrize("n", [2, 12])
+def test_a_capture_from_one_point_has_a_box_of_its_own(n: int) -> None:
+    cameras = row_of_cameras()[[0] * n]
+    c2w = cameras.c2w.clone()
+    for i in range(n):
+        c, s = math.cos(6.28 * i / n), math.sin(6.28 * i / n)
+        c2w[i, :, :3] = torch.tensor([[c, 0, s], [0, 1, 0], [-s, 0, c]], dtype=torch.float64)
+    c2w[:, :, 3] = torch.tensor([0.1, 0.2, 0.3])
+    box, _ = box_from_cameras(replace(cameras, c2w=c2w))
+    assert box.half_size == 1.0

@@ -19,7 +19,7 @@ from nerfcli import backends
 from nerfcli.bench import gpu, gpu_measures
 from nerfcli.cameras import cameras
 from nerfcli.cameras.lenses import Lens
-from nerfcli.core.config import ClassicConfig, Config, HashGridConfig
+from nerfcli.core.config import ClassicConfig, Config, HashGridConfig, UnboundedConfig
 from nerfcli.core.devices import random_generator
 from nerfcli.core.progress import Progress
 from nerfcli.core.signals import StopSignal
@@ -88,12 +88,15 @@ def prepared(scene: Scene, method: str, device: str = "cuda") -> train.Prepared:
         hashgrid=HashGridConfig(
             log2_table_size=10, n_samples=512, occupancy_resolution=16, occupancy_every=4
         ),
+        unbounded=UnboundedConfig(
+            log2_table_size=10, n_rays=16, n_samples=8, n_bins=16, proposal_resolution=16
+        ),
         classic=ClassicConfig(n_coarse=8, n_fine=8, n_rays=16),
     )
     return train.prepare(scene, config)
 
 
-@pytest.mark.parametrize("method", ["hashgrid", "classic"])
+@pytest.mark.parametrize("method", ["hashgrid", "unbounded", "classic"])
 def test_a_run_is_trained_scored_and_rendered(
     method: str, cuda: PretendCuda, ball: Path, tmp_path: Path
 ) -> None:

@@ -18,6 +18,7 @@ from nerfcli.cameras.rays import Rays
 
 TABLE_BYTES = 64 * 2**20  # limit for the tables of camera-frame directions, all lenses together
 TABLE_BYTES_ON_CUDA = 2**30
+ROUNDING = 1e-9  # share of the positions' size below which a length is taken for zero
 # Radius of a pixel's cone in distances of neighbouring rays: a disc that spreads as a square pixel
 # does (mip-NeRF 2021, section 3.1).
 CONE_RADIUS = 2 / 12**0.5
@@ -180,7 +181,8 @@ def common_focus(cameras: Cameras) -> tuple[Tensor, float] | None:
     depths = ((focus - origins) * axes).sum(-1)
     if float((depths > 0).double().mean()) < 0.8:
         return None
-    return focus, float(depths[depths > 0].median())
+    depth = float(depths[depths > 0].median())
+    return (focus, depth) if depth > ROUNDING * float(origins.abs().max()) else None
 
 
 class RayTables:

@@ -27,6 +27,7 @@ Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 # what kernels index with 32 bits, or count in single precision, ends here
 SampleCount = Annotated[int, Meta(ge=1, le=2**24)]
 StepCount = Annotated[int, Meta(ge=1, le=1_000_000)]
+Distance = Annotated[float, Meta(gt=0, le=1e12)]  # single precision counts no farther
 DimLight = Annotated[float, Meta(ge=0, le=1e-3)]  # above, proposals learn from dropped samples
 RaySamples = Annotated[int, Meta(ge=2, le=4096)]
 CellCount = Annotated[int, Meta(ge=1, le=512)]
@@ -42,7 +43,7 @@ class SceneConfig:
     background: Literal["white", "black"] | None = None  # what transparent pixels are shown on
     alpha: Literal["transparent", "ignore"] | None = None  # nothing is there, or ignore the pixel
     near: Positive | None = None  # nearest sample, scene units; auto: from box and cameras
-    far: Positive | None = None  # farthest sample; auto: from box and cameras
+    far: Distance | None = None  # farthest sample; auto: from box and cameras, or by horizon
     box: Positive | None = None  # half size of the detail cube, source units
     cascades: Count | None = None  # doublings of the detail cube, itself included
     images: str | None = None  # folder of the images; auto: where the scene's files say
@@ -59,9 +60,9 @@ class TrainConfig:
     lr: Positive | None = None  # peak rate; auto: by method, for hashgrid also by n_samples
     lr_final: Positive | None = None  # at the end, as a share of the peak; auto: by method
     lr_warmup: Natural = 0  # steps of linear warm-up
-    loss: Literal["mse", "huber"] | None = None  # auto: huber for hashgrid, mse for classic
+    loss: Literal["mse", "huber"] | None = None  # auto: mse for classic, else huber
     exposure: bool | None = None  # learn a gain and an offset of each photo; auto: a hint
-    random_background: bool = True  # hashgrid: a random colour behind each ray of a step
+    random_background: bool = True  # but for classic: a random colour behind each ray of a step
     checkpoint_minutes: Amount = 5.0  # time between checkpoints
 
 
@@ -106,9 +107,9 @@ class UnboundedConfig:
     n_samples: RaySamples = 24  # of a ray, while it trains
     n_rendered: RaySamples = 32  # samples of a ray that is rendered
     n_bins: RaySamples = 128  # of a ray, among which they are spread
-    horizon: Positive = 100.0  # where rays end, in half sizes of the detail cube
+    horizon: Distance = 100.0  # where rays end, in half sizes of the detail cube
     proposal_resolution: CellCount = 384  # cells along the grid of remembered densities
-    padding: Share = 0.1  # of the samples, spread over all bins
+    padding: Share = 0.2  # of the samples, spread over all bins
     min_transmittance: DimLight = 1e-4  # a ray ends where less light comes through
     anti_aliasing: bool = False  # leave out levels finer than a pixel's cone; Zip-NeRF, section 2
     distortion_loss: Amount = 0.002  # weight of the spread of a ray's samples; mip-NeRF 360, eq. 15

@@ -19,6 +19,7 @@ from nerfcli.cameras.rays import Rays
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Progress
 from nerfcli.extraction.source_field import SourceField
+from nerfcli.methods.unbounded import UnboundedField
 from nerfcli.reference.samples import Samples
 from nerfcli.reference.sampling import MarchingGrid, intersect_box
 from nerfcli.reference.volume import composite
@@ -66,9 +67,12 @@ def plane_images(
 def _samples(source: SourceField, rays: Rays) -> tuple[Samples, Tensor, Tensor, Tensor]:
     """Sample rays: samples, densities, colours, and depths along the optical axis."""
     field, box = source.model.field, source.cells_box
-    bounds = intersect_box(rays, box, field.near, field.far)
-    grid = MarchingGrid(source.cells, box, source.steps)
-    samples = field.ops.march(rays, bounds, torch.full_like(bounds.t_min, 0.5), grid)
+    if isinstance(field, UnboundedField):  # no box holds it
+        bounds, grid = field.bounds(rays), field.sample_grid
+    else:
+        bounds = intersect_box(rays, box, field.near, field.far)
+        grid = MarchingGrid(source.cells, box, source.steps)
+    samples = grid.sample(field.ops, rays, bounds, torch.full_like(bounds.t_min, 0.5))
     ray = samples.ray_indices()
     with torch.no_grad():
         sigmas, rgbs = field.radiance(samples.positions(rays, ray), rays.directions[ray])

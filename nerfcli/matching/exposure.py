@@ -136,7 +136,7 @@ def _pairs(scene: Scene, cameras: Sequence[int]) -> list[tuple[int, int]]:
 def _reduce(views: Views, i: int) -> _Thumbnail:
     pixels, usable = views.image(i), views.usable_of(i)
     height, width = pixels.shape[:2]
-    n = max(1, round(max(height, width) / LONGEST))
+    n = max(1, min(round(max(height, width) / LONGEST), height, width))
     h, w = height // n, width // n
     image = pixels[: h * n :, : w * n].float().view(h, n, w, n, 3).mean((1, 3)) / 255
     good = (image.amin(-1) > DARK) & (image.amax(-1) < BRIGHT)

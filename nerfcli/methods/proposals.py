@@ -70,7 +70,8 @@ class ProposalSampler:
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         names = {name: state[f"proposals.{name}"].clone() for name in ("fine", "coarse")}
-        self.grid = replace(self.grid, **names)
+        edges = self.grid.edges.to(names["fine"].device)
+        self.grid = replace(self.grid, edges=edges, **names)
 
 
 def fresh_grid(

@@ -26,7 +26,6 @@ from nerfcli.reference.sampling import LINEAR, Disparity, Piecewise, Spacing, St
 from nerfcli.scenes import Scene
 
 PROPOSAL_RATE = 0.1  # at which remembered densities move towards those that a step meets
-NEAREST = 1e-4  # share of the far end where rays begin that start anywhere
 WIDEST = 4.0  # tangent of half a cone that a perspective space may have
 STEPS_PER_BOX = 512  # along the detail cube's diagonal, for those who march through the field
 
@@ -76,8 +75,8 @@ class UnboundedField(GridField[ProposalSampler]):
     def between(self, near: float, far: float) -> UnboundedField:
         moved = super().between(near, far)
         old = self.sampler.grid
-        start = near or NEAREST * far  # disparity has no place for zero
-        edges = edges_by(self.spacing, start, far, len(old.edges) - 1)
+        spacing = self.spacing if near else Piecewise(self.box.half_size)  # disparity takes no zero
+        edges = edges_by(spacing, near, far, len(old.edges) - 1)
         grid = replace(old, space=moved.space, edges=edges.to(old.edges))
         return replace(moved, sampler=replace(self.sampler, grid=grid))
 
@@ -118,10 +117,9 @@ def perspective_space(
         for t in (near, far):
             local = (rays.origins.double() + t * rays.directions.double() - origin) @ rows
             z_near = min(z_near, float(local[:, 2].amin()))
-            if z_near <= 0:
-                return None
             tan = torch.maximum(tan, (local[:, :2] / local[:, 2:]).abs().amax(0))
-    if float(tan.amax()) > WIDEST:
+    # nan where the axes of the cameras cancel
+    if not (z_near > 0 and float(tan.amax()) <= WIDEST):
         return None
     start = (float(origin[0]), float(origin[1]), float(origin[2]))
     wide, high = (1.01 * tan).tolist()  # with the outer halves of the border's pixels

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nerfcli.cameras.boxes import Box
-from nerfcli.cameras.cameras import Cameras, common_focus
+from nerfcli.cameras.cameras import ROUNDING, Cameras, common_focus
 
 DETAIL_SHARE = 0.5  # half size of the detail cube, as a share of the distance to the focus
 REACH = 4.0  # the outer cube extends at least this many camera distances from the focus
@@ -89,7 +89,8 @@ def box_from_cameras(cameras: Cameras) -> tuple[Box, str]:
     if focus is None:
         center = cameras.positions.mean(0)
         spread = float((cameras.positions - center).norm(dim=-1).max())
-        half = 2.0 * spread if spread > 0 else 1.0
+        rounding = ROUNDING * float(cameras.positions.abs().max())
+        half = 2.0 * spread if spread > rounding else 1.0
         box = Box(tuple(center.tolist()), half, cascades_for(REACH * half, half))
         return box, "the cameras' positions, which have no common focus"
     center, depth = focus

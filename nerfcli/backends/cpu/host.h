@@ -64,7 +64,7 @@ struct NerfOccupancy {
 // Densities met before, bfloat16 and negative where none was; the reference is
 // reference/proposals.py.
 struct NerfProposals {
-  uint16_t *fine, *coarse;  // [R, R, R] each, indexed [z, y, x]
+  uint16_t *fine, *coarse;  // [R**3] each, in bricks: cell_at
   const float *edges;       // [n_bins + 1]
   int32_t resolution, coarse_resolution, n_bins, n_samples;
   float prior, padding, annealing;

@@ -139,17 +139,20 @@ static void propose(const NerfProposals *grid, const NerfSpace *space, const Ner
 
 // The densities that samples met in a cell.
 struct Met {
-  int64_t cell;
   double sum;
-  int64_t count;
+  uint32_t cell;
+  int32_t count;
 };
 
 // Densities met by samples; a thread learns the cells of its part.
 static void learn(const NerfProposals *grid, const NerfSpace *space, const NerfRays *rays,
                   const NerfSamples *samples, const float *weights, float rate) {
   const int64_t n_rays = rays->n_rays, n = samples->offsets[n_rays];
-  float *p = static_cast<float *>(nerf_buffer(-1, SLOT_PROPOSE, size_t(n + LANES) * 4 * 4));
-  float *x = p, *y = p + n + LANES, *z = y + n + LANES, *sigmas = z + n + LANES;
+  const int64_t stride = n + LANES;
+  const int resolutions[2] = {grid->resolution, grid->coarse_resolution};
+  float *p = static_cast<float *>(nerf_buffer(-1, SLOT_PROPOSE, size_t(stride) * 6 * 4));
+  float *x = p, *y = p + stride, *z = y + stride, *sigmas = z + stride;
+  uint32_t *all_cells = reinterpret_cast<uint32_t *>(sigmas + stride);  // [2, stride]
   parallel(ceil_div(n_rays, PROPOSE_RAYS), [&](int64_t task, int) {
     for (int64_t r = task * PROPOSE_RAYS; r < least(n_rays, (task + 1) * PROPOSE_RAYS); r++) {
       const int64_t first = samples->offsets[r], size = samples->offsets[r + 1] - first;
@@ -157,6 +160,9 @@ static void learn(const NerfProposals *grid, const NerfSpace *space, const NerfR
                      samples->t_starts + first, samples->t_ends + first, size, x + first,
                      y + first, z + first);
       float passed = 0.0f;
+      for (int which = 0; which < 2; which++)
+        for (int64_t i = first; i < first + size; i++)
+          all_cells[which * stride + i] = cell_at(x[i], y[i], z[i], resolutions[which]);
       for (int64_t i = first; i < first + size; i++) {
         float light = 1.0f - passed, length = samples->t_ends[i] - samples->t_starts[i];
         float share = weights[i] / (light > 1e-6f ? light : 1e-6f);
@@ -168,33 +174,36 @@ static void learn(const NerfProposals *grid, const NerfSpace *space, const NerfR
     }
   });
   uint16_t *grids[2] = {grid->fine, grid->coarse};
-  const int resolutions[2] = {grid->resolution, grid->coarse_resolution};
   const int64_t n_parts = nerf_threads();
   parallel(2 * n_parts, [&](int64_t task, int thread) {
     const int64_t which = task / n_parts, part = task % n_parts;
     uint16_t *cells = grids[which];
-    int64_t n_slots = 64, size = 0;
-    while (n_slots < 2 * n) n_slots *= 2;
+    const uint32_t *cell_of = all_cells + which * stride;
+    auto is_own = [&](int64_t i) {  // bricks go to parts in turn, whole lines of the cache
+      return sigmas[i] >= 0.0f && cell_of[i] / 64 % n_parts == part;
+    };
+    int64_t n_own = 0, n_slots = 64, size = 0;
+    for (int64_t i = 0; i < n; i++) n_own += is_own(i);
+    while (n_slots < 2 * n_own) n_slots *= 2;
     char *memory = static_cast<char *>(
-        nerf_buffer(thread, SLOT_PROPOSE, size_t(n + 1) * sizeof(Met) + size_t(n_slots) * 4));
+        nerf_buffer(thread, SLOT_PROPOSE, size_t(n_own + 1) * sizeof(Met) + size_t(n_slots) * 4));
     Met *met = reinterpret_cast<Met *>(memory);  // in the order in which samples met the cells
-    int32_t *slots = reinterpret_cast<int32_t *>(met + n + 1);  // hashed: 1 + the place in `met`
+    int32_t *slots = reinterpret_cast<int32_t *>(met + n_own + 1);  // hashed: 1 + the place in `met`
     memset(slots, 0, size_t(n_slots) * 4);
     for (int64_t i = 0; i < n; i++) {
-      if (sigmas[i] < 0.0f) continue;
-      const int64_t cell = cell_at(x[i], y[i], z[i], resolutions[which]);
-      if (cell / 64 % n_parts != part) continue;
+      if (!is_own(i)) continue;
+      const uint32_t cell = cell_of[i];
       uint64_t slot = (uint64_t(cell) * 0x9e3779b97f4a7c15u >> 32) & uint64_t(n_slots - 1);
       while (slots[slot] && met[slots[slot] - 1].cell != cell) slot = (slot + 1) & uint64_t(n_slots - 1);
       if (!slots[slot]) {
-        met[size] = {cell, 0.0, 0};
+        met[size] = {0.0, cell, 0};
         slots[slot] = int32_t(++size);
       }
       met[slots[slot] - 1].sum += sigmas[i];
       met[slots[slot] - 1].count++;
     }
     for (int64_t i = 0; i < size; i++) {
-      const int64_t cell = met[i].cell;
+      const uint32_t cell = met[i].cell;
       float mean = float(met[i].sum / double(met[i].count)), old = from_bfloat(cells[cell]);
       if (old == LONE) continue;
       if (old < 0.0f) old = mean;
