@@ -26,6 +26,7 @@ from nerfcli.reference.sampling import LINEAR, Disparity, Piecewise, Spacing, St
 from nerfcli.scenes import Scene
 
 PROPOSAL_RATE = 0.1  # at which remembered densities move towards those that a step meets
+RENDER_PADDING = 0.05  # share of a rendered ray's samples that is spread evenly: nothing to find
 WIDEST = 4.0  # tangent of half a cone that a perspective space may have
 STEPS_PER_BOX = 512  # along the detail cube's diagonal, for those who march through the field
 
@@ -82,7 +83,9 @@ class UnboundedField(GridField[ProposalSampler]):
 
     @property
     def sample_grid(self) -> ProposalGrid:
-        return replace(self.sampler.grid, n_samples=self.n_rendered)
+        grid = self.sampler.grid
+        padding = min(grid.padding, RENDER_PADDING)
+        return replace(grid, n_samples=self.n_rendered, padding=padding)
 
 
 def space_of(
