@@ -128,7 +128,9 @@ def test_a_trained_run_leaves_as_everything(nerf: Nerf, ball: Path, tmp_path: Pa
     assert mesh.vertex_colors is not None
     found = closedness(mesh)
     assert found.closed and found.oriented and mesh.volume > 0
-    nerf("export", "run", "--to", "mpi", "--planes", 4, "--quiet")
+    nerf("export", "run", "--to", "mpi", "--planes", 4, "--scale", 0.5, "--quiet")
+    camera = json.loads((tmp_path / "run/exports/mpi/export.json").read_text())["camera"]
+    assert (camera["w"], camera["h"]) == (8, 8)  # as its planes
     page = (tmp_path / "run/exports/mpi/index.html").read_text()
     assert page.count("data:image/png;base64,") >= 2
     assert "http" not in page

@@ -213,13 +213,14 @@ def _planes(
 ) -> dict[str, Any]:
     scene = source.model.scene
     index = _view_index(scene, options.view)
-    cameras = scene.cameras[[index]].scaled(options.scale)
+    scaled = replace(scene, cameras=scene.cameras.scaled(options.scale))
+    cameras = scaled.cameras[[index]]
     with progress.another(None, "part", "planes") as reporter:
         planes = plane_images(source, cameras, 0, options.planes, reporter)
     page = parallax_page(planes, f"{scene.name}, {scene.names[index]}")
     with filling(out) as folder:
         files = [out / path.relative_to(folder) for path in write_planes(planes, folder, page)]
-    frame = source_from_scene(scene).frames[index]
+    frame = source_from_scene(scaled).frames[index]
     return finish(files, base | {
         "view": scene.names[index],
         "planes": options.planes,
