@@ -133,6 +133,6 @@ def test_a_capture_from_one_point_has_a_box_of_its_own(n: int) -> None:
     for i in range(n):
         c, s = math.cos(6.28 * i / n), math.sin(6.28 * i / n)
         c2w[i, :, :3] = torch.tensor([[c, 0, s], [0, 1, 0], [-s, 0, c]], dtype=torch.float64)
-    c2w[:, :, 3] = torch.tensor([0.1, 0.2, 0.3])
+    c2w[:, :, 3] = torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64)
     box, _ = box_from_cameras(replace(cameras, c2w=c2w))
     assert box.half_size == 1.0
