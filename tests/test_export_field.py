@@ -20,13 +20,17 @@ from nerfcli.extraction import visibility
 from nerfcli.extraction.bake import color_mesh, surface_colors
 from nerfcli.extraction.marching_cubes import marching_cubes
 from nerfcli.extraction.mesh_cleanup import drop_unseen_components, label_components, refine_mesh
-from nerfcli.extraction.mpi import plane_images
+from nerfcli.extraction.mpi import PlaneImages, plane_images
 from nerfcli.extraction.point_cloud import field_points
 from nerfcli.extraction.solid import Solid, _rows_of, solid_of
 from nerfcli.extraction.source_field import SourceField
 from nerfcli.extraction.visibility import ParallelView, Visibility, compute_visibility
 from nerfcli.extraction.voxels import field_voxels
 from nerfcli.methods.hashgrid import HashField
+from nerfcli.methods.proposals import ProposalSampler, edges_by, fresh_grid
+from nerfcli.methods.unbounded import UnboundedField
+from nerfcli.reference.contraction import ContractedSpace
+from nerfcli.reference.sampling import Piecewise
 from nerfcli.scenes.scene import Similarity
 from nerfcli.shapes.inside import closedness
 from nerfcli.shapes.types import Mesh, RegularGrid, all_indices
@@ -277,14 +281,45 @@ def test_planes_over_each_other_are_the_rendered_picture(whole) -> None:
     model = solid.source.model
     planes = plane_images(solid.source, model.scene.cameras, 0, 8, QUIET)
     assert np.all(np.diff(planes.depths) > 0)
-    picture = np.zeros((48, 48, 3))  # black, the background of this model
+    # 8 bits a plane, and rays that end at 1e-4 of their light
+    assert np.abs(put_together(planes) - rendered(model)).max() < 0.03
+    assert sum(bool(image[..., 3].any()) for image in planes.images) > 3
+
+
+def test_planes_reach_as_far_as_the_field() -> None:
+    """A ball, and a wall all round it, far out of the box."""
+
+    def in_a_room(points: torch.Tensor) -> torch.Tensor:
+        wall = (points.norm(dim=-1) - 8.0).abs() < 1.0
+        return torch.where(wall, LEVEL, density_of(ball(points)))
+
+    model = analytic_model(in_a_room)
+    old, scene = model.field, model.scene
+    assert isinstance(old, HashField)
+    space = ContractedSpace(scene.box, 1.0, 20.0)
+    edges = edges_by(Piecewise(1.0), 1.0, 20.0, 64)
+    grid = fresh_grid(space, edges, resolution=16, n_samples=64, prior=0.5, padding=0.2)
+    sampler = ProposalSampler(grid, old.ops, rate=0.1)
+    field = UnboundedField(space, old.net, old.params, sampler, old.ops, n_rendered=64)
+    model = replace(model, field=field)
+    planes = plane_images(SourceField.of(model), scene.cameras, 0, 8, QUIET)
+    assert planes.depths[-1] > 8.0
+    picture = rendered(model)
+    assert picture[0, 0].max() > 0.5  # the wall
+    assert np.abs(put_together(planes) - picture).max() < 0.03
+
+
+def put_together(planes: PlaneImages) -> np.ndarray:
+    """All planes over each other, and over black, the background of these models."""
+    picture = np.zeros((48, 48, 3))
     for image in planes.images[::-1] / 255.0:
         alpha = image[..., 3:]
         picture = picture * (1.0 - alpha) + image[..., :3] * alpha
-    truth = as_image(render_image(model, model.scene.cameras, 0).rgb, model.scene.cameras, 0)
-    # 8 bits a plane, and rays that end at 1e-4 of their light
-    assert np.abs(picture - truth).max() < 0.03
-    assert sum(bool(image[..., 3].any()) for image in planes.images) > 3
+    return picture
+
+
+def rendered(model: Model) -> np.ndarray:
+    return as_image(render_image(model, model.scene.cameras, 0).rgb, model.scene.cameras, 0)
 
 
 class Gridless(HashField):

@@ -19,7 +19,7 @@ from nerfcli.cameras.rays import Rays
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Progress
 from nerfcli.extraction.source_field import SourceField
-from nerfcli.methods.unbounded import UnboundedField
+from nerfcli.methods.grid_field import GridField
 from nerfcli.reference.samples import Samples
 from nerfcli.reference.sampling import MarchingGrid, intersect_box
 from nerfcli.reference.volume import composite
@@ -67,7 +67,7 @@ def plane_images(
 def _samples(source: SourceField, rays: Rays) -> tuple[Samples, Tensor, Tensor, Tensor]:
     """Sample rays: samples, densities, colours, and depths along the optical axis."""
     field, box = source.model.field, source.cells_box
-    if isinstance(field, UnboundedField):  # no box holds it
+    if isinstance(field, GridField):
         bounds, grid = field.bounds(rays), field.sample_grid
     else:
         bounds = intersect_box(rays, box, field.near, field.far)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Generic, Self, TypeVar
 
@@ -31,7 +32,7 @@ S = TypeVar("S", bound=Sampler)
 
 
 @dataclass
-class GridField(Generic[S]):
+class GridField(ABC, Generic[S]):
     """A hash grid and two MLPs in a space, and the sampler that says where rays look."""
 
     space: BoxSpace | ContractedSpace | PerspectiveSpace
@@ -92,9 +93,9 @@ class GridField(Generic[S]):
         return self.space.bounds(rays)
 
     @property
+    @abstractmethod
     def sample_grid(self) -> SampleGrid:
         """What its rays are sampled by when they are rendered."""
-        raise NotImplementedError
 
     def render_rays(self, rays: Rays, background: Tensor) -> Pixels:
         """Pixels of rays, without gradients. background [3]."""
