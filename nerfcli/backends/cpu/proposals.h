@@ -1,7 +1,5 @@
 // Samples from a grid of remembered densities; the reference is nerfcli/reference/proposals.py.
 #pragma once
-#include <algorithm>
-
 #include "space.h"
 
 namespace {
