@@ -293,8 +293,8 @@ def test_the_command_and_its_record(nerf: Nerf, tmp_path: Path) -> None:
     ball = read_source(tmp_path / "ball")
     assert_same_views(ball, read_source(tmp_path / "new"), value["names"])
     # strict: nothing is written, and the exit code says so
-    done = nerf("convert", "ball", "--to", "llff", "--out", "l", "--strict", code=3)
-    assert "lost: splits: which images are for test, train" in done.stdout
+    done = nerf("convert", "ball", "--to", "llff", "--out", "l", "--strict", code=2)
+    assert "cannot hold all: splits (which images are for test, train)." in done.stderr
     assert not (tmp_path / "l").exists()
     # links instead of copies
     nerf("convert", "new", "--to", "colmap", "--out", "linked", "--link", "--quiet")

@@ -146,6 +146,11 @@ def _depth_units(source: Source) -> str:
     return f"{len(kinds)} different units" if len(kinds) > 1 else ""
 
 
+def _depth_units_of_ngp(source: Source) -> str:
+    frames = tuple(f for f in source.frames if f.depth is not None and is_ngp_depth(f.depth))
+    return _depth_units(replace(source, frames=frames))
+
+
 # what, the targets that hold it, and its description (empty: nothing is lost); worst first
 CHECKS: tuple[tuple[str, tuple[str, ...], Callable[[Source], str]], ...] = (
     ("one focal length", ("llff", "colmap", *TABLES), _one_focal),
@@ -161,6 +166,7 @@ CHECKS: tuple[tuple[str, tuple[str, ...], Callable[[Source], str]], ...] = (
     ("bounds", ("llff",), _bounds),
     ("depth", TABLES, _depths),
     ("depth", ("blender", "llff", "colmap", "transforms"), _depths_beyond_ngp),
-    ("depth units", ("blender", "llff", "colmap"), _depth_units),
+    ("depth units", ("blender", "llff", "colmap", "instant-ngp"), _depth_units),
+    ("depth units", ("blender", "llff", "colmap", "transforms"), _depth_units_of_ngp),
     ("applied_transform", ("transforms",), _applied),
 )
