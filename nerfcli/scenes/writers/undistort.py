@@ -223,9 +223,9 @@ def write_undistorted_image(old: Frame, new: Frame, place: Path) -> None:
     pixels = read_with_alpha(old.image, old.alpha, 1, old.size).float()
     if pixels.shape[-1] == 4:
         pixels[..., :3] *= pixels[..., 3:] / 255
-    pixels = _sample(pixels, old, new, "bicubic").clamp(0, 255)
+    pixels = _sample(pixels, old, new, "bicubic")
     if pixels.shape[-1] == 4:
-        pixels[..., :3] *= 255 / pixels[..., 3:].clamp(min=0.5)
+        pixels[..., :3] *= 255 / pixels[..., 3:].clamp(min=0.5)  # before both are cut off
     write_png(place, pixels.clamp(0, 255).round().to(torch.uint8))
 
 
