@@ -25,6 +25,7 @@ from nerfcli.scenes.writers.llff import write_llff
 from nerfcli.scenes.writers.transforms import (
     dataparser_transforms,
     is_ngp_depth,
+    mixture_note,
     write_transforms,
 )
 from nerfcli.scenes.writers.undistort import (
@@ -116,6 +117,7 @@ def write_scene(
         masks = _write_masks(old, frames, [f"masks/{n}.png" for n in below], folder, all_=True)
         depths = _write_depths(old, frames, below, folder)
         write_transforms(source, names, masks, depths, folder)
+        notes += mixture_note(frames)
     if options.dataparser:
         scene = scene_from_source(source, SceneConfig(alpha="transparent"))
         write_json(folder / DATAPARSER, dataparser_transforms(source, scene.scene_from_source))

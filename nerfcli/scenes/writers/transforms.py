@@ -77,6 +77,13 @@ def write_transforms(
     write_json(folder / "transforms.json", top)
 
 
+def mixture_note(frames: Sequence[Frame]) -> list[str]:
+    """Note that nerfstudio's file states no camera model that holds for all frames."""
+    if _camera_model(state_lenses(frames, "transforms")[0]):
+        return []
+    return ["each image states its own camera model, of which nerfstudio reads none"]
+
+
 def is_ngp_depth(depth: Depth) -> bool:
     """Whether instant-ngp reads a depth image: it wants PNG files, and depths along the axis."""
     return depth.path.suffix.lower() == ".png" and not depth.is_euclidean

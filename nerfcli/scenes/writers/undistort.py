@@ -24,6 +24,7 @@ from nerfcli.cameras.intrinsics import Intrinsics, pixel_grid
 from nerfcli.cameras.lenses import Lens
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import replacing
+from nerfcli.core.text import quantity
 from nerfcli.scenes.images import read_with_alpha, write_png
 from nerfcli.scenes.source import Frame, Points, Source
 from nerfcli.scenes.writers.lenses import intrinsics_of_frame
@@ -76,8 +77,9 @@ def describe_undistorted(source: Source, planned: Source) -> str:
     width, height = moved[0][1].size
     across, down = (_degrees(side, moved[0][1].focal[0]) for side in (width, height))
     return (
-        f"{len(moved)} images are resampled into pinhole cameras (the first {width}x{height}, "
-        f"{across:.3g} x {down:.3g} degrees), which show {np.mean(kept):.1%} of their pixels"
+        f"resampled into pinhole cameras: {quantity(len(moved), 'image')} (the first "
+        f"{width}x{height}, {across:.3g} x {down:.3g} degrees; {np.mean(kept):.1%} of the pixels "
+        "are shown)"
     )
 
 
@@ -152,7 +154,7 @@ def _largest(fits: Callable[[float], bool], low: float, high: float) -> float:
     """Find the largest value up to `high` that fits, by bisection; `low` is taken to fit."""
     if fits(high):
         return high
-    for _ in range(40):
+    for _ in range(30):
         middle = (low + high) / 2
         low, high = (middle, high) if fits(middle) else (low, middle)
     return low

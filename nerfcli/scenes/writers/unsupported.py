@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from nerfcli.core.text import quantity
 from nerfcli.scenes.extent import MAX_CASCADES
 from nerfcli.scenes.source import Frame, Source, median_focal
 from nerfcli.scenes.writers.lenses import state_lenses
@@ -44,9 +45,10 @@ def list_unsupported_lenses(frames: Sequence[Frame], target: str) -> list[Unsupp
     lens = fits[0].camera.lens
     nearest = "pinhole" if lens.is_pinhole else f"{lens.model} lens"
     rms = math.sqrt(sum(fit.rms**2 for fit in fits) / len(fits))
+    have = f"{quantity(len(bad), 'image')} {'has' if len(bad) == 1 else 'have'}"
     detail = (
-        f"{len(bad)} images have a lens ({models}) that {target} lacks; the nearest {nearest} is "
-        f"written, off by up to {max(fit.worst for fit in fits):.2g} pixels ({rms:.2g} RMS)"
+        f"{have} a lens ({models}) that {target} lacks; the nearest {nearest} is written, off by "
+        f"up to {max(fit.worst for fit in fits):.2g} pixels ({rms:.2g} RMS)"
     )
     missed = sum(fit.missed for fit in fits) / len(fits)
     if missed > 0:
