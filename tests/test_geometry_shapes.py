@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -103,6 +104,43 @@ def test_vertex_colours_survive(tmp_path: Path, suffix: str) -> None:
     back = load_shape(tmp_path / f"box{suffix}")
     assert isinstance(back, Mesh) and back.vertex_colors is not None
     assert np.array_equal(back.vertex_colors, mesh.vertices)
+
+
+def test_a_glb_has_linear_colours_that_no_light_changes(tmp_path: Path) -> None:
+    """Every sRGB byte comes back, the dark ones too; a viewer takes neither metal nor light."""
+    ball = icosphere(3)
+    grey = np.minimum(np.arange(len(ball.vertices)), 255).astype(np.float32) / np.float32(255)
+    colored = Mesh(ball.vertices, ball.faces, np.repeat(grey[:, None], 3, axis=1))
+    save_shape(colored, tmp_path / "ball.glb")
+    scene = trimesh.load(tmp_path / "ball.glb", process=False)
+    visual: Any = next(iter(scene.geometry.values())).visual  # pyright: ignore[reportAttributeAccessIssue]
+    stored = visual.vertex_attributes["color"]
+    assert stored.shape == (len(grey), 3) and stored[255].tolist() == [1.0, 1.0, 1.0]
+    assert stored[128, 0] == pytest.approx(0.2158605, abs=1e-6)  # of IEC 61966-2-1
+    assert (visual.material.metallicFactor, visual.material.roughnessFactor) == (0.0, 1.0)
+    assert b'"KHR_materials_unlit":{}' in (tmp_path / "ball.glb").read_bytes()
+    back = load_shape(tmp_path / "ball.glb")
+    assert isinstance(back, Mesh) and back.vertex_colors is not None
+    assert np.array_equal(back.vertex_colors, colored.vertex_colors)
+    save_shape(ball, tmp_path / "plain.glb")  # under light, or nothing of it could be seen
+    assert b"unlit" not in (tmp_path / "plain.glb").read_bytes()
+
+
+def test_colours_of_other_glbs(tmp_path: Path) -> None:
+    """trimesh writes sRGB bytes without a material, and so did `nerf` before."""
+    mesh = box()
+    rgb = np.linspace(0, 255, 24).reshape(8, 3).round().astype(np.uint8)
+    other = trimesh.Trimesh(mesh.vertices, mesh.faces, vertex_colors=rgb, process=False)
+    path = tmp_path / "box.glb"
+    path.write_bytes(other.export(file_type="glb"))  # pyright: ignore[reportArgumentType]
+    back = load_shape(path)
+    assert isinstance(back, Mesh) and back.vertex_colors is not None
+    assert np.array_equal(back.vertex_colors, rgb.astype(np.float32) / np.float32(255))
+    generator = b"https://github.com/mikedh/trimesh"
+    path.write_bytes(path.read_bytes().replace(generator, generator[::-1]))
+    back = load_shape(path)  # as glTF has it
+    assert isinstance(back, Mesh) and back.vertex_colors is not None
+    assert back.vertex_colors[0, 1] == np.float32(59) / np.float32(255)  # of 11, linear
 
 
 def test_points_come_back_with_normals_and_colours(tmp_path: Path) -> None:
