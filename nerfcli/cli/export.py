@@ -193,6 +193,8 @@ def _summary(value: dict[str, Any]) -> str:
     lines = [f"{value['to']}: {', '.join(parts)}"]
     if value.get("threshold") is not None:
         lines.append(f"surface at density {value['threshold']:.4g} per unit of the source")
+    if value.get("non_manifold_edges"):
+        lines.append(f"more than two faces meet at {value['non_manifold_edges']:,} edges")
     lines += [f"lost: {lost['what']}: {lost['detail']}" for lost in value.get("lost", ())]
     files = value["files"]
     lines += files if len(files) <= 4 else [files[0], f"and {len(files) - 1} more files beside it"]
