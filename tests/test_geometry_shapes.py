@@ -164,7 +164,7 @@ def test_grids_come_back(tmp_path: Path) -> None:
     assert np.array_equal(voxels.values, values) and np.array_equal(sdf.values, values)
     assert np.array_equal(voxels.origin, origin) and np.array_equal(sdf.spacing, spacing)
     assert (voxels.threshold, voxels.unit, sdf.frame) == (0.7, "m", "mine")
-    keys = {"kind", "values", "origin", "spacing", "frame", "unit"}
+    keys = {"kind", "values", "values_at", "origin", "spacing", "frame", "unit"}
     assert keys <= set(np.load(tmp_path / "s.npz").files)
 
 
@@ -329,12 +329,27 @@ def test_the_surface_of_a_grid_is_closed_and_in_its_place() -> None:
         surface_of("flat", Mesh(np.zeros((3, 3)), np.array([[0, 1, 2]])))
 
 
+def test_a_binvox_file_holds_long_runs(tmp_path: Path) -> None:
+    full = np.zeros((9, 9, 9), dtype=np.float32)
+    full[3:, :, :] = 1.0  # 243 and 486
+    save_shape(VoxelGrid(full, np.zeros(3), np.ones(3)), tmp_path / "v.binvox")
+    assert (tmp_path / "v.binvox").read_bytes().endswith(bytes([0, 243, 1, 255, 1, 231]))
+    voxels: Any = trimesh.load(tmp_path / "v.binvox", force="voxel")
+    assert np.array_equal(np.asarray(voxels.matrix), full > 0.5)
+
+
 def test_voxels_as_binvox_are_where_they_were(tmp_path: Path) -> None:
     full = np.zeros((3, 5, 4), dtype=np.float32)
     full[1, 2:, 1], full[0, 0, 3] = 1.0, 0.7
     grid = VoxelGrid(full, np.array([1.0, -2.0, 0.5]), np.full(3, 0.25), threshold=0.6)
     save_shape(grid, tmp_path / "v.binvox")
-    got = np.asarray(trimesh.load(tmp_path / "v.binvox", force="voxel").points)  # pyright: ignore
+    head, _, _ = (tmp_path / "v.binvox").read_bytes().partition(b"data\n")
+    lines = [line.split() for line in head.decode().splitlines()]  # some readers go by number
+    assert [line[0] for line in lines] == ["#binvox", "dim", "translate", "scale"]
+    translate, scale = np.array(lines[2][1:], dtype=float), float(lines[3][1])
+    voxels: Any = trimesh.load(tmp_path / "v.binvox", force="voxel")
+    index = np.argwhere(np.asarray(voxels.matrix))  # trimesh takes the first and last centres for
+    got = translate + scale * (index + 0.5) / 5  # the cube's corners, the specification does not
     want = grid.origin + grid.spacing * np.argwhere(full >= 0.6)
     got, want = (points[np.lexsort(points.round(3).T)] for points in (got, want))
     assert np.allclose(got, want, atol=1e-6)  # the header's numbers are text

@@ -13,6 +13,7 @@ from nerfcli.core.errors import NerfError
 from nerfcli.core.files import write_json
 from nerfcli.core.progress import Progress
 from nerfcli.shapes.fit import fit_mesh
+from nerfcli.shapes.grid_files import VALUES_AT
 from nerfcli.shapes.grids import MAX_RESOLUTION, ensure_resolution, sdf_of, voxels_of
 from nerfcli.shapes.manifold import count_nonmanifold_edges, split_nonmanifold_edges
 from nerfcli.shapes.mesh_files import load_shape, save_shape
@@ -166,7 +167,8 @@ def describe_shape(shape: Shape) -> dict[str, Any]:
         return {"points": len(shape.points), "box": box, "colors": shape.colors is not None,
                 "normals": shape.normals is not None}  # fmt: skip
     value = {"shape": list(shape.values.shape), "origin": shape.origin.tolist(),
-             "spacing": shape.spacing.tolist(), "box": box}  # fmt: skip
+             "spacing": shape.spacing.tolist(), "box": box,
+             "values_at": VALUES_AT[kind_of(shape)]}  # fmt: skip
     if isinstance(shape, VoxelGrid):
         value |= {"threshold": shape.threshold, "colors": shape.colors is not None}
     return value
