@@ -45,6 +45,7 @@ from nerfcli.shapes.simplify import simplify_mesh
 from nerfcli.shapes.types import Mesh
 
 EXPORTS = "exports"  # folder in a run
+ALL_VIEWS_POINTS = 100_000  # so many points are worth a look from everywhere for outliers
 TEXTURED_FACES = 50_000  # of a mesh with a texture, unless --faces says otherwise
 
 
@@ -83,10 +84,10 @@ def export_run(
     if options.to == "mpi":
         return _planes(source, out, options, base, progress)
     if options.to == "points":
+        n, seed = options.points, options.seed
         with progress.another(None, "view", "look") as reporter:
-            visibility = compute_visibility(source, reporter)
-        with progress.another(None, "view", "points") as reporter:
-            n, seed = options.points, options.seed
+            visibility = compute_visibility(source, reporter, min(1.0, n / ALL_VIEWS_POINTS))
+        with progress.another(None, "point", "points") as reporter:
             cloud = field_points(source, visibility, n, seed, reporter, progress.note)
         save_shape(cloud, out)
         return finish([out], base | describe_shape(cloud) | {"seed": seed})
