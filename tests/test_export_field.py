@@ -22,6 +22,7 @@ from nerfcli.extraction.bake import color_mesh, surface_colors
 from nerfcli.extraction.marching_cubes import marching_cubes
 from nerfcli.extraction.mesh_cleanup import drop_unseen_components, label_components, refine_mesh
 from nerfcli.extraction.mpi import PlaneImages, plane_images
+from nerfcli.extraction.plausible import list_doubts
 from nerfcli.extraction.point_cloud import field_points
 from nerfcli.extraction.solid import Solid, _rows_of, solid_of
 from nerfcli.extraction.source_field import SourceField
@@ -263,6 +264,29 @@ def test_points_lie_on_the_surface_with_outward_normals(whole) -> None:
     assert np.abs(radius - 0.5).max() < 2.0 * STEP
     assert np.einsum("ij,ij->i", cloud.normals, cloud.points / radius[:, None]).min() > 0.8
     assert np.abs(cloud.colors - (0.5 + 0.5 * cloud.points / radius[:, None])).max() < 0.1
+
+
+def test_a_threshold_that_gives_a_block_or_specks_is_doubted() -> None:
+    """A ball in thin fog, with a few dense grains in it."""
+
+    def foggy(points: torch.Tensor) -> torch.Tensor:
+        grain = (points - torch.tensor([0.45, 0.0, 0.0])).norm(dim=-1) < 0.1
+        fog = torch.where(points.norm(dim=-1) < 0.65, 0.0145 * LEVEL, 0.0)
+        return torch.maximum(density_of(ball(points)), fog) + 200.0 * LEVEL * grain
+
+    source = SourceField.of(analytic_model(foggy, n_views=3))
+    seen = compute_visibility(source, QUIET, 0.1)
+    usual = solid_of(source, seen, 24, None, False)
+    for threshold, said in (
+        (usual.threshold, ""),
+        (0.005 * LEVEL, "a block around it: only 0% of"),
+        (150.0 * LEVEL, "specks of it: only "),
+    ):
+        solid = replace(usual, threshold=threshold)
+        doubts = list_doubts(marching_cubes(solid, QUIET), solid, seen, True)
+        assert len(doubts) == bool(said)
+        advice = f"without --threshold it would be {usual.threshold:.4g}"
+        assert not said or (said in doubts[0] and doubts[0].endswith(advice))
 
 
 def test_as_many_points_as_were_asked_for() -> None:

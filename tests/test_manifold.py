@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from nerfcli.shapes.inside import closedness
 from nerfcli.shapes.manifold import count_nonmanifold_edges, split_nonmanifold_edges
 from nerfcli.shapes.mesh_files import save_shape
 from nerfcli.shapes.remesh import icosphere
+from nerfcli.shapes.simplify import simplify_mesh
 from nerfcli.shapes.types import Mesh, merge_vertices
 
 
@@ -79,3 +82,11 @@ def test_other_meshes_stay_as_they_are() -> None:
     torn = TOUCHING["two cubes at an edge"][0]
     torn = Mesh(torn.vertices, torn.faces[1:])
     assert split_nonmanifold_edges(torn) is torn
+
+
+def test_a_thinned_mesh_is_watertight_by_the_same_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library collapses edges without a look at what they touch; here, to two cubes."""
+    cubes = TOUCHING["two cubes at an edge"][0]
+    library = types.SimpleNamespace(simplify=lambda *_, **__: (cubes.vertices, cubes.faces))
+    monkeypatch.setitem(sys.modules, "fast_simplification", library)
+    assert count_nonmanifold_edges(simplify_mesh(icosphere(2), 24)) == 0
