@@ -88,6 +88,7 @@ def save_shape(shape: Shape, path: Path) -> None:
 
 def _load_triangles(path: Path, suffix: str, note: Note) -> Mesh | PointCloud:
     import trimesh  # slow to import, and needed only for these formats
+    from trimesh.resolvers import FilePathResolver
 
     try:
         source: Any = path
@@ -95,7 +96,7 @@ def _load_triangles(path: Path, suffix: str, note: Note) -> Mesh | PointCloud:
         linear = False
         if suffix == ".glb":
             source, linear = open_glb(path)
-            extra = {"resolver": trimesh.resolvers.FilePathResolver(str(path))}
+            extra = {"resolver": FilePathResolver(str(path))}
         scene: Any = trimesh.load(
             source, file_type=suffix[1:], force="scene", process=False, **extra
         )
@@ -157,7 +158,7 @@ def _from_trimesh(part: Any, matrix: np.ndarray, linear: bool) -> Mesh:
         colors = srgb_of(visual.to_color().vertex_colors, False)
     elif getattr(visual, "kind", None) == "vertex":
         colors = srgb_of(visual.vertex_colors, False)
-    if np.shape(colors)[:1] != (len(vertices),):
+    if colors is not None and len(colors) != len(vertices):
         colors = None
     faces = np.array(part.faces, dtype=np.int64)
     if np.linalg.det(matrix[:3, :3]) < 0:
@@ -175,10 +176,8 @@ def _points_of(part: Any, matrix: np.ndarray, linear: bool) -> PointCloud:
         length = np.linalg.norm(normals, axis=1, keepdims=True)
         normals = normals / length if np.all(length > 0) else None  # zeros stand for "unknown"
     colors = getattr(part, "colors", None)
-    if not len(points) or np.shape(colors)[:1] != (len(points),):
-        colors = None
-    else:
-        colors = srgb_of(np.asarray(colors), linear)
+    is_whole = colors is not None and len(points) and np.shape(colors)[0] == len(points)
+    colors = srgb_of(np.asarray(colors), linear) if is_whole else None
     return PointCloud(points, normals, colors)
 
 
