@@ -123,13 +123,35 @@ def test_render_a_video_without_the_photos(
 
 
 def test_render_takes_the_newest_run_and_its_own_folder(copy: Path, inside: Inside) -> None:
-    for _ in range(2):  # a default name is replaced without --overwrite
-        done = inside("render", "--path", "spiral", "--frames", 2, "--scale", 0.5)
+    words = ("render", "--path", "spiral", "--frames", 2, "--scale", 0.5)
+    for name in ("spiral.mp4", "spiral-2.mp4", "spiral-3.mp4"):  # nothing is replaced unasked
+        done = inside(*words)
         assert done.code == 0, done.err
+        assert f"runs/moved/renders/{name}" in done.out
+        assert (copy / "renders" / name).stat().st_size > 0
     assert "run runs/moved" in done.err
+    assert "2 frames of 8x8, less than a second" in done.err
     assert "2 frames" in done.out
-    assert "runs/moved/renders/spiral.mp4" in done.out
-    assert (copy / "renders" / "spiral.mp4").stat().st_size > 0
+    assert "renders/spiral.mp4" in inside(*words, "--overwrite").out
+    assert len(os.listdir(copy / "renders")) == 3
+
+
+def test_render_one_frame(copy: Path, inside: Inside) -> None:
+    words = ("render", copy, "--frames", 3, "--save", "rgb,depth")
+    assert inside(*words, "--out", "all").code == 0
+    done = inside(*words, "--frame", 2, "--target", "subject")
+    assert done.code == 0, done.err
+    assert "1 frame" in done.out
+    assert {path.name for path in (copy / "renders").iterdir()} == {
+        *("orbit_0002.png", "orbit_0002_depth.png", "orbit_0002_depth.npy")
+    }
+    assert inside(*words, "--frame", 2, "--out", "x.png", "--scale", 0.9).code == 0
+    assert np.asarray(Image.open("x.png")).shape == (14, 14, 3)
+    assert "x.png exists" in inside(*words, "--out", "x.png").err
+    assert inside(*words, "--out", "x.png", "--overwrite").code == 0  # the first frame
+    first = np.asarray(Image.open("all/rgb_0000.png"))
+    np.testing.assert_array_equal(np.asarray(Image.open("x.png")), first)
+    assert sorted(os.listdir()) == ["all", "runs", "x.png", "x_depth.npy", "x_depth.png"]
 
 
 def test_render_layers_to_a_folder(copy: Path, inside: Inside) -> None:
@@ -165,7 +187,16 @@ def test_render_interpolates_between_the_views(copy: Path, inside: Inside) -> No
         (["--backend", "cuda"], "unknown backend 'cuda'"),
         (["--device", "tpu"], "--device: 'tpu'"),
         (["--progress", "loud"], "--progress: unknown kind 'loud'"),
-        (["--frame", "3"], "Did you mean --frames?"),
+        (["--fraems", "3"], "Did you mean --frames?"),
+        (["--frame", "-1"], "--frame must be at least 0"),
+        (["--frame", "120"], "--frame 120: the path has the frames 0 to 119"),
+        (["--frame", "1", "--out", "a.mp4"], "--frame 1 is one picture; --out must end in .png"),
+        (["--target", "here"], "--target: 'here' is no point"),
+        (["--target", "1,2,nan"], "--target: '1,2,nan' is no point"),
+        (["--distance", "0"], "--distance must be above 0"),
+        (["--height", "inf"], "--height must be a finite number"),
+        (["--turns", "2", "--path", "spiral"], "--turns is of an orbit"),
+        (["--scale", "0.01"], "frames of 1x1 are too small for .mp4"),
         (["--out", "/proc/x/y.mp4"], "cannot write /proc/x/y.mp4"),
     ],
 )
@@ -359,9 +390,11 @@ def test_train_target(inside: Inside, ball: Path) -> None:
     assert missed.code == 3, missed.err
     assert missed.err == ""
     assert json.loads(missed.out)["target_met"] is False
-    met = inside(*words, "--target-psnr", 1, "--overwrite")
+    met = inside(*(word for word in words if word != "--quiet"), "--target-psnr", 1, "--overwrite")
     assert met.code == 0, met.err
     assert "target 1 dB reached" in met.out
+    assert "2 held-out views are rendered and scored once, after the training" in met.err
+    assert "2 test views of 16x16, less than a second" in met.err
 
 
 def test_classic_preset_trains_renders_and_evals(inside: Inside, ball: Path) -> None:

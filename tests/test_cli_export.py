@@ -158,6 +158,8 @@ def test_a_trained_run_leaves_as_everything(nerf: Nerf, ball: Path, tmp_path: Pa
     assert len(again.splits["test"]) == 1
     assert again.has_alpha
     nerf("export", "run", "--to", "cameras", "--quiet")
+    again = json.loads(nerf("export", "run", "--to", "cameras", "--json", "--quiet").stdout)
+    assert "run/exports/cameras-2/" in again["files"][0]  # nothing is replaced unasked
     table = json.loads((tmp_path / "run/exports/cameras/transforms.json").read_text())
     stated = json.loads((ball / "transforms_train.json").read_text())["frames"]
     first = next(f for f in table["frames"] if f["file_path"] == "train/r_0.png")

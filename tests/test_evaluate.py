@@ -66,10 +66,14 @@ def score(
 
     model = SimpleNamespace(backend="a backend", background=white, scene=scene)
     monkeypatch.setattr(evaluate, "load_model", lambda *_: model)
+    monkeypatch.setattr(evaluate, "estimate_seconds", lambda model, cameras: 600.0)
     monkeypatch.setattr(evaluate, "render_image", render)
     monkeypatch.setattr(evaluate, "as_image", lambda rgb, cameras, index: rgb)
     run = cast(Run, FakeRun())
-    return evaluate.evaluate(run, scene, save_images=False, progress=progress), said
+    result = evaluate.evaluate(run, scene, save_images=False, progress=progress)
+    n_views = len(scene.splits["test"])
+    assert said.pop(1) == f"{n_views} test views of {SIZE}x{SIZE}, about 10 min"
+    return result, said
 
 
 def test_a_view_that_is_masked_out_is_named_and_left_out(

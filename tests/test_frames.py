@@ -143,6 +143,12 @@ def test_a_time_of_day_is_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert len(take_frames(Path("12:30.mp4"), tmp_path / "frames", 3)) == 3
 
 
+def test_the_count_of_frames_is_theirs(tmp_path: Path) -> None:
+    """The header's duration has hundredths of a second: 40 frames at 30 a second take 1.33 s."""
+    ffmpeg(*source(40 / 30), tmp_path / "a.mp4")
+    assert frames.count_frames(tmp_path / "a.mp4") == 40
+
+
 @pytest.mark.parametrize("lines", [720, 576])
 def test_hd_without_a_colour_matrix_is_bt709(tmp_path: Path, lines: int) -> None:
     """As players take it; smaller video is BT.601."""

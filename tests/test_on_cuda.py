@@ -25,7 +25,8 @@ from nerfcli.core.progress import Progress
 from nerfcli.core.signals import StopSignal
 from nerfcli.engine import train
 from nerfcli.engine.evaluate import evaluate
-from nerfcli.engine.render import load_model, render_image, render_path
+from nerfcli.engine.render import load_model, render_image
+from nerfcli.engine.render_path import render_path
 from nerfcli.engine.runs import Run
 from nerfcli.extraction import source_field
 from nerfcli.extraction.export import export_run, field_for_shapes

@@ -20,9 +20,11 @@ from nerfcli.cameras import paths, splines
 from nerfcli.cameras.boxes import Box
 from nerfcli.cameras.cameras import Cameras, common_focus
 from nerfcli.cameras.lenses import Lens
+from nerfcli.cameras.orbit import Orbit, shown
 from nerfcli.cameras.upright import Upright, find_upright, straighten, up_of_images
-from nerfcli.cli import app, render
+from nerfcli.cli import app
 from nerfcli.core.errors import NerfError
+from nerfcli.engine.plan import PathRequest, Plan, plan_path
 from nerfcli.scenes import load_scene
 from nerfcli.scenes.scene import Scene, Similarity
 
@@ -63,7 +65,6 @@ def assert_sound(path: Cameras, n: int) -> None:
     identity = torch.eye(3, dtype=torch.float64).expand(n, 3, 3)
     assert torch.allclose(rotation.transpose(1, 2) @ rotation, identity, atol=1e-9)
     assert torch.allclose(torch.linalg.det(rotation), torch.ones(n).double())
-    assert (path.size % 2 == 0).all()
     assert all(lens.is_pinhole for lens in path.lenses)
     assert torch.isfinite(path.c2w).all()
     assert torch.equal(path.principal, path.size.double() / 2)
@@ -84,8 +85,8 @@ def test_cameras_all_around_give_a_level_circle_at_their_height() -> None:
     assert torch.allclose(steps, torch.full((40,), 2 * math.pi / 40).double(), atol=1e-3)
     down = path.c2w[:, :, 1] @ (turn @ UP)
     assert (down < 0).all()  # upright
-    assert path.size[0].tolist() == [40, 32]
-    assert path.focal[0].tolist() == pytest.approx([50 * 40 / 41, 50 * 32 / 31])
+    assert path.size[0].tolist() == [41, 31]  # odd sizes stay
+    assert path.focal[0].tolist() == pytest.approx([50, 50])
 
 
 def test_an_arc_is_swept_and_never_left() -> None:
@@ -271,7 +272,7 @@ def test_videos_of_photos_on_their_side_stand_upright(turn: int) -> None:
         assert torch.equal(got.size, wanted.size)
         torch.testing.assert_close(got.focal, wanted.focal)
     as_stored = paths.orbit(lying, BOX, 12, up_of_images(lying.c2w.numpy()))
-    assert as_stored.size[0].tolist() == [32, 40]
+    assert as_stored.size[0].tolist() == [31, 41]
 
 
 def walk(n: int = 80) -> Tensor:
@@ -320,10 +321,17 @@ def test_cameras_at_one_place_still_give_a_path(make, n_cameras: int) -> None:
             assert_sound(make(cameras, BOX, n, None), n)
 
 
-def planned(cameras: Cameras, path: str, up: str | None = None, **changed) -> render.Plan:
+def planned(
+    cameras: Cameras,
+    path: str,
+    up: str | None = None,
+    asked: dict[str, Any] | None = None,
+    **changed,
+) -> Plan:
     """What `nerf render` would show of a scene of these cameras."""
     names, nothing = tuple(str(i) for i in range(len(cameras))), (None,) * len(cameras)
-    turned = Similarity(rotation=((1.0, 0.0, 0.0), (0.0, 0.0, 1.0), (0.0, -1.0, 0.0)))
+    rotation = ((1.0, 0.0, 0.0), (0.0, 0.0, 1.0), (0.0, -1.0, 0.0))
+    turned = changed.pop("scene_from_source", Similarity(rotation=rotation))
     splits = {"train": tuple(range(1, len(cameras))), "test": (0,)}
     scene = Scene(
         *("s", None, "k", names, cameras, nothing, nothing, nothing, "black", splits, BOX),
@@ -331,7 +339,7 @@ def planned(cameras: Cameras, path: str, up: str | None = None, **changed) -> re
         **changed,
     )
     run: Any = SimpleNamespace(scene_json=json.loads(json.dumps(scene.to_json())))
-    return render.plan_path(run, path, up, 9, 1.0)
+    return plan_path(run, PathRequest(**{"path": path, "up": up, "frames": 9, **(asked or {})}))
 
 
 def test_render_says_which_path_and_which_way_is_up() -> None:
@@ -346,13 +354,69 @@ def test_render_says_which_path_and_which_way_is_up() -> None:
     lying = straighten(cameras, np.full(30, 3))
     plan = planned(lying, "spiral")
     assert "lie on their side" in plan.remark
-    assert plan.cameras.size[0].tolist() == [40, 32]
+    assert plan.cameras.size[0].tolist() == [41, 31]
     assert planned(lying, "spiral", "image").remark == ""
     ahead = looking(ring(0, 0.1, 9, 0.5), torch.zeros(9, 3).double())
     assert "--up" in planned(ahead, "auto").remark
     known = Upright(np.array([0.0, 0.0, 1.0]), np.zeros(9, np.int64), True, "known")
     assert planned(ahead, "auto", upright=known).remark == "spiral: all cameras face one way"
     assert len(planned(ahead, "test").cameras) == 1
+
+
+def test_an_orbit_is_where_the_user_asks() -> None:
+    """In units of the source, which are a half of the scene's here; up is the source's -y."""
+    cameras = looking(ring(0, 6, 30, 0.5), torch.zeros(30, 3).double())
+    rotation = ((1.0, 0.0, 0.0), (0.0, 0.0, 1.0), (0.0, -1.0, 0.0))
+    half = {"scene_from_source": Similarity(2.0, rotation, (1.0, 0.0, 0.0))}
+    asked = {"target": "0.5,1,-2", "distance": 3.0, "height": 1.0, "turns": -0.5, "start": 90.0}
+    plan = planned(cameras, "auto", None, {**asked, "frames": 4}, **half)
+    assert (plan.name, plan.facts["path_reason"]) == ("orbit", "--target asks for it")
+    target = torch.tensor([2.0, -4.0, -2.0]).double()
+    offsets = plan.cameras.positions - target
+    assert offsets.norm(dim=-1).tolist() == pytest.approx([6.0] * 4)
+    assert offsets[:, 2].tolist() == pytest.approx([2.0] * 4, abs=0.05)  # up is fitted
+    assert_sound(plan.cameras, 4)
+    inward = -torch.nn.functional.normalize(offsets, dim=-1)
+    torch.testing.assert_close(plan.cameras.forwards, inward, atol=1e-9, rtol=0)
+    azimuths = np.unwrap(torch.atan2(offsets[:, 1], offsets[:, 0]).numpy())
+    np.testing.assert_allclose(np.degrees(np.diff(azimuths)), -45, atol=1)
+    only = planned(cameras, "auto", None, {**asked, "frames": 4, "frame": 2}, **half)
+    torch.testing.assert_close(only.cameras.c2w, plan.cameras.c2w[2:3])
+    with pytest.raises(NerfError, match="--height"):
+        planned(cameras, "auto", None, {"height": 9.0})
+    with pytest.raises(NerfError, match="--frame 9: the path has the frames 0 to 8"):
+        planned(cameras, "orbit", None, {"frame": 9})
+    outward = looking(ring(0, 6, 20, 0.0, radius=1.0), ring(0, 6, 20, 0.0, radius=3.0))
+    with pytest.raises(NerfError, match="--target centre"):
+        planned(outward, "auto", None, {"target": "centre"})
+    boxed = planned(outward, "auto", None, {"turns": 1.0})  # without a focus, about the box
+    assert boxed.cameras.positions.norm(dim=-1).tolist() == pytest.approx([1.0] * 9)
+
+
+def test_a_sweep_begins_where_the_user_asks() -> None:
+    cameras = looking(ring(-0.8, 0.8, 30, 0.3), torch.zeros(30, 3).double())
+    for start, wanted in ((0.0, 0.0), (0.4, 0.4), (9.0, 0.72)):
+        path = paths.orbit(cameras, BOX, 9, None, Orbit(start=start))
+        azimuth = torch.atan2(path.positions[0, 1], path.positions[0, 0])
+        assert float(azimuth) == pytest.approx(wanted, abs=0.01)
+
+
+def test_a_subject_in_front_of_the_focus_is_not_cut() -> None:
+    """A head on a wall, at which the cameras look past it: the orbit goes round the head."""
+    cameras = looking(ring(-0.8, 0.8, 30, 0.1), torch.zeros(30, 3).double())
+    head = torch.randn(200, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    head = (0.3 * torch.nn.functional.normalize(head, dim=-1)).numpy() + [2.2, 0.0, 0.3]
+    before = paths.orbit(cameras, BOX, 24)
+    assert not shown(before, head).all()
+    path = paths.orbit(cameras, BOX, 24, None, Orbit(subject=head))
+    assert_sound(path, 24)
+    assert shown(path, head).all()
+    steps = (path.positions.roll(-1, 0) - path.positions).norm(dim=-1)
+    assert float(steps.max()) < 3 * float(steps.median())  # no jump, also at the end
+    small = head - head.mean(0)  # at the focus, and not cut: nothing changes
+    torch.testing.assert_close(
+        paths.orbit(cameras, BOX, 24, None, Orbit(subject=small)).c2w, before.c2w
+    )
 
 
 @pytest.mark.parametrize("arguments", [["--up", "north"], ["--path", "test", "--up", "+z"]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from nerfcli.core import signals
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import filling
 from nerfcli.core.signals import Interrupted, StopSignal, interruptible
-from nerfcli.engine import evaluate, render
+from nerfcli.engine import evaluate, render_path
 from nerfcli.extraction import multiview
 from nerfcli.matching import matching
 from nerfcli.scenes.writers import convert
@@ -144,26 +145,81 @@ def test_a_stopped_command_leaves_nothing(
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.gif", "frames"])
-def test_a_stopped_render_leaves_what_was_there(
+def test_a_stopped_render_leaves_what_was_there_and_goes_on(
     name: str,
     run: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    out = tmp_path / name
+    out, rendered = tmp_path / name, render_path.render_image
     words = ["render", str(run), "--out", str(out), "--frames", "4", "--overwrite", "--json"]
     with pytest.raises(SystemExit, match="0"):
         main(words)
     capsys.readouterr()
     before = {path: path.stat().st_ino for path in everything(tmp_path)}
-    monkeypatch.setattr(render, "render_image", signalling(2, signal.SIGTERM, render.render_image))
+    contents = {path: path.read_bytes() for path in before if path.is_file()}
+    monkeypatch.setattr(render_path, "render_image", signalling(2, signal.SIGTERM, rendered))
     with pytest.raises(SystemExit) as end:
         main(words)
     result = json.loads(capsys.readouterr().out)
     assert end.value.code == 75
-    assert (result["files"], result["stopped"]) == ([], signal.SIGTERM)
-    assert {path: path.stat().st_ino for path in everything(tmp_path)} == before
+    assert (result["files"], result["stopped"], result["n_frames"]) == ([], signal.SIGTERM, 2)
+    folder = Path(result["frames_in"])
+    kept = {path for path in everything(tmp_path) if folder in (path, path.parent)}
+    assert {path.name for path in kept if path.suffix} == {
+        *("frames.json", "rgb_0000.png", "rgb_0001.png")
+    }
+    left = everything(tmp_path) - kept
+    assert {path: path.stat().st_ino for path in left} == before
+
+    calls: list[int] = []
+
+    def count_calls(model: Any, cameras: Any, index: int) -> Any:
+        calls.append(index)
+        return rendered(model, cameras, index)
+
+    torn = (folder / "rgb_0000.png").read_bytes()[:-60]
+    (folder / "rgb_0000.png").write_bytes(torn)
+    (folder / "part-rgb_0002.png").write_bytes(b"what a kill left")
+    monkeypatch.setattr(render_path, "render_image", count_calls)
+    with pytest.raises(SystemExit, match="0"):
+        main(words)
+    captured = capsys.readouterr()
+    result = json.loads(captured.out)
+    assert (calls, result["n_kept"], result["n_frames"]) == ([0, 2, 3], 1, 4)
+    assert "2 frames finished before; going on with 2 frames of 16x16" in captured.err
+    assert "1 kept frame broken: rendered again" in captured.err
+    assert everything(tmp_path) == set(before)
+    assert {path: path.read_bytes() for path in contents} == contents  # the same, to the bit
+
+
+def test_frames_of_another_checkpoint_are_not_taken_over(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, rendered = Path(shutil.copytree(run, tmp_path / "run")), render_path.render_image
+    words = ["render", str(run), "--frames", "3", "--json"]
+
+    def stopped_at(call: int, *more: str) -> dict[str, Any]:
+        monkeypatch.setattr(render_path, "render_image", signalling(call, signal.SIGINT, rendered))
+        with pytest.raises(SystemExit):
+            main([*words, *more])
+        return json.loads(capsys.readouterr().out)
+
+    first = Path(stopped_at(2)["frames_in"])
+    other = Path(stopped_at(1, "--scale", "0.5")["frames_in"])
+    assert len(list(first.glob("*.png"))) == 2  # a preview does not replace them
+    assert other != first
+    moved = run.rename(tmp_path / "moved")  # a run folder moves, with what is under way
+    words[1] = str(moved)
+    assert stopped_at(9)["n_kept"] == 2
+    stopped_at(1)  # orbit-2.mp4
+    monkeypatch.setattr(render_path, "render_image", rendered)
+    with pytest.raises(SystemExit, match="0"):
+        main(["train", "--resume", str(moved), "--steps", "3", "--quiet"])
+    capsys.readouterr()
+    assert stopped_at(9)["n_kept"] == 0
+    assert {path.name for path in (moved / "renders").iterdir()} == {"orbit.mp4", "orbit-2.mp4"}
 
 
 def test_a_stopped_eval_says_so(
@@ -180,7 +236,8 @@ def test_a_stopped_eval_says_so(
 def test_a_signal_behind_the_last_frame_stops_nothing(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(render, "render_image", signalling(3, signal.SIGTERM, render.render_image))
+    stopping = signalling(3, signal.SIGTERM, render_path.render_image)
+    monkeypatch.setattr(render_path, "render_image", stopping)
     out = tmp_path / "a.gif"
     with pytest.raises(SystemExit, match="0"):
         main(["render", str(run), "--out", str(out), "--frames", "3", "--json"])

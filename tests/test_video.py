@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 from PIL import Image
 
 from nerfcli.core.errors import NerfError
-from nerfcli.engine.video import ENCODINGS, open_writer
+from nerfcli.engine.video import ENCODINGS, VideoWriter, ensure_video
 
 
 def picture(i: int, size: tuple[int, int] = (48, 64)) -> np.ndarray:
@@ -24,16 +23,15 @@ def picture(i: int, size: tuple[int, int] = (48, 64)) -> np.ndarray:
     return frame
 
 
-def write(out: Path, layer: str, save: tuple[str, ...], n: int = 5, size=(48, 64)) -> list[Path]:
-    writer = open_writer(out, layer, save, fps=10)
+def write(out: Path, n: int = 5, size: tuple[int, int] = (48, 64)) -> Path:
+    writer = VideoWriter(out, 10, out.parent)
     for i in range(n):
-        depth = np.full(size, 1.5 + i) if layer == "depth" else None
-        writer.add(picture(i, size), depth)
+        writer.add(picture(i, size))
     return writer.close()
 
 
 def test_mp4_is_h264_yuv420p_with_all_frames(tmp_path: Path):
-    (path,) = write(tmp_path / "a.mp4", "rgb", ("rgb",))
+    path = write(tmp_path / "a.mp4")
     reader = imageio_ffmpeg.read_frames(str(path))
     meta = next(reader)
     assert meta["codec"].startswith("h264")
@@ -51,9 +49,9 @@ def test_mp4_says_bt709_and_means_it(tmp_path: Path):
     """A player that assumes BT.709, as for all of HD, shows the colours that were rendered."""
     colours = [(200, 40, 30), (30, 160, 40), (40, 60, 200), (128, 128, 128)]
     frame = np.repeat(np.array(colours, np.uint8)[None], 16, axis=1).reshape(1, 64, 3)
-    writer = open_writer(tmp_path / "a.mp4", "rgb", ("rgb",), fps=10)
-    writer.add(np.repeat(frame, 48, axis=0), None)
-    (path,) = writer.close()
+    writer = VideoWriter(tmp_path / "a.mp4", 10, tmp_path)
+    writer.add(np.repeat(frame, 48, axis=0))
+    path = writer.close()
     options = ["-vf", "scale=in_color_matrix=bt709:in_range=tv"]
     reader = imageio_ffmpeg.read_frames(str(path), output_params=options)
     assert "bt709" in next(reader)["pix_fmt"]
@@ -64,18 +62,18 @@ def test_mp4_says_bt709_and_means_it(tmp_path: Path):
 
 
 def test_mp4_plays_before_all_of_it_is_there(tmp_path: Path):
-    (path,) = write(tmp_path / "a.mp4", "rgb", ("rgb",))
+    path = write(tmp_path / "a.mp4")
     content = path.read_bytes()
     assert 0 < content.index(b"moov") < content.index(b"mdat")  # the index, then the pictures
 
 
 def test_odd_sizes_lose_one_row_or_column(tmp_path: Path):
-    (path,) = write(tmp_path / "a.mp4", "rgb", ("rgb",), size=(47, 65))
+    path = write(tmp_path / "a.mp4", size=(47, 65))
     assert next(imageio_ffmpeg.read_frames(str(path)))["size"] == (64, 46)
 
 
 def test_gif_keeps_frames_rate_and_colours(tmp_path: Path):
-    (path,) = write(tmp_path / "a.gif", "rgb", ("rgb",))
+    path = write(tmp_path / "a.gif")
     with Image.open(path) as gif:
         assert getattr(gif, "n_frames", 1) == 5
         assert gif.info["duration"] == 100
@@ -108,10 +106,10 @@ def test_a_gif_that_browsers_would_slow_down_is_refused(tmp_path: Path):
 
 
 def test_a_gif_keeps_frames_that_repeat_and_odd_sizes(tmp_path: Path):
-    writer = open_writer(tmp_path / "a.gif", "rgb", ("rgb",), fps=25)
+    writer = VideoWriter(tmp_path / "a.gif", 25, tmp_path)
     for _ in range(4):
-        writer.add(picture(0, (47, 65)), None)
-    (path,) = writer.close()
+        writer.add(picture(0, (47, 65)))
+    path = writer.close()
     with Image.open(path) as gif:
         assert getattr(gif, "n_frames", 1) == 4
         assert gif.size == (65, 47)
@@ -125,56 +123,51 @@ def test_a_gif_keeps_frames_that_repeat_and_odd_sizes(tmp_path: Path):
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.gif"])
 def test_one_frame_is_a_video(name: str, tmp_path: Path):
-    (path,) = write(tmp_path / name, "rgb", ("rgb",), n=1)
+    path = write(tmp_path / name, n=1)
     assert imageio_ffmpeg.count_frames_and_secs(str(path))[0] == 1
 
 
 def test_ffmpeg_that_ends_early_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     broken = replace(ENCODINGS[".mp4"], codec="no_such_codec")
     monkeypatch.setitem(ENCODINGS, ".mp4", broken)
-    writer = open_writer(tmp_path / "a.mp4", "rgb", ("rgb",), fps=10)
+    writer = VideoWriter(tmp_path / "a.mp4", 10, tmp_path)
     with pytest.raises(NerfError, match=r"cannot write .*a\.mp4: ffmpeg failed") as told:
         for i in range(1000):
-            writer.add(picture(i % 8, (256, 256)), None)
+            writer.add(picture(i % 8, (256, 256)))
     assert "\n" not in str(told.value)
     writer.abort()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_frames_go_to_a_folder_with_depth_in_numbers(tmp_path: Path):
-    rgb = write(tmp_path / "f", "rgb", ("rgb", "depth"))
-    depth = write(tmp_path / "f", "depth", ("rgb", "depth"))
-    assert [p.name for p in rgb] == [f"rgb_{i:04d}.png" for i in range(5)]
-    assert np.array_equal(np.asarray(Image.open(rgb[1])), picture(1))
-    assert np.load(depth[2].with_suffix(".npy")).max() == 3.5
-    sidecar = json.loads((tmp_path / "f" / "depth.json").read_text())
-    assert sidecar["kind"] == "euclidean"
-    assert not [p for p in (tmp_path / "f").iterdir() if p.name.startswith(".")]
-
-
-def test_the_second_layer_gets_its_name_in_the_file(tmp_path: Path):
-    save = ("rgb", "opacity")
-    paths = [write(tmp_path / "o.gif", layer, save)[0].name for layer in save]
-    assert paths == ["o.gif", "o_opacity.gif"]
-
-
 def test_abort_leaves_nothing(tmp_path: Path):
     for name in ("a.mp4", "a.gif"):
-        writer = open_writer(tmp_path / name, "rgb", ("rgb",), fps=10)
-        writer.add(picture(0), None)
+        writer = VideoWriter(tmp_path / name, 10, tmp_path)
+        writer.add(picture(0))
         writer.abort()
-    writer = open_writer(tmp_path / "f", "rgb", ("rgb",), fps=10)
-    writer.add(picture(0), None)
-    writer.abort()
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
 
 
-def test_unknown_suffix_and_unwritable_folder_are_told(tmp_path: Path):
-    with pytest.raises(NerfError, match=r"unknown suffix '\.avi'.*\.mp4"):
-        open_writer(tmp_path / "a.avi", "rgb", ("rgb",), fps=10)
-    (tmp_path / "file").write_text("")
-    with pytest.raises(NerfError, match="cannot write to"):
-        open_writer(tmp_path / "file" / "a.mp4", "rgb", ("rgb",), fps=10)
+@pytest.mark.parametrize(
+    ("name", "size", "fps", "message"),
+    [
+        ("a.mp4", (1, 9), 30, r"1x9 are too small for \.mp4"),
+        ("a.gif", (9, 9), 60, "slow a GIF of more than 50 frames"),
+    ],
+)
+def test_what_makes_no_video_is_told(
+    name: str, size: tuple[int, int], fps: int, message: str
+) -> None:
+    with pytest.raises(NerfError, match=message):
+        ensure_video(Path(name), np.array([size, size]), fps)
+
+
+def test_ffmpeg_says_nothing_past_us(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    writer = VideoWriter(tmp_path / "a.mp4", 10, tmp_path)
+    writer.add(picture(0, (1, 1)))  # nothing is left of it
+    with pytest.raises(NerfError, match="0 of 1 frames arrived"):
+        writer.close()
+    writer.abort()
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("loss", ["half", "all"])
@@ -182,13 +175,13 @@ def test_a_video_that_did_not_arrive_whole_is_told(
     loss: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """ffmpeg, out of room on the disk, ends without a word to us."""
-    writer = open_writer(tmp_path / "a.mp4", "rgb", ("rgb",), fps=10)
+    writer = VideoWriter(tmp_path / "a.mp4", 10, tmp_path)
     for i in range(5):
-        writer.add(picture(i), None)
-    whole = writer._ensure_whole  # pyright: ignore[reportAttributeAccessIssue]
+        writer.add(picture(i))
+    whole = writer._ensure_whole
 
     def cut() -> None:
-        aside = writer.aside  # pyright: ignore[reportAttributeAccessIssue]
+        aside = writer.aside
         aside.write_bytes(aside.read_bytes()[: aside.stat().st_size // 2 if loss == "half" else 0])
         whole()
 
@@ -202,5 +195,5 @@ def test_a_video_that_did_not_arrive_whole_is_told(
 def test_a_colon_in_a_name_is_no_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     for name in ("12:30.mp4", "12:30.gif"):
-        write(Path(name), "rgb", ("rgb",), 2)
+        write(Path(name), 2)
     assert sorted(os.listdir()) == ["12:30.gif", "12:30.mp4"]

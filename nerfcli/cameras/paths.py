@@ -1,15 +1,14 @@
 """Camera paths through a scene, fitted to the cameras that it was captured with.
 
-azimuth: angle around `up`, elevation: angle above the plane across it, both seen from the focus,
-the point that the cameras look at. All paths are of pinholes with the median intrinsics of the
-images as they stand upright.
+The focus is the point that the cameras look at. All paths are of pinholes with the median
+intrinsics of the images as they stand upright.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -18,7 +17,15 @@ from nerfcli.cameras.arrangement import arrangement_of
 from nerfcli.cameras.boxes import Box
 from nerfcli.cameras.cameras import Cameras, common_focus
 from nerfcli.cameras.lenses import Lens
-from nerfcli.cameras.rotations import level, look_at, perpendicular
+from nerfcli.cameras.orbit import (
+    AS_THE_CAMERAS,
+    Orbit,
+    back_off,
+    capture_around,
+    circle,
+    shown,
+)
+from nerfcli.cameras.rotations import level, look_at
 from nerfcli.cameras.splines import (
     aim,
     between,
@@ -31,62 +38,10 @@ from nerfcli.cameras.tours import short_order, spread_out
 from nerfcli.cameras.upright import Upright, find_upright, straighten
 
 Array = np.ndarray
-SURROUNDED = math.radians(75)  # a circle, where no gap between azimuths is wider than this
-SWEEP_MARGIN = 0.9  # share of the covered azimuths that a sweep uses
 SPIRAL_TURNS = 2
 KEYFRAME_SPACING = 6  # frames of `interpolate` per camera that it passes
 KEYFRAMES = 8  # at least: two cameras may look from opposite sides, with nothing between them
 WALK_KEYFRAMES = 60  # a walk keeps to its cameras, whatever the number of frames
-LOCAL = math.radians(15), math.radians(40)  # least and largest width of a local mean by azimuth
-SAME_HEIGHT = math.radians(20)  # of elevations; cameras further from the usual one count less
-
-
-@dataclass(frozen=True)
-class _Capture:
-    """Cameras in spherical coordinates around what they look at.
-
-    Attributes:
-        focus: [3]. frame: [3, 3] columns: two axes across `up`, and `up`; azimuth 0 is the
-            middle of the covered range.
-        azimuths, elevations, radii: [n], radians and scene units.
-        aims: [n, 3] the point of each optical axis that is nearest to the focus, from there.
-        half_range: largest |azimuth|; the gap lies opposite.
-        gap: widest range of azimuths without a camera.
-    """
-
-    focus: Array
-    frame: Array
-    azimuths: Array
-    elevations: Array
-    radii: Array
-    aims: Array
-    half_range: float
-    gap: float
-
-    @property
-    def is_surrounded(self) -> bool:
-        return self.gap < SURROUNDED
-
-    def positions(self, azimuths: Array, elevations: Array, radii: Array) -> Array:
-        """Spherical coordinates [n] to scene points [n, 3]."""
-        across = np.cos(elevations)
-        local = np.stack(
-            [across * np.cos(azimuths), across * np.sin(azimuths), np.sin(elevations)], axis=-1
-        )
-        return self.focus + (radii[:, None] * local) @ self.frame.T
-
-    def weights(self, azimuths: Array, width: float, elevation: float | None = None) -> Array:
-        """Weights of the cameras [m, n] around each azimuth; rows sum to 1.
-
-        Args:
-            elevation: where cameras at different heights have one azimuth, those near this count.
-        """
-        apart = (azimuths[:, None] - self.azimuths + math.pi) % (2 * math.pi) - math.pi
-        exponents = -0.5 * (apart / width) ** 2
-        if elevation is not None:
-            exponents = exponents - 0.5 * ((self.elevations - elevation) / SAME_HEIGHT) ** 2
-        weights = np.exp(exponents - exponents.max(-1, keepdims=True))
-        return weights / weights.sum(-1, keepdims=True)
 
 
 def choose_path(cameras: Cameras, upright: Upright | None = None) -> tuple[str, str]:
@@ -96,45 +51,49 @@ def choose_path(cameras: Cameras, upright: Upright | None = None) -> tuple[str, 
         return "interpolate", arrangement.reason
     if arrangement.kind == "forward":
         return "spiral", arrangement.reason
-    capture = _capture(*_straight(cameras, upright))
+    capture = capture_around(*_straight(cameras, upright))
     if capture is None or capture.is_surrounded:
         return "orbit", f"{arrangement.reason} from all around"
     return "orbit", f"{arrangement.reason} from {round(math.degrees(2 * capture.half_range))}°"
 
 
-def orbit(cameras: Cameras, box: Box, n_frames: int, upright: Upright | None = None) -> Cameras:
-    """A closed round about the focus, at the cameras' height and distance.
+def orbit(
+    cameras: Cameras,
+    box: Box,
+    n_frames: int,
+    upright: Upright | None = None,
+    request: Orbit = AS_THE_CAMERAS,
+) -> Cameras:
+    """A round about the focus or `request.target`: see `circle`.
 
-    A circle where the cameras surround the focus. Where they cover only an arc, a sweep there and
-    back within it. Height, distance and aim are those of the cameras nearby, so that it never
-    looks from where nothing was seen. Where there is no focus, `spiral`, or `interpolate` if the
+    Where it would cut `request.subject`, it goes round the middle of that, and further away where
+    the cameras were. Where there is no focus and no target, `spiral`, or `interpolate` if the
     cameras look outwards.
 
     Args:
         cameras: of the training views. box: of the scene, scene space.
         upright: which way is up; found from the cameras if absent.
+
+    Raises:
+        NerfError: a height that the distance does not allow.
     """
     straight, up = _straight(cameras, upright)
-    capture = _capture(straight, up)
+    capture = capture_around(straight, up, request.target)
     if capture is None:
         path = spiral if arrangement_of(cameras).kind == "forward" else interpolate
         return path(cameras, box, n_frames, upright)
-    phase = 2 * math.pi * np.arange(n_frames) / n_frames
-    width = float(np.clip(0.25 * capture.half_range, *LOCAL))
-    if capture.is_surrounded:
-        azimuths, usual = phase, _usual_elevation(capture.elevations)
-        width = float(np.clip(capture.gap, *LOCAL))
-    else:
-        azimuths = SWEEP_MARGIN * capture.half_range * np.sin(phase)
-        usual = float(np.median(capture.elevations))
-    weights = capture.weights(azimuths, width, usual)
-    elevations, radii = weights @ capture.elevations, weights @ capture.radii
-    if not capture.is_surrounded:  # there and back on different heights, a round and no swing
-        spread = np.sqrt(np.maximum(weights @ capture.elevations**2 - elevations**2, 0.0))
-        elevations = elevations + 0.5 * spread * np.cos(phase)
-    targets = capture.focus + capture.weights(azimuths, 2 * width) @ capture.aims
-    positions = capture.positions(azimuths, elevations, radii)
-    return _path(straight, look_at(positions, targets, up))
+    path = _path(straight, circle(capture, up, n_frames, request))
+    subject = request.subject
+    if subject is None or shown(path, subject).all():
+        return path
+    if request.target is None:
+        request = replace(request, target=np.median(subject, axis=0))
+    capture = capture_around(straight, up, request.target)
+    assert capture is not None  # there is a target
+    return back_off(
+        *(capture, subject, n_frames),
+        lambda least: _path(straight, circle(capture, up, n_frames, request, least)),
+    )
 
 
 def spiral(cameras: Cameras, box: Box, n_frames: int, upright: Upright | None = None) -> Cameras:
@@ -203,7 +162,7 @@ def interpolate(
     return _path(cameras, level(poses, up))
 
 
-PATHS: dict[str, Callable[[Cameras, Box, int, Upright | None], Cameras]] = {
+PATHS: dict[str, Callable[..., Cameras]] = {
     "orbit": orbit,
     "spiral": spiral,
     "interpolate": interpolate,
@@ -233,51 +192,15 @@ def _straight(cameras: Cameras, upright: Upright | None) -> tuple[Cameras, Array
 
 
 def _path(cameras: Cameras, c2w: Array) -> Cameras:
-    """Pinholes at `c2w` [n, 3, 4] with the median intrinsics; even sizes, for video."""
-    even = (cameras.size.double() / 2).quantile(0.5, dim=0).round().clamp(min=1) * 2
+    """Pinholes at `c2w` [n, 3, 4] with the median intrinsics."""
+    size = cameras.size.double().quantile(0.5, dim=0).round()
     relative = (cameras.focal / cameras.size).quantile(0.5, dim=0)
     if any(lens.is_wide for lens in cameras.lenses):  # 90 degrees of its view
         relative = relative * max(1.0, 0.5 / float(relative[0]))
     return Cameras(
         torch.from_numpy(np.ascontiguousarray(c2w)),
-        (relative * even).repeat(len(c2w), 1),
-        (even / 2).repeat(len(c2w), 1),
-        even.to(torch.int64).repeat(len(c2w), 1),
+        (relative * size).repeat(len(c2w), 1),
+        (size / 2).repeat(len(c2w), 1),
+        size.to(torch.int64).repeat(len(c2w), 1),
         (Lens(),) * len(c2w),
     )
-
-
-def _capture(cameras: Cameras, up: Array) -> _Capture | None:
-    """The cameras seen from their common focus; None if there is none."""
-    found = common_focus(cameras)
-    if found is None:
-        return None
-    focus, positions, forwards = found[0].numpy(), cameras.positions.numpy(), cameras.forwards
-    offsets = positions - focus
-    radii = np.maximum(np.linalg.norm(offsets, axis=-1), 1e-9)
-    elevations = np.arcsin(np.clip(offsets @ up / radii, -1, 1))
-    first = perpendicular(up)
-    second = np.cross(up, first)
-    azimuths = np.arctan2(offsets @ second, offsets @ first)
-    ordered = np.sort(azimuths)
-    gaps = np.diff(np.append(ordered, ordered[0] + 2 * math.pi))
-    widest = int(gaps.argmax())
-    half_range = (2 * math.pi - gaps[widest]) / 2
-    start = ordered[(widest + 1) % len(ordered)]
-    middle = start + half_range
-    turned = np.cos(middle) * first + np.sin(middle) * second
-    frame = np.stack([turned, np.cross(up, turned), up], axis=-1)
-    azimuths = (azimuths - middle + math.pi) % (2 * math.pi) - math.pi
-    axes = forwards.numpy()
-    aims = offsets - (offsets * axes).sum(-1, keepdims=True) * axes
-    # a camera that looks elsewhere does not say where to look
-    aims = np.where(np.linalg.norm(aims, axis=-1, keepdims=True) < 0.5 * radii[:, None], aims, 0.0)
-    return _Capture(
-        focus, frame, azimuths, elevations, radii, aims, half_range, float(gaps[widest])
-    )
-
-
-def _usual_elevation(elevations: Array) -> float:
-    """The median; but a little from above where the cameras are as much below as above."""
-    middle, upper = np.quantile(elevations, [0.5, 0.75]).tolist()
-    return middle if abs(middle) > math.radians(10) else min(math.radians(20), upper)

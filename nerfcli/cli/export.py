@@ -19,7 +19,7 @@ from nerfcli.cli.options import (
     progress_kind,
 )
 from nerfcli.cli.output import show
-from nerfcli.cli.output_paths import ensure_absent
+from nerfcli.cli.output_paths import ensure_absent, first_free
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import ensure_writable
 from nerfcli.core.progress import Progress
@@ -158,29 +158,43 @@ def _run(
     run = open_run(path, quiet=quiet).using(backend=backend, device=device)
     from nerfcli.extraction.export import default_out, export_run
 
+    textured = options.texture > 0
     if out is not None:
-        ensure_free_place(out, options.to, textured=options.texture > 0, overwrite=overwrite)
-    return export_run(run, out or default_out(run, options.to), options, backend, progress)
+        ensure_free_place(out, options.to, textured=textured, overwrite=overwrite)
+    else:
+        out = default_out(run, options.to)
+        if not overwrite:
+            out = first_free(
+                out, lambda path: any(p.exists() for p in _places(path, options.to, textured))
+            )
+        ensure_writable(out)
+    return export_run(run, out, options, backend, progress)
 
 
 def ensure_free_place(out: Path, to: str, *, textured: bool = False, overwrite: bool) -> None:
     """Raise NerfError where --out cannot hold that kind, or would replace what is there."""
-    from nerfcli.shapes.convert_shape import FOLDERS, SIDECAR, SUFFIXES, sidecar_of
+    from nerfcli.shapes.convert_shape import FOLDERS, SUFFIXES
 
     ensure_writable(out)
     if to in FOLDERS:
         if out.is_file() or out.suffix:
             raise NerfError(f"--out {out}: {to} needs a folder.")
-        places = [out / SIDECAR]
     elif out.suffix.lower() not in SUFFIXES[to]:
         known = " or ".join(SUFFIXES[to])
         raise NerfError(
             f"--out {out}: {to} cannot be written as {out.suffix or 'that'!r}; choose {known}."
         )
-    else:
-        beside = [out.with_suffix(s) for s in (".mtl", ".png")] if textured else []
-        places = [out, sidecar_of(out), *(beside if out.suffix.lower() == ".obj" else [])]
-    ensure_absent(places, overwrite=overwrite)
+    ensure_absent(_places(out, to, textured), overwrite=overwrite)
+
+
+def _places(out: Path, to: str, textured: bool) -> list[Path]:
+    """The files by which an export to `out` is known, each of which it would replace."""
+    from nerfcli.shapes.convert_shape import FOLDERS, SIDECAR, sidecar_of
+
+    if to in FOLDERS:
+        return [out / SIDECAR, out / "transforms.json"]  # of cameras there is no other record
+    beside = [out.with_suffix(s) for s in (".mtl", ".png")] if textured else []
+    return [out, sidecar_of(out), *(beside if out.suffix.lower() == ".obj" else [])]
 
 
 def _summary(value: dict[str, Any]) -> str:

@@ -32,7 +32,7 @@ Images = Annotated[
 SkipBadFrames = Annotated[
     bool, typer.Option("--skip-bad-frames", help="Leave out single frames that cannot be used.")
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what --out names.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no remarks.")]
 ProgressKind = Annotated[

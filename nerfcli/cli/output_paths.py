@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from itertools import chain, count
 from pathlib import Path
 
 from nerfcli.core.errors import NerfError
@@ -21,3 +22,9 @@ def ensure_absent(paths: Iterable[Path], *, overwrite: bool) -> None:
     existing = next((path for path in paths if path.exists()), None)
     if existing is not None and not overwrite:
         raise NerfError(f"{existing} exists; replace it by --overwrite, or choose another --out.")
+
+
+def first_free(path: Path, is_taken: Callable[[Path], bool]) -> Path:
+    """Return `path`, or the first of <stem>-2, <stem>-3, ... beside it that is not taken."""
+    more = (path.with_name(f"{path.stem}-{n}{path.suffix}") for n in count(2))
+    return next(free for free in chain([path], more) if not is_taken(free))

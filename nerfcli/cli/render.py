@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -20,21 +20,15 @@ from nerfcli.cli.options import (
     open_run,
     progress_kind,
 )
-from nerfcli.cli.output import remark, show, stop_code
-from nerfcli.cli.output_paths import ensure_absent
+from nerfcli.cli.output import show, stop_code
+from nerfcli.cli.output_paths import ensure_absent, first_free
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import ensure_writable
 from nerfcli.core.progress import Progress
 from nerfcli.core.signals import StopSignal
 from nerfcli.core.text import duration, quantity
-from nerfcli.engine.runs import Run
 
-if TYPE_CHECKING:
-    from nerfcli.cameras.cameras import Cameras
-    from nerfcli.cameras.upright import Upright
-    from nerfcli.scenes import Scene
-
-VIDEOS = (".mp4", ".gif")
+FILES = (".mp4", ".gif", ".png")
 PATHS = ("auto", "orbit", "spiral", "interpolate", "test")
 UPS = ("+x", "-x", "+y", "-y", "+z", "-z", "image")
 
@@ -45,7 +39,8 @@ def render(
         Path | None,
         typer.Option(
             metavar="FILE|DIR",
-            help="x.mp4, x.gif, or a folder for PNG frames. [default: <run>/renders/<path>.mp4]",
+            help="x.mp4, x.gif, x.png (one frame), or a folder for PNG frames. [default: "
+            "<run>/renders/<path>.mp4, or the next free name]",
         ),
     ] = None,
     path: Annotated[
@@ -64,7 +59,52 @@ def render(
         ),
     ] = None,
     frames: Annotated[
-        int | None, typer.Option(metavar="N", help="Length of the path; test has its own.")
+        int | None,
+        typer.Option(metavar="N", help="Length of the path; test has its own. [default: 120]"),
+    ] = None,
+    frame: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Render only this frame of the path, from 0, as a PNG."),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            metavar="X,Y,Z|NAME",
+            help="What an orbit goes round: a point in the scene's units; centre (where the "
+            "cameras look), box, or subject (what is near in the middle of the photos). [default: "
+            "centre, or subject where that would be cut]",
+        ),
+    ] = None,
+    distance: Annotated[
+        float | None,
+        typer.Option(
+            metavar="D",
+            help="Of an orbit from its target, in the scene's units. [default: as the cameras]",
+        ),
+    ] = None,
+    height: Annotated[
+        float | None,
+        typer.Option(
+            metavar="H",
+            help="Of an orbit above its target, in the scene's units; negative: below. [default: "
+            "as the cameras]",
+        ),
+    ] = None,
+    turns: Annotated[
+        float | None,
+        typer.Option(
+            metavar="N",
+            help="Full turns of an orbit; negative: the other way. [default: 1, or there and back "
+            "over the arc that was seen]",
+        ),
+    ] = None,
+    start: Annotated[
+        float | None,
+        typer.Option(
+            metavar="DEG",
+            help="Where an orbit begins, in degrees round from the middle of the cameras. "
+            "[default: 0]",
+        ),
     ] = None,
     fps: Annotated[int, typer.Option(metavar="N", help="Frames a second of a video.")] = 30,
     scale: Annotated[
@@ -82,129 +122,93 @@ def render(
 ) -> int:
     """Render a run along a camera path: mp4, GIF or images.
 
-    Needs only the run folder, not the photos.
+    Needs only the run folder, not the photos. Says how long it will take. Finished frames are kept
+    in a hidden folder beside the output until all are there: after Ctrl-C, or a crash, the same
+    command goes on with them.
 
     \b
     Examples:
       nerf render
       nerf render runs/chair-1 --path spiral --out chair.gif --scale 0.5
       nerf render --path test --save rgb,depth --out views/
+      nerf render --target subject --distance 2.5 --height 0.5 --turns 2
+      nerf render --frame 30 --out picture.png
     """
     kind = progress_kind(progress, quiet)
     ensure_device(device)
     layers = tuple(layer.strip() for layer in save.split(",") if layer.strip())
+    if out is not None and out.suffix.lower() == ".png" and frame is None:
+        frame = 0
     _check(path, up, frames, fps, scale, out)
+    _check_orbit(path, target, distance, height, turns, start)
+    _check_frame(frame, out)
     opened = open_run(run, quiet=quiet).using(backend=backend, device=device)
     if out is not None:
         ensure_free_output(out, layers, overwrite=overwrite)
-    chosen = plan_path(opened, path, up, frames, scale)
-    target = opened.renders / f"{chosen.name}.mp4" if out is None else out
-    cameras = chosen.cameras
-    if chosen.remark and kind != "quiet":
-        remark(chosen.remark)
-    from nerfcli.engine.render import render_path
+    from nerfcli.engine.plan import PathRequest, plan_path
+    from nerfcli.engine.render import load_model
+    from nerfcli.engine.render_path import ensure_layers, render_path
 
-    with Progress(kind, len(cameras), "frame", "render") as reporter, StopSignal() as stop:
+    ensure_layers(layers)
+    request = PathRequest(*(path, up, frames, frame, scale, target, distance, height, turns, start))
+    # a signal before the first frame counts, too
+    with Progress(kind, None, "frame", "render") as reporter, StopSignal() as stop:
+        model = load_model(opened, backend, opened.config.device, reporter.note)
+        chosen = plan_path(opened, request, model)
+        number = "" if frame is None else f"_{frame:04d}"
+        default = opened.renders / f"{chosen.name}{number}{'.mp4' if frame is None else '.png'}"
         result = render_path(
             opened,
-            cameras,
-            out=target,
+            chosen.cameras,
+            out=free_output(default, layers, overwrite=overwrite) if out is None else out,
             save=layers,
             fps=fps,
-            backend=backend,
+            model=model,
+            remark=chosen.remark,
             progress=reporter,
             stop=stop,
         )
-    text = f"{quantity(result['n_frames'], 'frame')} in {duration(result['seconds'])}: "
+    total = len(chosen.cameras)
+    text = f"{quantity(result['n_frames'], 'frame')} in {duration(result['seconds'])}"
+    if result["n_kept"]:
+        text += f" ({result['n_kept']} of them finished before)"
     if result["stopped"] is None:
-        text += _places(result["files"])
+        text += f": {_places(result['files'])}"
+    elif result["n_frames"]:
+        text += f": stopped before all {total} were there. They are kept in {result['frames_in']}; "
+        text += "the same command goes on with them"
     else:
-        text += f"stopped before all {len(cameras)} were there; nothing is written"
+        text += f": stopped before the first of {total} was there; nothing is written"
     show(text, {"run": str(opened.path), "path": chosen.name, **chosen.facts, **result}, as_json)
     return stop_code(result["stopped"]) or 0
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A path through a run's scene.
-
-    Attributes:
-        name: of the path. cameras: along it.
-        remark: a line for people, or "". facts: the same for --json.
-    """
-
-    name: str
-    cameras: Cameras
-    remark: str
-    facts: dict[str, Any]
-
-
-def plan_path(run: Run, path: str, up: str | None, frames: int | None, scale: float) -> Plan:
-    """Choose the cameras of a path through the run's scene.
-
-    Raises:
-        NerfError: the scene has no views for it.
-    """
-    import numpy as np
-
-    from nerfcli.cameras.paths import PATHS as MAKERS
-    from nerfcli.cameras.paths import choose_path
-    from nerfcli.scenes import Scene
-
-    scene = Scene.from_json(run.scene_json)
-    if path == "test":
-        held_out = list(scene.splits.get("test", ()))
-        if not held_out:
-            raise NerfError(f"--path test: scene {scene.name} has no held-out views; try orbit.")
-        return Plan(path, scene.cameras[held_out].scaled(scale), "", {})
-    cameras = scene.cameras[list(scene.splits["train"])]
-    upright = _which_is_up(scene, cameras, up)
-    name, reason = (path, "as asked") if path != "auto" else choose_path(cameras, upright)
-    made = MAKERS[name](cameras, scene.box, frames or 120, upright).scaled(scale)
-    words = [f"{name}: {reason}"] if path == "auto" else []
-    if not upright.is_certain:
-        words.append(f"up is a guess ({upright.reason}): --up +z, -y, ... or image sets it")
-    elif up is None and upright.turns.any():
-        words.append(f"{upright.reason}, the video stands upright")
-    rotation = np.array(scene.scene_from_source.rotation)
-    facts = {
-        "path_reason": reason,
-        "up": (upright.up @ rotation).tolist(),
-        "up_reason": upright.reason,
-        "up_is_certain": upright.is_certain,
-    }
-    return Plan(name, made, "; ".join(words), facts)
-
-
-def _which_is_up(scene: Scene, cameras: Cameras, up: str | None) -> Upright:
-    import numpy as np
-
-    from nerfcli.cameras.upright import find_upright, restrict, up_along, up_of_images
-
-    c2w = cameras.c2w.numpy()
-    if up == "image":
-        return up_of_images(c2w)
-    if up is not None:
-        axis = np.eye(3)["xyz".index(up[1])] * (-1.0 if up[0] == "-" else 1.0)
-        return up_along(c2w, np.array(scene.scene_from_source.rotation) @ axis)
-    if scene.upright is None:  # a run of before
-        return find_upright(c2w)
-    return restrict(scene.upright, list(scene.splits["train"]))
-
-
 def ensure_free_output(out: Path, layers: tuple[str, ...], *, overwrite: bool) -> None:
-    """Raise NerfError where a file that the user named would be replaced without --overwrite."""
+    """Raise NerfError where `out` cannot be written, or files would be replaced unasked."""
     ensure_writable(out)
-    video = out.suffix.lower() in VIDEOS
-    if video and out.is_dir():
-        raise NerfError(f"--out {out} is a folder; a video needs the name of a file.")
-    if not video and out.is_file():
+    is_file = out.suffix.lower() in FILES
+    if is_file and out.is_dir():
+        raise NerfError(f"--out {out} is a folder; {out.suffix} needs the name of a file.")
+    if not is_file and out.is_file():
         raise NerfError(f"--out {out} is a file; PNG frames need a folder.")
-    if video:
-        paths = [out, *(out.with_name(f"{out.stem}_{layer}{out.suffix}") for layer in layers[1:])]
-    else:
-        paths = [path for layer in layers for path in sorted(out.glob(f"{layer}_*.png"))]
-    ensure_absent(paths, overwrite=overwrite)
+    ensure_absent(_outputs(out, layers), overwrite=overwrite)
+
+
+def free_output(default: Path, layers: tuple[str, ...], *, overwrite: bool) -> Path:
+    """The default name, or the next of it that replaces no file: orbit.mp4, orbit-2.mp4, ..."""
+    out = default
+    if not overwrite:
+        out = first_free(default, lambda path: any(p.exists() for p in _outputs(path, layers)))
+    ensure_writable(out)
+    return out
+
+
+def _outputs(out: Path, layers: tuple[str, ...]) -> list[Path]:
+    """The files that a render to `out` would write, or those that it would replace in a folder."""
+    if out.suffix.lower() in FILES:
+        more = [out.with_name(f"{out.stem}_{layer}{out.suffix}") for layer in layers[1:]]
+        return [out, *more]
+    return [path for layer in layers for path in sorted(out.glob(f"{layer}_*.png"))]
 
 
 def _check(
@@ -226,14 +230,47 @@ def _check(
         raise NerfError(f"--fps must be from 1 to 240, got {fps}.")
     if not 0 < scale <= 16:
         raise NerfError(f"--scale must be above 0 and at most 16, got {scale}.")
-    if out is not None and out.suffix and out.suffix.lower() not in VIDEOS and not out.is_dir():
+    if out is not None and out.suffix and out.suffix.lower() not in FILES and not out.is_dir():
         raise NerfError(
-            f"--out {out}: unknown suffix {out.suffix!r}; use .mp4, .gif, or a folder for PNGs."
+            f"--out {out}: unknown suffix {out.suffix!r}; use .mp4, .gif, .png, or a folder for "
+            "PNGs."
         )
     if out is not None:
         from nerfcli.engine.video import ensure_rate
 
         ensure_rate(out, fps)
+
+
+def _check_orbit(
+    path: str,
+    target: str | None,
+    distance: float | None,
+    height: float | None,
+    turns: float | None,
+    start: float | None,
+) -> None:
+    numbers = {"--distance": distance, "--height": height, "--turns": turns, "--start": start}
+    given = [flag for flag, number in numbers.items() if number is not None]
+    given += ["--target"] if target is not None else []
+    if given and path not in ("auto", "orbit"):
+        raise NerfError(f"{given[0]} is of an orbit; leave it out, or give --path orbit.")
+    for flag, number in numbers.items():
+        if number is not None and not math.isfinite(number):
+            raise NerfError(f"{flag} must be a finite number, got {number}.")
+    if distance is not None and distance <= 0:
+        raise NerfError(f"--distance must be above 0, got {distance}.")
+    if target is not None:
+        from nerfcli.engine.plan import TARGETS, parse_point
+
+        if target not in TARGETS:
+            parse_point(target)
+
+
+def _check_frame(frame: int | None, out: Path | None) -> None:
+    if frame is not None and frame < 0:
+        raise NerfError(f"--frame must be at least 0, got {frame}.")
+    if frame is not None and out is not None and out.suffix.lower() != ".png":
+        raise NerfError(f"--frame {frame} is one picture; --out must end in .png, not be {out}.")
 
 
 def _places(files: list[str]) -> str:

@@ -10,7 +10,7 @@ from nerfcli.cli.output import NOT_MET, show, stop_code
 from nerfcli.cli.train_request import Job
 from nerfcli.core.progress import Progress
 from nerfcli.core.signals import StopSignal
-from nerfcli.core.text import duration, quantity
+from nerfcli.core.text import duration, quantity, roughly
 from nerfcli.engine.runs import Run, in_training
 
 LONGER_MINUTES = 10  # of the command that is named where the user gave no length
@@ -24,6 +24,12 @@ def run_job(job: Job, progress: Progress, stop: StopSignal, *, as_json: bool) ->
     else:
         from nerfcli.engine.train import train
 
+        if job.scene is not None and job.target_psnr is not None:
+            views = quantity(len(job.scene.splits["test"]), "held-out view")
+            progress.note(
+                f"--target-psnr: {views} are rendered and scored once, after the training; "
+                "that comes on top of its length"
+            )
         with in_training(job.run.path):
             summary = train(job.prepared, job.run, progress=progress, stop=stop, resume=job.resume)
     progress.close()
@@ -37,6 +43,10 @@ def run_job(job: Job, progress: Progress, stop: StopSignal, *, as_json: bool) ->
         value["target_psnr"] = job.target_psnr
         value["test_psnr"], value["target_met"] = _score_held_out(job, job.target_psnr, progress)
         code = 0 if value["target_met"] else NOT_MET
+    if value["stopped"] is None:
+        from nerfcli.engine.cost import estimate_path
+
+        value["render_seconds"] = estimate_path(job.run)
     text = _summary(value, nothing_done=job.prepared is None)
     if job.default_length and code is None:
         text += f"\n{more_time(value['run'])}"
@@ -90,6 +100,20 @@ def _nothing_done(run: Run) -> dict[str, Any]:
     }
 
 
+def _next(run: str, render_seconds: float | None) -> str:
+    """Name the next commands, with a preview where a whole render takes long."""
+    from nerfcli.engine.cost import preview_scale
+
+    scale = None if render_seconds is None else preview_scale(render_seconds)
+    if render_seconds is None or scale is None:
+        return f"next: nerf render {run}   nerf eval {run}"
+    small, whole = roughly(scale * scale * render_seconds), roughly(render_seconds)
+    return (
+        f"next: nerf render {run} --scale {scale:g}   nerf eval {run}\n"
+        f"that video takes {small}, one of full size {whole}"
+    )
+
+
 def _summary(value: dict[str, Any], *, nothing_done: bool) -> str:
     run = shlex.quote(value["run"])
     done = f"{quantity(value['steps'], 'step')} in {duration(value['seconds'])}"
@@ -108,5 +132,5 @@ def _summary(value: dict[str, Any], *, nothing_done: bool) -> str:
     if value["stopped"] is not None:
         lines.append(f"stopped early; everything is saved. Go on: nerf train --resume {run}")
     else:
-        lines.append(f"next: nerf render {run}   nerf eval {run}")
+        lines.append(_next(run, value.get("render_seconds")))
     return "\n".join(lines)

@@ -18,3 +18,12 @@ def clock(seconds: float) -> str:
 def duration(seconds: float) -> str:
     """Format seconds as 45 s, 3:07 or 1:02:03."""
     return f"{seconds:.3g} s" if seconds < 60 else clock(seconds)
+
+
+def roughly(seconds: float) -> str:
+    """Format an estimate: about 4 s, about 8 min, about 1.5 h."""
+    if seconds < 1:
+        return "less than a second"
+    if seconds < 90:
+        return f"about {seconds:.0f} s" if seconds < 10 else f"about {5 * round(seconds / 5)} s"
+    return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"

@@ -12,6 +12,7 @@ import torch
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Progress
 from nerfcli.core.signals import StopSignal
+from nerfcli.engine.cost import describe_views, estimate_seconds
 from nerfcli.engine.image_metrics import (
     SSIM_SIGMA,
     SSIM_WINDOW,
@@ -55,6 +56,8 @@ def evaluate(
         raise NerfError(f"scene {scene.name} has no {split!r} views; it has: {known}.")
     model = load_model(run, backend, run.config.device, progress.note)
     progress.note(model.backend)
+    views = scene.cameras[list(indices)]
+    progress.note(describe_views(views, f"{split} view", estimate_seconds(model, views)))
     folder = run.path / "renders" / split if save_images else None
     start = time.perf_counter()
     rows, exposed = [], bool(run.config.train.exposure)

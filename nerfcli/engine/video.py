@@ -1,27 +1,15 @@
-"""Write frames as mp4, GIF or a folder of PNGs; nothing is replaced before all is written."""
+"""Write frames as mp4 or GIF; nothing is replaced before all is written."""
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from nerfcli.core.errors import NerfError
-from nerfcli.core.files import aside_path
-
-DEPTH_SIDECAR = {
-    "kind": "euclidean",
-    "estimator": "expected",
-    "unit": "source units",
-    "invalid": 0,
-    "dtype": "float32",
-}
 
 
 @dataclass(frozen=True)
@@ -60,40 +48,20 @@ ENCODINGS = {
 GIF_FASTEST = 50  # frames a second: browsers show each frame of under 2/100 s for 10/100 s
 
 
-class Writer(Protocol):
-    """Takes frames; close() puts the result in place and returns its paths."""
-
-    def add(self, frame: np.ndarray, depth: np.ndarray | None) -> None: ...
-    def close(self) -> list[Path]: ...
-    def abort(self) -> None: ...
-
-
-def open_writer(out: Path, layer: str, save: tuple[str, ...], fps: int) -> Writer:
-    """Open a writer for one layer; the first layer asked for gets the plain name.
-
-    Raises:
-        NerfError: an unknown suffix, too fast a GIF, or the folder of `out` cannot be written.
-    """
-    ensure_rate(out, fps)
+def ensure_video(out: Path, sizes: np.ndarray, fps: int) -> None:
+    """Raise NerfError unless frames of `sizes` [n, 2], width and height, make a video at `out`."""
     suffix = out.suffix.lower()
-    video = suffix in ENCODINGS
-    if suffix and not video and not out.is_dir():
+    if len(np.unique(sizes, axis=0)) > 1:
         raise NerfError(
-            f"--out {out}: unknown suffix {suffix!r}; use .mp4, .gif, or a folder for PNGs."
+            f"--out {out}: the frames have several sizes, a video has one; name a folder for PNGs."
         )
-    folder = out.parent if video else out
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
+    encoding, (width, height) = ENCODINGS[suffix], sizes[0].tolist()
+    if min(width, height) < encoding.size_multiple:
         raise NerfError(
-            f"cannot write to {folder}: {error.strerror}; choose another --out."
-        ) from error
-    if not video:
-        return FrameWriter(out, layer)
-    path = out if layer == save[0] else out.with_name(f"{out.stem}_{layer}{out.suffix}")
-    return VideoWriter(path, fps)
+            f"--out {out}: frames of {width}x{height} are too small for {suffix}; render at a "
+            "greater --scale, or name a .gif or a folder for PNGs."
+        )
+    ensure_rate(out, fps)
 
 
 def ensure_rate(out: Path, fps: int) -> None:
@@ -110,18 +78,19 @@ def ensure_rate(out: Path, fps: int) -> None:
 
 
 class VideoWriter:
-    """An mp4 or GIF, encoded by imageio's ffmpeg plugin beside its place and then renamed."""
+    """An mp4 or GIF, encoded by imageio's ffmpeg plugin in `folder` and then renamed."""
 
-    def __init__(self, path: Path, fps: int) -> None:
+    def __init__(self, path: Path, fps: int, folder: Path) -> None:
         self.path, self.fps = path, fps
         self.encoding = ENCODINGS[path.suffix.lower()]
         # the plugin refuses names that are no video's, so a GIF has another one until it is done
         # ffmpeg takes what precedes a colon in a relative path for a protocol
-        self.aside = aside_path(path.absolute().with_suffix(".mp4"))
+        self.aside = folder.absolute() / f"part-{path.stem}.mp4"
         self._stream: Any = None
         self._n_frames = 0
 
-    def add(self, frame: np.ndarray, depth: np.ndarray | None) -> None:
+    def add(self, frame: np.ndarray) -> None:
+        """Take a frame [h, w, 3] uint8; H.264 loses the last row or column of an odd size."""
         multiple = self.encoding.size_multiple
         height, width = (n - n % multiple for n in frame.shape[:2])
         try:
@@ -146,16 +115,21 @@ class VideoWriter:
             macro_block_size=self.encoding.size_multiple,
             quality=None,
             output_params=list(self.encoding.options),
-            ffmpeg_log_level="error",
+            ffmpeg_log_level="quiet",  # its lines go to our stderr, past --quiet and --json
         )
 
-    def close(self) -> list[Path]:
-        if self._stream is None:
-            return []
-        self._stream.close()
+    def close(self) -> Path:
+        """Put the video in place.
+
+        Raises:
+            NerfError: frames are missing in it.
+        """
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
         self._ensure_whole()
         os.replace(self.aside, self.path)
-        return [self.path]
+        return self.path
 
     def _ensure_whole(self) -> None:
         """Raise NerfError unless all frames can be read back: ffmpeg's exit status is lost."""
@@ -175,32 +149,3 @@ class VideoWriter:
         if self._stream is not None:
             self._stream.close()
         self.aside.unlink(missing_ok=True)
-
-
-class FrameWriter:
-    """<out>/<layer>_0000.png, ...; depth also as float32 NPY in source units."""
-
-    def __init__(self, folder: Path, layer: str) -> None:
-        self.folder, self.layer = folder, layer
-        self._aside = Path(tempfile.mkdtemp(prefix=".frames-", dir=folder))
-        self._names: list[str] = []
-
-    def add(self, frame: np.ndarray, depth: np.ndarray | None) -> None:
-        from imageio.v3 import imwrite
-
-        stem = f"{self.layer}_{len(self._names):04d}"
-        imwrite(self._aside / f"{stem}.png", frame)
-        self._names.append(f"{stem}.png")
-        if depth is not None:
-            np.save(self._aside / f"{stem}.npy", depth.astype(np.float32))
-
-    def close(self) -> list[Path]:
-        if self.layer == "depth":
-            (self._aside / "depth.json").write_text(json.dumps(DEPTH_SIDECAR, indent=2) + "\n")
-        for path in sorted(self._aside.iterdir()):
-            os.replace(path, self.folder / path.name)
-        self._aside.rmdir()
-        return [self.folder / name for name in self._names]
-
-    def abort(self) -> None:
-        shutil.rmtree(self._aside, ignore_errors=True)

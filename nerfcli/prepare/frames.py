@@ -80,7 +80,7 @@ def count_frames(video: Path) -> int:
         NerfError: not a video.
     """
     with _open_video(video) as (header, _):
-        return int(header["fps"] * header["duration"])
+        return round(header["fps"] * header["duration"])  # the duration is rounded, too
 
 
 def _measure_frames(
