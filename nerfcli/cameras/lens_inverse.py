@@ -96,7 +96,7 @@ class _Polynomials:
         self.bends_first = bool(self.bends.any())
         # how far out the image goes: a table that ends below what was asked for ends with the lens
         edges = torch.where(self.reach < reach, self.reach, math.inf)
-        bent = torch.stack([_edge(row, float(end)) for row, end in zip(rows, self.limit)])
+        bent = torch.stack([_edge(row, lens.limit) for row, lens in zip(rows, lenses, strict=True)])
         first_bent = torch.stack([_edge(row, math.inf) for row in self.first_rows])
         self.edge = torch.where(self.last, first_bent, torch.where(self.bends, bent, edges))
         self.n_terms = max([i + 1 for i in range(n_radial) if rows[:, i].any()], default=0)
@@ -279,6 +279,8 @@ def _search_plane(rows: Tensor, target: Tensor, limit: Tensor) -> tuple[Tensor, 
     left = torch.arange(len(target), device=target.device)
     v, scale = torch.zeros_like(target), torch.ones_like(limit)
     for _ in range(MOST_STEPS):
+        if not len(left):
+            break
         lens, to = Polynomial.of(rows[left].unbind(-1)), target[left]
         trial = v - scale[:, None] * _step(lens, v, to)
         before, after = (torch.linalg.vector_norm(lens.apply(p) - to, dim=-1) for p in (v, trial))
