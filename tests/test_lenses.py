@@ -115,19 +115,12 @@ def test_a_parameter_that_is_nearly_zero_counts_as_zero() -> None:
 # lenses that Newton's method from a table did not invert
 POLE = Lens("rational", (0.035, -0.146, -0.0009, 0.0037, 0.0013, -0.046, -0.059, -0.034))
 TWISTED = Lens("brown", (-0.43, -0.07, 0.0, 0.0, -0.074, 0.044))  # as no real lens is
-FLAT = Lens("fisheye", (-0.46315832397, 0.31675008068, -0.18532758024, 0.1035120003))
 
 
-@pytest.mark.parametrize(
-    ("lens", "reach"), [(POLE, 1.0), (TWISTED, 0.46), (FLAT, 0.9)], ids=["pole", "twisted", "flat"]
-)
+@pytest.mark.parametrize(("lens", "reach"), [(POLE, 1.0), (TWISTED, 0.46)], ids=["pole", "twisted"])
 def test_strange_lenses_are_inverted(lens: Lens, reach: float) -> None:
     """All points whose images are on the first branch come back; POLE's pole is at r = 1.58."""
-    points = plane(reach)
-    if lens is FLAT:  # its plane is that of angles
-        angle = torch.linalg.vector_norm(points, dim=-1, keepdim=True)
-        points = points * torch.tan(angle) / angle.clamp(min=1e-12)
-    seen = lens.distort(points)
+    seen = lens.distort(plane(reach))
     back, valid = lens.undistort(seen)
     assert valid.all()
     assert (lens.distort(back) - seen).abs().max() * FOCAL < 1e-4
