@@ -119,6 +119,13 @@ class Cameras:
             return valid
         return self._solve(camera, x, y)[1]
 
+    def has_rays(self, camera: int) -> bool:
+        """Whether the lens has a ray for any pixel of a camera; quick where it has."""
+        last = self.size[camera].to(torch.float64) - 1
+        nearest = (self.principal[camera] - 0.5).clamp(min=0.0).minimum(last).round()
+        solved = self._solve(camera, nearest[:1], nearest[1:])[1]  # the pixel next to the axis
+        return bool(solved) or bool(self.valid_pixels(camera).any())
+
     def project(self, camera: int, points: Tensor) -> tuple[Tensor, Tensor]:
         """Where scene points land in one camera's image.
 

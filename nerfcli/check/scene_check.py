@@ -40,6 +40,7 @@ from nerfcli.matching.matching import (
     measure_pose_distances,
 )
 from nerfcli.methods import choose_method, method_of
+from nerfcli.scenes.blind import describe_blind_lenses, find_blind_lenses
 from nerfcli.scenes.build import scene_from_source
 from nerfcli.scenes.scene import Scene
 from nerfcli.scenes.source import Source
@@ -108,6 +109,7 @@ def judge_scene(
     findings = [
         *(Finding("note", "reader", note) for note in source.notes),
         *_report_missing(names, matched),
+        *_report_blind(scene),
         *judgement.findings,
         *judge_images(names, images, matches, moved),
         *judge_links(names, matches, matched.analysed),
@@ -157,6 +159,15 @@ def _report_missing(names: Sequence[str], matched: MatchedScene) -> list[Finding
         text = f"{n_chosen} of {len(names)} views are looked at, evenly chosen (--views)"
         findings.append(Finding("note", "views", text))
     return findings
+
+
+def _report_blind(scene: Scene) -> list[Finding]:
+    """Report lenses that leave an image no usable pixel."""
+    blind = find_blind_lenses(scene, range(len(scene.names)))
+    if not blind:
+        return []
+    views = tuple(scene.names[i] for i in blind)
+    return [Finding("fault", "lens", describe_blind_lenses(scene, blind), views)]
 
 
 def _list_measures(

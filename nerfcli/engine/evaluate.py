@@ -23,6 +23,7 @@ from nerfcli.engine.image_metrics import (
 from nerfcli.engine.render import Model, as_image, load_model, render_image, to_uint8
 from nerfcli.engine.runs import Run
 from nerfcli.scenes import Scene, load_views
+from nerfcli.scenes.blind import describe_blind_lenses, find_blind_lenses
 from nerfcli.scenes.images import write_png
 from nerfcli.scenes.views import over_background
 
@@ -62,7 +63,7 @@ def evaluate(
         if stop is not None and stop.received:
             break
         rows.append(score_view(model, scene, index, folder, exposed))
-        if missing := _unscored(rows[-1]):
+        if missing := _unscored(rows[-1], scene, index):
             progress.note(missing)
         progress.update(done, psnr=rows[-1]["psnr"])
     corrected = {}
@@ -128,10 +129,12 @@ def reaches(result: dict, target: float) -> bool:
     return result["psnr"] >= target
 
 
-def _unscored(row: dict) -> str:
+def _unscored(row: dict, scene: Scene, index: int) -> str:
     """Say what a view cannot be scored by; empty if it has both numbers."""
     if row["psnr"] is None and not row.get("exact"):
-        return f"{row['name']}: all pixels are masked out; it has no PSNR and no SSIM"
+        blind = find_blind_lenses(scene, [index])
+        why = describe_blind_lenses(scene, blind) if blind else "all pixels are masked out"
+        return f"{row['name']}: {why}; it has no PSNR and no SSIM"
     if row["ssim"] is None:
         window = f"{SSIM_WINDOW}x{SSIM_WINDOW}"
         return f"{row['name']}: no window of {window} usable pixels; it has no SSIM"
