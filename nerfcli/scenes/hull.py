@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from nerfcli.cameras.boxes import Box
-from nerfcli.cameras.cameras import Cameras
+from nerfcli.cameras.cameras import Cameras, meeting_point
 from nerfcli.scenes.scene import Scene
 from nerfcli.scenes.views import Views
 
@@ -29,6 +29,8 @@ TRUST_CELLS = 32  # along a side, to find these views, and contradictions
 WELL_SEEN = 0.5  # of the views have a cell in the image: if no such cell is opaque, poses are wrong
 FEW = 0.1  # of the views: the far end of a silhouette's cone, rather than a part of the object
 MOST_LARGER = 1.5  # than the detail cube of several: the cube around the hull has no finer one
+LEAST_SMALLER = 0.9  # than the cube in which it is looked for: else the object is not held by that
+REACHING, ROOM = 0.9, 1.5  # that cube has room for what this share of the views shows opaque
 AGREED = 0.9  # of the views that have a cell in the image show it opaque, if the box is to hold it
 LEAST_SHARE = 1e-4  # of the cells: a smaller hull means that poses and alpha do not belong together
 OPAQUE = 3  # of 255: lower alpha is noise of the matting
@@ -54,6 +56,7 @@ class Silhouette:
         matrix: [4, 3] float32; a scene point times it is (x, y, 1) times depth, in reduced pixels
             counted from the border's corner; for a pinhole.
         stretch: radius of a footprint in reduced pixels, times depth, per unit of radius.
+        outline: [m, 3] float64, unit directions in scene space of rays around what is opaque.
     """
 
     camera: Cameras
@@ -64,6 +67,7 @@ class Silhouette:
     reduction: int
     matrix: Tensor
     stretch: float
+    outline: Tensor
 
     def place(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Compute each point's index in `room`, and its depth. [m, 3] -> [m], [m]."""
@@ -155,13 +159,14 @@ def contradict_each_other(silhouettes: Silhouettes, box: Box) -> bool:
 def silhouette_box(scene: Scene, views: Views, known: Silhouettes | None = None) -> Box | None:
     """Find the smallest cube around the visual hull, with a margin of a cell on each side.
 
-    None if it would not be clearly smaller than the scene's box, or no use instead of a smaller
-    detail cube, or if silhouettes and poses do not belong together.
+    It follows from silhouettes and cameras alone, so that it is the same in every format. None if
+    they do not belong together, or if the files state a smaller box.
     """
     if not views.has_alpha:
         return None
     silhouettes = known or silhouettes_of(scene, views)
-    whole = Box(scene.box.center, scene.box.outer_half_size)
+    shown = _cube_to_search(silhouettes)
+    whole = shown or Box(scene.box.center, scene.box.outer_half_size)
     if contradict_each_other(silhouettes, whole):
         return None
     votes, current = _count_votes(silhouettes, whole), whole
@@ -178,8 +183,30 @@ def silhouette_box(scene: Scene, views: Views, known: Silhouettes | None = None)
         if half >= current.half_size:
             continue
         current = Box(tuple((start + side * (low + high) / 2).tolist()), half)
-    most = 0.9 if scene.box.n_cascades == 1 else MOST_LARGER
-    return current if current.half_size < most * scene.box.half_size else None
+    if current.half_size >= LEAST_SMALLER * whole.half_size:
+        return None
+    if scene.box_is_stated or shown is None:
+        most = 1.0 if scene.box.n_cascades == 1 else MOST_LARGER
+        return current if current.half_size < most * scene.box.half_size else None
+    return current
+
+
+def _cube_to_search(silhouettes: Silhouettes) -> Box | None:
+    """Put a cube with room to spare around where the views' opaque pixels meet; None if nowhere."""
+    shown = [s for s in silhouettes if len(s.outline)]
+    if not shown:
+        return None
+    origins = torch.cat([s.camera.positions for s in shown])
+    middles = torch.nn.functional.normalize(torch.stack([s.outline.mean(0) for s in shown]), dim=-1)
+    met = meeting_point(origins, middles)
+    if met is None:
+        return None
+    center, _ = met
+    reaches = [
+        float(torch.linalg.cross((center - origin).expand_as(s.outline), s.outline).norm(dim=-1).max())
+        for s, origin in zip(shown, origins, strict=True)
+    ]
+    return Box(tuple(center.tolist()), ROOM * float(np.quantile(reaches, REACHING)))
 
 
 def silhouettes_of(scene: Scene, views: Views) -> Silhouettes:
@@ -193,14 +220,21 @@ def silhouettes_of(scene: Scene, views: Views) -> Silhouettes:
 
 def _silhouette(scene: Scene, views: Views, view: int) -> Silhouette:
     alpha, usable = views.image(view)[..., -1].numpy(), views.usable_of(view)
+    shown = alpha
     if usable is not None:  # a masked pixel shows nothing, not even emptiness
-        alpha = np.where(usable.numpy().reshape(alpha.shape), alpha, np.uint8(255))
+        shown, alpha = (
+            np.where(usable.numpy().reshape(alpha.shape), alpha, np.uint8(v)) for v in (0, 255)
+        )
     reduction = math.ceil(max(alpha.shape) / MAX_SIDE)
     # cut off the remainder at the edge: it then counts as outside of the image
     height, width = (side // reduction for side in alpha.shape)
-    blocks = alpha[: height * reduction, : width * reduction]
-    blocks = blocks.reshape(height, reduction, width, reduction).max(axis=(1, 3))
-    clear = blocks < OPAQUE
+    clear, hidden = (
+        values[: height * reduction, : width * reduction]
+        .reshape(height, reduction, width, reduction)
+        .max(axis=(1, 3))
+        < OPAQUE
+        for values in (alpha, shown)
+    )
     room, clearance = (_distances(np.pad(clear, 1, constant_values=c)) for c in (False, True))
     camera = scene.cameras[int(views.cameras[view])]
     focal, principal, size = camera.focal[0], camera.principal[0], camera.size[0]
@@ -210,8 +244,30 @@ def _silhouette(scene: Scene, views: Views, view: int) -> Silhouette:
     if not camera.lenses[0].is_pinhole:
         stretch = _lens_stretch(camera) / reduction
     return Silhouette(
-        camera, room, clearance, width, height, reduction, _matrix(camera, reduction), stretch
+        camera,
+        room,
+        clearance,
+        width,
+        height,
+        reduction,
+        _matrix(camera, reduction),
+        stretch,
+        _outline(camera, ~hidden, reduction),
     )
+
+
+def _outline(camera: Cameras, opaque: np.ndarray, reduction: int) -> Tensor:
+    """Direct rays at the first and the last opaque pixel of each row, [m, 3] in scene space."""
+    rows = opaque.any(axis=1).nonzero()[0]
+    first = opaque[rows].argmax(axis=1)
+    last = opaque.shape[1] - 1 - opaque[rows, ::-1].argmax(axis=1)
+    xy = np.stack([np.concatenate([first, last]), np.concatenate([rows, rows])], axis=1)
+    pixels = torch.from_numpy((xy + 0.5) * reduction)
+    directions, valid = camera.lenses[0].directions(
+        (pixels - camera.principal[0]) / camera.focal[0]
+    )
+    directions = torch.nn.functional.normalize(directions[valid], dim=-1)
+    return directions @ camera.c2w[0, :, :3].T
 
 
 def _distances(clear: np.ndarray) -> Tensor:
