@@ -1,4 +1,4 @@
-"""The same pixels and cameras give the same box, method and result, whichever format states them."""
+"""The same pixels and cameras give the same box, method and result in every format."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BIPLANE = ROOT / "datasets" / "biplane"
 
 
 def some_of_the_biplane(n: int) -> Source:
-    """Views spread over the training split, without a split of their own, which LLFF cannot hold."""
+    """Views spread over the training split, without a split, since LLFF holds none."""
     source = read_source(BIPLANE)
     frames = [frame for frame in source.frames if frame.split == "train"]
     some = frames[:: len(frames) // n][:n]

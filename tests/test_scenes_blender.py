@@ -30,7 +30,8 @@ from nerfcli.scenes import (
     views_bytes,
 )
 from nerfcli.scenes.build import move_box, scene_from_source
-from nerfcli.scenes.hull import is_plausible, silhouette_box, visual_hull
+from nerfcli.scenes.hull import is_plausible, visual_hull
+from nerfcli.scenes.silhouette_box import silhouette_box
 from nerfcli.scenes.source import Points
 from nerfcli.scenes.views import Views
 

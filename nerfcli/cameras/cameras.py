@@ -167,7 +167,7 @@ def common_focus(cameras: Cameras) -> tuple[Tensor, float] | None:
 
 
 def meeting_point(origins: Tensor, axes: Tensor) -> tuple[Tensor, float] | None:
-    """The point [3] nearest to all lines, and the median distance along them; None if there is none.
+    """The point [3] nearest to all lines, and the median distance along them, or None.
 
     Least squares with outliers weighted down.
 
