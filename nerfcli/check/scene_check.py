@@ -195,10 +195,12 @@ def _list_measures(
 def _list_extent(scene: Scene, is_unbounded: bool) -> dict[str, str]:
     """List what is trained of the scene."""
     half, source = f"half size {scene.box.half_size:.3g}", f"from {scene.box_source}"
+    if scene.has_alpha:
+        source += "; training fits it to the silhouettes"
     if is_unbounded:
         return {"detail cube": f"{half}, {source}", "near, far": f"{scene.near:.3g}, no end"}
     return {
-        "box": f"{half}, {scene.box.n_cascades} cascades, {source}",
+        "box": f"{half}, {quantity(scene.box.n_cascades, 'cascade')}, {source}",
         "near, far": f"{scene.near:.3g}, {scene.far:.3g}",
     }
 

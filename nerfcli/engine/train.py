@@ -30,7 +30,8 @@ from nerfcli.engine.schedule import Budget, budget_at, learning_rate
 from nerfcli.methods import StepResult, Trainer, choose_method, method_of
 from nerfcli.scenes import ImageCache, Scene
 from nerfcli.scenes.build import move_box
-from nerfcli.scenes.hull import Silhouettes, silhouette_box, silhouettes_of
+from nerfcli.scenes.hull import Silhouettes, silhouettes_of
+from nerfcli.scenes.silhouette_box import silhouette_box
 
 LOG_EVERY_SECONDS = 1.0
 METRICS_EVERY = 50  # steps between the rows of metrics.jsonl
