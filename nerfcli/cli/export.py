@@ -19,7 +19,7 @@ from nerfcli.cli.options import (
     progress_kind,
 )
 from nerfcli.cli.output import show
-from nerfcli.cli.output_paths import ensure_absent
+from nerfcli.cli.output_paths import NAME_ANOTHER, ensure_absent
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import ensure_writable
 from nerfcli.core.progress import Progress
@@ -158,9 +158,12 @@ def _run(
     run = open_run(path, quiet=quiet).using(backend=backend, device=device)
     from nerfcli.extraction.export import default_out, export_run
 
+    place = out or default_out(run, options.to)
     if out is not None:
         ensure_free_place(out, options.to, textured=options.texture > 0, overwrite=overwrite)
-    return export_run(run, out or default_out(run, options.to), options, backend, progress)
+    else:
+        ensure_writable(place, NAME_ANOTHER)
+    return export_run(run, place, options, backend, progress)
 
 
 def ensure_free_place(out: Path, to: str, *, textured: bool = False, overwrite: bool) -> None:

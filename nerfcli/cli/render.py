@@ -21,7 +21,7 @@ from nerfcli.cli.options import (
     progress_kind,
 )
 from nerfcli.cli.output import remark, show, stop_code
-from nerfcli.cli.output_paths import ensure_absent
+from nerfcli.cli.output_paths import NAME_ANOTHER, ensure_absent
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import ensure_writable
 from nerfcli.core.progress import Progress
@@ -99,6 +99,8 @@ def render(
         ensure_free_output(out, layers, overwrite=overwrite)
     chosen = plan_path(opened, path, up, frames, scale)
     target = opened.renders / f"{chosen.name}.mp4" if out is None else out
+    if out is None:
+        ensure_writable(target, NAME_ANOTHER)
     cameras = chosen.cameras
     if chosen.remark and kind != "quiet":
         remark(chosen.remark)

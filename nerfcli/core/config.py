@@ -63,7 +63,7 @@ class TrainConfig:
     loss: Literal["mse", "huber"] | None = None  # auto: mse for classic, else huber
     exposure: bool | None = None  # learn a gain and an offset of each photo; auto: a hint
     random_background: bool = True  # but for classic: a random colour behind each ray of a step
-    checkpoint_minutes: Amount = 5.0  # time between checkpoints
+    checkpoint_minutes: Amount = 1.0  # time between checkpoints; the first comes after 10 s
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from nerfcli.core.errors import NerfError
+from nerfcli.core.files import write_json
 from nerfcli.core.progress import Progress
 from nerfcli.core.signals import StopSignal
 from nerfcli.engine.image_metrics import (
@@ -34,11 +35,12 @@ def evaluate(
     *,
     split: str = "test",
     save_images: bool = True,
+    out: Path | None = None,
     backend: str = "auto",
     progress: Progress,
     stop: StopSignal | None = None,
 ) -> dict:
-    """PSNR and SSIM of every view of a split, and their means; writes eval.json into the run.
+    """PSNR and SSIM of every view of a split, and their means; writes eval.json.
 
     A view that equals its photo has an infinite PSNR, which is null in JSON: `exact_views` counts
     these, and the mean is over the others.
@@ -46,6 +48,7 @@ def evaluate(
     Args:
         scene: with images; its cameras are the run's.
         save_images: also write photo and rendering side by side, renders/<split>/<name>.png.
+        out: a folder for all of that; None: the run.
 
     Raises:
         NerfError: the split is empty, or there is no readable checkpoint.
@@ -56,7 +59,8 @@ def evaluate(
         raise NerfError(f"scene {scene.name} has no {split!r} views; it has: {known}.")
     model = load_model(run, backend, run.config.device, progress.note)
     progress.note(model.backend)
-    folder = run.path / "renders" / split if save_images else None
+    place = out or run.path
+    folder = place / "renders" / split if save_images else None
     start = time.perf_counter()
     rows, exposed = [], bool(run.config.train.exposure)
     for done, index in enumerate(indices, start=1):
@@ -81,7 +85,7 @@ def evaluate(
         "views": rows,
     }
     if len(rows) == len(indices):
-        run.write_json("eval.json", result)
+        write_json(place / "eval.json", result)
     return result
 
 
