@@ -37,9 +37,17 @@ JSON lines with `--progress json`, nothing with `--quiet`.
 With `--json` an error is also an object on stdout, `{"error": "..."}`.
 
 `nerf train SCENE --out RUN --resume` begins the run if there is none and goes on with it if there
-is, so that a script may repeat it until its exit code is 0. Another length than the run's is taken
-for its new one; where that is reached, there is nothing to do. Another backend, device or time
-between checkpoints is taken as well; any other setting than the run's is refused.
+is, so that a script may repeat it until its exit code is 0; a line says which. Another length than
+the run's is taken for its new one; where that is reached, there is nothing to do. Another backend,
+device or time between checkpoints is taken as well; any other setting than the run's is refused.
+
+A signal before the first step of a run ends `train` at once and leaves no folder. Its summary, in
+JSON `held_out`, names the mean PSNR of up to 8 held-out views, from up to 4096 pixels of each: an
+estimate of what `nerf eval` measures, which takes less than 5 % of the training time. It is null
+where no view is held out, and where the run was stopped.
+
+Every file has the permissions that the umask gives. A run that may only be read can be rendered,
+exported and evaluated with `--out`; whether a place can be written is asked before the work.
 """
 SETTINGS_HEAD = """\
 ## Settings

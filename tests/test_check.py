@@ -311,3 +311,13 @@ def test_masks_from_alpha(inverted: bool, tmp_path: Path) -> None:
     table["frames"] = table["frames"][::2]
     (tmp_path / "transforms.json").write_text(json.dumps(table))
     assert set(faults(check(tmp_path))) == ({"masks-inverted"} if inverted else set())
+
+
+def test_a_lens_that_leaves_no_pixel_is_reported(
+    textured: Path, matched: MatchedScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nerfcli.check.scene_check.find_blind_lenses", lambda scene, views: [1])
+    result = judge(textured, matched)
+    (fault,) = result.report.faults
+    assert (fault.what, fault.views) == ("lens", result.scene.names[1:2])
+    assert f"the lens of {result.scene.names[1]} has a ray for none of its" in fault.text

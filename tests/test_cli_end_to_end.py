@@ -22,6 +22,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from conftest import HANGS, ROOT, SMALL, Nerf, nerf_environment
+from nerfcli.backends import why_unavailable
 from nerfcli.cli import main, train_job
 from nerfcli.engine import resolve, train
 from nerfcli.engine.runs import in_training
@@ -379,7 +380,12 @@ def test_resume_without_a_run_begins_one(inside: Inside, ball: Path) -> None:
     words = ("train", ball, "--out", "r", "--resume", "--steps", 3, "--json", *SMALL)
     first, second = inside(*words), inside(*words)
     assert (first.code, second.code) == (0, 0), first.err + second.err
-    assert "going on" not in first.err
+    assert "going on" not in first.err and "there is no run r yet; it begins" in first.err
+    Path("r/state.json").unlink()  # killed before its first checkpoint
+    third = inside(*words)
+    assert "run r has no checkpoint; it begins again from step 0" in third.err
+    named = inside("train", ball, "--resume", "--steps", 2, *SMALL)
+    assert "no run under runs/ has a checkpoint of" in named.err
     assert json.loads(second.out)["steps_per_second"] == 0.0
     assert_refused(inside("train", "--resume", "--out", "none"), "none holds no checkpoint")
 
@@ -456,25 +462,89 @@ def test_sigterm_saves_and_the_rest_is_bit_exact(
     assert [row["step"] for row in rows] == list(range(50, steps + 1, 50))
 
 
-def test_sigterm_while_the_scene_is_read(
+@pytest.mark.parametrize("backend", ["torch", "cpu"])
+def test_a_resumed_run_prints_and_saves_the_same(
+    inside: Inside, ball: Path, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    """Numbers, rows and files; only the seconds that it took are its own."""
+    if backend == "cpu" and why_unavailable("cpu", "cpu"):
+        pytest.skip("the compiled kernels are not here")
+    monkeypatch.setattr(train, "METRICS_EVERY", 6)
+    words = ("train", ball, "--steps", 20, "--backend", backend, "--json", *SMALL)
+    straight = inside(*words, "--out", "s")
+    step = hashgrid_trainer.HashGridTrainer.step
+    for stop in (3, 10):  # before the first row, and behind it
+        with monkeypatch.context() as patched:
+            patched.setattr(hashgrid_trainer.HashGridTrainer, "step", stopping_at(stop, step))
+            stopped = inside(*words, "--out", "r", "--resume")
+        assert (stopped.code, json.loads(stopped.out)["held_out"]) == (75, None), stopped.err
+    resumed = inside(*words, "--out", "r", "--resume")
+    assert (resumed.code, straight.code) == (0, 0), resumed.err + straight.err
+    ours, theirs = json.loads(resumed.out), json.loads(straight.out)
+    for key in ("steps", "psnr", "held_out", "n_held_out", "method"):
+        assert ours[key] == theirs[key], key
+    files = {path.name for path in Path("s").iterdir()}
+    assert {path.name for path in Path("r").iterdir()} == files
+    for name in files - {"renders", "state.json", "metrics.jsonl"}:
+        assert Path("r", name).read_bytes() == Path("s", name).read_bytes(), name
+    for name in ("state.json", "metrics.jsonl"):
+        ours, theirs = (without_seconds(Path(run, name).read_text()) for run in "rs")
+        assert ours == theirs
+
+
+def stopping_at(stop: int, step: Callable[..., StepResult]) -> Callable[..., StepResult]:
+    """The step of a trainer, which gets a SIGTERM as the last one before `stop`."""
+
+    def stopping(self: hashgrid_trainer.HashGridTrainer, lr: float) -> StepResult:
+        if self.step_count == stop - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, lr)
+
+    return stopping
+
+
+def without_seconds(text: str) -> str:
+    return re.sub(r'"seconds": [\d.e-]+', "", text)
+
+
+def test_a_killed_run_is_rendered_and_gone_on_with(
     inside: Inside, ball: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepare = train.prepare
+    """The first checkpoint comes after seconds of a run whose end would be the only one."""
 
-    def interrupted(*args: Any) -> Any:
-        os.kill(os.getpid(), signal.SIGTERM)
-        return prepare(*args)
+    class Killed(BaseException):
+        pass
 
-    monkeypatch.setattr(train, "prepare", interrupted)
-    words = ("train", ball, "--steps", 3, *SMALL)
-    done = inside(*words, "--out", "r", "--json")
-    assert done.code == 75, done.err
-    assert json.loads(done.out)["steps"] == 0
-    monkeypatch.setattr(train, "prepare", prepare)
-    resumed, straight = inside("train", "--resume", "r"), inside(*words, "--out", "s")
-    assert (resumed.code, straight.code) == (0, 0), resumed.err + straight.err
-    ours, theirs = (load_file(Path(name) / "model-3.safetensors") for name in "rs")
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    def killed(self: hashgrid_trainer.HashGridTrainer, lr: float) -> StepResult:
+        if self.step_count == 20:
+            raise Killed
+        return step(self, lr)
+
+    step, ticks = hashgrid_trainer.HashGridTrainer.step, count()
+    with monkeypatch.context() as patched:
+        patched.setattr(train.Clock, "elapsed", lambda self: self.before + 0.4 * next(ticks))
+        patched.setattr(hashgrid_trainer.HashGridTrainer, "step", killed)
+        with pytest.raises(Killed):
+            main(["train", str(ball), "--out", "r", "--steps", "30", *SMALL])
+    saved = json.loads(inside("info", "r", "--json").out)
+    assert 0 < saved["step"] < 20 and saved["finished"] is False
+    assert inside("render", "r", "--path", "test", "--out", "x").code == 0
+    again = inside("train", "--resume", "r", "--json")
+    assert json.loads(again.out)["steps"] == 30
+
+
+def test_held_out_quality_is_estimated(inside: Inside, ball: Path) -> None:
+    words = ("train", ball, "--steps", 60, *SMALL)
+    done = inside(*words, "--out", "r")
+    value = inside("train", "--resume", "r", "--json")
+    found = json.loads(value.out)["held_out"]
+    assert (found["n_views"], found["n_held_out"]) == (2, 2)
+    line = f"about {found['psnr']:.1f} dB on 2 held-out views, {found['n_pixels']} pixels of each"
+    assert f"{line}; nerf eval measures all of them" in done.out
+    exact = json.loads(inside("eval", "r", "--json", "--no-images").out)["psnr"]
+    assert found["psnr"] == pytest.approx(exact, abs=1.0)
+    none = inside("train", ball / "transforms_train.json", "--holdout", 0, "--steps", 2, *SMALL)
+    assert "no view is held out" in none.out
 
 
 def test_ctrl_c_saves_too(tmp_path: Path, ball: Path) -> None:

@@ -169,7 +169,7 @@ def test_a_trained_run_leaves_as_everything(nerf: Nerf, ball: Path, tmp_path: Pa
     scene["frames"][0] |= {"lens": "fov", "lens_params": [0.8]}
     record.write_text(json.dumps(scene))
     done = nerf("export", "run", "--to", "cameras", "--quiet", "--overwrite")
-    assert "lost: lens: 1 images have a lens (fov)" in done.stdout
+    assert "lost: lens: 1 image has a lens (fov)" in done.stdout
 
 
 @pytest.mark.slow

@@ -100,7 +100,7 @@ def test_a_fisheyes_circle_is_a_mask_to_ssim(ball: Path, monkeypatch: pytest.Mon
 
 
 def test_training_on_nothing_but_masked_pixels_is_refused(masked: Scene) -> None:
-    with pytest.raises(NerfError, match="All pixels are masked out"):
+    with pytest.raises(NerfError, match="No pixel can be used: all of them are masked out"):
         ImageCache(masked, masked.splits["test"][:1]).at(0)
 
 

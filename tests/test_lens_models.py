@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from random_lenses import compare_with_colmap
 from torch import Tensor
 
 from nerfcli.cameras.cameras import Cameras
@@ -329,3 +330,12 @@ def test_lenses_at_random_round_trip_or_are_invalid(seed: int) -> None:
             assert not len(error) or error.max() < 1e-3, lens  # pixels at a focal length of 1000
             checked += int(valid.sum())
     assert checked > 10_000
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_where_colmap_inverts_a_pixel_of_a_random_lens_we_do(model: CameraModel) -> None:
+    """A sample of tests/peers/test_lenses.py, which says how the lenses are drawn."""
+    pytest.importorskip("pycolmap", reason="the oracle, pycolmap, is not installed")
+    counts = compare_with_colmap(model, seed=0, n_lenses=16, step=71)
+    assert counts["lenses"] >= 14
+    assert counts["pixels_missed"] == 0

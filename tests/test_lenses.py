@@ -110,3 +110,27 @@ def test_an_absurd_parameter_is_refused(k: float) -> None:
 def test_a_parameter_that_is_nearly_zero_counts_as_zero() -> None:
     for tiny in (5e-324, 1e-200):
         assert Lens.of("brown", k1=-0.2, k4=tiny).limit == Lens.of("brown", k1=-0.2).limit
+
+
+# lenses that Newton's method from a table did not invert
+POLE = Lens("rational", (0.035, -0.146, -0.0009, 0.0037, 0.0013, -0.046, -0.059, -0.034))
+TWISTED = Lens("brown", (-0.43, -0.07, 0.0, 0.0, -0.074, 0.044))  # as no real lens is
+
+
+@pytest.mark.parametrize(("lens", "reach"), [(POLE, 1.0), (TWISTED, 0.46)], ids=["pole", "twisted"])
+def test_strange_lenses_are_inverted(lens: Lens, reach: float) -> None:
+    """All points whose images are on the first branch come back; POLE's pole is at r = 1.58."""
+    seen = lens.distort(plane(reach))
+    back, valid = lens.undistort(seen)
+    assert valid.all()
+    assert (lens.distort(back) - seen).abs().max() * FOCAL < 1e-4
+
+
+@pytest.mark.parametrize("tangential", [0.0, 1e-3])
+def test_pixels_beside_the_fold_have_their_rays(tangential: float) -> None:
+    lens = Lens("brown", (-0.3, 0.0, 0.0, 0.0, tangential, 0.0))
+    edge = (1 - 10.0 ** torch.linspace(-9, -2, 50, dtype=torch.float64)) * lens.limit
+    seen = lens.distort(torch.stack([edge, 0 * edge], dim=-1))
+    directions, valid = lens.directions(seen)
+    assert valid.all()
+    assert (lens.project(directions) - seen).abs().max() * FOCAL < 1e-4

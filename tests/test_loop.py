@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,9 +26,10 @@ from nerfcli.core.config import (
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Progress
 from nerfcli.engine import train
+from nerfcli.engine.callbacks import Callback, Checkpoints, Every
 from nerfcli.engine.render import Model, render_image
 from nerfcli.engine.runs import Run
-from nerfcli.engine.train import Callback, Every, Loop
+from nerfcli.engine.train import Loop
 from nerfcli.methods import METHODS, hashgrid_trainer
 from nerfcli.methods.hashgrid_graph_trainer import GraphTrainer
 from nerfcli.methods.occupancy import OccupancyGrid
@@ -128,6 +131,27 @@ def test_every_acts_after_its_seconds(ball: Path, tmp_path: Path) -> None:
     for loop.elapsed in (10.5, 12.0, 12.5, 13.0, 14.5, 14.6):
         every(loop)
     assert acted == [12.5, 14.6]
+
+
+@pytest.mark.parametrize(
+    ("interval", "takes", "saved"),
+    [
+        (60, 0.1, [11, 72, 133]),
+        (5, 0.0, [6, 12, 18]),
+        (60, 2.0, [11, 112, 213]),  # 2 % of the time goes into them, not more
+    ],
+)
+def test_the_first_checkpoint_comes_soon_and_the_others_by_time(
+    interval: float, takes: float, saved: list[int]
+) -> None:
+    seconds, found = count(101), []
+    loop = SimpleNamespace(first_seconds=100.0, save=lambda: found.append(loop.elapsed - 100))
+    loop.clock = SimpleNamespace(elapsed=lambda: loop.elapsed + takes)
+    checkpoints = Checkpoints(interval)
+    while len(found) < len(saved):
+        loop.elapsed = next(seconds)
+        checkpoints(loop)  # pyright: ignore[reportArgumentType]
+    assert found == saved
 
 
 @pytest.mark.parametrize(("method", "names"), [("hashgrid", 1), ("classic", 2)])

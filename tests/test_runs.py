@@ -82,7 +82,7 @@ def test_odd_tensors_come_back_bit_for_bit(run: Run) -> None:
 
 
 def test_only_the_last_checkpoint_is_kept(run: Run) -> None:
-    for name in (".model-3.77.safetensors", ".state.77.json", ".metrics.77.jsonl"):
+    for name in (".model-3.77.safetensors", ".tmpXq3b9Z", ".state.77.json", ".metrics.77.jsonl"):
         (run.path / name).write_bytes(b"left by a killed process")
     for step in (5, 10, 10, 10, 15):
         save(run, step)
@@ -224,6 +224,29 @@ def test_not_a_run(tmp_path: Path) -> None:
         Run.open(tmp_path / "none")
     with pytest.raises(NerfError, match="is not a run folder"):
         Run.open(tmp_path)
+
+
+def test_a_checkpoint_that_is_replaced_while_it_is_read(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run can be rendered while it trains: the file that state.json named may be gone by then."""
+    save(run, 7)
+    opened, read = Run.open(run.path), runs.read_tensors
+
+    def late(*args: object) -> dict[str, Tensor]:
+        monkeypatch.setattr(runs, "read_tensors", read)
+        save(run, 8)
+        return read(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(runs, "read_tensors", late)
+    model, state = opened.load_model()
+    assert (int(model["n"]), state["step"], opened.step) == (8, 8, 8)
+
+
+def test_the_header_of_a_checkpoint_is_always_the_same(run: Run) -> None:
+    save(run, 7)
+    head = (run.path / "model-7.safetensors").read_bytes()[8:40]
+    assert head == b'{"__metadata__":{"step":"7"},"n"'  # of several keys the order is chance
 
 
 def test_metrics_are_cut_to_the_checkpoint_by_the_next_writer(run: Run) -> None:

@@ -30,7 +30,8 @@ from nerfcli.scenes import (
     views_bytes,
 )
 from nerfcli.scenes.build import move_box, scene_from_source
-from nerfcli.scenes.hull import is_plausible, silhouette_box, visual_hull
+from nerfcli.scenes.hull import is_plausible, visual_hull
+from nerfcli.scenes.silhouette_box import silhouette_box
 from nerfcli.scenes.source import Points
 from nerfcli.scenes.views import Views
 
@@ -295,8 +296,10 @@ def test_the_silhouettes_find_an_object_in_large_surroundings(
         assert box is not None and box.n_cascades == 1
         assert max(abs(c) for c in box.center) < 0.3
         assert 1.0 < box.half_size < 1.5
-    # the cube around the ball is no finer than this detail cube
-    assert silhouette_box(replace(scene, box=Box((0.0, 0.0, 0.0), 0.5, 4)), views) is None
+    # the cube around the ball is no finer than this detail cube, if the files do state it
+    small = replace(scene, box=Box((0.0, 0.0, 0.0), 0.5, 4))
+    assert silhouette_box(replace(small, box_is_stated=True), views) is None
+    assert silhouette_box(small, views) is not None
 
 
 def spoiled(views, i: int, alpha: int):

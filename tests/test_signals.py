@@ -27,6 +27,8 @@ from nerfcli.core.signals import Interrupted, StopSignal, interruptible
 from nerfcli.engine import evaluate, render_path
 from nerfcli.extraction import multiview
 from nerfcli.matching import matching
+from nerfcli.methods import hashgrid_trainer
+from nerfcli.scenes import image_cache
 from nerfcli.scenes.writers import convert
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 75}
@@ -109,10 +111,16 @@ def signalling(call: int, number: int, function: Callable[..., Any]) -> Callable
     return called
 
 
-STOPPED: dict[str, tuple[list[str], Any, str]] = {
-    "export": (["export", "RUN", "--to", "views", "--views", "5"], multiview, "_rgba"),
-    "convert": (["convert", "BALL", "--to", "transforms", "--out", "OUT"], convert, "_write_image"),
-    "check": (["check", "BALL", "--picture", "OUT.png"], matching, "read_image"),
+TRAIN = ["train", "BALL", "--steps", "3", *SMALL]
+STOPPED: dict[str, tuple[list[str], Any, str, int]] = {
+    "export": (["export", "RUN", "--to", "views", "--views", "5"], multiview, "_rgba", 2),
+    "convert": (
+        *(["convert", "BALL", "--to", "transforms", "--out", "OUT/a"], convert),
+        *("_write_image", 2),
+    ),
+    "check": (["check", "BALL", "--picture", "OUT.png"], matching, "read_image", 2),
+    "train while images are read": ([*TRAIN, "--out", "OUT"], image_cache, "_read", 2),
+    "train before the first step": (TRAIN, hashgrid_trainer, "visual_hull", 1),
 }
 
 
@@ -127,11 +135,12 @@ def test_a_stopped_command_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    words, module, function = STOPPED[name]
+    words, module, function, call = STOPPED[name]
+    monkeypatch.chdir(tmp_path)
     places = {"RUN": str(run), "BALL": str(ball), "OUT": str(tmp_path / "out")}
     for word, place in places.items():
         words = [text.replace(word, place) for text in words]
-    monkeypatch.setattr(module, function, signalling(2, number, getattr(module, function)))
+    monkeypatch.setattr(module, function, signalling(call, number, getattr(module, function)))
     before = everything(run) | everything(tmp_path)
     capsys.readouterr()  # of the fixture
     with pytest.raises(SystemExit) as end:

@@ -11,9 +11,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Box:
-    """Nested cubes around one centre: the detail cube and its doublings (cascades).
+    """Nested cubes around one centre, the cascades: each is twice as wide as the one before.
 
-    Cascade c is the cube of half size half_size * 2**c; the field lives in the largest one.
+    Cascade 0 is the detail cube, cascade c the cube of half size half_size * 2**c. The field
+    lives in the largest one.
     """
 
     center: tuple[float, float, float]

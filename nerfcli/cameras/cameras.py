@@ -119,6 +119,13 @@ class Cameras:
             return valid
         return self._solve(camera, x, y)[1]
 
+    def has_rays(self, camera: int) -> bool:
+        """Whether the lens has a ray for any pixel of a camera; quick where it has."""
+        last = self.size[camera].to(torch.float64) - 1
+        nearest = (self.principal[camera] - 0.5).clamp(min=0.0).minimum(last).round()
+        solved = self._solve(camera, nearest[:1], nearest[1:])[1]  # the pixel next to the axis
+        return bool(solved) or bool(self.valid_pixels(camera).any())
+
     def project(self, camera: int, points: Tensor) -> tuple[Tensor, Tensor]:
         """Where scene points land in one camera's image.
 
@@ -160,13 +167,23 @@ class Cameras:
 def common_focus(cameras: Cameras) -> tuple[Tensor, float] | None:
     """The point nearest to all optical axes, and the median depth at which cameras see it.
 
-    Least squares with outliers weighted down; None where there is no such point: one camera,
-    axes that are almost parallel, or cameras that look away from it.
+    None where there is no such point: one camera, axes that are almost parallel, or cameras that
+    look away from it.
     """
-    if len(cameras) < 2:
+    return meeting_point(cameras.positions, cameras.forwards)
+
+
+def meeting_point(origins: Tensor, axes: Tensor) -> tuple[Tensor, float] | None:
+    """The point [3] nearest to all lines, and the median distance along them, or None.
+
+    Least squares with outliers weighted down.
+
+    Args:
+        origins, axes: [n, 3] float64, points and unit directions of the lines.
+    """
+    if len(origins) < 2:
         return None
-    origins, axes = cameras.positions, cameras.forwards
-    weights = torch.ones(len(cameras), dtype=torch.float64)
+    weights = torch.ones(len(origins), dtype=torch.float64)
     across = torch.eye(3, dtype=torch.float64) - axes[:, :, None] * axes[:, None, :]
     focus = origins.mean(0)
     for _ in range(10):  # iteratively reweighted: a stray camera must not drag the focus along

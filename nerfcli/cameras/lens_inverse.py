@@ -14,8 +14,13 @@ from nerfcli.cameras.lens_models import DENOMINATOR, MODELS, NUMERATOR, Closed, 
 
 N_STARTS = 512  # entries of the table that Newton's method starts from
 BLOCK = 8192  # rays inverted at a time
-TOLERANCE = 1e-7  # of a solution, normalised: 1e-3 pixels at a focal length of 10,000
+TOLERANCE = 1e-10  # of a solution, normalised: 1e-6 pixels at a focal length of 10,000
 STEEPEST = 1e3  # tangent of the steepest direction in the table: 89.94 degrees
+OVERSHOOT = 4.0  # how far beyond the wanted radius a table may end before it gets too coarse
+MOST_HALVINGS = 80  # of a bracket
+MOST_STEPS = 32  # of the search in the plane; 20 is the most that 1200 random lenses needed
+EDGE_GRID = 128, 64  # radii and directions at which the edge of a lens's image is looked for
+SMALLEST_STEP = 2.0**-10  # of Newton's own: a search that needs shorter ones stands at a fold
 
 
 class LensLike(Protocol):
@@ -89,6 +94,11 @@ class _Polynomials:
         self.reach = torch.tensor([r for _, r in starts], dtype=torch.float64)
         self.bends = self.rows[:, n_radial:].any(-1)  # in the plane, after the radial terms
         self.bends_first = bool(self.bends.any())
+        # how far out the image goes: a table that ends below what was asked for ends with the lens
+        edges = torch.where(self.reach < reach, self.reach, math.inf)
+        bent = torch.stack([_edge(row, lens.limit) for row, lens in zip(rows, lenses, strict=True)])
+        first_bent = torch.stack([_edge(row, math.inf) for row in self.first_rows])
+        self.edge = torch.where(self.last, first_bent, torch.where(self.bends, bent, edges))
         self.n_terms = max([i + 1 for i in range(n_radial) if rows[:, i].any()], default=0)
 
     def __call__(self, xy: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
@@ -113,9 +123,25 @@ class _Polynomials:
         plane = target * (r / radius.clamp(min=1e-30))[:, None]
         if not self.bends_first:
             return _unit(plane, r, angular), valid & on_axis
-        plane, solved = _newton(polynomial, plane, target, limit)
+        bends = self.bends[which]
+        bent, solved = _newton(polynomial, plane, target, limit)
+        plane = torch.where(bends[:, None], bent, plane)
         r = torch.linalg.vector_norm(plane, dim=-1)
-        return _unit(plane, r, angular), valid & solved & (on_axis | self.bends[which])
+        return _unit(plane, r, angular), valid & torch.where(bends, solved, on_axis)
+
+    def search(self, xy: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
+        """Invert the few that Newton leaves unsolved: slowly, and wherever there is a solution."""
+        limit, angular, bends = self.limit[which], self.angular[which], self.bends[which]
+        target, valid = xy, torch.ones_like(bends)
+        if self.last.any():
+            anywhere = torch.full_like(limit, math.inf)
+            target, valid = _search_plane(self.first_rows[which], xy, anywhere)
+        radius = torch.linalg.vector_norm(target, dim=-1)
+        rows = self.rows[which]
+        r, solved = _search_radius(Polynomial.of(rows.unbind(-1), self.n_terms), radius, limit)
+        plane = target * (r / radius.clamp(min=1e-30))[:, None]
+        plane[bends], solved[bends] = _search_plane(rows[bends], target[bends], limit[bends])
+        return _unit(plane, torch.linalg.vector_norm(plane, dim=-1), angular), valid & solved
 
 
 class _ClosedLenses:
@@ -165,10 +191,16 @@ def _in_blocks(
     inverse: _Polynomials | _ClosedLenses | _Panoramas, xy: Tensor, which: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Blocks that stay in the cache: half the time for a whole image."""
-    parts = [
-        inverse(xy[i : i + BLOCK], which[i : i + BLOCK]) for i in range(0, max(len(xy), 1), BLOCK)
-    ]
-    return torch.cat([d for d, _ in parts]), torch.cat([v for _, v in parts])
+    blocks = list(zip(xy.split(BLOCK), which.split(BLOCK), strict=True))
+    parts = [inverse(*block) for block in blocks]
+    directions, valid = torch.cat([d for d, _ in parts]), torch.cat([v for _, v in parts])
+    if isinstance(inverse, _Polynomials):
+        radius = torch.linalg.vector_norm(xy, dim=-1)
+        left = (~valid & (radius <= inverse.edge[which])).nonzero()[:, 0]
+        for some in left.split(BLOCK) if len(left) else ():
+            found, solved = inverse.search(xy[some], which[some])
+            directions[some[solved]], valid[some] = found[solved], solved
+    return directions, valid
 
 
 def _unit(plane: Tensor, r: Tensor, angular: Tensor) -> Tensor:
@@ -191,29 +223,111 @@ def _newton(
     """
     v = start
     for _ in range(4):
-        u_x, u_y, w_x, w_y = lens.jacobian(v)
-        determinant = u_x * w_y - u_y * w_x
-        safe = torch.where(determinant.abs() < 1e-6, 1e-6, determinant)
-        e_u, e_w = (lens.apply(v) - target).unbind(-1)
-        step = torch.stack([w_y * e_u - u_y * e_w, u_x * e_w - w_x * e_u], dim=-1)
-        v = v - step / safe[:, None]
+        v = v - _step(lens, v, target)
         # Newton may jump across the fold; bring it back to where the lens is monotonic
         norm = torch.linalg.vector_norm(v, dim=-1).clamp(min=1e-30)
         v = v * (limit / norm).clamp(max=1.0)[:, None]
-    u_x, u_y, w_x, w_y = lens.jacobian(v)
     error = (lens.apply(v) - target).abs().amax(-1)
-    return v, (error < TOLERANCE) & (u_x * w_y - u_y * w_x > 0)
+    return v, (error < TOLERANCE) & (_determinant(lens, v) > 0)
+
+
+def _step(lens: Polynomial, v: Tensor, target: Tensor) -> Tensor:
+    """Newton's step from v, to be subtracted. v, target [n, 2] -> [n, 2]."""
+    u_x, u_y, w_x, w_y = lens.jacobian(v)
+    determinant = u_x * w_y - u_y * w_x
+    safe = torch.where(determinant.abs() < 1e-6, 1e-6, determinant)
+    e_u, e_w = (lens.apply(v) - target).unbind(-1)
+    step = torch.stack([w_y * e_u - u_y * e_w, u_x * e_w - w_x * e_u], dim=-1)
+    return step / safe[:, None]
+
+
+def _determinant(lens: Polynomial, v: Tensor) -> Tensor:
+    """The Jacobian's determinant, [n]; negative where the image is turned over."""
+    u_x, u_y, w_x, w_y = lens.jacobian(v)
+    return u_x * w_y - u_y * w_x
+
+
+def _search_radius(lens: Polynomial, target: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:
+    """Solve f(r) = target below the limit, up to which f grows: Newton within a bracket.
+
+    target, limit [n] -> r [n], solved [n].
+    """
+    r, low, high = target, torch.zeros_like(target), limit.clamp(max=STEEPEST)
+    for i in range(MOST_HALVINGS):
+        value, slope = lens.radial(r)
+        # rounding may pass a pole: then the value is negative, or no number
+        below = (value >= 0) & (value <= target) & (r <= high)
+        low, high = torch.where(below, r, low), torch.where(below, high, r.minimum(high))
+        step = r - (value - target) / slope
+        # from far up a pole Newton crawls, so every third step halves the bracket
+        is_within = (step >= low) & (step <= high) & (i % 3 != 2)
+        is_solved = below & ((value - target).abs() < 0.1 * TOLERANCE)
+        r = torch.where(is_solved, r, torch.where(is_within, step, 0.5 * (low + high)))
+    return r, (lens.radial(r)[0] - target).abs() < TOLERANCE
+
+
+def _search_plane(rows: Tensor, target: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:
+    """Solve apply(v) = target by Newton's steps from the axis, so short that none crosses a fold.
+
+    A step counts where it comes closer to the target, within the limit, and the image there is
+    not turned over. Else half of it is tried.
+
+    rows [n, len(ROW)], target [n, 2], limit [n] -> v [n, 2], solved [n].
+    """
+    found = torch.zeros_like(target)
+    solved = torch.zeros(len(target), dtype=torch.bool, device=target.device)
+    left = torch.arange(len(target), device=target.device)
+    v, scale = torch.zeros_like(target), torch.ones_like(limit)
+    for _ in range(MOST_STEPS):
+        if not len(left):
+            break
+        lens, to = Polynomial.of(rows[left].unbind(-1)), target[left]
+        trial = v - scale[:, None] * _step(lens, v, to)
+        before, after = (torch.linalg.vector_norm(lens.apply(p) - to, dim=-1) for p in (v, trial))
+        counts = (after <= (1 - 0.25 * scale) * before) & (_determinant(lens, trial) > 0)
+        counts &= torch.linalg.vector_norm(trial, dim=-1) <= limit[left]
+        v = torch.where(counts[:, None], trial, v)
+        scale = torch.where(counts, (2 * scale).clamp(max=1.0), 0.5 * scale)
+        error = torch.where(counts, after, before)
+        found[left], solved[left] = v, error < TOLERANCE
+        goes_on = (error >= 0.1 * TOLERANCE) & (scale >= SMALLEST_STEP)
+        left, v, scale = left[goes_on], v[goes_on], scale[goes_on]
+    return found, solved
+
+
+def _edge(row: Tensor, limit: float) -> Tensor:
+    """The largest distance from the axis at which a lens that bends in the plane shows anything.
+
+    The farthest image of a grid that ends where the image first turns over; infinite beside a
+    pole.
+    """
+    if not row[len(NUMERATOR + DENOMINATOR) :].any():
+        return row.new_tensor(math.inf)
+    r = torch.tan(torch.linspace(0.0, math.atan(min(limit, STEEPEST)), EDGE_GRID[0] + 1).double())
+    turn = torch.linspace(0.0, 2 * math.pi, EDGE_GRID[1] + 1).double()[:-1]
+    v = torch.stack([torch.cos(turn), torch.sin(turn)], dim=-1)[:, None] * r[:, None]
+    lens = Polynomial.of(row.unbind())
+    reached = (_determinant(lens, v) > 0).long().cumprod(dim=1).bool()
+    sizes = torch.linalg.vector_norm(lens.apply(v), dim=-1)[reached]
+    return 1.003 * sizes.nan_to_num(math.inf).amax()  # the grid may miss the farthest by a little
 
 
 def _starts(lens: LensLike, reach: float) -> tuple[Tensor, float]:
     """r at N_STARTS equal steps of the distorted radius, and that radius's end."""
     polynomial = Polynomial.of(torch.tensor(lens.row, dtype=torch.float64).unbind())
-    high = max(reach, 1e-9)
-    while high < min(lens.limit, STEEPEST):
-        if float(polynomial.radial(torch.tensor(high, dtype=torch.float64))[0]) >= reach:
-            break
+
+    def f(r: float) -> float:
+        return float(polynomial.radial(torch.tensor(r, dtype=torch.float64))[0])
+
+    high = reach = max(reach, 1e-9)
+    while high < min(lens.limit, STEEPEST) and f(high) < reach:
         high *= 2.0
-    high = min(high, lens.limit)
+    low, high = 0.0, min(high, lens.limit)
+    for _ in range(MOST_HALVINGS):  # down from a pole to where f first reaches what is asked
+        if 0.0 <= f(high) <= OVERSHOOT * reach:
+            break
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if 0.0 <= f(middle) < reach else (low, middle)
     # fine enough that inverting it by interpolation leaves Newton almost nothing to do
     angles = torch.linspace(0.0, math.atan(high), 16 * N_STARTS, dtype=torch.float64)
     r = torch.tan(angles).clamp(max=high)

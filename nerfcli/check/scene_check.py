@@ -40,6 +40,7 @@ from nerfcli.matching.matching import (
     measure_pose_distances,
 )
 from nerfcli.methods import choose_method, method_of
+from nerfcli.scenes.blind import describe_blind_lenses, find_blind_lenses
 from nerfcli.scenes.build import scene_from_source
 from nerfcli.scenes.scene import Scene
 from nerfcli.scenes.source import Source
@@ -108,6 +109,7 @@ def judge_scene(
     findings = [
         *(Finding("note", "reader", note) for note in source.notes),
         *_report_missing(names, matched),
+        *_report_blind(scene),
         *judgement.findings,
         *judge_images(names, images, matches, moved),
         *judge_links(names, matches, matched.analysed),
@@ -159,6 +161,15 @@ def _report_missing(names: Sequence[str], matched: MatchedScene) -> list[Finding
     return findings
 
 
+def _report_blind(scene: Scene) -> list[Finding]:
+    """Report lenses that leave an image no usable pixel."""
+    blind = find_blind_lenses(scene, range(len(scene.names)))
+    if not blind:
+        return []
+    views = tuple(scene.names[i] for i in blind)
+    return [Finding("fault", "lens", describe_blind_lenses(scene, blind), views)]
+
+
 def _list_measures(
     scene: Scene, matched: MatchedScene, judgement: PoseJudgement, n_points: int
 ) -> dict[str, Any]:
@@ -184,10 +195,12 @@ def _list_measures(
 def _list_extent(scene: Scene, is_unbounded: bool) -> dict[str, str]:
     """List what is trained of the scene."""
     half, source = f"half size {scene.box.half_size:.3g}", f"from {scene.box_source}"
+    if scene.has_alpha:
+        source += "; training fits it to the silhouettes"
     if is_unbounded:
         return {"detail cube": f"{half}, {source}", "near, far": f"{scene.near:.3g}, no end"}
     return {
-        "box": f"{half}, {scene.box.n_cascades} cascades, {source}",
+        "box": f"{half}, {quantity(scene.box.n_cascades, 'cascade')}, {source}",
         "near, far": f"{scene.near:.3g}, {scene.far:.3g}",
     }
 

@@ -19,6 +19,7 @@ import typer
 from nerfcli.cli import bench, check, compare, convert, eval, export, info, prepare, render, train
 from nerfcli.cli.output import ensure_streams, fail, stop_code
 from nerfcli.core.errors import NerfError
+from nerfcli.core.files import refusal
 from nerfcli.core.signals import STOPS, Interrupted, interruptible
 
 # its home differs between versions of typer
@@ -91,9 +92,12 @@ def main(args: Sequence[str] | None = None) -> None:
         else:
             code = fail(_usage_message(error), as_json)
     except OSError as error:
-        if not TEXTS & set(words):
+        message = refusal(error)
+        if TEXTS & set(words):
+            message = f"stdout cannot be written to: {error.strerror}."
+        if message is None:
             raise
-        code = fail(f"stdout cannot be written to: {error.strerror}.", as_json)
+        code = fail(message, as_json)
     except Interrupted as stop:
         name = "Ctrl-C" if stop.number == SIGINT else Signals(stop.number).name
         fail(f"stopped by {name}; nothing half-written is left.", as_json)

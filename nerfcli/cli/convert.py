@@ -142,6 +142,7 @@ def ensure_free_folder(out: Path, scene: Path, *, overwrite: bool) -> None:
                 "another --out."
             )
     ensure_writable(out)
+    ensure_writable(out.absolute().with_name(f".{out.name}.part"))  # it is made beside its place
 
 
 def _ensure_room(source: Source, planned: Source, out: Path, *, link: bool) -> None:

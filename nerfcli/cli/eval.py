@@ -13,6 +13,7 @@ from nerfcli.cli.options import (
     Backend,
     Device,
     Json,
+    Overwrite,
     ProgressKind,
     Quiet,
     RunPath,
@@ -21,10 +22,14 @@ from nerfcli.cli.options import (
     progress_kind,
 )
 from nerfcli.cli.output import NOT_MET, show, stop_code
+from nerfcli.cli.output_paths import NAME_ANOTHER, ensure_absent
 from nerfcli.core.errors import NerfError
+from nerfcli.core.files import ensure_writable, write_json
 from nerfcli.core.progress import Progress
 from nerfcli.core.signals import StopSignal
 from nerfcli.core.text import quantity
+
+EVAL = "eval.json"
 
 
 def eval(
@@ -45,6 +50,12 @@ def eval(
     target_psnr: Annotated[
         float | None, typer.Option(metavar="DB", help="Exit code 3 if the mean PSNR stays below.")
     ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="A folder for eval.json and the pairs. [default: the run]"
+        ),
+    ] = None,
     geometry: Annotated[
         Path | None,
         typer.Option(
@@ -53,6 +64,7 @@ def eval(
     ] = None,
     backend: Backend = "auto",
     device: Device = "auto",
+    overwrite: Overwrite = False,
     as_json: Json = False,
     quiet: Quiet = False,
     progress: ProgressKind = "auto",
@@ -63,13 +75,15 @@ def eval(
     PSNR is also given after the gain and offset of each channel that fit the photo best.
     The shape is measured where a true one is given (--geometry).
 
-    Writes eval.json with the protocol into the run, and pairs of images into its renders/.
+    Writes eval.json with the protocol into the run, and pairs of images into its renders/. With
+    --out everything goes there, and the run is only read.
 
     \b
     Examples:
       nerf eval
       nerf eval runs/chair-1 --json --target-psnr 27
       nerf eval --geometry truth.ply
+      nerf eval /data/runs/chair --out scores/
     """
     kind = progress_kind(progress, quiet)
     if target_psnr is not None and not math.isfinite(target_psnr):
@@ -78,6 +92,7 @@ def eval(
     opened = open_run(run, quiet=quiet).using(backend=backend, device=device)
     if photos is not None and not photos.is_dir():
         raise NerfError(f"--photos {photos}: no such folder.")
+    ensure_free_scores(opened.path, out, overwrite=overwrite)
     folder = None if photos is None else str(photos.resolve())
     loaded = scene_of_run(opened, scene or recorded_path(opened), folder)
     from nerfcli.engine.evaluate import evaluate, reaches
@@ -94,6 +109,7 @@ def eval(
             loaded,
             split=split,
             save_images=images,
+            out=out,
             backend=backend,
             progress=reporter,
             stop=stop,
@@ -101,9 +117,9 @@ def eval(
     if truth is not None and result["n_views"] == total:
         with Progress(kind, None, "step", "geometry") as reporter:
             result["geometry"] = evaluate_mesh(
-                opened, truth, str(geometry), backend=backend, progress=reporter
+                opened, truth, str(geometry), out, backend=backend, progress=reporter
             )
-        opened.write_json("eval.json", result)
+        write_json((out or opened.path) / EVAL, result)
     value: dict[str, Any] = {"run": str(opened.path), **result}
     code = stop_code(stop.received if result["n_views"] < total else None)
     text = _summary(value)
@@ -116,6 +132,18 @@ def eval(
         text = _summary(value)
     show(text, value, as_json)
     return code or 0
+
+
+def ensure_free_scores(run: Path, out: Path | None, *, overwrite: bool) -> None:
+    """Raise NerfError where the scores of a run cannot be written, before it is rendered."""
+    if out is None:
+        for name in (EVAL, "renders", "exports"):
+            ensure_writable(run / name, NAME_ANOTHER)
+        return
+    if out.exists() and not out.is_dir():
+        raise NerfError(f"--out {out} is a file; eval needs a folder.")
+    ensure_writable(out)
+    ensure_absent([out / EVAL], overwrite=overwrite)
 
 
 def _summary(value: dict[str, Any]) -> str:

@@ -19,7 +19,7 @@ from nerfcli.cli.options import (
     progress_kind,
 )
 from nerfcli.cli.output import show
-from nerfcli.cli.output_paths import ensure_absent, first_free
+from nerfcli.cli.output_paths import NAME_ANOTHER, ensure_absent, first_free
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import ensure_writable
 from nerfcli.core.progress import Progress
@@ -167,7 +167,7 @@ def _run(
             out = first_free(
                 out, lambda path: any(p.exists() for p in _places(path, options.to, textured))
             )
-        ensure_writable(out)
+        ensure_writable(out, NAME_ANOTHER)
     return export_run(run, out, options, backend, progress)
 
 
@@ -192,7 +192,7 @@ def _places(out: Path, to: str, textured: bool) -> list[Path]:
     from nerfcli.shapes.convert_shape import FOLDERS, SIDECAR, sidecar_of
 
     if to in FOLDERS:
-        return [out / SIDECAR, out / "transforms.json"]  # of cameras there is no other record
+        return [out / SIDECAR]
     beside = [out.with_suffix(s) for s in (".mtl", ".png")] if textured else []
     return [out, sidecar_of(out), *(beside if out.suffix.lower() == ".obj" else [])]
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from nerfcli.core.errors import NerfError
 
+NAME_ANOTHER = "Name another place by --out."
+
 
 def ensure_own_folder(out: Path, records: Iterable[str]) -> None:
     """Raise NerfError unless `out` is absent, empty, or holds one of our files `records`."""

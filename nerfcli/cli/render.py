@@ -21,7 +21,7 @@ from nerfcli.cli.options import (
     progress_kind,
 )
 from nerfcli.cli.output import show, stop_code
-from nerfcli.cli.output_paths import ensure_absent, first_free
+from nerfcli.cli.output_paths import NAME_ANOTHER, ensure_absent, first_free
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import ensure_writable
 from nerfcli.core.progress import Progress

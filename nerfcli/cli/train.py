@@ -20,7 +20,6 @@ from nerfcli.cli.train_request import fresh_job, resumable_job
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Progress
 from nerfcli.core.settings import given_values
-from nerfcli.core.signals import StopSignal
 
 
 def train(
@@ -102,8 +101,10 @@ def train(
     """Learn a radiance field from posed photos.
 
     Reads Blender, instant-ngp, nerfstudio, COLMAP, LLFF, NeuS and many other folders. Ctrl-C and
-    SIGTERM save first; the same command with --resume goes on. A finished run goes on where --steps
-    or --minutes, counted from its beginning, is greater than what it has.
+    SIGTERM save first, once training has begun; the same command with --resume goes on. A killed
+    run goes on from its last checkpoint: the first comes after 10 seconds, then one a minute. A
+    finished run goes on where --steps or --minutes, counted from its beginning, is greater than
+    what it has.
 
     \b
     Examples:
@@ -134,10 +135,9 @@ def train(
         "device": device,
     }
     given = given_values(preset, config, set_ or [], flags)
-    # a signal while the scene is read counts as well: the run is saved at step 0
-    with Progress(kind, None, "step", "train") as reporter, StopSignal() as stop:
+    with Progress(kind, None, "step", "train") as reporter:
         request = resumable_job if resume else fresh_job
         job = request(
             scene, out, given, overwrite=overwrite, target_psnr=target_psnr, note=reporter.note
         )
-        return run_job(job, reporter, stop, as_json=as_json)
+        return run_job(job, reporter, as_json=as_json)

@@ -9,15 +9,14 @@ from typing import Any
 from nerfcli.cli.output import NOT_MET, show, stop_code
 from nerfcli.cli.train_request import Job
 from nerfcli.core.progress import Progress
-from nerfcli.core.signals import StopSignal
 from nerfcli.core.text import duration, quantity, roughly
-from nerfcli.engine.runs import Run, in_training
+from nerfcli.engine.runs import Run
 
 LONGER_MINUTES = 10  # of the command that is named where the user gave no length
 LEGO_DB = ((1, 30.85), (3, 33.39))  # minutes, dB; a test holds docs/benchmarks.md to it
 
 
-def run_job(job: Job, progress: Progress, stop: StopSignal, *, as_json: bool) -> int:
+def run_job(job: Job, progress: Progress, *, as_json: bool) -> int:
     """Train, report the result, and return the exit code."""
     if job.prepared is None:
         summary = _nothing_done(job.run)
@@ -30,12 +29,13 @@ def run_job(job: Job, progress: Progress, stop: StopSignal, *, as_json: bool) ->
                 f"--target-psnr: {views} are rendered and scored once, after the training; "
                 "that comes on top of its length"
             )
-        with in_training(job.run.path):
-            summary = train(job.prepared, job.run, progress=progress, stop=stop, resume=job.resume)
+        run = job.run if job.resume else lambda: job.run
+        summary = train(job.prepared, run, progress=progress, resume=job.resume)
     progress.close()
     code = stop_code(summary["stopped"])
     name = job.run.scene_json.get("name")
     value: dict[str, Any] = {"run": str(job.run.path), "scene": name, **summary}
+    value["n_held_out"] = len(job.run.scene_json.get("splits", {}).get("test", ()))
     value["method"] = job.run.config.method
     value["method_reason"] = job.run.scene_json.get("method_reason")
     value["peak_memory_bytes"] = peak_memory()
@@ -43,7 +43,7 @@ def run_job(job: Job, progress: Progress, stop: StopSignal, *, as_json: bool) ->
         value["target_psnr"] = job.target_psnr
         value["test_psnr"], value["target_met"] = _score_held_out(job, job.target_psnr, progress)
         code = 0 if value["target_met"] else NOT_MET
-    if value["stopped"] is None:
+    if value["stopped"] is None and not quiet:
         from nerfcli.engine.cost import estimate_path
 
         value["render_seconds"] = estimate_path(job.run)
@@ -93,6 +93,7 @@ def _nothing_done(run: Run) -> dict[str, Any]:
         "steps": state["step"],
         "seconds": round(state["seconds"], 3),
         "psnr": state.get("psnr", 0.0),
+        "held_out": state.get("held_out"),
         "steps_per_second": 0.0,
         "rays_per_second": 0.0,
         "samples_per_second": 0.0,
@@ -114,6 +115,17 @@ def _next(run: str, render_seconds: float | None) -> str:
     )
 
 
+def _held_out(found: dict[str, Any]) -> str:
+    """Say what the estimate is, and of what: people quote it."""
+    if found["psnr"] is None:
+        return "held-out views: not measured, the pixels looked at are exact or masked out"
+    views = quantity(found["n_views"], "held-out view")
+    if found["n_views"] < found["n_held_out"]:
+        views = f"{found['n_views']} of {found['n_held_out']} held-out views"
+    each = f", {quantity(found['n_pixels'], 'pixel')} of each"
+    return f"about {found['psnr']:.1f} dB on {views}{each}; nerf eval measures all of them"
+
+
 def _summary(value: dict[str, Any], *, nothing_done: bool) -> str:
     run = shlex.quote(value["run"])
     done = f"{quantity(value['steps'], 'step')} in {duration(value['seconds'])}"
@@ -126,6 +138,10 @@ def _summary(value: dict[str, Any], *, nothing_done: bool) -> str:
         )
     if value.get("test_psnr") is not None:
         lines.append(f"held-out views: {value['test_psnr']:.2f} dB")
+    elif value["held_out"]:
+        lines.append(_held_out(value["held_out"]))
+    elif value["n_held_out"] == 0:
+        lines.append("no view is held out, so nothing is known of new views: see --holdout")
     if "target_met" in value:
         reached = "reached" if value["target_met"] else "not reached"
         lines.append(f"target {value['target_psnr']:g} dB {reached}")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +22,7 @@ from nerfcli.core.settings import (
     ensure_own_table,
     with_values,
 )
-from nerfcli.engine.runs import Run, ensure_free, newest_run
+from nerfcli.engine.runs import Run, ensure_free, newest_run, states_under
 from nerfcli.engine.schedule import budget_at
 
 if TYPE_CHECKING:
@@ -44,6 +46,8 @@ class Job:
     Attributes:
         prepared: None where the run has reached its length: there is nothing to train.
         scene: with its images, where held-out views are to be rendered; None with nothing to do.
+        open_run: gives the run, and makes the folder of a new one: only where it is trained, so
+            that a command that ends before it leaves nothing behind.
         resume: go on from the run's checkpoint.
         target_psnr: what the held-out views should reach.
         default_length: the user left the length to us.
@@ -51,10 +55,14 @@ class Job:
 
     prepared: Prepared | None
     scene: Scene | None
-    run: Run
+    open_run: Callable[[], Run]
     resume: bool
     target_psnr: float | None
     default_length: bool = False
+
+    @cached_property
+    def run(self) -> Run:
+        return self.open_run()
 
 
 def find_run(target: Path | None, out: Path | None) -> Path | None:
@@ -122,13 +130,17 @@ def fresh_job(
     scene_json = prepared.scene.to_json() | ImageSource.of(path).as_json()
     if prepared.method_reason:
         scene_json["method_reason"] = prepared.method_reason
-    if out is None:
-        run = Run.create_next(scene.name, config, scene_json, ROOT)
-    else:
-        run = Run.create(out, config, scene_json, overwrite=overwrite)
-    note(f"run {run.path}")
+
+    def create() -> Run:
+        if out is None:
+            run = Run.create_next(scene.name, config, scene_json, ROOT)
+        else:
+            run = Run.create(out, config, scene_json, overwrite=overwrite)
+        note(f"run {run.path}")
+        return run
+
     default_length = not any(given.get(key) for key in LENGTH)
-    return Job(prepared, prepared.scene, run, False, target_psnr, default_length)
+    return Job(prepared, prepared.scene, create, False, target_psnr, default_length)
 
 
 def resumable_job(
@@ -147,6 +159,7 @@ def resumable_job(
     """
     path = find_run(target, out)
     if path is None:
+        note(_begins_again(target, out))
         return fresh_job(target, out, given, overwrite=True, target_psnr=target_psnr, note=note)
     run = Run.open(path)
     config = same_settings(run, given)
@@ -158,7 +171,8 @@ def resumable_job(
         if target_psnr is not None:
             scene = scene_of_run(run, moved or recorded_path(run), images)
             _ensure_held_out(scene, target_psnr)
-        return Job(None, scene, run, True, target_psnr)
+        return Job(None, scene, lambda: run, True, target_psnr)
+    ensure_writable(run.path / "state.json", "Train another with --out.")
     from nerfcli.engine.train import prepare
 
     if "device" not in given and config.device == "cuda" and (missing := cuda_missing()):
@@ -167,7 +181,17 @@ def resumable_job(
     scene = scene_of_run(run, moved or recorded_path(run), images)
     _ensure_held_out(scene, target_psnr)
     note(f"going on with run {run.path} from step {run.step} to {_length(config.train)}")
-    return Job(prepare(scene, config, note, resumed=True), scene, run, True, target_psnr)
+    prepared = prepare(scene, config, note, resumed=True)
+    return Job(prepared, scene, lambda: run, True, target_psnr)
+
+
+def _begins_again(scene: Path | None, out: Path | None) -> str:
+    """Say what --resume does where there is no checkpoint."""
+    if out is None:
+        return f"--resume: no run under {ROOT}/ has a checkpoint of {scene}; a new one begins"
+    if (out / "config.toml").is_file():
+        return f"--resume: run {out} has no checkpoint; it begins again from step 0"
+    return f"--resume: there is no run {out} yet; it begins"
 
 
 def has_reached(run: Run, train: TrainConfig) -> bool:
@@ -230,10 +254,9 @@ def _ensure_held_out(scene: Scene, target_psnr: float | None) -> None:
 
 def _newest_run_of(scene: Path) -> Path | None:
     """The newest run under runs/ that was made from this scene, if any."""
-    place = ImageSource.of(scene).resolved
-    states = [
-        state
-        for state in ROOT.glob("*/state.json")
-        if ImageSource.recorded(read_json(state.parent / "scene.json")).resolved == place
-    ]
+    place, states = ImageSource.of(scene).resolved, []
+    for state in states_under(ROOT):
+        with suppress(NerfError):  # of another user, or damaged: not what is looked for
+            found = ImageSource.recorded(read_json(state.parent / "scene.json"))
+            states += [state] if found.resolved == place else []
     return max(states, key=lambda state: state.stat().st_mtime_ns).parent if states else None

@@ -45,7 +45,7 @@ class SceneConfig:
     near: Positive | None = None  # nearest sample, scene units; auto: from box and cameras
     far: Distance | None = None  # farthest sample; auto: from box and cameras, or by horizon
     box: Positive | None = None  # half size of the detail cube, source units
-    cascades: Count | None = None  # doublings of the detail cube, itself included
+    cascades: Count | None = None  # cubes: the detail cube, then each twice as wide around it
     images: str | None = None  # folder of the images; auto: where the scene's files say
     skip_bad_frames: bool = False  # leave single frames out that cannot be used
 
@@ -63,7 +63,7 @@ class TrainConfig:
     loss: Literal["mse", "huber"] | None = None  # auto: mse for classic, else huber
     exposure: bool | None = None  # learn a gain and an offset of each photo; auto: a hint
     random_background: bool = True  # but for classic: a random colour behind each ray of a step
-    checkpoint_minutes: Amount = 5.0  # time between checkpoints
+    checkpoint_minutes: Amount = 1.0  # time between checkpoints; the first comes after 10 s
 
 
 @dataclass(frozen=True)

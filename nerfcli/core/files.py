@@ -1,7 +1,11 @@
-"""Files that are either whole or absent: written aside, then renamed. JSON without NaN."""
+"""Files that are either whole or absent: written aside, then renamed. JSON without NaN.
+
+Who may read them is the umask's matter, whichever library wrote them.
+"""
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -12,10 +16,14 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from nerfcli.core.errors import NerfError
+
+# what the machine refuses, and no program can help: never a bug of ours
+REFUSALS = frozenset((errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT))
 
 
 def aside_path(path: Path) -> Path:
@@ -32,14 +40,45 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     aside = aside_path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield aside
-        os.replace(aside, path)
+        with folders_above(path):
+            try:
+                yield aside
+                open_to_others(aside)
+                os.replace(aside, path)
+            finally:
+                aside.unlink(missing_ok=True)
     except OSError as error:
         raise NerfError(f"cannot write {path}: {error.strerror or error}.") from error
-    finally:
-        with suppress(OSError):  # its parent may be no folder: the error above says so
-            aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def folders_above(path: Path) -> Iterator[None]:
+    """Make the folders above `path`; where the block fails, those that it made go away again."""
+    made = list(takewhile(lambda folder: not folder.exists(), path.parents))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for folder in made:
+            with suppress(OSError):  # something else is in it by now
+                folder.rmdir()
+        raise
+
+
+def open_to_others(path: Path) -> None:
+    """Give a file the permissions of the umask if it has none for others.
+
+    Temporary files of libraries (tempfile in Python and Rust) are private, and stay so when they
+    are renamed.
+    """
+    found = path.lstat()
+    if stat.S_ISREG(found.st_mode) and not stat.S_IMODE(found.st_mode) & 0o077:
+        probe = path.with_name(f"{path.name}.mode")  # the umask itself can only be read by setting
+        try:
+            os.close(os.open(probe, os.O_CREAT | os.O_WRONLY, 0o666))
+            path.chmod(stat.S_IMODE(found.st_mode) | stat.S_IMODE(probe.stat().st_mode))
+        finally:
+            probe.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -54,39 +93,49 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     aside = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(aside, ignore_errors=True)
     try:
-        aside.mkdir(parents=True)
-        yield aside
-        if folder.exists():
-            shutil.rmtree(folder)
-        aside.rename(folder)
+        with folders_above(folder), _removed(aside):
+            aside.mkdir()
+            yield aside
+            if folder.exists():
+                shutil.rmtree(folder)
+            aside.rename(folder)
     except OSError as error:
         raise NerfError(f"cannot write {folder}: {error.strerror or error}.") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 @contextmanager
 def filling(folder: Path) -> Iterator[Path]:
-    """Yield a new folder beside `folder`, whose files move there when the block succeeds.
+    """Yield a new folder, whose files move into `folder` when the block succeeds.
 
-    They replace files of the same names. Everything else in `folder` stays.
+    They replace files of the same names. Everything else in `folder` stays. The new folder lies in
+    `folder` where that is there: its parent may belong to somebody else.
 
     Raises:
         NerfError: the operating system refuses to write there.
     """
     folder = folder.resolve()
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
-        aside.mkdir(parents=True)
-        yield aside
-        for path in sorted(path for path in aside.rglob("*") if path.is_file()):
-            place = folder / path.relative_to(aside)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(path, place)
+        aside = folder if folder.is_dir() else folder.parent
+        aside /= f".{folder.name}.{os.getpid()}"
+        with folders_above(aside), _removed(aside):
+            aside.mkdir()
+            yield aside
+            for path in sorted(path for path in aside.rglob("*") if path.is_file()):
+                place = folder / path.relative_to(aside)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                open_to_others(path)
+                os.replace(path, place)
     except OSError as error:
         raise NerfError(f"cannot write {folder}: {error.strerror or error}.") from error
+
+
+@contextmanager
+def _removed(folder: Path) -> Iterator[None]:
+    """Remove the folder after the block, however that ends."""
+    try:
+        yield
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -195,23 +244,36 @@ def _without_comments(text: str) -> str:
     return re.sub(string + r"|,(?=\s*[\]}])", blank, text, flags=re.DOTALL)
 
 
-def ensure_writable(path: Path) -> None:
-    """Raise NerfError unless `path` can be created or written; leave nothing behind."""
+def ensure_writable(path: Path, advice: str = "Choose another place.") -> None:
+    """Raise NerfError unless `path` can be created or replaced; leave nothing behind.
+
+    advice: ends the message.
+    """
     place = path
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    if place != path and not place.is_dir():
-        raise NerfError(f"cannot write {path}: {place} is not a folder. Choose another place.")
     try:
-        if place.is_dir():  # a permission check is not enough: root always passes it
-            with tempfile.TemporaryFile(dir=place):
-                pass
-        else:
+        while not place.exists() and place != place.parent:
+            place = place.parent
+        if place != path and not place.is_dir():
+            raise NerfError(f"cannot write {path}: {place} is not a folder. {advice}")
+        folder = place if place.is_dir() else place.parent
+        # a permission check is not enough: root always passes it
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        if place is not folder:
             place.open("ab").close()
     except OSError as error:
-        raise NerfError(
-            f"cannot write {path}: {place} says {error.strerror}. Choose another place."
-        ) from error
+        where = "" if place == path else f" in {place.absolute()}"
+        raise NerfError(f"cannot write {path}: {error.strerror}{where}. {advice}") from error
+
+
+def refusal(error: OSError) -> str | None:
+    """Say what the machine refuses; None where the fault may be ours."""
+    if error.errno not in REFUSALS:
+        return None
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"cannot write {error.filename or 'a file'}: {error.strerror}. Make room."
+    what = error.filename or "a file"
+    return f"cannot read or write {what}: {error.strerror}. See who may, or choose another place."
 
 
 def cache_folder() -> Path:

@@ -13,6 +13,8 @@ from nerfcli.core.files import replacing
 if TYPE_CHECKING:
     from torch import Tensor
 
+GENERATOR = "generator"  # its state, among the tensors of the optimiser
+
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], step: int) -> None:
     """Write aside, flush to the disk, read back, compare every byte, then rename.
@@ -27,7 +29,8 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], step: int) -> None:
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as aside:
         try:
-            save_file(whole, aside, metadata={"format": "pt", "step": str(step)})
+            # one key only: the library writes several in an order of chance
+            save_file(whole, aside, metadata={"step": str(step)})
             with aside.open("rb+") as file:
                 os.fsync(file.fileno())
             with safe_open(aside, framework="pt") as file:
@@ -59,12 +62,17 @@ def ensure_whole(path: Path, step: int) -> None:
 def _read(path: Path, step: int, wanted: Callable[[Any], Iterable[str]], **how: str) -> dict:
     from safetensors import SafetensorError, safe_open
 
-    if not path.is_file():
-        raise NerfError(f"{path} is missing, though state.json names it. Take an intact copy.")
     try:
+        path.open("rb").close()  # the library calls every refusal a missing file
         with safe_open(path, **how) as file:
             got = (file.metadata() or {}).get("step")
             tensors = {name: file.get_tensor(name) for name in wanted(file)}
+    except FileNotFoundError as error:
+        raise NerfError(
+            f"{path} is missing, though state.json names it. Take an intact copy."
+        ) from error
+    except OSError as error:
+        raise NerfError(f"cannot read {path}: {error.strerror or error}.") from error
     except SafetensorError as error:
         raise NerfError(
             f"{path} is truncated or damaged ({error}). Copy the run again, or train it again."
@@ -75,3 +83,15 @@ def _read(path: Path, step: int, wanted: Callable[[Any], Iterable[str]], **how: 
             "the folder was mixed from two checkpoints. Take an intact copy."
         )
     return tensors
+
+
+def generator_state(optimizer: dict[str, Tensor], state: dict) -> Tensor:
+    """Take the generator's state out of a checkpoint: uint8 [n], on the CPU.
+
+    Run folders of format 1 have it as a list in state.json.
+    """
+    if GENERATOR in optimizer:
+        return optimizer.pop(GENERATOR).cpu()
+    import torch
+
+    return torch.tensor(state["generator"], dtype=torch.uint8, device="cpu")

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from nerfcli.core.errors import NerfError
+from nerfcli.core.files import write_json
 from nerfcli.core.progress import Progress
 from nerfcli.core.signals import StopSignal
 from nerfcli.engine.cost import describe_views, estimate_seconds
@@ -24,6 +25,7 @@ from nerfcli.engine.image_metrics import (
 from nerfcli.engine.render import Model, as_image, load_model, render_image, to_uint8
 from nerfcli.engine.runs import Run
 from nerfcli.scenes import Scene, load_views
+from nerfcli.scenes.blind import describe_blind_lenses, find_blind_lenses
 from nerfcli.scenes.images import write_png
 from nerfcli.scenes.views import over_background
 
@@ -34,11 +36,12 @@ def evaluate(
     *,
     split: str = "test",
     save_images: bool = True,
+    out: Path | None = None,
     backend: str = "auto",
     progress: Progress,
     stop: StopSignal | None = None,
 ) -> dict:
-    """PSNR and SSIM of every view of a split, and their means; writes eval.json into the run.
+    """PSNR and SSIM of every view of a split, and their means; writes eval.json.
 
     A view that equals its photo has an infinite PSNR, which is null in JSON: `exact_views` counts
     these, and the mean is over the others.
@@ -46,6 +49,7 @@ def evaluate(
     Args:
         scene: with images; its cameras are the run's.
         save_images: also write photo and rendering side by side, renders/<split>/<name>.png.
+        out: a folder for all of that; None: the run.
 
     Raises:
         NerfError: the split is empty, or there is no readable checkpoint.
@@ -58,14 +62,15 @@ def evaluate(
     progress.note(model.backend)
     views = scene.cameras[list(indices)]
     progress.note(describe_views(views, f"{split} view", estimate_seconds(model, views)))
-    folder = run.path / "renders" / split if save_images else None
+    place = out or run.path
+    folder = place / "renders" / split if save_images else None
     start = time.perf_counter()
     rows, exposed = [], bool(run.config.train.exposure)
     for done, index in enumerate(indices, start=1):
         if stop is not None and stop.received:
             break
         rows.append(score_view(model, scene, index, folder, exposed))
-        if missing := _unscored(rows[-1]):
+        if missing := _unscored(rows[-1], scene, index):
             progress.note(missing)
         progress.update(done, psnr=rows[-1]["psnr"])
     corrected = {}
@@ -83,7 +88,7 @@ def evaluate(
         "views": rows,
     }
     if len(rows) == len(indices):
-        run.write_json("eval.json", result)
+        write_json(place / "eval.json", result)
     return result
 
 
@@ -131,10 +136,12 @@ def reaches(result: dict, target: float) -> bool:
     return result["psnr"] >= target
 
 
-def _unscored(row: dict) -> str:
+def _unscored(row: dict, scene: Scene, index: int) -> str:
     """Say what a view cannot be scored by; empty if it has both numbers."""
     if row["psnr"] is None and not row.get("exact"):
-        return f"{row['name']}: all pixels are masked out; it has no PSNR and no SSIM"
+        blind = find_blind_lenses(scene, [index])
+        why = describe_blind_lenses(scene, blind) if blind else "all pixels are masked out"
+        return f"{row['name']}: {why}; it has no PSNR and no SSIM"
     if row["ssim"] is None:
         window = f"{SSIM_WINDOW}x{SSIM_WINDOW}"
         return f"{row['name']}: no window of {window} usable pixels; it has no SSIM"

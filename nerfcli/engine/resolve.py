@@ -33,9 +33,9 @@ def resolve(config: Config, scene: Scene) -> Config:
 def describe(scene: Scene, config: Config) -> str:
     """What will be trained, in a line: method, views, box and where it comes from."""
     box, units = scene.box, scene.scene_from_source.scale
-    cube = f"cube of half size {box.half_size / units:.4g}"
+    cube = f"box of half size {box.half_size / units:.4g}"
     if box.n_cascades > 1:
-        cube += f" with {quantity(box.n_cascades - 1, 'doubling')} around it"
+        cube += f" and {box.n_cascades} cascades (cubes around it, each twice as wide)"
     n_train, n_test = (len(scene.splits.get(name, ())) for name in ("train", "test"))
     return (
         f"{config.method}: {n_train} views to train on, {n_test} held out; "

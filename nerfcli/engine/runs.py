@@ -13,7 +13,8 @@ import dataclasses
 import json
 import re
 import shutil
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,9 @@ FORMAT = 2  # of the folder; raised when an older version could not read it
 READABLE = (1, 2)  # 1: see core.config_format1
 PARTS = ("model", "optimizer")
 TENSOR_FILES = ("model-*.safetensors", "optimizer-*.safetensors")
-ASIDE = (".*.safetensors", ".state.*.json", ".metrics.*.jsonl", ".config.*.toml")  # of a crash
+ASIDE = (  # of a crash; .tmp??????: of the library that writes tensors
+    *(".*.safetensors", ".tmp??????", ".state.*.json", ".metrics.*.jsonl", ".config.*.toml"),
+)
 OURS = ("config.toml", "scene.json", "state.json", "metrics.jsonl", "eval*.json", "report.html")
 
 
@@ -167,6 +170,11 @@ class Run:
                 if path.name not in files.values():
                     path.unlink()
 
+    def add_to_state(self, values: dict[str, Any]) -> None:
+        """Write JSON values into the last checkpoint's state."""
+        write_json(self.path / "state.json", self.state | values)
+        self._state = None
+
     def load_checkpoint(
         self, device: str = "cpu"
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
@@ -180,9 +188,16 @@ class Run:
 
     def load_model(self, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Model tensors and state; the optimiser's file may be missing. Errors as above."""
-        self._state = None  # another process may train this run
-        state = {k: v for k, v in self.state.items() if k not in ("format", "files")}
-        return self._tensors("model", device), state
+        while True:  # another process may train this run, and replace what state.json named
+            self._state = None
+            read = self.state
+            try:
+                tensors = self._tensors("model", device)
+            except NerfError:
+                if self._read_state() == read:
+                    raise
+            else:
+                return tensors, {k: v for k, v in read.items() if k not in ("format", "files")}
 
     def ensure_whole(self) -> None:
         """Raise NerfError where the checkpoint's files are gone or cut; quick, needs no torch."""
@@ -200,9 +215,6 @@ class Run:
             self._metrics_cut = True
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json_text(row) + "\n")
-
-    def write_json(self, name: str, value: object) -> None:
-        write_json(self.path / name, value)
 
     def _cut_metrics(self) -> None:
         path = self.path / "metrics.jsonl"
@@ -273,18 +285,55 @@ def in_training(path: Path) -> AbstractContextManager[None]:
     return locked(path, busy)
 
 
+@contextmanager
+def kept_if_saved(run: Run) -> Iterator[None]:
+    """Take the folder of a new run away where the block fails before its first checkpoint."""
+    try:
+        yield
+    except BaseException:
+        if not run.has_checkpoint:
+            _clear(run.path)
+            with suppress(OSError):  # something else is in it
+                run.path.rmdir()
+        raise
+
+
 def newest_run(root: Path = Path("runs")) -> Path:
     """The run under `root` whose checkpoint was written last.
 
     Raises:
         NerfError: there is none.
     """
-    states = [path for path in root.glob("*/state.json") if (path.parent / "config.toml").is_file()]
+    states = [path for path in states_under(root) if (path.parent / "config.toml").is_file()]
     if not states:
         raise NerfError(
             f"no run with a checkpoint under {root}/: name one, or make one: nerf train SCENE."
         )
     return max(states, key=lambda path: (path.stat().st_mtime_ns, str(path))).parent
+
+
+def states_under(root: Path) -> list[Path]:
+    """List state.json of each run under `root` that has a checkpoint and may be read.
+
+    Raises:
+        NerfError: there is none, but a folder that may not be read.
+    """
+    closed, states = None, []
+    try:
+        folders = sorted(root.iterdir()) if root.exists() else []
+        for folder in folders:
+            try:
+                if (folder / "state.json").is_file():
+                    states.append(folder / "state.json")
+            except PermissionError as error:
+                closed = error
+        if closed is not None and not states:
+            raise closed
+    except OSError as error:
+        raise NerfError(
+            f"cannot read {error.filename}: {error.strerror}. Name a run that you may read."
+        ) from error
+    return states
 
 
 def next_run_path(scene_name: str, root: Path = Path("runs")) -> Path:

@@ -5,12 +5,24 @@ progress: share of the run that is done, 0 to 1.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 from nerfcli.core.config import TrainConfig, known
 
 PLAN_AT = (0.1, 0.25, 0.5)  # shares of the time; later, whenever half of the rest has gone
 LAST_STRETCH = 1.0  # seconds that are left to the plan before them
+
+
+@dataclass
+class Clock:
+    """Training wall-clock time over all parts of a resumed run."""
+
+    before: float
+    start: float
+
+    def elapsed(self) -> float:
+        return self.before + time.perf_counter() - self.start
 
 
 def learning_rate(step: int, progress: float, train: TrainConfig, hold: float) -> float:

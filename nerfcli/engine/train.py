@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cached_property
 
-import torch
 from torch import Tensor
 
 from nerfcli import backends
 from nerfcli.backends.base import Backend
-from nerfcli.core.config import Config, known
+from nerfcli.core.config import Config
 from nerfcli.core.devices import (
     ensure_room,
     memory_errors,
@@ -23,19 +24,23 @@ from nerfcli.core.devices import (
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Note, Progress
 from nerfcli.core.signals import StopSignal
+from nerfcli.engine.callbacks import Callback, Checkpoints, Every
+from nerfcli.engine.checkpoints import GENERATOR, generator_state
+from nerfcli.engine.estimate import estimate_held_out
 from nerfcli.engine.exposure import choose_exposure
+from nerfcli.engine.failures import diverged, nothing_met
+from nerfcli.engine.render import Model
 from nerfcli.engine.resolve import describe, resolve
-from nerfcli.engine.runs import Run
-from nerfcli.engine.schedule import Budget, budget_at, learning_rate
+from nerfcli.engine.runs import Run, in_training, kept_if_saved
+from nerfcli.engine.schedule import Budget, Clock, budget_at, learning_rate
 from nerfcli.methods import StepResult, Trainer, choose_method, method_of
 from nerfcli.scenes import ImageCache, Scene
 from nerfcli.scenes.build import move_box
-from nerfcli.scenes.hull import Silhouettes, silhouette_box, silhouettes_of
+from nerfcli.scenes.hull import Silhouettes, silhouettes_of
+from nerfcli.scenes.silhouette_box import silhouette_box
 
 LOG_EVERY_SECONDS = 1.0
 METRICS_EVERY = 50  # steps between the rows of metrics.jsonl
-GENERATOR = "generator"  # its state, among the tensors of the optimiser
-Callback = Callable[["Loop"], None]
 
 
 @dataclass(frozen=True)
@@ -95,46 +100,48 @@ def prepare(
     return Prepared(scene, resolve(config, scene), residents, seconds, silhouettes, reason)
 
 
-@dataclass
-class Clock:
-    """Training wall-clock time over all parts of a resumed run."""
-
-    before: float
-    start: float
-
-    def elapsed(self) -> float:
-        return self.before + time.perf_counter() - self.start
-
-
 def train(
     prepared: Prepared,
-    run: Run,
+    run: Run | Callable[[], Run],
     *,
     progress: Progress,
-    stop: StopSignal,
+    stop: StopSignal | None = None,
     resume: bool = False,
     callbacks: Sequence[Callback] = (),
 ) -> dict:
     """Train until the budget is spent or a signal asks to stop; the state is saved either way.
 
+    A signal before the first step ends it at once: there is nothing to save.
+
     Args:
+        run: or what makes its folder, which is called just before the first step.
+        stop: in place of the signals of this process.
         resume: go on from the run's checkpoint; the run takes the length that `prepared` states.
         callbacks: called after each step.
 
     Returns:
-        A summary: steps, seconds, psnr (running mean over training rays), rates, stopped.
+        A summary: steps, seconds, psnr (running mean over training rays), held_out (see
+        `estimate_held_out`; None where it was stopped), rates, stopped.
 
     Raises:
         NerfError: the training diverged, memory ran out, or the run cannot be read or written.
+        Interrupted: a signal came before the first step.
     """
     device = pick(prepared.config.device)
     choice = backends.select(prepared.config.backend, device, progress.note)
     progress.note(choice.line)
     progress.note(describe(prepared.scene, prepared.config))
-    with memory_errors("training", memory_advice(prepared.config)):
+    with memory_errors("training", memory_advice(prepared.config)), ExitStack() as held:
+        if isinstance(run, Run):
+            held.enter_context(in_training(run.path))
         loop = start(prepared, run, choice.backend, device, progress, resume)
         loop.callbacks = callbacks
-        return loop.go(stop)
+        stop = held.enter_context(StopSignal()) if stop is None else stop
+        if not isinstance(run, Run):
+            held.enter_context(kept_if_saved(loop.run))
+            held.enter_context(in_training(loop.run.path))
+        summary = loop.go(stop)
+        return summary | {"held_out": None if summary["stopped"] else loop.score_held_out()}
 
 
 def memory_advice(config: Config) -> str:
@@ -146,16 +153,19 @@ def memory_advice(config: Config) -> str:
 
 def start(
     prepared: Prepared,
-    run: Run,
+    run: Run | Callable[[], Run],
     ops: Backend,
     device: str,
     progress: Progress,
     resume: bool = False,
 ) -> Loop:
-    """Put pixels and field on the device, and take the run's checkpoint where it is resumed."""
+    """Put pixels and field on the device, and take the run's checkpoint where it is resumed.
+
+    run: or what makes its folder, where the loop first asks for it.
+    """
     clock = Clock(prepared.seconds, time.perf_counter())
     scene, config, residents = prepared.scene, prepared.config, prepared.residents
-    checkpoint = run.load_checkpoint(device) if resume else None
+    checkpoint = run.load_checkpoint(device) if resume and isinstance(run, Run) else None
     if checkpoint is not None:
         residents.n_shards = checkpoint[2].get("parts", 1)
     views = residents.at(checkpoint[2]["step"] if checkpoint is not None else 0)
@@ -166,10 +176,11 @@ def start(
     method = method_of(config)
     trainer = method.create_trainer(scene, views.to(device), config, ops, generator)
     budget = Budget.of(config.train)
-    loop = Loop(trainer, residents, config, run, budget, clock, progress)
+    open_run = (lambda: run) if isinstance(run, Run) else run
+    loop = Loop(trainer, residents, config, open_run, budget, clock, progress)
     if checkpoint is not None:
         loop.resume(*checkpoint)
-        run.go_on_with(config)
+        loop.run.go_on_with(config)
     else:
         remark = trainer.begin(views, prepared.silhouettes)
         if remark:
@@ -178,36 +189,25 @@ def start(
 
 
 @dataclass
-class Every:
-    """A callback that acts each time that so many seconds of training have passed."""
-
-    seconds: float
-    action: Callback
-    last: float | None = None  # elapsed seconds when it acted
-
-    def __call__(self, loop: Loop) -> None:
-        last = loop.first_seconds if self.last is None else self.last
-        if loop.elapsed - last > self.seconds:
-            self.last = loop.elapsed
-            self.action(loop)
-
-
-@dataclass
 class Loop:
     """The steps of one run, with logging, checkpoints and the end.
 
     Attributes:
+        open_run: gives the run, and makes its folder where it is new.
         callbacks: called in order after each step.
         last: what the last step reported. lr: its learning rate.
         elapsed: seconds of training, after the last step; first_seconds: where `go` began.
         psnr: running mean over the rows of metrics.jsonl; 0 before the first one.
-        n_rays, n_samples: so far; on the device where nothing waits for it.
+        psnr_before: as it was shown where the run was resumed.
+        n_rays, n_samples: since `go` began; on the device where nothing waits for it.
+        n_rays_before: of the earlier parts of a resumed run.
+        saved: the step of the last checkpoint that this loop wrote.
     """
 
     trainer: Trainer
     residents: ImageCache
     config: Config
-    run: Run
+    open_run: Callable[[], Run]
     budget: Budget
     clock: Clock
     progress: Progress
@@ -217,9 +217,16 @@ class Loop:
     elapsed: float = 0.0
     first_seconds: float = 0.0
     psnr: float = 0.0
+    psnr_before: float = 0.0
     n_rays: int | Tensor = 0
+    n_rays_before: int = 0
     n_samples: int | Tensor = 0
     n_counted: int = 0  # samples by the last row of metrics.jsonl
+    saved: int | None = None
+
+    @cached_property
+    def run(self) -> Run:
+        return self.open_run()
 
     @property
     def step(self) -> int:
@@ -237,7 +244,9 @@ class Loop:
             )
         self.budget = budget_at(self.config.train, self.run.config.train, state)
         self.clock.before = state["seconds"]
-        self.psnr = state.get("psnr", 0.0)
+        self.psnr_before = state.get("psnr", 0.0)
+        self.psnr = state.get("psnr_mean", self.psnr_before)  # old ones lack it
+        self.n_rays_before = state.get("n_rays", 0)
 
     def go(self, stop: StopSignal) -> dict:
         """Step until the budget is spent or `stop` has received a signal, save, and sum up."""
@@ -247,10 +256,10 @@ class Loop:
         callbacks = (
             Loop.record,
             Every(LOG_EVERY_SECONDS, Loop.show),
-            Every(60 * self.config.train.checkpoint_minutes, Loop.save),
+            Checkpoints(60 * self.config.train.checkpoint_minutes),
             *self.callbacks,
         )
-        while not stop.received and not budget.done(self.step):
+        while not budget.done(self.step) and not (stop.received and self.step):
             self._step(clock.elapsed())
             self.elapsed = clock.elapsed()
             budget.tick(self.step, self.elapsed)
@@ -258,8 +267,9 @@ class Loop:
                 callback(self)
         self.elapsed = clock.elapsed()
         if self.step > first_step and not int(self.n_samples):
-            raise self._nothing_met()
-        self.save()
+            raise nothing_met(self.step)
+        if self.saved != self.step:
+            self.save()
         seconds = max(self.elapsed - self.first_seconds, 1e-9)
         return {
             "steps": self.step,
@@ -294,9 +304,9 @@ class Loop:
             return
         loss, mse = float(result.loss), float(result.mse)  # sync
         if not math.isfinite(loss):
-            raise self._diverged(f"the loss is {loss}")
+            raise diverged(self.run, self.step, f"the loss is {loss}")
         if int(self.n_samples) == self.n_counted:
-            raise self._nothing_met()
+            raise nothing_met(self.step)
         self.n_counted = int(self.n_samples)
         now = _decibels(mse)
         self.psnr = now if self.psnr == 0.0 else 0.8 * self.psnr + 0.2 * now
@@ -315,8 +325,10 @@ class Loop:
 
     def _psnr(self) -> float:
         """The running mean; before the first row, that of the last step alone."""
-        if self.psnr or self.last is None:
+        if self.psnr:
             return self.psnr
+        if self.last is None:
+            return self.psnr_before
         return _decibels(float(self.last.mse))
 
     def show(self) -> None:
@@ -330,22 +342,6 @@ class Loop:
             share = max(self.budget.progress(step, elapsed), 1e-3)
             self.progress.update(step, total=int(step / share), **values)
 
-    def _nothing_met(self) -> NerfError:
-        return NerfError(
-            f"nothing to learn from: no ray meets an occupied cell (by step {self.step}). Do box, "
-            "near and far hold what the cameras see? Ask `nerf check`, or state another half size "
-            "of the box, --set scene.box=2."
-        )
-
-    def _diverged(self, how: str) -> NerfError:
-        kept = (
-            "The last checkpoint is kept in" if self.run.has_checkpoint else "Nothing is saved in"
-        )
-        return NerfError(
-            f"training diverged by step {self.step}: {how}. {kept} {self.run.path}; "
-            f"try a lower rate, e.g. --set train.lr={known(self.config.train.lr) / 3:.2g}."
-        )
-
     def save(self) -> None:
         """Write a checkpoint.
 
@@ -356,7 +352,7 @@ class Loop:
         # densities of the occupancy grid are infinite until they are known
         learned = (t for name, t in model.items() if not name.startswith("occupancy."))
         if not all(bool(t.isfinite().all()) for t in learned):
-            raise self._diverged("the weights are not finite")
+            raise diverged(self.run, self.step, "the weights are not finite")
         random = {GENERATOR: self.trainer.generator.get_state()}
         state = {
             "step": self.step,
@@ -365,19 +361,27 @@ class Loop:
             "budget": self.budget.state(),
             "parts": self.residents.n_shards,
             "psnr": round(self._psnr(), 3),
+            "psnr_mean": self.psnr,
+            "n_rays": self._all_rays(),
             "finished": self.budget.done(self.step),
         }
         self.run.save_checkpoint(model, self.trainer.optimizer_state() | random, state)
+        self.saved = self.step
 
+    def _all_rays(self) -> int:
+        """Rays of the whole run, also of its earlier parts."""
+        return self.n_rays_before + int(self.n_rays)
 
-def generator_state(optimizer: dict[str, Tensor], state: dict) -> Tensor:
-    """Take the generator's state out of a checkpoint: uint8 [n], on the CPU.
-
-    Run folders of format 1 have it as a list in state.json.
-    """
-    if GENERATOR in optimizer:
-        return optimizer.pop(GENERATOR).cpu()
-    return torch.tensor(state["generator"], dtype=torch.uint8, device="cpu")
+    def score_held_out(self) -> dict | None:
+        """Estimate the PSNR of held-out views, and keep it in the checkpoint's state."""
+        try:
+            model = Model.of(self.trainer)
+            found = estimate_held_out(model, self.trainer.scene, self._all_rays())
+        except NerfError as error:  # the training is done and saved
+            self.progress.note(f"held-out views are not scored: {error}")
+            return None
+        self.run.add_to_state({"held_out": found})
+        return found
 
 
 def _decibels(mse: float) -> float:

@@ -25,9 +25,11 @@ def load_truth(path: Path, note: Note) -> Shape:
 
 
 def evaluate_mesh(
-    run: Run, truth: Shape, name: str, *, backend: str, progress: Progress
+    run: Run, truth: Shape, name: str, out: Path | None, *, backend: str, progress: Progress
 ) -> dict[str, Any]:
     """Measure the run's mesh (default export) against the truth, in one frame and unit.
+
+    out: a folder for the mesh, where it is not exported yet; None: the run's exports/.
 
     Returns:
         f_score at 1 % of the truth's diagonal, iou (None if the truth has no inside), chamfer
@@ -37,7 +39,7 @@ def evaluate_mesh(
     Raises:
         NerfError: an empty field, or a degenerate truth.
     """
-    mesh, made = run_mesh(run, backend, progress)
+    mesh, made = run_mesh(run, backend, progress, out)
     progress.note("measuring the mesh against the truth")
     found = compare_shapes(mesh, truth, CompareOptions(), ("the run's mesh", name), progress.note)
     volume = found["volume"]

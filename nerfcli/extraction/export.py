@@ -133,8 +133,12 @@ def extract(source: SourceField, options: ExportOptions, progress: Progress) -> 
     return Extracted(mesh, solid, visibility, n_dropped, doubts)
 
 
-def run_mesh(run: Run, backend: str, progress: Progress) -> tuple[Mesh, dict[str, Any]]:
+def run_mesh(
+    run: Run, backend: str, progress: Progress, folder: Path | None = None
+) -> tuple[Mesh, dict[str, Any]]:
     """Return the mesh of a run with default options; reuse the exported one if it is current.
+
+    folder: where another is written; None: the run's exports/.
 
     Returns:
         The mesh, and its sidecar.
@@ -152,10 +156,11 @@ def run_mesh(run: Run, backend: str, progress: Progress) -> tuple[Mesh, dict[str
             mesh = load_shape(out)
             assert isinstance(mesh, Mesh)
             return mesh, value
+    out = out if folder is None else folder / out.name
     export_run(run, out, ExportOptions(), backend, progress)
     mesh = load_shape(out)
     assert isinstance(mesh, Mesh)
-    return mesh, read_json(sidecar)
+    return mesh, read_json(sidecar_of(out))
 
 
 def _surface(

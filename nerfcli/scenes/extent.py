@@ -101,7 +101,7 @@ def box_from_cameras(cameras: Cameras) -> tuple[Box, str]:
 
 
 def cascades_for(reach: float, half_size: float) -> int:
-    """Count the doublings of the detail cube, itself included, that cover about `reach`."""
+    """Count the cascades, the detail cube included, that cover about `reach`."""
     return min(1 + round(math.log2(max(reach / half_size, 1.0))), MAX_CASCADES)
 
 

@@ -27,8 +27,6 @@ SOLO_SHARE = 0.05  # of what two views leave: a view that alone carves more need
 # and of few views one that carves more than its part, 1 / n; sound views carve half of that
 TRUST_CELLS = 32  # along a side, to find these views, and contradictions
 WELL_SEEN = 0.5  # of the views have a cell in the image: if no such cell is opaque, poses are wrong
-FEW = 0.1  # of the views: the far end of a silhouette's cone, rather than a part of the object
-MOST_LARGER = 1.5  # than the detail cube of several: the cube around the hull has no finer one
 AGREED = 0.9  # of the views that have a cell in the image show it opaque, if the box is to hold it
 LEAST_SHARE = 1e-4  # of the cells: a smaller hull means that poses and alpha do not belong together
 OPAQUE = 3  # of 255: lower alpha is noise of the matting
@@ -54,6 +52,8 @@ class Silhouette:
         matrix: [4, 3] float32; a scene point times it is (x, y, 1) times depth, in reduced pixels
             counted from the border's corner; for a pinhole.
         stretch: radius of a footprint in reduced pixels, times depth, per unit of radius.
+        outline: [m, 3] float64, unit directions in scene space of rays around what is opaque.
+        border: share of the image's outermost pixels that is opaque.
     """
 
     camera: Cameras
@@ -64,6 +64,8 @@ class Silhouette:
     reduction: int
     matrix: Tensor
     stretch: float
+    outline: Tensor
+    border: float
 
     def place(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Compute each point's index in `room`, and its depth. [m, 3] -> [m], [m]."""
@@ -121,8 +123,8 @@ def visual_hull(
         [resolution] * 3 bool, indexed [z, y, x]. A cell that no view has in its image is occupied.
     """
     silhouettes = silhouettes or silhouettes_of(scene, views)
-    votes = [2] * len(silhouettes) if trust_all else _count_votes(silhouettes, box)
-    x, y, z = _carve(silhouettes, box, resolution, votes).unbind(-1)
+    votes = [2] * len(silhouettes) if trust_all else count_votes(silhouettes, box)
+    x, y, z = carve(silhouettes, box, resolution, votes).unbind(-1)
     occupied = torch.zeros((resolution,) * 3, dtype=torch.bool)
     occupied[z, y, x] = True
     return occupied
@@ -141,45 +143,15 @@ def contradict_each_other(silhouettes: Silhouettes, box: Box) -> bool:
     """
     n, least = TRUST_CELLS, max(2, math.ceil(WELL_SEEN * len(silhouettes)))
     axis = torch.arange(n)
-    x, y, z = _carve(silhouettes, box, n, _count_votes(silhouettes, box)).unbind(-1)
+    x, y, z = carve(silhouettes, box, n, count_votes(silhouettes, box)).unbind(-1)
     left = torch.zeros((n, n, n), dtype=torch.bool)
     left[x, y, z] = True
-    n_seen, n_opaque = _count_views(silhouettes, torch.cartesian_prod(axis, axis, axis), box, n)
+    n_seen, n_opaque = count_views(silhouettes, torch.cartesian_prod(axis, axis, axis), box, n)
     well = n_seen >= least
     if not well.any():
         return False
     agreed = left.view(-1) & well & (n_opaque >= AGREED * n_seen)
     return int(agreed.sum()) < max(LEAST_SHARE * int(well.sum()), 1)
-
-
-def silhouette_box(scene: Scene, views: Views, known: Silhouettes | None = None) -> Box | None:
-    """Find the smallest cube around the visual hull, with a margin of a cell on each side.
-
-    None if it would not be clearly smaller than the scene's box, or no use instead of a smaller
-    detail cube, or if silhouettes and poses do not belong together.
-    """
-    if not views.has_alpha:
-        return None
-    silhouettes = known or silhouettes_of(scene, views)
-    whole = Box(scene.box.center, scene.box.outer_half_size)
-    if contradict_each_other(silhouettes, whole):
-        return None
-    votes, current = _count_votes(silhouettes, whole), whole
-    for resolution in (32, 64):  # the second pass is finer, within the cube of the first
-        cells = _carve(silhouettes, current, resolution, votes)
-        n_seen, n_opaque = _count_views(silhouettes, cells, current, resolution)
-        cells = cells[(n_opaque >= max(FEW * len(silhouettes), 1)) & (n_opaque >= AGREED * n_seen)]
-        if len(cells) < LEAST_SHARE * resolution**3:
-            return None
-        side = current.side / resolution
-        low, high = cells.amin(0).double() - 1, cells.amax(0).double() + 2
-        start = torch.tensor(current.center, dtype=torch.float64) - current.half_size
-        half = side * float((high - low).max()) / 2
-        if half >= current.half_size:
-            continue
-        current = Box(tuple((start + side * (low + high) / 2).tolist()), half)
-    most = 0.9 if scene.box.n_cascades == 1 else MOST_LARGER
-    return current if current.half_size < most * scene.box.half_size else None
 
 
 def silhouettes_of(scene: Scene, views: Views) -> Silhouettes:
@@ -193,14 +165,14 @@ def silhouettes_of(scene: Scene, views: Views) -> Silhouettes:
 
 def _silhouette(scene: Scene, views: Views, view: int) -> Silhouette:
     alpha, usable = views.image(view)[..., -1].numpy(), views.usable_of(view)
-    if usable is not None:  # a masked pixel shows nothing, not even emptiness
-        alpha = np.where(usable.numpy().reshape(alpha.shape), alpha, np.uint8(255))
     reduction = math.ceil(max(alpha.shape) / MAX_SIDE)
-    # cut off the remainder at the edge: it then counts as outside of the image
-    height, width = (side // reduction for side in alpha.shape)
-    blocks = alpha[: height * reduction, : width * reduction]
-    blocks = blocks.reshape(height, reduction, width, reduction).max(axis=(1, 3))
-    clear = blocks < OPAQUE
+    clear = _reduce(alpha, reduction) < OPAQUE
+    opaque = ~clear
+    if usable is not None:  # a masked pixel shows nothing, not even emptiness
+        kept = usable.numpy().reshape(alpha.shape)
+        clear = _reduce(np.where(kept, alpha, np.uint8(255)), reduction) < OPAQUE
+        opaque = _reduce(np.where(kept, alpha, np.uint8(0)), reduction) >= OPAQUE
+    height, width = clear.shape
     room, clearance = (_distances(np.pad(clear, 1, constant_values=c)) for c in (False, True))
     camera = scene.cameras[int(views.cameras[view])]
     focal, principal, size = camera.focal[0], camera.principal[0], camera.size[0]
@@ -210,8 +182,40 @@ def _silhouette(scene: Scene, views: Views, view: int) -> Silhouette:
     if not camera.lenses[0].is_pinhole:
         stretch = _lens_stretch(camera) / reduction
     return Silhouette(
-        camera, room, clearance, width, height, reduction, _matrix(camera, reduction), stretch
+        camera,
+        room,
+        clearance,
+        width,
+        height,
+        reduction,
+        _matrix(camera, reduction),
+        stretch,
+        _outline(camera, opaque, reduction),
+        float(np.concatenate([opaque[[0, -1]].ravel(), opaque[:, [0, -1]].ravel()]).mean()),
     )
+
+
+def _reduce(alpha: np.ndarray, reduction: int) -> np.ndarray:
+    """Take the most opaque of each block of pixels; a remainder counts as outside of the image."""
+    height, width = (side // reduction for side in alpha.shape)
+    blocks = alpha[: height * reduction, : width * reduction]
+    return blocks.reshape(height, reduction, width, reduction).max(axis=(1, 3))
+
+
+def _outline(camera: Cameras, opaque: np.ndarray, reduction: int) -> Tensor:
+    """Direct rays at the first and the last opaque pixel of each row, [m, 3] in scene space."""
+    rows = np.flatnonzero(opaque.any(axis=1))
+    first = opaque[rows].argmax(axis=1)
+    last = opaque.shape[1] - 1 - opaque[rows, ::-1].argmax(axis=1)
+    xy = np.stack([np.concatenate([first, last]), np.concatenate([rows, rows])], axis=1)
+    pixels = torch.from_numpy((xy + 0.5) * reduction)
+    plane, lens = (pixels - camera.principal[0]) / camera.focal[0], camera.lenses[0]
+    if lens.is_pinhole:
+        directions = torch.nn.functional.pad(plane, (0, 1), value=1.0)
+    else:
+        directions, valid = lens.directions(plane)
+        directions = directions[valid]
+    return torch.nn.functional.normalize(directions, dim=-1) @ camera.c2w[0, :, :3].T
 
 
 def _distances(clear: np.ndarray) -> Tensor:
@@ -248,7 +252,7 @@ def _matrix(camera: Cameras, reduction: int) -> Tensor:
     return torch.cat([rotation.T, shift[None]]).to(torch.float32)
 
 
-def _count_views(
+def count_views(
     silhouettes: Silhouettes, cells: Tensor, box: Box, resolution: int
 ) -> tuple[Tensor, Tensor]:
     """Count the views that have each cell [m, 3] in the image, and that show it opaque. [m], [m]"""
@@ -261,15 +265,15 @@ def _count_views(
     return n_seen, n_opaque
 
 
-def _count_votes(silhouettes: Silhouettes, box: Box) -> list[int]:
+def count_votes(silhouettes: Silhouettes, box: Box) -> list[int]:
     """Count 2 for each view that may carve alone, 1 for one that needs another to agree."""
-    cells = _carve(silhouettes, box, TRUST_CELLS, [1] * len(silhouettes))
+    cells = carve(silhouettes, box, TRUST_CELLS, [1] * len(silhouettes))
     points, radius = _centers(cells, box, TRUST_CELLS), math.sqrt(3) * box.half_size / TRUST_CELLS
     most = max(SOLO_SHARE, 1 / max(len(silhouettes), 1)) * len(cells)
     return [1 if int(s.is_empty(points, radius).sum()) > most else 2 for s in silhouettes]
 
 
-def _carve(silhouettes: Silhouettes, box: Box, resolution: int, votes: Sequence[int]) -> Tensor:
+def carve(silhouettes: Silhouettes, box: Box, resolution: int, votes: Sequence[int]) -> Tensor:
     """Carve from coarse to fine: split only the cells that survive a level.
 
     Args:

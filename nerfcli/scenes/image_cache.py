@@ -15,6 +15,7 @@ from nerfcli.core.errors import NerfError
 from nerfcli.core.memory import available_memory, image_budget
 from nerfcli.core.progress import Note
 from nerfcli.scenes.alpha import OPAQUE
+from nerfcli.scenes.blind import describe_blind_lenses, explain_unusable, find_blind_lenses
 from nerfcli.scenes.images import read_mask, read_with_alpha
 from nerfcli.scenes.scene import Scene
 from nerfcli.scenes.views import Views
@@ -65,7 +66,7 @@ class ImageCache:
         """Return the views for a step; read them from their files if the shard changes.
 
         Raises:
-            NerfError: as `load_views`, or all pixels are masked out.
+            NerfError: as `load_views`, or no pixel can be used.
         """
         shard = self._shard(step)
         if shard != self._current or self._views is None:
@@ -80,7 +81,10 @@ class ImageCache:
             note = self.note if self._current < 0 else None
             views = load_views(self.scene, chosen, note=note)
             if views.n_pixels == 0:
-                raise NerfError("All pixels are masked out; are the masks the other way round?")
+                raise NerfError(f"No pixel can be used: {explain_unusable(self.scene, chosen)}.")
+            blind = find_blind_lenses(self.scene, chosen)
+            if blind and note is not None:
+                note(describe_blind_lenses(self.scene, blind))
             self._views = views
             self._current = shard
         return self._views

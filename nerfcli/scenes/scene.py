@@ -86,6 +86,7 @@ class Scene:
             of a factor of its 8-bit values; None where nobody measured it.
         scene_from_source: the source is what the files state, in their units.
         box_source: how the box was found, for people.
+        box_is_stated: by the files or the user, rather than found; false for a scene read back.
         downscale: images are read at 1/downscale of their size; cameras already are.
         crop_radius: pixels further than this from the image's middle are not used (fisheye
             circles); 0: all are.
@@ -117,6 +118,7 @@ class Scene:
     points: Tensor | None = None
     log_gains: Tensor | None = None
     upright: Upright | None = None
+    box_is_stated: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return all that rendering needs as plain JSON values, without paths of this machine."""

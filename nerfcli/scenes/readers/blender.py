@@ -76,7 +76,7 @@ def read_blender(root: Path, only: Path | None = None, wanted: SceneConfig | Non
     distances = np.array([np.linalg.norm(frame.c2w[:, 3]) for frame in frames])
     distance = float(np.median(distances))
     if box is None and USUAL_DISTANCE[0] <= distance <= USUAL_DISTANCE[1]:
-        box, box_source = Box((0.0, 0.0, 0.0), HALF_SIZE), "usual for Blender scenes"
+        box, box_source = Box((0.0, 0.0, 0.0), HALF_SIZE), "as in the published Blender scenes"
         keep_frame = True
         if np.abs(distances - PUBLISHED_DISTANCE).max() < DISTANCE_SLACK:
             bounds = (NEAR, FAR)

@@ -116,9 +116,15 @@ class Listing:
         return groups
 
     def find_exact(self, name: str) -> Path | None:
-        """Find a file of this name, or of this name with an extension of a picture."""
-        if self.is_closed and is_file(self.path / name):
-            return self.path / name
+        """Find a file of this name, or of this name with an extension of a picture.
+
+        Raises:
+            PermissionError: what is in the folder may not be known.
+        """
+        if self.is_closed:
+            with suppress(FileNotFoundError, ValueError):
+                os.stat(self.path / name)
+                return self.path / name
         if name in self.files:
             return self.path / name
         tried = () if split_name(name)[1] else (name + extension for extension in EXTENSIONS)

@@ -168,5 +168,4 @@ def _box(
     ):
         collector.notes.append("the views' scale_mat differ; the first one makes the box")
     distance = float(np.linalg.norm(positions - center, axis=-1).max())
-    doublings = 1 if masked else cascades_for(REACH * distance, half)
-    return replace(box, n_cascades=doublings)
+    return replace(box, n_cascades=1 if masked else cascades_for(REACH * distance, half))

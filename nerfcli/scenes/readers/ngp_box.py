@@ -56,7 +56,7 @@ def parse_box(data: Mapping[str, Any], where: str) -> tuple[Box | None, str]:
 
 
 def box_keys(box: Box) -> dict[str, Any]:
-    """Return the keys from which `parse_box` reads this box; at most MAX_CASCADES doublings."""
+    """Return the keys from which `parse_box` reads this box; at most MAX_CASCADES cascades."""
     scale = 0.5 / box.half_size
     return {
         "aabb_scale": 2 ** (min(box.n_cascades, MAX_CASCADES) - 1),

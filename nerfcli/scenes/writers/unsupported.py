@@ -110,14 +110,14 @@ def _bounds(source: Source) -> str:
 
 
 def _box(source: Source) -> str:
-    if source.box is None or source.box_source.startswith("usual"):
+    if source.box is None or source.keep_frame:  # Blender's, which readers know
         return ""
     return f"half size {source.box.half_size:.4g} around {tuple(source.box.center)}"
 
 
 def _cascades(source: Source) -> str:
     box = source.box
-    return f"{box.n_cascades} doublings" if box and box.n_cascades > MAX_CASCADES else ""
+    return f"{box.n_cascades} of them" if box and box.n_cascades > MAX_CASCADES else ""
 
 
 def _points(source: Source) -> str:
