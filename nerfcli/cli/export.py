@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from nerfcli.cli.hints import SHAPES
 from nerfcli.cli.options import (
     Backend,
     Device,
@@ -19,7 +20,7 @@ from nerfcli.cli.options import (
     progress_kind,
 )
 from nerfcli.cli.output import show
-from nerfcli.cli.output_paths import ensure_absent
+from nerfcli.cli.output_paths import ensure_absent, ensure_own_folder
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import ensure_writable
 from nerfcli.core.progress import Progress
@@ -152,8 +153,8 @@ def _run(
     quiet: bool,
     progress: Progress,
 ) -> dict[str, Any]:
-    if path is not None and not path.exists():
-        raise NerfError(f"no such run or shape file: {path}.")
+    if path is not None and not path.exists() and path.suffix.lower() in (*SHAPES, ".npz"):
+        raise NerfError(f"no such shape file: {path}.")
     run = open_run(path, quiet=quiet).using(backend=backend, device=device)
     from nerfcli.extraction.export import default_out, export_run
 
@@ -170,6 +171,7 @@ def ensure_free_place(out: Path, to: str, *, textured: bool = False, overwrite: 
     if to in FOLDERS:
         if out.is_file() or out.suffix:
             raise NerfError(f"--out {out}: {to} needs a folder.")
+        ensure_own_folder(out, [SIDECAR])
         places = [out / SIDECAR]
     elif out.suffix.lower() not in SUFFIXES[to]:
         known = " or ".join(SUFFIXES[to])

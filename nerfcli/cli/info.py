@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from nerfcli.cli.image_source import ImageSource
-from nerfcli.cli.options import Json, Quiet
+from nerfcli.cli.options import Json, Quiet, open_run
 from nerfcli.cli.output import show
 from nerfcli.core.settings import config_tree
 from nerfcli.core.text import duration
@@ -37,7 +37,7 @@ def info(
         value = machine()
         show(_machine_text(value), value, as_json)
     else:
-        value = contents(Run.open(run))
+        value = contents(open_run(run, quiet=True))
         show(_run_text(value), value, as_json)
     return 0
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from nerfcli.cli.hints import find_run
 from nerfcli.cli.output import remark
 from nerfcli.core.config import SceneConfig
 from nerfcli.core.devices import NAMES, pick
@@ -60,12 +61,11 @@ def scene_config(images: Path | None, skip_bad_frames: bool) -> SceneConfig:
 
 
 def open_run(path: Path | None, *, quiet: bool) -> Run:
-    """The run that the user named, or the newest, which is then named on stderr."""
-    if path is None:
-        path = newest_run()
-        if not quiet:
-            remark(f"run {path}")
-    return Run.open(path)
+    """The run that the user named, or the newest; named on stderr where it is not as given."""
+    found = newest_run() if path is None else find_run(path)
+    if found != path and not quiet:
+        remark(f"run {found}")
+    return Run.open(found)
 
 
 def ensure_device(device: str) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from nerfcli.cli.hints import ensure_capture
 from nerfcli.cli.options import Json, ProgressKind, Quiet, progress_kind
 from nerfcli.cli.output import NOT_MET, show, stop_code
 from nerfcli.cli.output_paths import ensure_own_folder
@@ -90,6 +91,7 @@ def prepare(
         raise NerfError("--undistort takes no masks; leave it out, the lens is kept.")
     if masks is not None and lens == "equirectangular":
         raise NerfError("--lens equirectangular takes no masks; give perspective photos, or none.")
+    ensure_capture(capture)
     ensure_free_scene(capture, out, overwrite=overwrite)
     given = None if masks is None else str(masks.resolve())
     options = PrepareOptions(frames, lens, undistort, pyramid, given)

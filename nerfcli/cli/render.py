@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nerfcli.cli.hints import ensure_no_scene
 from nerfcli.cli.options import (
     Backend,
     Device,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from nerfcli.scenes import Scene
 
 VIDEOS = (".mp4", ".gif")
+LAYERS = ("rgb", "depth", "opacity")
 PATHS = ("auto", "orbit", "spiral", "interpolate", "test")
 UPS = ("+x", "-x", "+y", "-y", "+z", "-z", "image")
 
@@ -203,6 +205,7 @@ def ensure_free_output(out: Path, layers: tuple[str, ...], *, overwrite: bool) -
     if video:
         paths = [out, *(out.with_name(f"{out.stem}_{layer}{out.suffix}") for layer in layers[1:])]
     else:
+        ensure_no_scene(out, (*(f"{layer}_*" for layer in LAYERS), "*.json", ".*"))
         paths = [path for layer in layers for path in sorted(out.glob(f"{layer}_*.png"))]
     ensure_absent(paths, overwrite=overwrite)
 

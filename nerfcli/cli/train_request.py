@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nerfcli.cli.hints import RUNS, ensure_scene, named_run, newest_run_of
 from nerfcli.cli.image_source import ImageSource, recorded_path, scene_of_run
 from nerfcli.core.config import Config, TrainConfig
 from nerfcli.core.devices import cuda_missing
 from nerfcli.core.errors import NerfError
-from nerfcli.core.files import ensure_writable, read_json
+from nerfcli.core.files import ensure_writable
 from nerfcli.core.progress import Note
 from nerfcli.core.settings import (
     config_from_values,
@@ -34,7 +35,6 @@ AFTERWARDS = (
     "train.checkpoint_minutes",
     "scene.images",
 )  # may change when a run goes on
-ROOT = Path("runs")
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def find_run(target: Path | None, out: Path | None) -> Path | None:
         if target is None:
             raise NerfError(f"--resume: {out} holds no checkpoint to go on from; name a SCENE.")
         return None
-    return newest_run(ROOT) if target is None else _newest_run_of(target)
+    return newest_run(RUNS) if target is None else newest_run_of(target)
 
 
 def fresh_job(
@@ -98,8 +98,9 @@ def fresh_job(
 
     if path is None:
         raise NerfError("SCENE is missing: nerf train FOLDER, or nerf train --resume [RUN].")
+    ensure_scene(path, "train")
     if out is None:
-        ensure_writable(ROOT)
+        ensure_writable(RUNS)
     else:
         ensure_free(out, overwrite=overwrite)
     config = config_from_values(given)
@@ -123,7 +124,7 @@ def fresh_job(
     if prepared.method_reason:
         scene_json["method_reason"] = prepared.method_reason
     if out is None:
-        run = Run.create_next(scene.name, config, scene_json, ROOT)
+        run = Run.create_next(scene.name, config, scene_json, RUNS)
     else:
         run = Run.create(out, config, scene_json, overwrite=overwrite)
     note(f"run {run.path}")
@@ -145,6 +146,7 @@ def resumable_job(
     Where there is no run yet, make one; --overwrite has no effect. A run that has reached its
     length needs no images, unless its held-out views are to be scored.
     """
+    target = target and (named_run(target) or target)
     path = find_run(target, out)
     if path is None:
         return fresh_job(target, out, given, overwrite=True, target_psnr=target_psnr, note=note)
@@ -226,14 +228,3 @@ def _ensure_held_out(scene: Scene, target_psnr: float | None) -> None:
     if target_psnr is not None and not scene.splits.get("test"):
         raise NerfError(f"--target-psnr: scene {scene.name} has no held-out views; see --holdout.")
     ensure_held_out(scene)
-
-
-def _newest_run_of(scene: Path) -> Path | None:
-    """The newest run under runs/ that was made from this scene, if any."""
-    place = ImageSource.of(scene).resolved
-    states = [
-        state
-        for state in ROOT.glob("*/state.json")
-        if ImageSource.recorded(read_json(state.parent / "scene.json")).resolved == place
-    ]
-    return max(states, key=lambda state: state.stat().st_mtime_ns).parent if states else None
