@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from conftest import ROOT
 from nerfcli.cli import main
 from nerfcli.core.errors import NerfError
+from nerfcli.core.extras import EXTRAS
 from nerfcli.core.progress import Progress
 from nerfcli.prepare import PrepareOptions, pipeline, prepare_scene
 
@@ -141,6 +145,34 @@ def test_a_data_set_is_no_place_for_pictures(place: Path, refused: Refuse, ball:
     assert "not empty (r_0.png)" in refused("render", "chair-1", "--out", "chair/train")
     assert "not empty" in refused("export", "chair-1", "--to", "cameras", "--out", "chair")
     assert sorted(place.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--faces", 50], "--faces needs the package fast-simplification"),
+        (["--texture", 64], "--texture needs the package xatlas"),
+        (["--fit"], "--fit needs the package fast-simplification"),
+        (["--to", "points", "--faces", 50], "--faces belongs to --to mesh, not points."),
+        (["--to", "points", "--no-fill"], "--no-fill belongs to --to mesh or voxels or sdf"),
+        (["--planes", 8], "--planes belongs to --to mpi, not mesh."),
+    ],
+)
+def test_what_an_export_needs_is_seen_before_its_work(
+    refused: Refuse, monkeypatch: pytest.MonkeyPatch, words: list[object], message: str
+) -> None:
+    for module in ("fast_simplification", "xatlas"):
+        monkeypatch.setitem(sys.modules, module, None)
+    got = refused("export", "no-such-run", *words)
+    assert message in got
+    assert ("pip install 'nerfcli[mesh]'" in got) == ("needs" in message)
+
+
+def test_extras_are_those_of_the_project() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for package, extra in EXTRAS.values():
+        named = project["optional-dependencies"][extra]
+        assert any(line.startswith(f"{package}>=") for line in named), package
 
 
 def prepare(photos: str, out: Path, **options: object) -> dict:

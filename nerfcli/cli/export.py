@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from nerfcli.cli.export_options import ensure_useful
 from nerfcli.cli.hints import SHAPES
 from nerfcli.cli.options import (
     Backend,
@@ -65,10 +66,16 @@ def export(
         typer.Option("--fill/--no-fill", help="Fill hollows that no light reaches."),
     ] = True,
     faces: Annotated[
-        int | None, typer.Option(metavar="N", help="Thin the mesh to about N faces.")
+        int | None,
+        typer.Option(
+            metavar="N", help="Thin the mesh to about N faces; needs pip install 'nerfcli[mesh]'."
+        ),
     ] = None,
     texture: Annotated[
-        int, typer.Option(metavar="N", help="Bake a texture of N x N; 0: vertex colours.")
+        int,
+        typer.Option(
+            metavar="N", help="Bake a texture of N x N; needs nerfcli[mesh]. 0: vertex colours."
+        ),
     ] = 0,
     fit: Annotated[
         bool, typer.Option("--fit", help="Move even triangles onto the surface (mesh only).")
@@ -121,6 +128,7 @@ def export(
         seed,
     )
     ensure_device(device)
+    ensure_useful(options)
     kind = progress_kind(progress, quiet)
     with Progress(kind, None, "step", "export") as reporter:
         if thing is not None and thing.is_file():

@@ -12,10 +12,13 @@ from nerfcli.cli.options import Json, ProgressKind, Quiet, progress_kind
 from nerfcli.cli.output import NOT_MET, show, stop_code
 from nerfcli.cli.output_paths import ensure_own_folder
 from nerfcli.core.errors import NerfError
+from nerfcli.core.extras import ensure_installed
 from nerfcli.core.files import ensure_writable, read_json
 from nerfcli.core.progress import Progress
 from nerfcli.core.signals import StopSignal
 from nerfcli.core.text import duration, quantity
+
+DEFAULT_FRAMES = 150  # of a video
 
 
 def prepare(
@@ -28,7 +31,7 @@ def prepare(
         typer.Option(
             metavar="N", help="Cut a video into N windows; take the sharpest frame of each."
         ),
-    ] = 150,
+    ] = DEFAULT_FRAMES,
     lens: Annotated[
         str,
         typer.Option(
@@ -59,9 +62,9 @@ def prepare(
 ) -> int:
     """Make a scene of photos or a video: find where each was taken.
 
-    Uses structure from motion by pycolmap (pip install pycolmap). Copies the originals and never
-    changes them. A stopped run goes on with the same command. Exit code 3 if fewer than half of
-    the images are registered.
+    Uses structure from motion by pycolmap: pip install 'nerfcli[prepare]'; nerfcli[heic] and
+    nerfcli[raw] read such photos. Copies the originals and never changes them. A stopped run goes
+    on with the same command. Exit code 3 if fewer than half of the images are registered.
 
     \b
     Examples:
@@ -92,6 +95,9 @@ def prepare(
     if masks is not None and lens == "equirectangular":
         raise NerfError("--lens equirectangular takes no masks; give perspective photos, or none.")
     ensure_capture(capture)
+    if frames != DEFAULT_FRAMES and capture.is_dir():
+        raise NerfError("--frames is for a video; a folder of photos is taken whole.")
+    ensure_installed("pycolmap", "nerf prepare")
     ensure_free_scene(capture, out, overwrite=overwrite)
     given = None if masks is None else str(masks.resolve())
     options = PrepareOptions(frames, lens, undistort, pyramid, given)

@@ -73,7 +73,7 @@ def ensure_same_request(
     if differ:
         raise NerfError(
             f"{out} holds {what} with {' and '.join(differ)}. Repeat that command"
-            f"{' to go on' if begun else ''}, choose another --out, or start again with --overwrite."
+            f"{' to go on' if begun else ''}, or choose another --out, or --overwrite it."
         )
 
 

@@ -33,6 +33,7 @@ from nerfcli.prepare.options import (
 )
 from nerfcli.prepare.panoramas import N_VIEWS, cut_panoramas, view_rotations
 from nerfcli.prepare.photos import Photo
+from nerfcli.scenes.photo_formats import list_unreadable
 from nerfcli.scenes.readers.colmap import read_colmap
 from nerfcli.scenes.readers.listings import list_files
 from nerfcli.scenes.source import Source
@@ -99,9 +100,7 @@ class _Job:
                 ensure_same_request(self.out, before, self.capture, self.options)
                 return
             if before != request:
-                self.progress.note(
-                    f"what was begun from {before.get('from')} failed: starting anew"
-                )
+                self.progress.note(f"{before.get('from')} failed here: starting anew")
                 remove_made(self.out)
         self.work.mkdir(parents=True, exist_ok=True)
         write_json(self.record, request)
@@ -182,6 +181,7 @@ def _take_images(job: _Job) -> tuple[list[Photo], dict[str, str]]:
     """Fill the scene's images/; return the photos, and by name the reasons why others failed."""
     folder = _take_frames(job) if job.capture.is_file() else job.capture
     names = photos.find_photos(folder, job.progress.note)
+    _ensure_packages(names, job.progress)
     copies = job.work / "panoramas" if job.is_panoramic else job.photos
     with job.progress.another(len(names), "image", "copy") as reporter:
         taken, failed = photos.take_photos(folder, names, copies, reporter.update)
@@ -193,6 +193,17 @@ def _take_images(job: _Job) -> tuple[list[Photo], dict[str, str]]:
             return cut_panoramas(copies, taken, job.photos, reporter.update), failed
     _take_masks(job, folder, names, taken, failed)
     return taken, failed
+
+
+def _ensure_packages(names: Sequence[str], progress: Progress) -> None:
+    """Raise NerfError where a package is missing that most of the photos need; remark on fewer."""
+    lacking, how = list_unreadable(names)
+    if not lacking:
+        return
+    what = f"{len(lacking)} of {len(names)} photos cannot be read ({how})"
+    if 2 * len(lacking) > len(names):
+        raise NerfError(f"{what}. Install it, or take them out of the folder.")
+    progress.note(what)
 
 
 def _take_masks(
