@@ -1,4 +1,4 @@
-"""Options of `nerf export` that are refused before the work: without effect, or lacking a package."""
+"""Options of `nerf export` that are refused before the work: useless, or lacking a package."""
 
 from __future__ import annotations
 

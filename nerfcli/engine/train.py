@@ -24,6 +24,7 @@ from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Note, Progress
 from nerfcli.core.signals import StopSignal
 from nerfcli.engine.exposure import choose_exposure
+from nerfcli.engine.forecast import Forecast
 from nerfcli.engine.resolve import describe, resolve
 from nerfcli.engine.runs import Run
 from nerfcli.engine.schedule import Budget, budget_at, learning_rate
@@ -247,6 +248,7 @@ class Loop:
         callbacks = (
             Loop.record,
             Every(LOG_EVERY_SECONDS, Loop.show),
+            *([] if budget.seconds else [Forecast()]),
             Every(60 * self.config.train.checkpoint_minutes, Loop.save),
             *self.callbacks,
         )
@@ -324,11 +326,9 @@ class Loop:
         step, elapsed = self.step, self.elapsed
         rate = int(self.n_rays) / max(elapsed - self.first_seconds, 1e-9)  # sync
         values = {"rays_per_s": rate, "psnr": self._psnr()}
-        if self.budget.total_steps:
-            self.progress.update(step, total=self.budget.total_steps, **values)
-        else:
-            share = max(self.budget.progress(step, elapsed), 1e-3)
-            self.progress.update(step, total=int(step / share), **values)
+        spent = (elapsed, self.budget.seconds) if self.budget.seconds else None
+        total = None if spent else self.budget.total_steps
+        self.progress.update(step, total=total, spent=spent, **values)
 
     def _nothing_met(self) -> NerfError:
         return NerfError(
