@@ -116,7 +116,7 @@ def check(
             text += f"\n{error}"
     elif changes := list_changes(result):
         value["cure"] = list(changes)
-        text += f"\nto be corrected ({'; '.join(changes)}): {_fix_command(scene)}"
+        text += "" if quiet else f"\nto be corrected ({'; '.join(changes)}): {_fix_command(scene)}"
     show(text, value, as_json)
     return 0 if met else NOT_MET
 

@@ -10,7 +10,7 @@ import typer
 from nerfcli.cli.hints import find_run
 from nerfcli.cli.output import remark
 from nerfcli.core.config import SceneConfig
-from nerfcli.core.devices import NAMES, pick
+from nerfcli.core.devices import KNOWN, NAMES, pick
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import KINDS
 from nerfcli.engine.runs import Run, newest_run
@@ -24,7 +24,10 @@ Backend = Annotated[
     typer.Option(metavar="NAME", help="auto: the fastest that runs here; `nerf info` lists them."),
 ]
 Device = Annotated[
-    str, typer.Option(metavar="NAME", help="auto: the GPU if there is one; cpu, cuda.")
+    str,
+    typer.Option(
+        metavar="NAME", help="auto: the GPU if there is one; cpu, cuda, or cuda:1 of several."
+    ),
 ]
 Images = Annotated[
     Path | None,
@@ -70,7 +73,7 @@ def open_run(path: Path | None, *, quiet: bool) -> Run:
 
 def ensure_device(device: str) -> None:
     """Raise NerfError for a device that is unknown or not there."""
-    if device not in NAMES:
-        raise NerfError(f"--device: {device!r} is not known; use {', '.join(NAMES)}.")
-    if device == "cuda":
+    if not KNOWN.fullmatch(device):
+        raise NerfError(f"--device: {device!r} is not known; use {NAMES}.")
+    if device.startswith("cuda"):
         pick(device)

@@ -106,7 +106,7 @@ def prepare(
         if "asked" in record:
             ensure_same_request(out, record["asked"], capture, options)
         note = f"{out} is finished; --overwrite starts again\n"
-        show(note + summarise(record), record, as_json)
+        show(note + summarise(record, quiet=quiet), record, as_json)
         return 0 if record.get("enough") else NOT_MET
     with (
         StopSignal() as stop,
@@ -119,7 +119,7 @@ def prepare(
         except Stopped:
             reporter.note(f"stopped; the same command goes on with {out}")
             return stop_code(stop.received) or 130
-    show(summarise(record), record, as_json)
+    show(summarise(record, quiet=quiet), record, as_json)
     return 0 if record["enough"] else NOT_MET
 
 
@@ -138,7 +138,7 @@ def ensure_free_scene(capture: Path, out: Path, *, overwrite: bool) -> None:
     ensure_writable(out)
 
 
-def summarise(record: dict[str, Any]) -> str:
+def summarise(record: dict[str, Any], *, quiet: bool = False) -> str:
     """Summarise the record for people."""
     done, total = record["registered"], record["images"]
     lines = [
@@ -155,6 +155,7 @@ def summarise(record: dict[str, Any]) -> str:
         lines.append(f"  and {len(failed) - 10} more, see prepare.json")
     if not record["enough"]:
         lines.append("too few: the scene is not what was photographed; take more, with overlap")
-    lines.append(f"next: nerf check {record['scene']}   nerf train {record['scene']}")
+    if not quiet:
+        lines.append(f"next: nerf check {record['scene']}   nerf train {record['scene']}")
     # names that are not UTF-8 cannot be printed
     return "\n".join(lines).encode(errors="backslashreplace").decode()

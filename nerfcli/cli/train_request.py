@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from nerfcli.cli.hints import RUNS, ensure_scene, named_run, newest_run_of
 from nerfcli.cli.image_source import ImageSource, recorded_path, scene_of_run
-from nerfcli.core.config import Config, TrainConfig
+from nerfcli.core.config import Config, TrainConfig, known
 from nerfcli.core.devices import cuda_missing
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import ensure_writable
@@ -90,6 +90,28 @@ def fresh_job(
     note: Note,
 ) -> Job:
     """Make a new run; fail on whatever is wrong before its folder is made."""
+    prepared = ready_scene(path, out, given, overwrite, target_psnr, note)
+    scene_json = prepared.scene.to_json() | ImageSource.of(known(path)).as_json()
+    if prepared.method_reason:
+        scene_json["method_reason"] = prepared.method_reason
+    if out is None:
+        run = Run.create_next(prepared.scene.name, prepared.config, scene_json, RUNS)
+    else:
+        run = Run.create(out, prepared.config, scene_json, overwrite=overwrite)
+    note(f"run {run.path}")
+    default_length = not any(given.get(key) for key in LENGTH)
+    return Job(prepared, prepared.scene, run, False, target_psnr, default_length)
+
+
+def ready_scene(
+    path: Path | None,
+    out: Path | None,
+    given: Mapping[str, object],
+    overwrite: bool,
+    target_psnr: float | None,
+    note: Note,
+) -> Prepared:
+    """Read and check the scene that a new run would be made from; write nothing."""
     from nerfcli import backends
     from nerfcli.check import check_few_views
     from nerfcli.engine.train import prepare
@@ -118,18 +140,8 @@ def fresh_job(
     for finding in check_few_views(scene):
         note(f"warning: {finding.text}. Look closer: nerf check {path}")
     prepared = prepare(scene, config, note)
-    config = prepared.config
-    backends.select(config.backend, config.device, note)
-    scene_json = prepared.scene.to_json() | ImageSource.of(path).as_json()
-    if prepared.method_reason:
-        scene_json["method_reason"] = prepared.method_reason
-    if out is None:
-        run = Run.create_next(scene.name, config, scene_json, RUNS)
-    else:
-        run = Run.create(out, config, scene_json, overwrite=overwrite)
-    note(f"run {run.path}")
-    default_length = not any(given.get(key) for key in LENGTH)
-    return Job(prepared, prepared.scene, run, False, target_psnr, default_length)
+    backends.select(prepared.config.backend, prepared.config.device, note)
+    return prepared
 
 
 def resumable_job(
@@ -163,7 +175,7 @@ def resumable_job(
         return Job(None, scene, run, True, target_psnr)
     from nerfcli.engine.train import prepare
 
-    if "device" not in given and config.device == "cuda" and (missing := cuda_missing()):
+    if "device" not in given and config.device.startswith("cuda") and (missing := cuda_missing()):
         note(f"the run was on cuda, and here {missing}: going on on the CPU")
         config = replace(config, device="cpu")
     scene = scene_of_run(run, moved or recorded_path(run), images)

@@ -210,7 +210,7 @@ def ensure_writable(path: Path) -> None:
             place.open("ab").close()
     except OSError as error:
         raise NerfError(
-            f"cannot write {path}: {place} says {error.strerror}. Choose another place."
+            f"cannot write {path}: {error.strerror} in {place.resolve()}. Choose another place."
         ) from error
 
 
