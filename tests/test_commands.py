@@ -131,20 +131,14 @@ def test_a_dry_run_writes_nothing(
     for piece in ("would make runs/ball-1 of scene ball", "8 to train on, 2 held out, 16 x 16"):
         assert piece in done.out
     assert "10000000 steps, about " in done.out
-    value = json.loads(call(*words, "--json", "--out", "r").out)
+    assert "--holdout" not in done.err
+    other = call(*words, "--json", "--out", "r", "--holdout", 3)
+    assert "--holdout 3 is not used: the files state a split" in other.err
+    value = json.loads(other.out)
     assert (value["run"], value["method"], value["probe_steps"]) == ("r", "hashgrid", 1)
     assert value["expected_seconds"] == pytest.approx(1e7 / value["steps_per_second"])
     assert value["disk_bytes"] > 1000
     assert os.listdir(tmp_path) == []
-
-
-def test_a_split_of_its_own_makes_holdout_useless_and_says_so(
-    call: Call, ball: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(dry_run, "PROBE_SECONDS", 0.0)
-    words = ("train", ball, "--dry-run", "--backend", "torch", *SMALL)
-    assert "--holdout 3 is not used" in call(*words, "--holdout", 3).err
-    assert "--holdout" not in call(*words).err
 
 
 class FakeLoop:
