@@ -128,7 +128,7 @@ def export(
         seed,
     )
     ensure_device(device)
-    ensure_useful(options)
+    ensure_useful(options, of_file=thing is not None and thing.is_file())
     kind = progress_kind(progress, quiet)
     with Progress(kind, None, "step", "export") as reporter:
         if thing is not None and thing.is_file():

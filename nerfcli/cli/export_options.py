@@ -21,13 +21,18 @@ BELONGS_TO = {
 }
 
 
-def ensure_useful(options: ExportOptions) -> None:
-    """Raise NerfError for an option without effect on the target, and for a missing package."""
+def ensure_useful(options: ExportOptions, *, of_file: bool) -> None:
+    """Raise NerfError for an option without effect on the target, and for a missing package.
+
+    of_file: a shape file is exported, not a run.
+    """
     for field in fields(options):
         kinds = BELONGS_TO.get(field.name, (options.to,))
         if getattr(options, field.name) != field.default and options.to not in kinds:
             flag = "--no-fill" if field.name == "fill" else f"--{field.name}"
             raise NerfError(f"{flag} belongs to --to {' or '.join(kinds)}, not {options.to}.")
+    if options.texture and of_file:
+        raise NerfError("--texture is baked from a field: name a run, not a shape file.")
     if options.texture:
         ensure_installed("xatlas", "--texture")
     thinned = {"--faces": options.faces, "--texture": options.texture, "--fit": options.fit}
