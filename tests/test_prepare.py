@@ -283,7 +283,7 @@ def test_without_pycolmap_it_says_how_to_install_it(
     scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pycolmap", None)
-    with pytest.raises(NerfError, match="pip install pycolmap"):
+    with pytest.raises(NerfError, match=r"pip install 'nerfcli\[prepare\]'"):
         prepare_scene(scene / "images", tmp_path / "out", PrepareOptions(), QUIET, lambda: False)
     assert not (tmp_path / "out").exists()
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nerfcli.cli.hints import ensure_scene
 from nerfcli.cli.options import (
     Images,
     Json,
@@ -99,6 +100,7 @@ def convert(
         raise NerfError(f"--to: unknown format {to!r}; known: {known}.")
     if text and to != "colmap":
         raise NerfError("--text is for --to colmap only.")
+    ensure_scene(scene, "convert")
     ensure_free_folder(out, scene, overwrite=overwrite)
     source = read_source(scene, scene_config(images, skip_bad_frames))
     planned = plan_undistorted(source, target) if undistort else source

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nerfcli.cli.hints import ensure_no_scene
 from nerfcli.cli.options import (
     Backend,
     Device,
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from nerfcli.scenes import Scene
 
 VIDEOS = (".mp4", ".gif")
+FPS = 30
+LAYERS = ("rgb", "depth", "opacity")
 PATHS = ("auto", "orbit", "spiral", "interpolate", "test")
 UPS = ("+x", "-x", "+y", "-y", "+z", "-z", "image")
 
@@ -66,7 +69,7 @@ def render(
     frames: Annotated[
         int | None, typer.Option(metavar="N", help="Length of the path; test has its own.")
     ] = None,
-    fps: Annotated[int, typer.Option(metavar="N", help="Frames a second of a video.")] = 30,
+    fps: Annotated[int, typer.Option(metavar="N", help="Frames a second of a video.")] = FPS,
     scale: Annotated[
         float, typer.Option(metavar="S", help="Of the views' width and height.")
     ] = 1.0,
@@ -205,6 +208,7 @@ def ensure_free_output(out: Path, layers: tuple[str, ...], *, overwrite: bool) -
     if video:
         paths = [out, *(out.with_name(f"{out.stem}_{layer}{out.suffix}") for layer in layers[1:])]
     else:
+        ensure_no_scene(out, (*(f"{layer}_*" for layer in LAYERS), "*.json", ".*"))
         paths = [path for layer in layers for path in sorted(out.glob(f"{layer}_*.png"))]
     ensure_absent(paths, overwrite=overwrite)
 
@@ -226,6 +230,8 @@ def _check(
         )
     if not 1 <= fps <= 240:
         raise NerfError(f"--fps must be from 1 to 240, got {fps}.")
+    if fps != FPS and out is not None and out.suffix.lower() not in VIDEOS:
+        raise NerfError("--fps is of a video; PNG frames in a folder have none.")
     if not 0 < scale <= 16:
         raise NerfError(f"--scale must be above 0 and at most 16, got {scale}.")
     if out is not None and out.suffix and out.suffix.lower() not in VIDEOS and not out.is_dir():

@@ -18,3 +18,11 @@ def clock(seconds: float) -> str:
 def duration(seconds: float) -> str:
     """Format seconds as 45 s, 3:07 or 1:02:03."""
     return f"{seconds:.3g} s" if seconds < 60 else clock(seconds)
+
+
+def rough_duration(seconds: float) -> str:
+    """Format an estimate as 40 seconds, 8 minutes, 3.5 hours or 2.1 days."""
+    for size, noun in ((86400.0, "day"), (3600.0, "hour")):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.2g} {noun}s"
+    return quantity(round(seconds / 60), "minute") if seconds >= 90 else f"{seconds:.0f} seconds"

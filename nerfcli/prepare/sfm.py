@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from nerfcli.core.errors import NerfError
+from nerfcli.core.extras import missing
 from nerfcli.core.progress import Progress
 
 MAX_IMAGE_SIZE = 2000  # pixels of the longer side; larger images are reduced to it
@@ -74,10 +75,7 @@ def load_pycolmap() -> Any:
     try:
         import pycolmap
     except ImportError as error:
-        raise NerfError(
-            "nerf prepare finds the cameras with pycolmap, which is not installed: "
-            "pip install pycolmap"
-        ) from error
+        raise missing("pycolmap", "nerf prepare") from error
     # its logging library treats SIGTERM as a crash: put Python's handler back
     if current_thread() is main_thread() and (handler := getsignal(SIGTERM)) is not None:
         signal(SIGTERM, handler)
