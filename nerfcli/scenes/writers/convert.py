@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -17,11 +17,13 @@ from nerfcli.core.errors import NerfError
 from nerfcli.core.files import write_json
 from nerfcli.scenes.build import box_in_source, scene_from_source
 from nerfcli.scenes.extent import depths_in_view
-from nerfcli.scenes.images import read_mask, read_with_alpha, write_png
+from nerfcli.scenes.images import has_rgb_pixels, read_mask, read_with_alpha, write_png
+from nerfcli.scenes.photo_formats import HEIF, RAW
 from nerfcli.scenes.source import Frame, Source, find_duplicates, natural_key
 from nerfcli.scenes.writers.blender import write_blender
 from nerfcli.scenes.writers.colmap import write_colmap
 from nerfcli.scenes.writers.llff import write_llff
+from nerfcli.scenes.writers.splits import hold_out
 from nerfcli.scenes.writers.transforms import dataparser_transforms, write_transforms
 
 BOUND_SHARES = (0.001, 0.999)  # quantiles of the points' depths that LLFF takes for near and far
@@ -68,6 +70,8 @@ def write_scene(
         NerfError: an image cannot be read, or the folder not written.
     """
     target = options.target
+    if target == "blender":
+        source = replace(source, frames=tuple(hold_out(source.frames)))
     names = image_names(source.frames, target)
     frames, notes = list(source.frames), []
     for i, frame in enumerate(frames):
@@ -110,7 +114,10 @@ def image_names(frames: Sequence[Frame], target: str) -> list[str]:
         names = [n.removeprefix(f"{s}/") for n, s in zip(names, folders, strict=True)]
     if target in ("blender", "llff"):
         names = [name.replace("/", "_") for name in names]
-    names = [_with_suffix(frame, name, target) for frame, name in zip(frames, names, strict=True)]
+    names = [
+        str(PurePosixPath(name).with_suffix(_file_kind(frame, target)[0]))
+        for frame, name in zip(frames, names, strict=True)
+    ]
     key = str if target == "llff" else natural_key
     ordered = target == "llff" or any(frame.split is None for frame in frames)
     for folder in set(folders):
@@ -129,20 +136,30 @@ def _without_common_folder(names: Sequence[str]) -> list[str]:
     return ["/".join(p) for p in parts]
 
 
-def _with_suffix(frame: Frame, name: str, target: str) -> str:
-    """Give a name the suffix of the file to write: PNG if a separate alpha image is merged in."""
+def _file_kind(frame: Frame, target: str) -> tuple[str, bool]:
+    """Return the suffix of an image in the new folder, and whether its file stays as it is.
+
+    It becomes a PNG if a separate alpha image is merged in, or if the format's other readers could
+    not open it: those of Blender scenes and LLFF go by the suffix and want three or four channels.
+    """
     assert frame.image is not None
-    merged = frame.alpha is not None and target != "transforms"
-    suffix = ".png" if merged or target == "blender" else frame.image.suffix
-    return str(PurePosixPath(name).with_suffix(suffix))
+    suffix = frame.image.suffix
+    if suffix.lower() in RAW + HEIF or (frame.alpha is not None and target != "transforms"):
+        return ".png", False
+    if target in ("colmap", "transforms"):
+        return suffix, True
+    known = (".png",) if target == "blender" else (".png", ".jpg", ".JPG")
+    other = {".PNG": ".png", ".jpeg": ".jpg", ".JPEG": ".jpg"}.get(suffix, suffix)
+    if other not in known or not has_rgb_pixels(frame.image):
+        return ".png", False
+    return other, True
 
 
 def _write_image(frame: Frame, place: Path, options: WriteOptions) -> None:
-    """Copy or link an image; write it anew if the format needs other pixels or another file."""
+    """Copy or link an image; write it anew where its file cannot stay as it is."""
     assert frame.image is not None
     place.parent.mkdir(parents=True, exist_ok=True)
-    merged = frame.alpha is not None and options.target != "transforms"
-    if merged or place.suffix != frame.image.suffix:
+    if not _file_kind(frame, options.target)[1]:
         write_png(place, read_with_alpha(frame.image, frame.alpha, 1, frame.size))
         return
     _copy(frame.image, place, options.link)
@@ -181,14 +198,18 @@ def _write_masks(
 
 
 def _copy_depths(source: Source, names: Sequence[str], folder: Path) -> list[str | None]:
+    """Copy the depth images; where some frames have one, the others get one that knows nothing."""
+    if all(frame.depth is None for frame in source.frames):
+        return [None] * len(names)
     placed: list[str | None] = []
     for frame, name in zip(source.frames, names, strict=True):
-        if frame.depth is None:
-            placed.append(None)
-            continue
-        place = f"depths/{PurePosixPath(name).with_suffix(frame.depth.path.suffix)}"
+        suffix = ".png" if frame.depth is None else frame.depth.path.suffix
+        place = f"depths/{PurePosixPath(name).with_suffix(suffix)}"
         (folder / place).parent.mkdir(parents=True, exist_ok=True)
-        _copy(frame.depth.path, folder / place, link=False)
+        if frame.depth is None:
+            write_png(folder / place, np.zeros(frame.size[::-1], np.uint16))
+        else:
+            _copy(frame.depth.path, folder / place, link=False)
         placed.append(place)
     return placed
 
