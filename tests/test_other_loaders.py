@@ -1,4 +1,4 @@
-"""What nerfstudio's and nerf-pytorch's loaders ask for, in what we write (tests/peers runs them)."""
+"""What nerfstudio and nerf-pytorch ask for, in what we write (tests/peers runs their loaders)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from test_convert import HEIGHT, WIDTH, capture
 
 from conftest import sphere_c2w, write_blender_scene
 from nerfcli.scenes import Source, load_scene, read_source
 from nerfcli.scenes.images import read_image
 from nerfcli.scenes.source import Depth
 from nerfcli.scenes.writers.convert import WriteOptions, write_scene
-from test_convert import HEIGHT, WIDTH, capture
 
 SPLITS = ("train", "val", "test")
 
@@ -84,11 +84,17 @@ def test_lists_name_views_for_val_and_test(tmp_path: Path, stated: tuple[str, ..
     capture(tmp_path / "source")
     source = read_source(tmp_path / "source")
     split = with_splits(source, *stated)
-    table = json.loads((written(split, "transforms", tmp_path / "t") / "transforms.json").read_text())
+    table = json.loads(
+        (written(split, "transforms", tmp_path / "t") / "transforms.json").read_text()
+    )
     assert table["val_filenames"] == table["test_filenames"] == ["images/v_0.png", "images/v_1.png"]
     assert len(table["train_filenames"]) == 7
     folder = written(split, "colmap", tmp_path / "c")
-    for name in ("test_list.txt", "validation_list.txt", "val_list.txt"):  # nerfstudio reads the last
+    for name in (
+        "test_list.txt",
+        "validation_list.txt",
+        "val_list.txt",
+    ):  # nerfstudio reads the last
         assert (folder / name).read_text() == "v_0.png\nv_1.png\n"
     for folder in (tmp_path / "t", tmp_path / "c"):
         assert load_scene(folder).splits["test"] == (0, 1)

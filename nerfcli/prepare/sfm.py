@@ -64,12 +64,13 @@ class Workspace:
 
 
 def load_pycolmap() -> Any:
-    """Import pycolmap and silence it.
+    """Import pycolmap, after Pillow, and silence it.
 
     Raises:
         NerfError: it is not installed.
     """
     try:
+        # the head of this file has loaded Pillow: after pycolmap 4.2, Pillow 13 aborts at a PNG
         import pycolmap
     except ImportError as error:
         raise NerfError(

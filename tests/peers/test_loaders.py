@@ -185,7 +185,9 @@ def test_nerf_pytorch_reads_what_we_write(
         assert min(len(part) for part in parts) > 0
         assert focal == pytest.approx(again.frames[0].focal[0], rel=1e-6)
         assert again.frames[0].size == (width, height) == images.shape[2:0:-1]
-        of = {s: [p for p, f in zip(want, again.frames, strict=True) if f.split == s] for s in SPLITS}
+        of = {
+            s: [p for p, f in zip(want, again.frames, strict=True) if f.split == s] for s in SPLITS
+        }
         want = [*of["train"], *(of["val"] or of["test"]), *(of["test"] or of["val"])]
         np.testing.assert_allclose(poses, want, rtol=1e-6, atol=1e-6)
         return

@@ -1,4 +1,4 @@
-"""Say which views each split names, so that all three are there for the programs that ask for them."""
+"""Say which views each split names: programs elsewhere ask for all three."""
 
 from __future__ import annotations
 
