@@ -64,13 +64,14 @@ class Workspace:
 
 
 def load_pycolmap() -> Any:
-    """Import pycolmap, after Pillow, and silence it.
+    """Import pycolmap and silence it.
 
     Raises:
         NerfError: it is not installed.
     """
     try:
-        # the head of this file has loaded Pillow: after pycolmap 4.2, Pillow 13 aborts at a PNG
+        # the head of this file has loaded numpy and Pillow: with pycolmap 4.2.1 in front of both,
+        # Pillow 13 aborts when it writes its first PNG
         import pycolmap
     except ImportError as error:
         raise NerfError(
