@@ -30,7 +30,7 @@ JSON lines with `--progress json`, nothing with `--quiet`.
 | 0 | done |
 | 1 | a bug of ours, with a traceback |
 | 2 | bad usage or bad input: one message says what, where, and what to do |
-| 3 | finished, but not met: a target, a strict conversion, a sound scene, enough registered views |
+| 3 | finished, but not met: a target, a sound scene, enough registered views |
 | 75 | stopped by SIGTERM: nothing half-written; `train --resume` and `prepare` go on from there |
 | 130 | stopped by Ctrl-C, likewise |
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import resource
 from pathlib import Path
 
 import numpy as np
 import pytest
+import trimesh
 
 from conftest import Nerf
 from nerfcli.cli import main
+from nerfcli.cli.export import _summary
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Progress
 from nerfcli.scenes import load_scene
@@ -90,6 +93,21 @@ def test_a_file_becomes_another_through_the_command(nerf: Nerf, tmp_path: Path) 
     assert value["resolution"] == 16
     assert json.loads((tmp_path / "b.npz.json").read_text())["from"] == "mesh"
     assert isinstance(load_shape(tmp_path / "b.npz"), VoxelGrid)
+
+
+def test_the_summary_says_what_is_wrong_with_a_mesh(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    cubes = [trimesh.creation.box(), trimesh.creation.box()]
+    cubes[1].apply_translation((1.0, 1.0, 0.0))  # they share an edge
+    trimesh.util.concatenate(cubes).export(tmp_path / "cubes.stl")
+    with contextlib.suppress(SystemExit):
+        main(["export", "cubes.stl", "--out", "cubes.ply"])
+    told = capsys.readouterr().out
+    assert "not watertight for every program: more than two faces meet at 1 edge" in told
+    value = {"to": "mesh", "faces": 8, "files": ["m.ply"], "doubts": ["the surface is a block"]}
+    assert "warning: the surface is a block" in _summary(value).splitlines()
 
 
 def test_bad_usage_is_one_clear_message(

@@ -32,7 +32,7 @@ MOVED = Similarity(0.25, ((0.0, -1.0, 0.0), (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)), (
 BROWN = Lens.of("brown", k1=0.1, k2=-0.02, p1=0.001)
 FISHEYE = Lens.of("fisheye", k1=0.05)
 BEYOND = [
-    Lens.of("rational", k1=0.1, k4=0.05),
+    Lens.of("rational", k1=0.1, d1=0.05),
     Lens.of("division", k=0.1),
     Lens.of("fov", omega=0.8),
     Lens.of("eucm", alpha=0.6, beta=1.1),
@@ -94,7 +94,7 @@ def test_a_lens_that_the_file_cannot_hold_is_reported(lens: Lens, tmp_path: Path
     (lost,) = value["lost"]
     assert lost["what"] == "lens"
     assert lost["detail"].startswith(f"2 images have a lens ({lens.model})")
-    assert table["camera_model"] == "PINHOLE"
+    assert table["camera_model"] == "OPENCV" and "the nearest brown lens" in lost["detail"]
     stated = json.loads((tmp_path / "export.json").read_text())
     assert stated["lost"] == value["lost"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from nerfcli.extraction.bake import color_mesh, surface_colors
 from nerfcli.extraction.marching_cubes import marching_cubes
 from nerfcli.extraction.mesh_cleanup import drop_unseen_components, label_components, refine_mesh
 from nerfcli.extraction.mpi import PlaneImages, plane_images
+from nerfcli.extraction.plausible import list_doubts
 from nerfcli.extraction.point_cloud import field_points
 from nerfcli.extraction.solid import Solid, _rows_of, solid_of
 from nerfcli.extraction.source_field import SourceField
@@ -255,12 +257,58 @@ def test_an_empty_field_and_a_threshold_out_of_range_say_so() -> None:
 def test_points_lie_on_the_surface_with_outward_normals(whole) -> None:
     _, solid, seen = whole
     cloud = field_points(solid.source, seen, 5000, 0, QUIET, lambda text: None)
+    assert len(cloud.points) == 5000
     assert cloud.normals is not None and cloud.colors is not None
     radius = np.linalg.norm(cloud.points, axis=1)
     # half of the light stops within two samples of where the density passes the level
     assert np.abs(radius - 0.5).max() < 2.0 * STEP
     assert np.einsum("ij,ij->i", cloud.normals, cloud.points / radius[:, None]).min() > 0.8
     assert np.abs(cloud.colors - (0.5 + 0.5 * cloud.points / radius[:, None])).max() < 0.1
+
+
+def test_a_threshold_that_gives_a_block_or_specks_is_doubted() -> None:
+    """A ball in thin fog, with a few dense grains in it."""
+
+    def foggy(points: torch.Tensor) -> torch.Tensor:
+        grain = (points - torch.tensor([0.45, 0.0, 0.0])).norm(dim=-1) < 0.1
+        fog = torch.where(points.norm(dim=-1) < 0.65, 0.0145 * LEVEL, 0.0)
+        return torch.maximum(density_of(ball(points)), fog) + 200.0 * LEVEL * grain
+
+    source = SourceField.of(analytic_model(foggy, n_views=3))
+    seen = compute_visibility(source, QUIET, 0.1)
+    usual = solid_of(source, seen, 24, None, False)
+    for threshold, said in (
+        (usual.threshold, ""),
+        (0.005 * LEVEL, "a block around it: only 0% of"),
+        (150.0 * LEVEL, "specks of it: only "),
+    ):
+        solid = replace(usual, threshold=threshold)
+        doubts = list_doubts(marching_cubes(solid, QUIET), solid, seen, True)
+        assert len(doubts) == bool(said)
+        advice = f"without --threshold it would be {usual.threshold:.4g}"
+        assert not said or (said in doubts[0] and doubts[0].endswith(advice))
+
+
+def test_as_many_points_as_were_asked_for() -> None:
+    """Eight views of 48 pixels each way: 4000 are more than the pixels that show the ball."""
+    model = analytic_model(lambda p: density_of(ball(p)), cameras=sphere_cameras(8))
+    field, counts = model.field, []
+    assert isinstance(field, HashField)
+
+    class Counting(HashField):
+        def render_rays(self, rays: Rays, *rest: Any, **more: Any) -> Any:
+            counts.append(len(rays))
+            return super().render_rays(rays, *rest, **more)
+
+    parts = (field.space, field.net, field.params, field.sampler, field.ops)
+    source = SourceField.of(replace(model, field=Counting(*parts)))
+    seen = compute_visibility(source, QUIET)
+    for n in (1, 300, 4000):
+        counts.clear()
+        cloud = field_points(source, seen, n, 0, QUIET, lambda text: None)
+        assert len(np.unique(cloud.points, axis=0)) == len(cloud.points) == n
+        assert np.abs(np.linalg.norm(cloud.points, axis=1) - 0.5).max() < 2.0 * STEP
+        assert n > 300 or sum(counts) < 0.5 * 8 * 48 * 48  # not all pixels for so few
 
 
 def test_voxels_hold_the_density_and_the_filled_inside() -> None:

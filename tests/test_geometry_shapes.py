@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -105,6 +106,43 @@ def test_vertex_colours_survive(tmp_path: Path, suffix: str) -> None:
     assert np.array_equal(back.vertex_colors, mesh.vertices)
 
 
+def test_a_glb_has_linear_colours_that_no_light_changes(tmp_path: Path) -> None:
+    """Every sRGB byte comes back, the dark ones too; a viewer takes neither metal nor light."""
+    ball = icosphere(3)
+    grey = np.minimum(np.arange(len(ball.vertices)), 255).astype(np.float32) / np.float32(255)
+    colored = Mesh(ball.vertices, ball.faces, np.repeat(grey[:, None], 3, axis=1))
+    save_shape(colored, tmp_path / "ball.glb")
+    scene = trimesh.load(tmp_path / "ball.glb", process=False)
+    visual: Any = next(iter(scene.geometry.values())).visual  # pyright: ignore[reportAttributeAccessIssue]
+    stored = visual.vertex_attributes["color"]
+    assert stored.shape == (len(grey), 3) and stored[255].tolist() == [1.0, 1.0, 1.0]
+    assert stored[128, 0] == pytest.approx(0.2158605, abs=1e-6)  # of IEC 61966-2-1
+    assert (visual.material.metallicFactor, visual.material.roughnessFactor) == (0.0, 1.0)
+    assert b'"KHR_materials_unlit":{}' in (tmp_path / "ball.glb").read_bytes()
+    back = load_shape(tmp_path / "ball.glb")
+    assert isinstance(back, Mesh) and back.vertex_colors is not None
+    assert np.array_equal(back.vertex_colors, np.repeat(grey[:, None], 3, axis=1))
+    save_shape(ball, tmp_path / "plain.glb")  # under light, or nothing of it could be seen
+    assert b"unlit" not in (tmp_path / "plain.glb").read_bytes()
+
+
+def test_colours_of_other_glbs(tmp_path: Path) -> None:
+    """trimesh writes sRGB bytes without a material, and so did `nerf` before."""
+    mesh = box()
+    rgb = np.linspace(0, 255, 24).reshape(8, 3).round().astype(np.uint8)
+    other = trimesh.Trimesh(mesh.vertices, mesh.faces, vertex_colors=rgb, process=False)
+    path = tmp_path / "box.glb"
+    path.write_bytes(other.export(file_type="glb"))  # pyright: ignore[reportArgumentType]
+    back = load_shape(path)
+    assert isinstance(back, Mesh) and back.vertex_colors is not None
+    assert np.array_equal(back.vertex_colors, rgb.astype(np.float32) / np.float32(255))
+    generator = b"https://github.com/mikedh/trimesh"
+    path.write_bytes(path.read_bytes().replace(generator, generator[::-1]))
+    back = load_shape(path)  # as glTF has it
+    assert isinstance(back, Mesh) and back.vertex_colors is not None
+    assert back.vertex_colors[0, 1] == np.float32(59) / np.float32(255)  # of 11, linear
+
+
 def test_points_come_back_with_normals_and_colours(tmp_path: Path) -> None:
     ball = icosphere(1)
     colors = np.round(255 * np.abs(ball.vertices)).astype(np.float32) / 255
@@ -126,7 +164,7 @@ def test_grids_come_back(tmp_path: Path) -> None:
     assert np.array_equal(voxels.values, values) and np.array_equal(sdf.values, values)
     assert np.array_equal(voxels.origin, origin) and np.array_equal(sdf.spacing, spacing)
     assert (voxels.threshold, voxels.unit, sdf.frame) == (0.7, "m", "mine")
-    keys = {"kind", "values", "origin", "spacing", "frame", "unit"}
+    keys = {"kind", "values", "values_at", "origin", "spacing", "frame", "unit"}
     assert keys <= set(np.load(tmp_path / "s.npz").files)
 
 
@@ -291,12 +329,27 @@ def test_the_surface_of_a_grid_is_closed_and_in_its_place() -> None:
         surface_of("flat", Mesh(np.zeros((3, 3)), np.array([[0, 1, 2]])))
 
 
+def test_a_binvox_file_holds_long_runs(tmp_path: Path) -> None:
+    full = np.zeros((9, 9, 9), dtype=np.float32)
+    full[3:, :, :] = 1.0  # 243 and 486
+    save_shape(VoxelGrid(full, np.zeros(3), np.ones(3)), tmp_path / "v.binvox")
+    assert (tmp_path / "v.binvox").read_bytes().endswith(bytes([0, 243, 1, 255, 1, 231]))
+    voxels: Any = trimesh.load(tmp_path / "v.binvox", force="voxel")
+    assert np.array_equal(np.asarray(voxels.matrix), full > 0.5)
+
+
 def test_voxels_as_binvox_are_where_they_were(tmp_path: Path) -> None:
     full = np.zeros((3, 5, 4), dtype=np.float32)
     full[1, 2:, 1], full[0, 0, 3] = 1.0, 0.7
     grid = VoxelGrid(full, np.array([1.0, -2.0, 0.5]), np.full(3, 0.25), threshold=0.6)
     save_shape(grid, tmp_path / "v.binvox")
-    got = np.asarray(trimesh.load(tmp_path / "v.binvox", force="voxel").points)  # pyright: ignore
+    head, _, _ = (tmp_path / "v.binvox").read_bytes().partition(b"data\n")
+    lines = [line.split() for line in head.decode().splitlines()]  # some readers go by number
+    assert [line[0] for line in lines] == ["#binvox", "dim", "translate", "scale"]
+    translate, scale = np.array(lines[2][1:], dtype=float), float(lines[3][1])
+    voxels: Any = trimesh.load(tmp_path / "v.binvox", force="voxel")
+    index = np.argwhere(np.asarray(voxels.matrix))  # trimesh takes the first and last centres for
+    got = translate + scale * (index + 0.5) / 5  # the cube's corners, the specification does not
     want = grid.origin + grid.spacing * np.argwhere(full >= 0.6)
     got, want = (points[np.lexsort(points.round(3).T)] for points in (got, want))
     assert np.allclose(got, want, atol=1e-6)  # the header's numbers are text

@@ -205,6 +205,8 @@ def test_images_of_another_size_scale_all_that_is_in_pixels(tmp_path: Path) -> N
     assert (frame.size, frame.focal, frame.principal) == ((12, 8), (15.0, 15.0), (6.0, 4.0))
     assert source.points is not None
     np.testing.assert_allclose(source.points.xy[0], made.images[0]["xy"][1] / 2)
+    assert source.points.error is not None
+    np.testing.assert_allclose(source.points.error, 0.25 / 2)
     assert "10 images have another size than stated (12x8 instead of 24x16)" in source.notes[0]
     write_images(tmp_path / "images", NAMES)
     assert read_source(tmp_path).frames[0].size == (24, 16)

@@ -106,11 +106,11 @@ class Lens:
         elif model.angular:
             r = torch.atan2(across, z)
             visible = r <= self.limit
-            xy = self._bent(points[..., :2] * (r / across.clamp(min=1e-30))[..., None])
+            xy = self.bend(points[..., :2] * (r / across.clamp(min=1e-30))[..., None])
         else:
             xy = points[..., :2] / z[..., None]
             visible = (z > 0) & (xy.square().sum(-1) <= self.limit**2)
-            xy = xy if self.is_pinhole else self._bent(xy)
+            xy = xy if self.is_pinhole else self.bend(xy)
         return torch.where(visible[..., None], xy, torch.nan)
 
     def directions(self, xy: Tensor) -> tuple[Tensor, Tensor]:
@@ -137,7 +137,8 @@ class Lens:
         z = directions[..., 2:]
         return directions[..., :2] / z.clamp(min=1e-9), valid & (z[..., 0] > 1e-9)
 
-    def _bent(self, plane: Tensor) -> Tensor:
+    def bend(self, plane: Tensor) -> Tensor:
+        """Where a polynomial lens puts points of the plane, [..., 2], beyond its limit as well."""
         whole = Polynomial.of(_columns(self.row, plane))
         if not MODELS[self.model].bends_last:
             return whole.apply(plane)

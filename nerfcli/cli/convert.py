@@ -19,7 +19,7 @@ from nerfcli.cli.options import (
     progress_kind,
     scene_config,
 )
-from nerfcli.cli.output import NOT_MET, show
+from nerfcli.cli.output import show
 from nerfcli.cli.output_paths import ensure_own_folder
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import ensure_writable, replacing_folder, write_json
@@ -29,6 +29,7 @@ from nerfcli.core.text import quantity
 if TYPE_CHECKING:
     from nerfcli.scenes import Source
 
+PNG_BYTES = 2  # a pixel, roughly
 RECORD = "conversion.json"  # in the new folder: source, losses and new names
 MADE = re.compile(  # the files that conversions write
     r"conversion\.json|images|masks|depths|sparse|train|val|test|(train|val|validation|test)_list\.txt|"
@@ -41,15 +42,24 @@ def convert(
         Path, typer.Argument(metavar="SCENE", help="A folder of posed photos in any format.")
     ],
     to: Annotated[
-        str, typer.Option("--to", metavar="FORMAT", help="blender, llff, colmap or transforms.")
+        str,
+        typer.Option(
+            "--to",
+            metavar="FORMAT",
+            help="blender, llff, colmap, transforms (or nerfstudio: the same), or instant-ngp.",
+        ),
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="The folder to make.")],
     strict: Annotated[
         bool,
-        typer.Option("--strict", help="Write nothing, and exit 3, where anything would be lost."),
+        typer.Option("--strict", help="Write nothing, and exit 2, where anything would be lost."),
     ] = False,
     link: Annotated[
         bool, typer.Option("--link", help="Symbolic links to the images instead of copies.")
+    ] = False,
+    undistort: Annotated[
+        bool,
+        typer.Option("--undistort", help="Resample images with a lens into pinhole cameras."),
     ] = False,
     text: Annotated[bool, typer.Option("--text", help="A COLMAP model as text files.")] = False,
     dataparser: Annotated[
@@ -75,30 +85,34 @@ def convert(
     \b
     Examples:
       nerf convert scene/ --to colmap --out scene-colmap/
-      nerf convert capture/ --to transforms --out capture-ns/ --link --json
+      nerf convert capture/ --to nerfstudio --out capture-ns/ --link --json
+      nerf convert capture/ --to llff --undistort --out capture-llff/
     """
     from nerfcli.scenes import read_source
     from nerfcli.scenes.writers.convert import WriteOptions, write_scene
-    from nerfcli.scenes.writers.unsupported import TARGETS, list_unsupported
+    from nerfcli.scenes.writers.undistort import plan_undistorted
+    from nerfcli.scenes.writers.unsupported import SAME_TARGET, TARGETS, list_unsupported
 
-    if to not in TARGETS:
-        raise NerfError(f"--to: unknown format {to!r}; known: {', '.join(TARGETS)}.")
+    target = SAME_TARGET.get(to, to)
+    if target not in TARGETS:
+        known = ", ".join((*TARGETS, *SAME_TARGET))
+        raise NerfError(f"--to: unknown format {to!r}; known: {known}.")
     if text and to != "colmap":
         raise NerfError("--text is for --to colmap only.")
     ensure_free_folder(out, scene, overwrite=overwrite)
     source = read_source(scene, scene_config(images, skip_bad_frames))
-    lost = list_unsupported(source, to)
+    planned = plan_undistorted(source, target) if undistort else source
+    lost = list_unsupported(planned, target)
+    if strict and lost:
+        listed = ", ".join(f"{item.what} ({item.detail})" for item in lost)
+        raise NerfError(f"--strict: nothing is written, since {to} cannot hold all: {listed}.")
     value: dict[str, Any] = {
         **{"scene": str(scene), "from": source.kind, "to": to, "out": str(out)},
         "n_images": len(source.frames),
         "lost": [asdict(item) for item in lost],
     }
-    if strict and lost:
-        show(_summary({**value, "written": False}), {**value, "written": False}, as_json)
-        return NOT_MET
-    if not link:
-        _ensure_room(source, out)
-    options = WriteOptions(to, link, text, dataparser)
+    _ensure_room(source, planned, out, link=link)
+    options = WriteOptions(target, link, text, dataparser, undistort)
     with Progress(progress_kind(progress, quiet), len(source.frames), "image", "convert") as told:
         for note in source.notes:
             told.note(note)
@@ -130,24 +144,29 @@ def ensure_free_folder(out: Path, scene: Path, *, overwrite: bool) -> None:
     ensure_writable(out)
 
 
-def _ensure_room(source: Source, out: Path) -> None:
+def _ensure_room(source: Source, planned: Source, out: Path, *, link: bool) -> None:
     place = out.absolute()
     while not place.exists():
         place = place.parent
-    needed = sum(frame.image.stat().st_size for frame in source.frames if frame.image is not None)
+    needed = 0
+    for old, new in zip(source.frames, planned.frames, strict=True):
+        if new is not old:
+            needed += PNG_BYTES * new.size[0] * new.size[1]
+        elif old.image is not None and not link:
+            needed += old.image.stat().st_size
     free = shutil.disk_usage(place).free
     if needed > free:
         raise NerfError(
             f"the images take {needed / 1e9:.1f} GB, {place} has {free / 1e9:.1f} GB free; "
-            "use --link, or another --out."
+            f"use {'another --out' if link else '--link, or another --out'}."
         )
 
 
 def _summary(value: dict[str, Any]) -> str:
     images = quantity(value["n_images"], "image")
     head = f"{value['out']}: {images}, {value['from']} to {value['to']}"
-    if not value["written"]:
-        head = f"nothing is written: {value['to']} cannot hold all of {value['scene']}"
-    lines = [head, *value.get("notes", ())]
+    lines = [head, *value["notes"]]
     lines += [f"lost: {loss['what']}: {loss['detail']}" for loss in value["lost"]]
+    if any(loss["what"] == "lens" for loss in value["lost"]):
+        lines.append("--undistort resamples the images into cameras without a lens instead")
     return "\n".join(lines if value["lost"] else [*lines, "nothing is lost"])

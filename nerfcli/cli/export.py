@@ -23,6 +23,7 @@ from nerfcli.cli.output_paths import ensure_absent
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import ensure_writable
 from nerfcli.core.progress import Progress
+from nerfcli.core.text import quantity
 
 
 def export(
@@ -193,6 +194,10 @@ def _summary(value: dict[str, Any]) -> str:
     lines = [f"{value['to']}: {', '.join(parts)}"]
     if value.get("threshold") is not None:
         lines.append(f"surface at density {value['threshold']:.4g} per unit of the source")
+    lines += [f"warning: {doubt}" for doubt in value.get("doubts", ())]
+    if value.get("non_manifold_edges"):
+        edges = quantity(value["non_manifold_edges"], "edge")
+        lines.append(f"not watertight for every program: more than two faces meet at {edges}")
     lines += [f"lost: {lost['what']}: {lost['detail']}" for lost in value.get("lost", ())]
     files = value["files"]
     lines += files if len(files) <= 4 else [files[0], f"and {len(files) - 1} more files beside it"]

@@ -230,6 +230,10 @@ def _check(
         raise NerfError(
             f"--out {out}: unknown suffix {out.suffix!r}; use .mp4, .gif, or a folder for PNGs."
         )
+    if out is not None:
+        from nerfcli.engine.video import ensure_rate
+
+        ensure_rate(out, fps)
 
 
 def _places(files: list[str]) -> str:

@@ -57,6 +57,9 @@ ENCODINGS = {
 }
 
 
+GIF_FASTEST = 50  # frames a second: browsers show each frame of under 2/100 s for 10/100 s
+
+
 class Writer(Protocol):
     """Takes frames; close() puts the result in place and returns its paths."""
 
@@ -69,8 +72,9 @@ def open_writer(out: Path, layer: str, save: tuple[str, ...], fps: int) -> Write
     """Open a writer for one layer; the first layer asked for gets the plain name.
 
     Raises:
-        NerfError: an unknown suffix, or the folder of `out` cannot be written.
+        NerfError: an unknown suffix, too fast a GIF, or the folder of `out` cannot be written.
     """
+    ensure_rate(out, fps)
     suffix = out.suffix.lower()
     video = suffix in ENCODINGS
     if suffix and not video and not out.is_dir():
@@ -90,6 +94,19 @@ def open_writer(out: Path, layer: str, save: tuple[str, ...], fps: int) -> Write
         return FrameWriter(out, layer)
     path = out if layer == save[0] else out.with_name(f"{out.stem}_{layer}{out.suffix}")
     return VideoWriter(path, fps)
+
+
+def ensure_rate(out: Path, fps: int) -> None:
+    """Raise NerfError where --out cannot play that many frames a second.
+
+    A GIF states how long each frame stays in whole hundredths of a second. ffmpeg varies them so
+    that they add up: 3, 4, 3 at 30 frames a second.
+    """
+    if out.suffix.lower() == ".gif" and fps > GIF_FASTEST:
+        raise NerfError(
+            f"--fps {fps}: browsers slow a GIF of more than {GIF_FASTEST} frames a second down to "
+            f"10. Use --fps {GIF_FASTEST} or less, or .mp4."
+        )
 
 
 class VideoWriter:

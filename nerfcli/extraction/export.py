@@ -18,6 +18,7 @@ from nerfcli.extraction.mesh_cleanup import drop_unseen_components, refine_mesh
 from nerfcli.extraction.mpi import plane_images, write_planes
 from nerfcli.extraction.mpi_page import parallax_page
 from nerfcli.extraction.multiview import sphere_cameras, write_cameras, write_views
+from nerfcli.extraction.plausible import list_doubts
 from nerfcli.extraction.point_cloud import field_points
 from nerfcli.extraction.solid import Solid, solid_of
 from nerfcli.extraction.source_field import SourceField, forget_unseen
@@ -45,6 +46,7 @@ from nerfcli.shapes.simplify import simplify_mesh
 from nerfcli.shapes.types import Mesh
 
 EXPORTS = "exports"  # folder in a run
+ALL_VIEWS_POINTS = 100_000  # so many points are worth a look from everywhere for outliers
 TEXTURED_FACES = 50_000  # of a mesh with a texture, unless --faces says otherwise
 
 
@@ -56,6 +58,7 @@ class Extracted:
     solid: Solid
     visibility: Visibility
     n_dropped: int
+    doubts: list[str]
 
 
 def default_out(run: Run, to: str) -> Path:
@@ -83,10 +86,10 @@ def export_run(
     if options.to == "mpi":
         return _planes(source, out, options, base, progress)
     if options.to == "points":
+        n, seed = options.points, options.seed
         with progress.another(None, "view", "look") as reporter:
-            visibility = compute_visibility(source, reporter)
-        with progress.another(None, "view", "points") as reporter:
-            n, seed = options.points, options.seed
+            visibility = compute_visibility(source, reporter, min(1.0, n / ALL_VIEWS_POINTS))
+        with progress.another(None, "point", "points") as reporter:
             cloud = field_points(source, visibility, n, seed, reporter, progress.note)
         save_shape(cloud, out)
         return finish([out], base | describe_shape(cloud) | {"seed": seed})
@@ -126,7 +129,8 @@ def extract(source: SourceField, options: ExportOptions, progress: Progress) -> 
     mesh, n_dropped = drop_unseen_components(mesh, solid, visibility)
     if n_dropped:
         progress.note(f"{n_dropped} crumbs and parts that no training camera sees were removed")
-    return Extracted(mesh, solid, visibility, n_dropped)
+    doubts = list_doubts(mesh, solid, visibility, threshold is not None)
+    return Extracted(mesh, solid, visibility, n_dropped, doubts)
 
 
 def run_mesh(run: Run, backend: str, progress: Progress) -> tuple[Mesh, dict[str, Any]]:
@@ -169,6 +173,7 @@ def _surface(
         "spacing": grid.spacing,
         "filled": options.fill,
         "components_removed": found.n_dropped,
+        "doubts": found.doubts,
     }
     if options.to == "mesh":
         return _mesh(found, out, options, base, progress)

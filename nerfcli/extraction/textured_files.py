@@ -10,6 +10,7 @@ from nerfcli.core.errors import NerfError
 from nerfcli.core.files import replacing, write_text
 from nerfcli.extraction.bake import Texture
 from nerfcli.scenes.images import write_png
+from nerfcli.shapes.glb import glb_bytes
 from nerfcli.shapes.types import Mesh
 
 SUFFIXES = (".obj", ".glb")
@@ -52,16 +53,9 @@ def _save_obj(mesh: Mesh, texture: Texture, path: Path) -> list[Path]:
 
 
 def _save_glb(mesh: Mesh, texture: Texture, path: Path) -> Path:
-    import trimesh
-    from PIL import Image
-    from trimesh.visual import TextureVisuals
-    from trimesh.visual.material import PBRMaterial
+    from imageio.v3 import imwrite
 
-    material = PBRMaterial(
-        baseColorTexture=Image.fromarray(texture.image), metallicFactor=0.0, roughnessFactor=1.0
-    )
-    visual = TextureVisuals(uv=texture.uv, material=material)
-    whole = trimesh.Trimesh(mesh.vertices, mesh.faces, visual=visual, process=False)
+    png = imwrite("<bytes>", texture.image, extension=".png")
     with replacing(path) as aside:
-        whole.export(aside, file_type="glb")
+        aside.write_bytes(glb_bytes(mesh, texture.uv, png))
     return path

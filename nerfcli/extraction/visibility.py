@@ -29,6 +29,7 @@ FREE_OPACITY = 0.1  # light that lost less has arrived: a glossy shell stops mor
 HALF = 0.5
 WITNESSES = 2  # views that must agree on a free point: one alone may err at an edge
 MAX_VIEWS = 120
+LEAST_VIEWS = 8  # of the training views, and from outside, where a share of them is enough
 MAX_RAYS = 1_500_000  # of all training views together
 N_OUTSIDE = 24  # directions of the parallel views
 OUTSIDE_SIDE = 128  # pixels of a parallel view, along a side
@@ -128,6 +129,12 @@ class Visibility:
     sample_length: float
     densities: Tensor
 
+    @property
+    def hit_share(self) -> float:
+        """Share of the pixels of the training views that pass half opacity."""
+        hits = [found.half_t.isfinite() for found in self.training]
+        return float(torch.cat(hits).float().mean())
+
     def depth_inside(self, points: Tensor, reach: float) -> Tensor:
         """Compute how far behind its last light each scene point [n, 3] lies, cut to +-reach.
 
@@ -152,11 +159,15 @@ class Visibility:
         return seen
 
 
-def compute_visibility(source: SourceField, progress: Progress) -> Visibility:
-    """Render where light stops, from the training cameras and from outside."""
+def compute_visibility(source: SourceField, progress: Progress, share: float = 1.0) -> Visibility:
+    """Render where light stops, from the training cameras and from outside.
+
+    share: of the views, for where fewer are enough; they stay spread over the capture.
+    """
     scene = source.model.scene
     training = _training_views(scene.cameras[list(scene.splits["train"])])
-    outside = _outside_views(source)
+    training = training[: max(LEAST_VIEWS, math.ceil(share * len(training)))]
+    outside = _outside_views(source, max(LEAST_VIEWS, math.ceil(share * N_OUTSIDE)))
     total, maps = len(training) + len(outside), []
     for view in (*training, *outside):
         field = source.model.field if isinstance(view, CameraView) else source.from_inside
@@ -188,9 +199,9 @@ def _training_views(cameras: Cameras) -> list[CameraView]:
     return [CameraView(chosen, i) for i in range(len(chosen))]
 
 
-def _outside_views(source: SourceField) -> list[ParallelView]:
+def _outside_views(source: SourceField, n: int) -> list[ParallelView]:
     views = []
-    for forward in spread_directions(N_OUTSIDE):
+    for forward in spread_directions(n):
         right = np.cross(forward, np.eye(3)[np.abs(forward).argmin()])
         right /= np.linalg.norm(right)
         axes = torch.tensor(np.stack([right, np.cross(forward, right), forward])).float()

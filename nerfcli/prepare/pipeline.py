@@ -204,7 +204,7 @@ def _make_workspace(job: _Job, taken: Sequence[Photo], given: Path | None) -> sf
     flat, masks = job.work / "flat", job.work / "masks" if has_alpha or given else None
     for photo in taken:
         photos.flatten(job.photos, photo, flat, masks, zoom, given)
-    return sfm.Workspace(flat, masks, job.work, job.is_stopped, rig)
+    return sfm.Workspace(flat, masks, job.work, job.is_stopped, rig, zoom)
 
 
 def _choose_zoom(sizes: Sequence[tuple[int, int]]) -> int:
@@ -318,7 +318,7 @@ def _make_record(
         "images": total,
         "registered": len(registered),
         "enough": len(registered) >= max(3, ENOUGH * total),
-        "reprojection_px": best.compute_mean_reprojection_error(),
+        "reprojection_px": best.compute_mean_reprojection_error() / workspace.zoom,
         "points": best.num_points3D(),
         "track_length": best.compute_mean_track_length(),
         "models": [model.num_reg_images() for model in models],

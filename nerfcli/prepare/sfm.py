@@ -50,6 +50,7 @@ class Workspace:
             view_0, view_1, ... were taken at once from one place with square pinholes of 90
             degrees; else None.
         is_stopped: whether the user has stopped the command.
+        zoom: pixels of `images` per pixel of the photos, along a side.
     """
 
     images: Path
@@ -57,6 +58,7 @@ class Workspace:
     work: Path
     is_stopped: Callable[[], bool]
     rig: np.ndarray | None = None
+    zoom: int = 1
 
     @property
     def database(self) -> Path:

@@ -55,7 +55,7 @@ class Points:
     Attributes:
         xyz: [n, 3] float64.
         rgb: [n, 3] uint8, or None.
-        error: [n] float64, mean reprojection error in pixels of the stated camera, or None.
+        error: [n] float64, mean reprojection error in pixels of the stored images, or None.
         point, frame: [m] int64, where point `point[i]` was seen by frame `frame[i]`.
         xy: [m, 2] float64, at this place, in pixels of the stored image.
     """

@@ -13,7 +13,9 @@ from nerfcli.core.errors import NerfError
 from nerfcli.core.files import write_json
 from nerfcli.core.progress import Progress
 from nerfcli.shapes.fit import fit_mesh
+from nerfcli.shapes.grid_files import VALUES_AT
 from nerfcli.shapes.grids import MAX_RESOLUTION, ensure_resolution, sdf_of, voxels_of
+from nerfcli.shapes.manifold import count_nonmanifold_edges, split_nonmanifold_edges
 from nerfcli.shapes.mesh_files import load_shape, save_shape
 from nerfcli.shapes.simplify import simplify_mesh
 from nerfcli.shapes.surface import surface_of
@@ -151,7 +153,7 @@ def fit_shape(target: Mesh | PointCloud, progress: Progress, start: Mesh | None 
         def note(step: int, terms: dict[str, float]) -> None:
             reporter.update(step, chamfer=terms["chamfer"])
 
-        return fit_mesh(target, start, steps=steps, note=note)
+        return split_nonmanifold_edges(fit_mesh(target, start, steps=steps, note=note))
 
 
 def describe_shape(shape: Shape) -> dict[str, Any]:
@@ -159,12 +161,14 @@ def describe_shape(shape: Shape) -> dict[str, Any]:
     box = bounds(shape).tolist()
     if isinstance(shape, Mesh):
         return {"vertices": len(shape.vertices), "faces": len(shape.faces), "box": box,
-                "colors": shape.vertex_colors is not None}  # fmt: skip
+                "colors": shape.vertex_colors is not None,
+                "non_manifold_edges": count_nonmanifold_edges(shape)}  # fmt: skip
     if isinstance(shape, PointCloud):
         return {"points": len(shape.points), "box": box, "colors": shape.colors is not None,
                 "normals": shape.normals is not None}  # fmt: skip
     value = {"shape": list(shape.values.shape), "origin": shape.origin.tolist(),
-             "spacing": shape.spacing.tolist(), "box": box}  # fmt: skip
+             "spacing": shape.spacing.tolist(), "box": box,
+             "values_at": VALUES_AT[kind_of(shape)]}  # fmt: skip
     if isinstance(shape, VoxelGrid):
         value |= {"threshold": shape.threshold, "colors": shape.colors is not None}
     return value

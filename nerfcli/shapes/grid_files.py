@@ -1,4 +1,8 @@
-"""Read and write voxels and signed distances as NPZ: kind, values, origin, spacing, frame, unit."""
+"""Read and write voxels and signed distances as NPZ: kind, values, origin, spacing, frame, unit.
+
+`values_at` says where a value belongs: value [i, j, k] lies at origin + spacing * (i, j, k), which
+is the centre of a voxel.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +16,15 @@ from nerfcli.core.errors import NerfError
 from nerfcli.shapes.types import SdfGrid, VoxelGrid
 
 MAX_BYTES = 4_500_000_000  # unpacked, enough for 1024**3 distances: a few kB can hold far more
-KINDS = ("voxels", "sdf")
+VALUES_AT = {"voxels": "voxel centers", "sdf": "grid points"}
 
 
 def save_grid(grid: VoxelGrid | SdfGrid, path: Path) -> None:
     """Write a grid; voxels also have the keys threshold and, if they are coloured, colors."""
+    kind = "voxels" if isinstance(grid, VoxelGrid) else "sdf"
     arrays: dict[str, Any] = {
-        "kind": "voxels" if isinstance(grid, VoxelGrid) else "sdf",
+        "kind": kind,
+        "values_at": VALUES_AT[kind],
         "values": grid.values,
         "origin": np.asarray(grid.origin, dtype=np.float64),
         "spacing": np.asarray(grid.spacing, dtype=np.float64),
@@ -33,26 +39,40 @@ def save_grid(grid: VoxelGrid | SdfGrid, path: Path) -> None:
 
 
 def binvox_bytes(grid: VoxelGrid) -> bytes:
-    """Encode the full cells in the exchange format binvox, by trimesh; no colours.
+    """Encode the full cells in the exchange format binvox, by its specification; no colours.
 
-    The format holds cubes: the grid is filled up with empty cells beyond its far sides. As trimesh
-    reads it, the first sample lies at `translate`, the last of an axis `scale` away.
+    https://www.patrickmin.com/binvox/binvox.html: `translate` is the lower corner of the cube of
+    all voxels, `scale` its side, and voxel i of dim has its centre at (i + 0.5) / dim of it. The
+    grid is filled up to a cube with empty cells beyond its far sides. The header holds no comments,
+    since some readers take its lines by number.
 
     Raises:
         NerfError: the spacing differs between the axes.
     """
-    import trimesh  # slow to import, and needed only here
-
     if not np.allclose(grid.spacing, grid.spacing[0]):
         raise NerfError(
             f"binvox holds one spacing for all axes, the grid has {grid.spacing.tolist()}; "
             "use .npz."
         )
     full = grid.values >= grid.threshold
-    full = np.pad(full, [(0, max(full.shape) - n) for n in full.shape])
-    transform = np.diag([*grid.spacing, 1.0])
-    transform[:3, 3] = grid.origin
-    return trimesh.voxel.VoxelGrid(full, transform).export(file_type="binvox")
+    dim = max(full.shape)
+    full = np.pad(full, [(0, dim - n) for n in full.shape])
+    corner = " ".join(f"{x:.9g}" for x in grid.origin - 0.5 * grid.spacing)
+    header = f"#binvox 1\ndim {dim} {dim} {dim}\ntranslate {corner}\n"
+    header += f"scale {dim * grid.spacing[0]:.9g}\ndata\n"
+    return header.encode("ascii") + _run_lengths(full.transpose(0, 2, 1).ravel())  # y runs fastest
+
+
+def _run_lengths(flat: np.ndarray) -> bytes:
+    """Encode bools as pairs of bytes: a value, and how often it follows, at most 255 times."""
+    starts = np.flatnonzero(np.r_[True, flat[1:] != flat[:-1]])
+    lengths = np.diff(np.r_[starts, len(flat)])
+    n_pairs = -(-lengths // 255)
+    pairs = np.empty((int(n_pairs.sum()), 2), dtype=np.uint8)
+    pairs[:, 0] = np.repeat(flat[starts], n_pairs)
+    pairs[:, 1] = 255
+    pairs[np.cumsum(n_pairs) - 1, 1] = lengths - 255 * (n_pairs - 1)
+    return pairs.tobytes()
 
 
 def load_grid(path: Path) -> VoxelGrid | SdfGrid:
@@ -69,7 +89,7 @@ def load_grid(path: Path) -> VoxelGrid | SdfGrid:
             "frame and unit."
         )
     kind = str(arrays["kind"])
-    if kind not in KINDS:
+    if kind not in VALUES_AT:
         raise NerfError(f"{path}: kind {kind!r} is unknown; it is 'voxels' or 'sdf'.")
     values = _values(path, arrays["values"])
     origin, spacing = (_triple(path, key, arrays[key]) for key in ("origin", "spacing"))

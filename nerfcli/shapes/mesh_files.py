@@ -15,6 +15,7 @@ import numpy as np
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import replacing
 from nerfcli.core.progress import Note
+from nerfcli.shapes.glb import RAW_COLORS, glb_bytes, open_glb, srgb_of
 from nerfcli.shapes.grid_files import MAX_BYTES, binvox_bytes, load_grid, save_grid
 from nerfcli.shapes.types import Mesh, PointCloud, SdfGrid, Shape, VoxelGrid, merge_vertices
 
@@ -78,6 +79,8 @@ def save_shape(shape: Shape, path: Path) -> None:
             save_grid(shape, aside)
         elif suffix == ".ply":
             aside.write_bytes(_ply_bytes(shape))
+        elif isinstance(shape, Mesh) and suffix == ".glb":
+            aside.write_bytes(glb_bytes(shape))
         elif isinstance(shape, Mesh):
             options = {"digits": _digits(shape.vertices)} if suffix == ".obj" else {}
             _to_trimesh(shape).export(aside, file_type=suffix[1:], **options)
@@ -85,19 +88,30 @@ def save_shape(shape: Shape, path: Path) -> None:
 
 def _load_triangles(path: Path, suffix: str, note: Note) -> Mesh | PointCloud:
     import trimesh  # slow to import, and needed only for these formats
+    from trimesh.resolvers import FilePathResolver
 
     try:
-        scene: Any = trimesh.load(path, file_type=suffix[1:], force="scene", process=False)
+        source: Any = path
+        extra: dict[str, Any] = {}
+        linear = False
+        if suffix == ".glb":
+            source, linear = open_glb(path)
+            extra = {"resolver": FilePathResolver(str(path))}
+        scene: Any = trimesh.load(
+            source, file_type=suffix[1:], force="scene", process=False, **extra
+        )
         parts = [
             (scene.geometry[name], matrix)
             for matrix, name in (scene.graph[node] for node in scene.graph.nodes_geometry)
         ]
-        meshes = [_from_trimesh(part, matrix) for part, matrix in parts if _n_faces(part)]
+        meshes = [_from_trimesh(part, matrix, linear) for part, matrix in parts if _n_faces(part)]
         if meshes:
             if len(meshes) < len(parts):
                 note(f"{path}: {len(parts) - len(meshes)} objects without faces were left out")
             return _join(path, meshes, note)
-        clouds = [_points_of(part, matrix) for part, matrix in parts if hasattr(part, "vertices")]
+        clouds = [
+            _points_of(part, matrix, linear) for part, matrix in parts if hasattr(part, "vertices")
+        ]
     except NerfError:
         raise
     except Exception as error:  # any error of the reader means a damaged file
@@ -132,17 +146,19 @@ def _join(path: Path, meshes: list[Mesh], note: Note) -> Mesh:
     return merged
 
 
-def _from_trimesh(part: Any, matrix: np.ndarray) -> Mesh:
+def _from_trimesh(part: Any, matrix: np.ndarray, linear: bool) -> Mesh:
     vertices = _move(np.array(part.vertices, dtype=np.float64), matrix)
-    colors = None
-    visual = part.visual
-    if getattr(visual, "kind", None) == "texture" and getattr(visual, "uv", None) is not None:
-        colors = visual.to_color().vertex_colors
+    visual, colors = part.visual, None
+    material = getattr(visual, "material", None)
+    textured = material is not None and getattr(visual, "uv", None) is not None
+    raw = part.vertex_attributes.get(RAW_COLORS)
+    if raw is not None and getattr(material, "baseColorTexture", None) is None:
+        colors = srgb_of(raw, linear, getattr(material, "baseColorFactor", None))
+    elif textured:
+        colors = srgb_of(visual.to_color().vertex_colors, False)
     elif getattr(visual, "kind", None) == "vertex":
-        colors = visual.vertex_colors
-    if colors is not None and np.shape(colors)[0] == len(vertices):
-        colors = np.asarray(colors)[:, :3].astype(np.float32) / np.float32(255)
-    else:
+        colors = srgb_of(visual.vertex_colors, False)
+    if colors is not None and len(colors) != len(vertices):
         colors = None
     faces = np.array(part.faces, dtype=np.int64)
     if np.linalg.det(matrix[:3, :3]) < 0:
@@ -150,7 +166,7 @@ def _from_trimesh(part: Any, matrix: np.ndarray) -> Mesh:
     return Mesh(vertices, np.ascontiguousarray(faces), colors)
 
 
-def _points_of(part: Any, matrix: np.ndarray) -> PointCloud:
+def _points_of(part: Any, matrix: np.ndarray, linear: bool) -> PointCloud:
     points = _move(np.array(part.vertices, dtype=np.float64), matrix)
     raw = part.metadata.get("_ply_raw", {}).get("vertex", {}).get("data")
     normals = None
@@ -160,10 +176,8 @@ def _points_of(part: Any, matrix: np.ndarray) -> PointCloud:
         length = np.linalg.norm(normals, axis=1, keepdims=True)
         normals = normals / length if np.all(length > 0) else None  # zeros stand for "unknown"
     colors = getattr(part, "colors", None)
-    if colors is not None and np.shape(colors)[0] == len(points) and len(points):
-        colors = np.asarray(colors)[:, :3].astype(np.float32) / np.float32(255)
-    else:
-        colors = None
+    is_whole = colors is not None and len(points) and np.shape(colors)[0] == len(points)
+    colors = srgb_of(np.asarray(colors), linear) if is_whole else None
     return PointCloud(points, normals, colors)
 
 

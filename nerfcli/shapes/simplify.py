@@ -6,6 +6,7 @@ import numpy as np
 
 from nerfcli.core.errors import NerfError
 from nerfcli.shapes.inside import closedness
+from nerfcli.shapes.manifold import split_nonmanifold_edges
 from nerfcli.shapes.types import Mesh
 
 _ROUNDS = 3  # each asks for a little more than the last, where the result was not closed
@@ -13,6 +14,8 @@ _ROUNDS = 3  # each asks for a little more than the last, where the result was n
 
 def simplify_mesh(mesh: Mesh, n_faces: int) -> Mesh:
     """Reduce a mesh to about n_faces faces, if it has more. Colours are dropped.
+
+    A closed mesh stays closed, with two faces at each edge.
 
     Raises:
         NerfError: the package fast-simplification is missing, or a closed mesh cannot be thinned
@@ -38,7 +41,7 @@ def simplify_mesh(mesh: Mesh, n_faces: int) -> Mesh:
         )
         thin = Mesh(points.astype(np.float64) + center, faces.astype(np.int64))
         if not closed or closedness(thin).closed:
-            return thin
+            return split_nonmanifold_edges(thin)
         target = int(1.25 * target)
     raise NerfError(
         f"--faces {n_faces}: the surface cannot be thinned that far and stay closed. Ask for more."

@@ -241,14 +241,28 @@ def _points(
         rows.append(row[seen])
         frames.append(np.full(int(seen.sum()), i))
         places.append(image.xy[seen] * ratio)
+    point, frame = np.concatenate(rows), np.concatenate(frames)
     return Points(
         points.xyz[keep],
         points.rgb[keep],
-        points.error[keep],
-        np.concatenate(rows),
-        np.concatenate(frames),
+        _scaled_error(points.error[keep], point, np.array(ratios).mean(axis=1), frame),
+        point,
+        frame,
         np.concatenate(places),
     )
+
+
+def _scaled_error(
+    error: np.ndarray, point: np.ndarray, ratios: np.ndarray, frame: np.ndarray
+) -> np.ndarray:
+    """Convert mean errors [n] from pixels of the model's cameras to those of the stored images.
+
+    point, frame: [m], where points are seen. ratios: of each frame. COLMAP's -1 is "unknown".
+    """
+    seen = np.bincount(point, minlength=len(error))
+    sums = np.bincount(point, weights=ratios[frame], minlength=len(error))
+    mean = np.where(seen > 0, sums / np.maximum(seen, 1), ratios.mean())
+    return np.where(error >= 0, error * mean, error)
 
 
 def _beyond(model: ColmapModel, folder: Path) -> tuple[tuple[str, str], ...]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from nerfcli.cameras.intrinsics import Intrinsics
+from nerfcli.cameras.lens_fits import Form, restate_lens
 from nerfcli.cameras.lens_models import MODELS
 from nerfcli.cameras.lenses import Lens, panorama
 from nerfcli.core.errors import NerfError
@@ -65,16 +67,6 @@ BY_ID = {model.id: model for model in CAMERA_MODELS}
 BY_NAME = {model.name: model for model in CAMERA_MODELS}
 
 
-@dataclass(frozen=True)
-class Intrinsics:
-    """In pixels of an image of width x height."""
-
-    size: tuple[int, int]
-    focal: tuple[float, float]
-    principal: tuple[float, float]
-    lens: Lens
-
-
 def intrinsics_of(
     model: CameraModel, size: tuple[int, int], params: tuple[float, ...], where: str
 ) -> Intrinsics:
@@ -98,21 +90,12 @@ def intrinsics_of(
 
 def camera_model_of(camera: Intrinsics) -> tuple[CameraModel, tuple[float, ...]] | None:
     """Choose COLMAP's smallest model for a camera, and its parameters; None if none fits."""
-    lens = camera.lens
-    named, square = lens.named, camera.focal[0] == camera.focal[1]
-    if lens.model == "brown" and named["k4"] == 0:  # r^6 exists only in the rational model
-        lens = lens if named["k3"] == 0 else Lens.of("rational", **named)
-    kinds = {"pinhole"} if lens.is_pinhole else {lens.model}
-    if lens.model == "equirectangular":
+    if camera.lens.model == "equirectangular":
         return BY_NAME["EQUIRECTANGULAR"], (float(camera.size[0]), float(camera.size[1]))
-    needed = {name for name, value in lens.named.items() if value != 0}
-    fits = [
-        model
-        for model in CAMERA_MODELS
-        if model.lens in kinds and needed <= set(model.names) and (square or model.n_focal == 2)
-    ]
-    if not fits:
-        return None
-    model = min(fits, key=lambda model: model.n_params)
-    values = [lens.named.get(name, 0.0) for name in model.names]
-    return model, (*camera.focal[: model.n_focal], *camera.principal, *values)
+    square = camera.focal[0] == camera.focal[1]
+    for model in sorted(CAMERA_MODELS, key=lambda model: model.n_params):
+        lens = restate_lens(camera.lens, Form(model.lens, model.names))
+        if lens is not None and (model.n_focal == 2 or square):
+            values = [lens.named[name] for name in model.names]
+            return model, (*camera.focal[: model.n_focal], *camera.principal, *values)
+    return None

@@ -11,6 +11,7 @@ from nerfcli.core.files import write_json
 from nerfcli.scenes.readers.blender import SPLITS
 from nerfcli.scenes.readers.ngp_box import box_keys
 from nerfcli.scenes.source import Frame, median_focal, opengl_matrix
+from nerfcli.scenes.writers.lenses import state_lenses
 from nerfcli.scenes.writers.splits import hold_out, split_lists
 
 
@@ -26,6 +27,7 @@ def write_blender(
         frames: of which the format holds poses, splits, and one focal length over the width.
         names: their images, PNG files relative to `folder`.
     """
+    frames, _ = state_lenses(frames, "blender")
     angle = 2 * math.atan(0.5 / median_focal(frames))
     entries = [
         {"file_path": "./" + name.removesuffix(".png"), "transform_matrix": opengl_matrix(f.c2w)}

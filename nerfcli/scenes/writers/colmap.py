@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from nerfcli.cameras.lenses import Lens
+from nerfcli.cameras.intrinsics import Intrinsics
 from nerfcli.core.files import write_text
 from nerfcli.scenes.readers.colmap import SPLIT_LISTS
 from nerfcli.scenes.readers.colmap_binary import write_binary
-from nerfcli.scenes.readers.colmap_cameras import Intrinsics, camera_model_of
+from nerfcli.scenes.readers.colmap_cameras import camera_model_of
 from nerfcli.scenes.readers.colmap_model import (
     ColmapCamera,
     ColmapImage,
@@ -22,6 +21,7 @@ from nerfcli.scenes.readers.colmap_model import (
 )
 from nerfcli.scenes.readers.colmap_text import write_text_model
 from nerfcli.scenes.source import Frame, Points
+from nerfcli.scenes.writers.lenses import intrinsics_of_frame, state_lenses
 from nerfcli.scenes.writers.splits import split_lists
 
 
@@ -49,10 +49,11 @@ def colmap_model(
     frames: Sequence[Frame], points: Points | None, names: Sequence[str]
 ) -> ColmapModel:
     """Build the model: equal intrinsics share a camera, keypoints are the observations."""
+    frames, _ = state_lenses(frames, "colmap")
     cameras: dict[Intrinsics, ColmapCamera] = {}
     images = []
     for i, (frame, name) in enumerate(zip(frames, names, strict=True)):
-        key = Intrinsics(frame.size, frame.focal, frame.principal, frame.lens)
+        key = intrinsics_of_frame(frame)
         if key not in cameras:
             cameras[key] = _camera(len(cameras) + 1, key)
         seen = np.flatnonzero(points.frame == i) if points is not None else np.zeros(0, np.int64)
@@ -72,9 +73,7 @@ def colmap_model(
 
 def _camera(id_: int, intrinsics: Intrinsics) -> ColmapCamera:
     found = camera_model_of(intrinsics)
-    if found is None:  # no model for this lens; list_unsupported reports it
-        found = camera_model_of(replace(intrinsics, lens=Lens()))
-    assert found is not None
+    assert found is not None, intrinsics.lens
     return ColmapCamera(id_, found[0], intrinsics.size, found[1])
 
 

@@ -19,12 +19,25 @@ from nerfcli.scenes.build import box_in_source, scene_from_source
 from nerfcli.scenes.extent import depths_in_view
 from nerfcli.scenes.images import has_rgb_pixels, read_mask, read_with_alpha, write_png
 from nerfcli.scenes.photo_formats import HEIF, RAW
-from nerfcli.scenes.source import Frame, Source, find_duplicates, natural_key
+from nerfcli.scenes.source import Depth, Frame, Source, find_duplicates, natural_key
 from nerfcli.scenes.writers.blender import write_blender
 from nerfcli.scenes.writers.colmap import write_colmap
 from nerfcli.scenes.writers.llff import write_llff
 from nerfcli.scenes.writers.splits import hold_out
-from nerfcli.scenes.writers.transforms import dataparser_transforms, write_transforms
+from nerfcli.scenes.writers.transforms import (
+    dataparser_transforms,
+    is_ngp_depth,
+    mixture_note,
+    write_transforms,
+)
+from nerfcli.scenes.writers.undistort import (
+    describe_undistorted,
+    plan_undistorted,
+    undistort_mask,
+    write_undistorted_depth,
+    write_undistorted_image,
+)
+from nerfcli.scenes.writers.unsupported import TABLES
 
 BOUND_SHARES = (0.001, 0.999)  # quantiles of the points' depths that LLFF takes for near and far
 DATAPARSER = "dataparser_transforms.json"
@@ -35,16 +48,18 @@ class WriteOptions:
     """Options of `write_scene`.
 
     Attributes:
-        target: "blender", "llff", "colmap" or "transforms".
+        target: one of unsupported.TARGETS.
         link: symbolic links to the images instead of copies, where their pixels stay as they are.
         text: a COLMAP model as text.
         dataparser: also write nerfstudio's dataparser_transforms.json.
+        undistort: resample the images of cameras that are no plain pinholes.
     """
 
     target: str
     link: bool = False
     text: bool = False
     dataparser: bool = False
+    undistort: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,14 +87,19 @@ def write_scene(
     target = options.target
     if target == "blender":
         source = replace(source, frames=tuple(hold_out(source.frames)))
+    old = source
+    source = plan_undistorted(old, target) if options.undistort else old
     names = image_names(source.frames, target)
-    frames, notes = list(source.frames), []
-    for i, frame in enumerate(frames):
+    notes = [describe_undistorted(old, source)] if options.undistort else []
+    frames = []
+    for before, frame, name in zip(old.frames, source.frames, names, strict=True):
         try:
-            _write_image(frame, folder / names[i], options)
+            frames.append(_write_image(before, frame, folder / name, options))
         except OSError as error:
-            raise NerfError(f"cannot write {folder / names[i]}: {error.strerror}.") from error
-        done(i + 1)
+            raise NerfError(f"cannot write {folder / name}: {error.strerror}.") from error
+        done(len(frames))
+    source = replace(source, frames=tuple(frames))
+    below = [name.removeprefix("images/") for name in names]
     if target == "blender":
         write_blender(frames, names, folder, _box_to_state(source))
     elif target == "llff":
@@ -87,17 +107,33 @@ def write_scene(
         notes += note
         write_llff(frames, bounds, folder)
     elif target == "colmap":
-        below = [name.removeprefix("images/") for name in names]
         write_colmap(frames, source.points, below, folder, text=options.text)
-        _write_masks(source, [f"masks/{name}.png" for name in below], folder)
+        _write_masks(old, frames, [f"masks/{name}.png" for name in below], folder)
+    elif target == "instant-ngp":
+        beside = [PurePosixPath(name) for name in names]
+        beside = [str(p.with_name(f"dynamic_mask_{p.stem}.png")) for p in beside]
+        _write_masks(old, frames, beside, folder, usable=0)
+        depths = _write_depths(old, frames, below, folder, is_ngp_depth)
+        write_transforms(
+            _without_nerfstudios(source), names, [None] * len(names), depths, folder, target
+        )
     else:
-        below = [name.removeprefix("images/") for name in names]
-        masks = _write_masks(source, [f"masks/{name}.png" for name in below], folder, all_=True)
-        write_transforms(source, names, masks, _copy_depths(source, below, folder), folder)
+        masks = _write_masks(old, frames, [f"masks/{n}.png" for n in below], folder, all_=True)
+        depths = _write_depths(old, frames, below, folder)
+        write_transforms(source, names, masks, depths, folder)
+        notes += mixture_note(frames)
     if options.dataparser:
         scene = scene_from_source(source, SceneConfig(alpha="transparent"))
         write_json(folder / DATAPARSER, dataparser_transforms(source, scene.scene_from_source))
-    return WriteResult({f.name: n for f, n in zip(frames, names, strict=True)}, tuple(notes))
+    names_of = {frame.name: name for frame, name in zip(frames, names, strict=True)}
+    return WriteResult(names_of, tuple(note for note in notes if note))
+
+
+def _without_nerfstudios(source: Source) -> Source:
+    """Leave out what only nerfstudio's keys hold."""
+    frames = tuple(replace(frame, split=None) for frame in source.frames)
+    source = replace(source, frames=frames, points=None, crop_radius=0.0)
+    return replace(source, applied_transform=None, applied_scale=1.0)
 
 
 def image_names(frames: Sequence[Frame], target: str) -> list[str]:
@@ -144,27 +180,35 @@ def _file_kind(frame: Frame, target: str) -> tuple[str, bool]:
     """
     assert frame.image is not None
     suffix = frame.image.suffix
-    if suffix.lower() in RAW + HEIF or (frame.alpha is not None and target != "transforms"):
+    if suffix.lower() in RAW + HEIF or (frame.alpha is not None and target not in TABLES):
         return ".png", False
-    if target in ("colmap", "transforms"):
+    if target not in ("blender", "llff"):
         return suffix, True
     known = (".png",) if target == "blender" else (".png", ".jpg", ".JPG")
     other = {".PNG": ".png", ".jpeg": ".jpg", ".JPEG": ".jpg"}.get(suffix, suffix)
-    if other not in known or not has_rgb_pixels(frame.image):
-        return ".png", False
-    return other, True
+    is_planned = not frame.image.is_file()  # of pixels that are yet to be resampled
+    is_kept = other in known and (is_planned or has_rgb_pixels(frame.image))
+    return (other, True) if is_kept else (".png", False)
 
 
-def _write_image(frame: Frame, place: Path, options: WriteOptions) -> None:
-    """Copy or link an image; write it anew where its file cannot stay as it is."""
-    assert frame.image is not None
+def _write_image(old: Frame, frame: Frame, place: Path, options: WriteOptions) -> Frame:
+    """Copy or link an image; write it anew where its file cannot stay as it is.
+
+    Returns:
+        The frame, with its new image if it had none yet.
+    """
+    assert old.image is not None
     place.parent.mkdir(parents=True, exist_ok=True)
+    if frame is not old:
+        write_undistorted_image(old, frame, place)
+        return replace(frame, image=place)
     if not _file_kind(frame, options.target)[1]:
-        write_png(place, read_with_alpha(frame.image, frame.alpha, 1, frame.size))
-        return
-    _copy(frame.image, place, options.link)
+        write_png(place, read_with_alpha(old.image, frame.alpha, 1, frame.size))
+        return frame
+    _copy(old.image, place, options.link)
     if frame.alpha is not None:
         _copy(frame.alpha, place.with_name(f"{place.stem}.alpha{place.suffix}"), options.link)
+    return frame
 
 
 def _copy(file: Path, place: Path, link: bool) -> None:
@@ -175,41 +219,65 @@ def _copy(file: Path, place: Path, link: bool) -> None:
 
 
 def _write_masks(
-    source: Source, names: Sequence[str], folder: Path, *, all_: bool = False
+    old: Source,
+    frames: Sequence[Frame],
+    names: Sequence[str],
+    folder: Path,
+    *,
+    all_: bool = False,
+    usable: int = 255,
 ) -> list[str | None]:
-    """Write masks as PNG in which black is ignored.
+    """Write masks as PNG.
 
-    all_: if any frame has a mask, every frame gets one.
+    Args:
+        frames: as they are written. all_: if any frame has a mask, every frame gets one.
+        usable: value of the pixels that may be used, 255 or 0; the others have the other one.
     """
-    any_ = any(frame.mask is not None for frame in source.frames)
+    any_ = any(frame.mask is not None for frame in frames)
     placed: list[str | None] = []
-    for frame, name in zip(source.frames, names, strict=True):
+    for before, frame, name in zip(old.frames, frames, names, strict=True):
         if frame.mask is None and not (any_ and all_):
             placed.append(None)
             continue
         width, height = frame.size
-        usable = np.ones((height, width), bool)
+        mask = np.ones((height, width), bool)
         if frame.mask is not None:
-            usable = read_mask(frame.mask, frame.size, source.masked_where).numpy()
+            mask = read_mask(frame.mask, before.size, old.masked_where).numpy()
+            mask = mask if frame is before else undistort_mask(mask, before, frame)
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        write_png(folder / name, usable.astype(np.uint8) * 255)
+        write_png(folder / name, np.where(mask, usable, 255 - usable).astype(np.uint8))
         placed.append(name)
     return placed
 
 
-def _copy_depths(source: Source, names: Sequence[str], folder: Path) -> list[str | None]:
-    """Copy the depth images; where some frames have one, the others get one that knows nothing."""
-    if all(frame.depth is None for frame in source.frames):
-        return [None] * len(names)
+def _write_depths(
+    old: Source,
+    frames: Sequence[Frame],
+    names: Sequence[str],
+    folder: Path,
+    is_held: Callable[[Depth], bool] | None = None,
+) -> list[str | None]:
+    """Copy or resample the depth images.
+
+    is_held: which of them the format holds; None: all, and where some frames have one, the others
+        get one that knows nothing, since nerfstudio wants all or none.
+    """
     placed: list[str | None] = []
-    for frame, name in zip(source.frames, names, strict=True):
+    any_ = any(frame.depth is not None for frame in frames)
+    for before, frame, name in zip(old.frames, frames, names, strict=True):
+        is_there = frame.depth is not None and (is_held is None or is_held(frame.depth))
+        if not is_there and (is_held is not None or not any_):
+            placed.append(None)
+            continue
         suffix = ".png" if frame.depth is None else frame.depth.path.suffix
         place = f"depths/{PurePosixPath(name).with_suffix(suffix)}"
         (folder / place).parent.mkdir(parents=True, exist_ok=True)
         if frame.depth is None:
             write_png(folder / place, np.zeros(frame.size[::-1], np.uint16))
-        else:
+        elif frame is before:
             _copy(frame.depth.path, folder / place, link=False)
+        else:
+            write_undistorted_depth(before, frame, folder / place)
         placed.append(place)
     return placed
 

@@ -10,12 +10,14 @@ import numpy as np
 from nerfcli.core.files import replacing
 from nerfcli.scenes.readers.llff import NAME
 from nerfcli.scenes.source import Frame
+from nerfcli.scenes.writers.lenses import state_lenses
 
 
 def write_llff(
     frames: Sequence[Frame], bounds: Sequence[tuple[float, float]], folder: Path
 ) -> None:
     """Write poses_bounds.npy; the images' sorted names must be in the order of `frames`."""
+    frames, _ = state_lenses(frames, "llff")
     rows = []
     for frame, (near, far) in zip(frames, bounds, strict=True):
         right, down, ahead, center = frame.c2w.T

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from nerfcli.core.text import quantity
 from nerfcli.scenes.extent import MAX_CASCADES
-from nerfcli.scenes.readers.colmap_cameras import Intrinsics, camera_model_of
 from nerfcli.scenes.source import Frame, Source, median_focal
+from nerfcli.scenes.writers.lenses import state_lenses
+from nerfcli.scenes.writers.transforms import is_ngp_depth
 
-TARGETS = ("blender", "llff", "colmap", "transforms")
+TARGETS = ("blender", "llff", "colmap", "transforms", "instant-ngp")
+SAME_TARGET = {"nerfstudio": "transforms"}
+TABLES = ("transforms", "instant-ngp")  # both are a transforms.json
 
 
 @dataclass(frozen=True)
@@ -22,34 +27,33 @@ class Unsupported:
 
 def list_unsupported(source: Source, target: str) -> list[Unsupported]:
     """List all of `source` that the format `target` cannot hold, most harmful first."""
-    checked = [(what, describe(source)) for what, held_by, describe in CHECKS
+    stated = replace(source, frames=tuple(state_lenses(source.frames, target)[0]))
+    checked = [(what, describe(stated)) for what, held_by, describe in CHECKS
                if target not in held_by]  # fmt: skip
     lost = [Unsupported(what, detail) for what, detail in (*checked, *source.beyond) if detail]
     return list_unsupported_lenses(source.frames, target) + lost
 
 
 def list_unsupported_lenses(frames: Sequence[Frame], target: str) -> list[Unsupported]:
-    """List lenses that the target has no model for; readers would take the images for pinholes."""
-    bad = [frame for frame in frames if not holds_lens(frame, target)]
-    panoramas = {frame.lens.model == "equirectangular" for frame in frames}
-    if target == "transforms" and len(panoramas) == 2:  # camera_model holds for all
-        bad = [frame for frame in frames if frame.lens.model == "equirectangular"]
+    """List the lenses that the target has no model for, and how far off the nearest one is."""
+    found = zip(frames, state_lenses(frames, target)[1], strict=True)
+    bad = [(frame, fit) for frame, fit in found if fit is not None]
     if not bad:
         return []
-    models = ", ".join(sorted({frame.lens.model for frame in bad}))
-    detail = f"{len(bad)} images have a lens ({models}) and are written as if they had none"
+    fits = [fit for _, fit in bad]
+    models = ", ".join(sorted({frame.lens.model for frame, _ in bad}))
+    lens = fits[0].camera.lens
+    nearest = "pinhole" if lens.is_pinhole else f"{lens.model} lens"
+    rms = math.sqrt(sum(fit.rms**2 for fit in fits) / len(fits))
+    have = f"{quantity(len(bad), 'image')} {'has' if len(bad) == 1 else 'have'}"
+    detail = (
+        f"{have} a lens ({models}) that {target} lacks; the nearest {nearest} is written, off by "
+        f"up to {max(fit.worst for fit in fits):.2g} pixels ({rms:.2g} RMS)"
+    )
+    missed = sum(fit.missed for fit in fits) / len(fits)
+    if missed > 0:
+        detail += f", and {missed:.1%} of the pixels lie beyond what it can show"
     return [Unsupported("lens", detail)]
-
-
-def holds_lens(frame: Frame, target: str) -> bool:
-    """Whether the target has a model for the lens of a frame."""
-    lens = frame.lens
-    if lens.is_pinhole:
-        return True
-    if target == "colmap":
-        camera = Intrinsics(frame.size, frame.focal, frame.principal, lens)
-        return camera_model_of(camera) is not None
-    return target == "transforms" and lens.model in ("brown", "fisheye", "equirectangular")
 
 
 def _spread(frames: Sequence[Frame], values: Sequence[float], what: str, used: str) -> str:
@@ -134,25 +138,37 @@ def _applied(source: Source) -> str:
     return "the relation to the frame before" if moved else ""
 
 
+def _depths_beyond_ngp(source: Source) -> str:
+    n = sum(f.depth is not None and not is_ngp_depth(f.depth) for f in source.frames)
+    return f"{n} depth images are along the rays, or no PNG files" if n else ""
+
+
 def _depth_units(source: Source) -> str:
     kinds = {(f.depth.scale, f.depth.is_euclidean) for f in source.frames if f.depth}
     return f"{len(kinds)} different units" if len(kinds) > 1 else ""
 
 
+def _depth_units_of_ngp(source: Source) -> str:
+    frames = tuple(f for f in source.frames if f.depth is not None and is_ngp_depth(f.depth))
+    return _depth_units(replace(source, frames=frames))
+
+
 # what, the targets that hold it, and its description (empty: nothing is lost); worst first
 CHECKS: tuple[tuple[str, tuple[str, ...], Callable[[Source], str]], ...] = (
-    ("one focal length", ("llff", "colmap", "transforms"), _one_focal),
-    ("square pixels", ("colmap", "transforms"), _square_pixels),
-    ("principal point", ("colmap", "transforms"), _central_principal),
-    ("masks", ("colmap", "transforms"), _masks),
+    ("one focal length", ("llff", "colmap", *TABLES), _one_focal),
+    ("square pixels", ("colmap", *TABLES), _square_pixels),
+    ("principal point", ("colmap", *TABLES), _central_principal),
+    ("masks", ("colmap", *TABLES), _masks),
     ("fisheye circle", ("transforms",), _crop),
     ("splits", ("blender", "colmap", "transforms"), _splits),
     ("points", ("colmap", "transforms"), _points),
     ("observations", ("colmap",), _observations),
-    ("box", ("blender", "transforms"), _box),
+    ("box", ("blender", *TABLES), _box),
     ("cascades", (), _cascades),
     ("bounds", ("llff",), _bounds),
-    ("depth", ("transforms",), _depths),
-    ("depth units", ("blender", "llff", "colmap"), _depth_units),
+    ("depth", TABLES, _depths),
+    ("depth", ("blender", "llff", "colmap", "transforms"), _depths_beyond_ngp),
+    ("depth units", ("blender", "llff", "colmap", "instant-ngp"), _depth_units),
+    ("depth units", ("blender", "llff", "colmap", "transforms"), _depth_units_of_ngp),
     ("applied_transform", ("transforms",), _applied),
 )
