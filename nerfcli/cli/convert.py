@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 PNG_BYTES = 2  # a pixel, roughly
 RECORD = "conversion.json"  # in the new folder: source, losses and new names
 MADE = re.compile(  # the files that conversions write
-    r"conversion\.json|images|masks|depths|sparse|train|val|test|(train|validation|test)_list\.txt|"
+    r"conversion\.json|images|masks|depths|sparse|train|val|test|(train|val|validation|test)_list\.txt|"
     r"(dataparser_)?transforms(_train|_val|_test)?\.json|sparse_pc\.ply|poses_bounds\.npy"
 )
 

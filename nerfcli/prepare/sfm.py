@@ -73,6 +73,8 @@ def load_pycolmap() -> Any:
         NerfError: it is not installed.
     """
     try:
+        # the head of this file has loaded numpy and Pillow: with pycolmap 4.2.1 in front of both,
+        # Pillow 13 aborts when it writes its first PNG
         import pycolmap
     except ImportError as error:
         raise missing("pycolmap", "nerf prepare") from error
