@@ -186,12 +186,16 @@ def pretending(monkeypatch: pytest.MonkeyPatch) -> Iterator[PretendCuda]:
         ("is_available", True),
         ("mem_get_info", (2**36, 2**36)),
         ("get_device_name", "a pretended GPU"),
+        ("device_count", 2),
         ("max_memory_allocated", 0),
         ("reset_peak_memory_stats", None),
         ("empty_cache", None),
         ("synchronize", None),
     ):
         monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+    current = [0]
+    monkeypatch.setattr(torch.cuda, "set_device", lambda index: current.__setitem__(0, index))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: current[0])
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # for tensors this small, more only wait for one another
     try:

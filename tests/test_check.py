@@ -98,6 +98,24 @@ def test_the_fixed_scene_is_sound(
         assert frame.focal[0] == pytest.approx(poses[frame.name].focal[0], rel=0.03)
 
 
+def test_a_fault_with_a_cure_names_the_command(
+    textured: Path,
+    matched: MatchedScene,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    copy = spoil(textured, tmp_path / "my copy", SPOILERS["one-pose"][0])
+    result = judge(copy, matched)
+    monkeypatch.setattr("nerfcli.check.check_source", lambda *args, **options: result)
+    for words, shown in (([], True), (["--quiet"], False)):
+        with pytest.raises(SystemExit) as ended:
+            main(["check", str(copy), *words])
+        assert ended.value.code == 3
+        command = f"nerf check '{copy}' --fix --out 'my copy-fixed'"
+        assert (command in capsys.readouterr().out) is shown
+
+
 def test_one_exchange_names_both_images(
     textured: Path, matched: MatchedScene, tmp_path: Path
 ) -> None:

@@ -256,7 +256,13 @@ def test_eval_of_another_scene(copy: Path, inside: Inside, tmp_path: Path, ball:
 def test_info_of_a_run_and_of_the_machine(copy: Path, inside: Inside) -> None:
     run = json.loads(inside("info", copy, "--json").out)
     assert (run["step"], run["method"], run["scene"]) == (150, "hashgrid", "ball")
-    assert "step 150" in inside("info", copy).out
+    assert (run["views"], run["sizes"]) == ({"train": 8, "val": 0, "test": 2}, [[16, 16]])
+    assert run["test_psnr"] is None
+    score = {"psnr": 21.5, "step": 100, "protocol": {"split": "test"}}
+    (copy / "eval.json").write_text(json.dumps(score))
+    text = inside("info", copy).out
+    assert "step 150" in text and "8 views to train on, 2 held out, 16 x 16" in text
+    assert "held-out PSNR 21.50 dB at step 100" in text
     machine = json.loads(inside("info", "--json").out)
     names = {row["name"]: row for row in machine["backends"]}
     assert names["torch"]["available"] is True

@@ -72,7 +72,7 @@ def score(
     run = cast(Run, FakeRun())
     result = evaluate.evaluate(run, scene, save_images=False, progress=progress)
     n_views = len(scene.splits["test"])
-    assert said.pop(1) == f"{n_views} test views of {SIZE}x{SIZE}, about 10 min"
+    assert said.pop(1) == f"{n_views} test views of {SIZE}x{SIZE}, about 10 minutes"
     return result, said
 
 

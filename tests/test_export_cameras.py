@@ -133,7 +133,9 @@ def test_views_are_a_scene_with_the_box_of_the_run(similarity: Similarity, tmp_p
     )
     cameras = sphere_cameras(9, size=12)
     files, unsupported = write_views(model, cameras, tmp_path, QUIET)
-    assert [file.name for file in files] == ["transforms_train.json", "transforms_test.json"]
+    assert [file.name for file in files] == [
+        f"transforms_{s}.json" for s in ("train", "val", "test")
+    ]
     assert unsupported == []
     source = read_source(tmp_path)
     assert [frame.split for frame in source.frames] == ["train"] * 8 + ["test"]

@@ -9,9 +9,11 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import safetensors
 import torch
 from pretend_cuda import CUDA, MixedDevices, PretendCuda, pretending
 
@@ -19,9 +21,12 @@ from nerfcli import backends
 from nerfcli.bench import gpu, gpu_measures
 from nerfcli.cameras import cameras
 from nerfcli.cameras.lenses import Lens
+from nerfcli.cli.options import ensure_device
 from nerfcli.core.config import ClassicConfig, Config, HashGridConfig, UnboundedConfig
 from nerfcli.core.devices import random_generator
+from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Progress
+from nerfcli.core.settings import load_config
 from nerfcli.core.signals import StopSignal
 from nerfcli.engine import train
 from nerfcli.engine.evaluate import evaluate
@@ -61,6 +66,40 @@ def test_a_pretended_gpu_is_as_strict_as_one(cuda: PretendCuda) -> None:
             mixed()
     with pytest.raises(TypeError, match="numpy"):
         there.numpy()
+
+
+def test_one_of_several_gpus(
+    cuda: PretendCuda, ball: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ "cuda:1" is a device wherever one is named; the run, which may move, states "cuda"."""
+    opened: list[str] = []
+    monkeypatch.setattr(safetensors, "safe_open", spy(safetensors.safe_open, opened))
+    ready = prepared(load_scene(ball), "hashgrid", "cuda:1")
+    assert (torch.cuda.current_device(), ready.config.device) == (1, "cuda")
+    run = Run.create(tmp_path / "run", ready.config, ready.scene.to_json())
+    train.train(ready, run, progress=quiet(), stop=StopSignal())
+    torch.cuda.set_device(0)
+    ensure_device("cuda:1")
+    render_path(
+        run.using(device="cuda:1"), ready.scene.cameras[:1], out=tmp_path / "o", progress=quiet()
+    )
+    assert torch.cuda.current_device() == 1 and "cuda:1" in opened
+    assert not {"cuda", "cuda:0"} & set(opened)
+    with pytest.raises(NerfError, match="cuda:2: there is no such GPU here, only cuda:0, cuda:1"):
+        ensure_device("cuda:2")
+    with pytest.raises(NerfError, match="device must be auto, cpu, cuda or cuda:N; got 'cuda:x'"):
+        load_config(sets=["device=cuda:x"])
+    assert load_config(sets=["device=cuda:1"]).device == "cuda:1"
+
+
+def spy(safe_open: Any, opened: list[str]) -> Any:
+    """Note the devices that tensors are read to."""
+
+    def noting(path: Any, framework: str, device: str = "cpu") -> Any:
+        opened.append(device)
+        return safe_open(path, framework, device)
+
+    return noting
 
 
 class Stop(StopSignal):

@@ -46,32 +46,32 @@ def test_heic_is_read_where_its_package_is_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "package"), [("a.heic", "pillow-heif"), ("a.HEIF", "pillow-heif"), ("a.DNG", "rawpy")]
+    ("name", "extra"), [("a.heic", "heic"), ("a.HEIF", "heic"), ("a.DNG", "raw")]
 )
 def test_without_its_package_a_photo_is_named_with_the_way_out(
-    name: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without("pillow_heif", monkeypatch)
     without("rawpy", monkeypatch)
     (tmp_path / name).write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0")
     for read in (image_header, read_image):
-        with pytest.raises(NerfError, match=f"{name} is .*pip install {package}"):
+        with pytest.raises(NerfError, match=rf"{name} is .*'nerfcli\[{extra}\]'"):
             read(tmp_path / name)
     (tmp_path / "b.jpg").write_bytes((tmp_path / name).read_bytes())
-    with pytest.raises(NerfError, match=r"b\.jpg is HEIC.*pip install pillow-heif"):
+    with pytest.raises(NerfError, match=r"b\.jpg is HEIC.*'nerfcli\[heic\]'"):
         read_image(tmp_path / "b.jpg")
 
 
 def test_photos_that_cannot_be_read_are_never_left_out_in_silence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """26 HEIC photos and 4 JPEG ones, as phones leave them."""
+    """4 HEIC photos and 26 JPEG ones; the other way round, nothing is begun."""
     pytest.importorskip("pycolmap")
     without("pillow_heif", monkeypatch)
     photos, notes = tmp_path / "photos", []
     photos.mkdir()
     for i in range(30):
-        if i % 8 == 3:
+        if i % 8 != 3:
             Image.fromarray(SMOOTH).save(photos / f"IMG_{i}.JPG")
         else:
             (photos / f"IMG_{i}.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0")
@@ -82,9 +82,17 @@ def test_photos_that_cannot_be_read_are_never_left_out_in_silence(
     with pytest.raises(ZeroDivisionError):
         prepare_scene(photos, tmp_path / "out", PrepareOptions(), progress, lambda: False)
     assert notes[0] == "1 file (.exr) cannot be read; convert them to PNG"
-    assert "26 images left out: IMG_0.HEIC cannot be read" in notes[1]
-    assert "pip install pillow-heif" in notes[1]
-    assert pipeline.photos.find_photos(photos)[3] == "IMG_3.JPG"
+    assert "4 of 30 photos cannot be read (.heic needs" in notes[1]
+    assert "4 images left out: IMG_3.HEIC cannot be read" in notes[2]
+    assert "pip install 'nerfcli[heic]'" in notes[1]
+    assert pipeline.photos.find_photos(photos)[3] == "IMG_3.HEIC"
+    for i in range(8, 30):
+        (photos / f"IMG_{i}.JPG").unlink(missing_ok=True)
+    for i in range(30, 40):
+        (photos / f"IMG_{i}.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0")
+    with pytest.raises(NerfError, match="14 of 21 photos cannot be read"):
+        prepare_scene(photos, tmp_path / "new", PrepareOptions(), progress, lambda: False)
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_photo_beside_its_raw_or_heic_is_taken_once(tmp_path: Path) -> None:

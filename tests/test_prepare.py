@@ -7,6 +7,7 @@ import os
 import shutil
 import sqlite3
 import struct
+import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -18,7 +19,7 @@ from PIL import Image
 from spoiled import write_textured_scene
 from test_frames import LEFT_PIPES, write_video
 
-from conftest import Nerf
+from conftest import HANGS, ROOT, Nerf, nerf_environment
 from nerfcli.cli import main
 from nerfcli.cli.prepare import summarise
 from nerfcli.core.errors import NerfError
@@ -60,6 +61,26 @@ def copy_photos(scene: Path, folder: Path, n: int) -> Path:
     for i in range(n):
         shutil.copy(scene / "images" / f"v_{i}.png", photos)
     return photos
+
+
+def test_pngs_can_be_written_after_pycolmap() -> None:
+    """With pycolmap 4.2.1 loaded before numpy and Pillow 13, the first PNG aborts or hangs."""
+    modules = (ROOT / "nerfcli").rglob("*.py")
+    places = [path for path in modules if "import pycolmap" in path.read_text(encoding="utf-8")]
+    assert places == [ROOT / "nerfcli/prepare/sfm.py"]  # the only one, which keeps the order
+    pytest.importorskip("pycolmap", reason="pycolmap is not installed")
+    code = (
+        "import io; from nerfcli.prepare.sfm import load_pycolmap; load_pycolmap()\n"
+        "from PIL import Image; Image.new('RGB', (8, 8)).save(io.BytesIO(), 'PNG')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=nerf_environment(),
+        capture_output=True,
+        text=True,
+        timeout=HANGS,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def pycolmap() -> Any:
@@ -283,7 +304,7 @@ def test_without_pycolmap_it_says_how_to_install_it(
     scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pycolmap", None)
-    with pytest.raises(NerfError, match="pip install pycolmap"):
+    with pytest.raises(NerfError, match=r"pip install 'nerfcli\[prepare\]'"):
         prepare_scene(scene / "images", tmp_path / "out", PrepareOptions(), QUIET, lambda: False)
     assert not (tmp_path / "out").exists()
 

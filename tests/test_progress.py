@@ -3,8 +3,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import struct
+import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
 
 import pytest
 
@@ -138,3 +142,65 @@ def test_second_ctrl_c_interrupts(handlers: None) -> None:
         send(signal.SIGINT)
         assert stop.received == signal.SIGINT
         send(signal.SIGINT)
+
+
+def shown(columns: int, monkeypatch: pytest.MonkeyPatch, **state: Any) -> list[str]:
+    """What a terminal of so many columns gets to see: each line that stood there."""
+    pty, fcntl, termios = map(pytest.importorskip, ("pty", "fcntl", "termios"))
+    ours, theirs = pty.openpty()
+    size = struct.pack("HHHH", 24 if columns else 0, columns, 0, 0)
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, size)
+    with os.fdopen(theirs, "w") as terminal, monkeypatch.context() as patched:
+        patched.setattr(sys, "stderr", terminal)
+        with Progress("auto", None, "step", "train") as progress:
+            progress.update(431, rays_per_s=123456.0, psnr=31.987, **state)
+            progress.note("a remark")
+        terminal.flush()
+        os.set_blocking(ours, False)
+        text = ""
+        with suppress(BlockingIOError):
+            while part := os.read(ours, 65536):
+                text += part.decode()
+    os.close(ours)
+    lines = text.replace("\n", "\r").split("\r")
+    return [line.rstrip() for line in lines if line.strip()]
+
+
+BY_TIME: dict[str, Any] = {"spent": (12.0, 120.0)}
+BY_STEPS: dict[str, Any] = {"total": 4000}
+
+
+@pytest.mark.parametrize(
+    ("columns", "state", "pieces"),
+    [
+        (80, BY_TIME, ["train  10%|", "| 0:12/2:00, step 431, rays_per_s=123k, psnr=31.99"]),
+        (40, BY_TIME, ["train  10%|", "| 0:12/2:00, step 431"]),
+        (80, BY_STEPS, ["train  11%|", "| 431/4000 step, rays_per_s=123k, psnr=31.99"]),
+        (40, BY_STEPS, ["train  11%|", "| 431/4000 step"]),
+        (20, BY_STEPS, ["train  11%|"]),
+        (30, {}, ["train: 431 step"]),
+    ],
+)
+def test_the_bar_fits_the_terminal(
+    columns: int, state: dict[str, Any], pieces: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = shown(columns, monkeypatch, **state)
+    assert "a remark" in lines
+    for line in (line for line in lines if line != "a remark"):
+        assert len(line) <= columns
+        assert all(piece in line for piece in pieces), line
+        if columns >= 40:
+            assert line.index("| ") - line.index("|") >= 8  # there is a bar to see
+
+
+def test_a_terminal_without_a_size_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    want = "train: 0:12 of 2:00, step 431, rays_per_s 123k, psnr 31.99"
+    assert want in shown(0, monkeypatch, **BY_TIME)
+
+
+def test_a_loop_by_the_clock_shows_time(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress("json", None, "step", "train") as progress:
+        progress.update(431, spent=(12.0, 120.0), psnr=20.0)
+    row = json.loads(capsys.readouterr().err)
+    assert (row["done"], row["total"], row["eta_seconds"]) == (431, None, 108.0)
+    assert (row["spent_seconds"], row["of_seconds"]) == (12.0, 120.0)

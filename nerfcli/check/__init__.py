@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nerfcli.check.correct import NothingToCorrect, write_corrected
+from nerfcli.check.correct import NothingToCorrect, list_changes, write_corrected
 from nerfcli.check.picture import draw_check
 from nerfcli.check.quick import check_few_views
 from nerfcli.check.report import Finding, Report
@@ -16,5 +16,6 @@ __all__ = [
     "check_few_views",
     "check_source",
     "draw_check",
+    "list_changes",
     "write_corrected",
 ]

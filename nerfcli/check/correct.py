@@ -17,6 +17,17 @@ class NothingToCorrect(NerfError):
     """No fault with a known cure was found."""
 
 
+def list_changes(check: SceneCheck) -> tuple[str, ...]:
+    """List what `write_corrected` would change; nothing where no fault has a known cure."""
+    changes = [check.hypothesis.description] if check.hypothesis.fault else []
+    pose_of = dict(check.swapped)
+    if pose_of:
+        changes.append(f"{len(pose_of)} exchanged images have their own poses again")
+    if dropped := [i for i in check.outliers if i not in pose_of]:
+        changes.append(f"left out: {abbreviate([check.source.frames[i].name for i in dropped])}")
+    return tuple(changes)
+
+
 def correct_source(check: SceneCheck) -> tuple[Source, tuple[str, ...]]:
     """Correct what the files state; return the scene and the changes.
 
@@ -27,13 +38,9 @@ def correct_source(check: SceneCheck) -> tuple[Source, tuple[str, ...]]:
         NothingToCorrect: no fault with a known cure.
     """
     source, hypothesis = check.source, check.hypothesis
-    changes = [hypothesis.description] if hypothesis.fault else []
+    changes = list_changes(check)
     pose_of = dict(check.swapped)
     dropped = [i for i in check.outliers if i not in pose_of]
-    if pose_of:
-        changes.append(f"{len(pose_of)} exchanged images have their own poses again")
-    if dropped:
-        changes.append(f"left out: {abbreviate([source.frames[i].name for i in dropped])}")
     if not changes:
         raise NothingToCorrect(
             f"nothing to correct in {check.report.scene}: no fault with a known cure was found."
@@ -53,7 +60,7 @@ def correct_source(check: SceneCheck) -> tuple[Source, tuple[str, ...]]:
         frames.append(replace(frame, c2w=c2w, focal=focal, principal=principal))
     # points that were triangulated with wrong poses are wrong as well
     points = None if hypothesis.fault else source.points
-    return replace(source, frames=tuple(frames), points=points), tuple(changes)
+    return replace(source, frames=tuple(frames), points=points), changes
 
 
 def write_corrected(

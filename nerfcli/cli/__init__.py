@@ -7,17 +7,30 @@ nothing half-written; 130 stopped by Ctrl-C, likewise.
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
 from collections.abc import Sequence
 from signal import SIG_IGN, SIGINT, Signals, signal
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from nerfcli.cli import bench, check, compare, convert, eval, export, info, prepare, render, train
+from nerfcli.cli import (
+    bench,
+    check,
+    compare,
+    convert,
+    eval,
+    export,
+    help,
+    info,
+    prepare,
+    render,
+    runs,
+    train,
+)
 from nerfcli.cli.output import ensure_streams, fail, stop_code
+from nerfcli.cli.usage import usage_message
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import refusal
 from nerfcli.core.signals import STOPS, Interrupted, interruptible
@@ -25,7 +38,13 @@ from nerfcli.core.signals import STOPS, Interrupted, interruptible
 # its home differs between versions of typer
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 HELP_NAMES = {"help_option_names": ["-h", "--help"]}
-TEXTS = {"-h", "--help", "--version"}  # flags that print something and do nothing else
+TEXTS = {
+    "-h",
+    "--help",
+    "-V",
+    "--version",
+    "help",
+}  # flags that print something and do nothing else
 
 app = typer.Typer(
     name="nerf",
@@ -52,7 +71,10 @@ def top(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", is_eager=True, callback=_show_version, help="Show the version and exit."
+            *("--version", "-V"),
+            is_eager=True,
+            callback=_show_version,
+            help="Show the version and exit.",
         ),
     ] = False,
 ) -> None:
@@ -68,8 +90,10 @@ COMMANDS = (
     prepare.prepare,
     check.check,
     convert.convert,
+    runs.runs,
     info.info,
     bench.bench,
+    help.help,
 )
 for command in COMMANDS:
     app.command(context_settings=HELP_NAMES)(command)
@@ -90,7 +114,7 @@ def main(args: Sequence[str] | None = None) -> None:
             print(error)  # the help, for someone who typed just `nerf`
             code = 2
         else:
-            code = fail(_usage_message(error), as_json)
+            code = fail(usage_message(error, words), as_json)
     except OSError as error:
         message = refusal(error)
         if TEXTS & set(words):
@@ -108,17 +132,3 @@ def main(args: Sequence[str] | None = None) -> None:
         for number in STOPS:
             signal(number, SIG_IGN)
     sys.exit(code or 0)
-
-
-def _usage_message(error: Any) -> str:
-    """typer's own words, with the nearest flag if there is one, and where help is."""
-    path = error.ctx.command_path if error.ctx else "nerf"
-    near = difflib.get_close_matches(
-        getattr(error, "option_name", ""),
-        getattr(error, "possibilities", None) or [],
-        n=1,
-        cutoff=0.7,  # the dashes alone make words alike
-    )
-    message = error.message.rstrip(".") if near else error.format_message().rstrip(".")
-    hint = f". Did you mean {near[0]}?" if near else "." if message[-1] != "?" else ""
-    return f"{message}{hint} See {path} --help."

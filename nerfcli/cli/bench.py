@@ -13,6 +13,7 @@ from nerfcli.cli.bench_gpu import GpuOut, GpuScene, bench_gpu
 from nerfcli.cli.info import machine
 from nerfcli.cli.options import Json, ProgressKind, Quiet, progress_kind
 from nerfcli.cli.output import NOT_MET, show
+from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Progress
 
 if TYPE_CHECKING:
@@ -84,6 +85,8 @@ def bench(
     if gpu is not None:
         wanted = tuple(backend or ())
         return bench_gpu(gpu, out, wanted, quick=quick, kind=kind, as_json=as_json)
+    if out != Path("bench"):
+        raise NerfError("--out is the folder that --gpu fills; give both or none.")
     with Progress(kind, None, "timing", "bench") as reporter:
         report = measured(tuple(backend or ()), quick, reporter)
     value = {"machine": machine(), "quick": quick, **report.as_dict()}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nerfcli.cli.convert import ensure_free_folder
+from nerfcli.cli.hints import command, ensure_scene
 from nerfcli.cli.options import (
     Images,
     Json,
@@ -75,7 +76,7 @@ def check(
       nerf check scene/ --picture check.png --json
       nerf check scene/ --fix --out scene-fixed/
     """
-    from nerfcli.check import NothingToCorrect, check_source, draw_check
+    from nerfcli.check import NothingToCorrect, check_source, draw_check, list_changes
     from nerfcli.scenes import read_source
 
     if fix and out is None:
@@ -84,6 +85,7 @@ def check(
         raise NerfError("--out is the folder that --fix makes; give both or none.")
     if views < 2:
         raise NerfError(f"--views must be at least 2, got {views}.")
+    ensure_scene(scene, "check")
     if out is not None:
         ensure_free_folder(out, scene, overwrite=False)
     if picture is not None:
@@ -112,8 +114,18 @@ def check(
         except NothingToCorrect as error:  # still show the report
             value["fixed"], met = None, False
             text += f"\n{error}"
+    elif changes := list_changes(result):
+        value["cure"] = list(changes)
+        text += "" if quiet else f"\nto be corrected ({'; '.join(changes)}): {_fix_command(scene)}"
     show(text, value, as_json)
     return 0 if met else NOT_MET
+
+
+def _fix_command(scene: Path) -> str:
+    """Name the command that writes a corrected copy, beside the scene."""
+    root = scene if scene.is_dir() else scene.parent
+    fixed = root.resolve().name + "-fixed"
+    return command("nerf check", scene, "--fix --out", Path(fixed))
 
 
 def _ensure_no_image_of(source: Source, picture: Path) -> None:

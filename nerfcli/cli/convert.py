@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nerfcli.cli.hints import ensure_scene
 from nerfcli.cli.options import (
     Images,
     Json,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 PNG_BYTES = 2  # a pixel, roughly
 RECORD = "conversion.json"  # in the new folder: source, losses and new names
 MADE = re.compile(  # the files that conversions write
-    r"conversion\.json|images|masks|depths|sparse|train|val|test|(train|validation|test)_list\.txt|"
+    r"conversion\.json|images|masks|depths|sparse|train|val|test|(train|val|validation|test)_list\.txt|"
     r"(dataparser_)?transforms(_train|_val|_test)?\.json|sparse_pc\.ply|poses_bounds\.npy"
 )
 
@@ -99,6 +100,7 @@ def convert(
         raise NerfError(f"--to: unknown format {to!r}; known: {known}.")
     if text and to != "colmap":
         raise NerfError("--text is for --to colmap only.")
+    ensure_scene(scene, "convert")
     ensure_free_folder(out, scene, overwrite=overwrite)
     source = read_source(scene, scene_config(images, skip_bad_frames))
     planned = plan_undistorted(source, target) if undistort else source

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from nerfcli.cli.export_options import ensure_useful
+from nerfcli.cli.hints import SHAPES
 from nerfcli.cli.options import (
     Backend,
     Device,
@@ -19,7 +21,12 @@ from nerfcli.cli.options import (
     progress_kind,
 )
 from nerfcli.cli.output import show
-from nerfcli.cli.output_paths import NAME_ANOTHER, ensure_absent, first_free
+from nerfcli.cli.output_paths import (
+    NAME_ANOTHER,
+    ensure_absent,
+    ensure_own_folder,
+    first_free,
+)
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import ensure_writable
 from nerfcli.core.progress import Progress
@@ -65,10 +72,16 @@ def export(
         typer.Option("--fill/--no-fill", help="Fill hollows that no light reaches."),
     ] = True,
     faces: Annotated[
-        int | None, typer.Option(metavar="N", help="Thin the mesh to about N faces.")
+        int | None,
+        typer.Option(
+            metavar="N", help="Thin the mesh to about N faces; needs pip install 'nerfcli[mesh]'."
+        ),
     ] = None,
     texture: Annotated[
-        int, typer.Option(metavar="N", help="Bake a texture of N x N; 0: vertex colours.")
+        int,
+        typer.Option(
+            metavar="N", help="Bake a texture of N x N; needs nerfcli[mesh]. 0: vertex colours."
+        ),
     ] = 0,
     fit: Annotated[
         bool, typer.Option("--fit", help="Move even triangles onto the surface (mesh only).")
@@ -121,6 +134,7 @@ def export(
         seed,
     )
     ensure_device(device)
+    ensure_useful(options, of_file=thing is not None and thing.is_file())
     kind = progress_kind(progress, quiet)
     with Progress(kind, None, "step", "export") as reporter:
         if thing is not None and thing.is_file():
@@ -153,8 +167,8 @@ def _run(
     quiet: bool,
     progress: Progress,
 ) -> dict[str, Any]:
-    if path is not None and not path.exists():
-        raise NerfError(f"no such run or shape file: {path}.")
+    if path is not None and not path.exists() and path.suffix.lower() in (*SHAPES, ".npz"):
+        raise NerfError(f"no such shape file: {path}.")
     run = open_run(path, quiet=quiet).using(backend=backend, device=device)
     from nerfcli.extraction.export import default_out, export_run
 
@@ -173,12 +187,13 @@ def _run(
 
 def ensure_free_place(out: Path, to: str, *, textured: bool = False, overwrite: bool) -> None:
     """Raise NerfError where --out cannot hold that kind, or would replace what is there."""
-    from nerfcli.shapes.convert_shape import FOLDERS, SUFFIXES
+    from nerfcli.shapes.convert_shape import FOLDERS, SIDECAR, SUFFIXES
 
     ensure_writable(out)
     if to in FOLDERS:
         if out.is_file() or out.suffix:
             raise NerfError(f"--out {out}: {to} needs a folder.")
+        ensure_own_folder(out, [SIDECAR])
     elif out.suffix.lower() not in SUFFIXES[to]:
         known = " or ".join(SUFFIXES[to])
         raise NerfError(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nerfcli.cli.hints import ensure_scene
 from nerfcli.core.config import SceneConfig
 from nerfcli.core.errors import NerfError
 from nerfcli.engine.runs import Run
@@ -65,6 +66,7 @@ def scene_of_run(run: Run, path: Path, images: str | None = None) -> Scene:
     """
     from nerfcli.scenes import Scene, load_scene
 
+    ensure_scene(path, "eval")
     scene = Scene.from_json(run.scene_json)
     stated = run.config.scene
     if images is None and stated.images is not None and Path(stated.images).is_dir():

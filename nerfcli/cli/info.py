@@ -10,10 +10,11 @@ from typing import Annotated, Any
 import typer
 
 from nerfcli.cli.image_source import ImageSource
-from nerfcli.cli.options import Json, Quiet
+from nerfcli.cli.options import Json, Quiet, open_run
 from nerfcli.cli.output import show
+from nerfcli.cli.runs import held_out_score, size_of
 from nerfcli.core.settings import config_tree
-from nerfcli.core.text import duration
+from nerfcli.core.text import duration, quantity
 from nerfcli.engine.runs import Run
 
 
@@ -37,7 +38,7 @@ def info(
         value = machine()
         show(_machine_text(value), value, as_json)
     else:
-        value = contents(Run.open(run))
+        value = contents(open_run(run, quiet=True))
         show(_run_text(value), value, as_json)
     return 0
 
@@ -73,7 +74,8 @@ def machine() -> dict[str, Any]:
 def contents(run: Run) -> dict[str, Any]:
     """What a run holds: its scene, settings, progress and size on the disk."""
     tensors, state = run.load_model()
-    files = [path for path in run.path.rglob("*") if path.is_file()]
+    scene = run.scene_json
+    sizes = {tuple(frame.get("size", ())) for frame in scene.get("frames", ())}
     return {
         "run": str(run.path),
         "scene": run.scene_json.get("name"),
@@ -84,7 +86,12 @@ def contents(run: Run) -> dict[str, Any]:
         "seconds": state.get("seconds"),
         "finished": state.get("finished"),
         "n_parameters": sum(tensor.numel() for tensor in tensors.values()),
-        "bytes": sum(path.stat().st_size for path in files),
+        "views": {name: len(views) for name, views in scene.get("splits", {}).items()},
+        "sizes": sorted(map(list, sizes)),
+        "downscale": scene.get("downscale"),
+        "psnr": state.get("psnr"),
+        **held_out_score(run.path),
+        "bytes": size_of(run.path),
         "config": config_tree(run.config),
     }
 
@@ -112,9 +119,31 @@ def _run_text(value: dict[str, Any]) -> str:
             f"{value['run']}: scene {value['scene']}, method {value['method']}{why}",
             f"step {value['step']}{seconds}, {state}",
             f"{value['n_parameters']:,} values, {value['bytes'] / 1e6:.1f} MB on the disk",
+            f"{_views(value)}; {_quality(value)}",
             f"photos: {value['source'] or 'unknown'}",
         ]
     )
+
+
+def _views(value: dict[str, Any]) -> str:
+    """How many views there are, and of what size."""
+    views, sizes = value["views"], [" x ".join(map(str, size)) for size in value["sizes"] if size]
+    size = f", {sizes[0]}" if sizes else ""
+    if len(sizes) > 1:
+        size = f", {sizes[0]} to {sizes[-1]}"
+    if (value["downscale"] or 1) > 1:
+        size += f" (1/{value['downscale']} of the photos)"
+    held_out = views.get("test", 0)
+    return f"{quantity(views.get('train', 0), 'view')} to train on, {held_out} held out{size}"
+
+
+def _quality(value: dict[str, Any]) -> str:
+    trained = "" if not value["psnr"] else f", {value['psnr']:.2f} dB on training rays"
+    if value["test_psnr"] is None:
+        return f"held-out PSNR not measured (nerf eval){trained}"
+    older = value["test_psnr_step"] not in (None, value["step"])
+    at = f" at step {value['test_psnr_step']}" if older else ""
+    return f"held-out PSNR {value['test_psnr']:.2f} dB{at}{trained}"
 
 
 def _processor() -> str:

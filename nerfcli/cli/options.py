@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
+from nerfcli.cli.hints import find_run
 from nerfcli.cli.output import remark
 from nerfcli.core.config import SceneConfig
-from nerfcli.core.devices import NAMES, pick
+from nerfcli.core.devices import KNOWN, NAMES, pick
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import KINDS
 from nerfcli.engine.runs import Run, newest_run
@@ -23,7 +24,10 @@ Backend = Annotated[
     typer.Option(metavar="NAME", help="auto: the fastest that runs here; `nerf info` lists them."),
 ]
 Device = Annotated[
-    str, typer.Option(metavar="NAME", help="auto: the GPU if there is one; cpu, cuda.")
+    str,
+    typer.Option(
+        metavar="NAME", help="auto: the GPU if there is one; cpu, cuda, or cuda:1 of several."
+    ),
 ]
 Images = Annotated[
     Path | None,
@@ -60,17 +64,16 @@ def scene_config(images: Path | None, skip_bad_frames: bool) -> SceneConfig:
 
 
 def open_run(path: Path | None, *, quiet: bool) -> Run:
-    """The run that the user named, or the newest, which is then named on stderr."""
-    if path is None:
-        path = newest_run()
-        if not quiet:
-            remark(f"run {path}")
-    return Run.open(path)
+    """The run that the user named, or the newest; named on stderr where it is not as given."""
+    found = newest_run() if path is None else find_run(path)
+    if found != path and not quiet:
+        remark(f"run {found}")
+    return Run.open(found)
 
 
 def ensure_device(device: str) -> None:
     """Raise NerfError for a device that is unknown or not there."""
-    if device not in NAMES:
-        raise NerfError(f"--device: {device!r} is not known; use {', '.join(NAMES)}.")
-    if device == "cuda":
+    if not KNOWN.fullmatch(device):
+        raise NerfError(f"--device: {device!r} is not known; use {NAMES}.")
+    if device.startswith("cuda"):
         pick(device)

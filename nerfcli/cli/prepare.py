@@ -7,14 +7,18 @@ from typing import Annotated, Any
 
 import typer
 
+from nerfcli.cli.hints import ensure_capture
 from nerfcli.cli.options import Json, ProgressKind, Quiet, progress_kind
 from nerfcli.cli.output import NOT_MET, show, stop_code
 from nerfcli.cli.output_paths import ensure_own_folder
 from nerfcli.core.errors import NerfError
+from nerfcli.core.extras import ensure_installed
 from nerfcli.core.files import ensure_writable, read_json
 from nerfcli.core.progress import Progress
 from nerfcli.core.signals import StopSignal
 from nerfcli.core.text import duration, quantity
+
+DEFAULT_FRAMES = 150  # of a video
 
 
 def prepare(
@@ -27,7 +31,7 @@ def prepare(
         typer.Option(
             metavar="N", help="Cut a video into N windows; take the sharpest frame of each."
         ),
-    ] = 150,
+    ] = DEFAULT_FRAMES,
     lens: Annotated[
         str,
         typer.Option(
@@ -58,9 +62,9 @@ def prepare(
 ) -> int:
     """Make a scene of photos or a video: find where each was taken.
 
-    Uses structure from motion by pycolmap (pip install pycolmap). Copies the originals and never
-    changes them. A stopped run goes on with the same command. Exit code 3 if fewer than half of
-    the images are registered.
+    Uses structure from motion by pycolmap: pip install 'nerfcli[prepare]'; nerfcli[heic] and
+    nerfcli[raw] read such photos. Copies the originals and never changes them. A stopped run goes
+    on with the same command. Exit code 3 if fewer than half of the images are registered.
 
     \b
     Examples:
@@ -90,6 +94,10 @@ def prepare(
         raise NerfError("--undistort takes no masks; leave it out, the lens is kept.")
     if masks is not None and lens == "equirectangular":
         raise NerfError("--lens equirectangular takes no masks; give perspective photos, or none.")
+    ensure_capture(capture)
+    if frames != DEFAULT_FRAMES and capture.is_dir():
+        raise NerfError("--frames is for a video; a folder of photos is taken whole.")
+    ensure_installed("pycolmap", "nerf prepare")
     ensure_free_scene(capture, out, overwrite=overwrite)
     given = None if masks is None else str(masks.resolve())
     options = PrepareOptions(frames, lens, undistort, pyramid, given)
@@ -98,7 +106,7 @@ def prepare(
         if "asked" in record:
             ensure_same_request(out, record["asked"], capture, options)
         note = f"{out} is finished; --overwrite starts again\n"
-        show(note + summarise(record), record, as_json)
+        show(note + summarise(record, quiet=quiet), record, as_json)
         return 0 if record.get("enough") else NOT_MET
     with (
         StopSignal() as stop,
@@ -111,7 +119,7 @@ def prepare(
         except Stopped:
             reporter.note(f"stopped; the same command goes on with {out}")
             return stop_code(stop.received) or 130
-    show(summarise(record), record, as_json)
+    show(summarise(record, quiet=quiet), record, as_json)
     return 0 if record["enough"] else NOT_MET
 
 
@@ -130,7 +138,7 @@ def ensure_free_scene(capture: Path, out: Path, *, overwrite: bool) -> None:
     ensure_writable(out)
 
 
-def summarise(record: dict[str, Any]) -> str:
+def summarise(record: dict[str, Any], *, quiet: bool = False) -> str:
     """Summarise the record for people."""
     done, total = record["registered"], record["images"]
     lines = [
@@ -147,6 +155,7 @@ def summarise(record: dict[str, Any]) -> str:
         lines.append(f"  and {len(failed) - 10} more, see prepare.json")
     if not record["enough"]:
         lines.append("too few: the scene is not what was photographed; take more, with overlap")
-    lines.append(f"next: nerf check {record['scene']}   nerf train {record['scene']}")
+    if not quiet:
+        lines.append(f"next: nerf check {record['scene']}   nerf train {record['scene']}")
     # names that are not UTF-8 cannot be printed
     return "\n".join(lines).encode(errors="backslashreplace").decode()

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from nerfcli.cli.hints import ensure_no_scene
 from nerfcli.cli.options import (
     Backend,
     Device,
@@ -28,7 +29,10 @@ from nerfcli.core.progress import Progress
 from nerfcli.core.signals import StopSignal
 from nerfcli.core.text import duration, quantity
 
-FILES = (".mp4", ".gif", ".png")
+VIDEOS = (".mp4", ".gif")
+FILES = (*VIDEOS, ".png")
+FPS = 30
+LAYERS = ("rgb", "depth", "opacity")
 PATHS = ("auto", "orbit", "spiral", "interpolate", "test")
 UPS = ("+x", "-x", "+y", "-y", "+z", "-z", "image")
 
@@ -106,7 +110,7 @@ def render(
             "[default: 0]",
         ),
     ] = None,
-    fps: Annotated[int, typer.Option(metavar="N", help="Frames a second of a video.")] = 30,
+    fps: Annotated[int, typer.Option(metavar="N", help="Frames a second of a video.")] = FPS,
     scale: Annotated[
         float, typer.Option(metavar="S", help="Of the views' width and height.")
     ] = 1.0,
@@ -191,6 +195,8 @@ def ensure_free_output(out: Path, layers: tuple[str, ...], *, overwrite: bool) -
         raise NerfError(f"--out {out} is a folder; {out.suffix} needs the name of a file.")
     if not is_file and out.is_file():
         raise NerfError(f"--out {out} is a file; PNG frames need a folder.")
+    if not is_file:
+        ensure_no_scene(out, (*(f"{layer}_*" for layer in LAYERS), "*.json", ".*"))
     ensure_absent(_outputs(out, layers), overwrite=overwrite)
 
 
@@ -199,7 +205,7 @@ def free_output(default: Path, layers: tuple[str, ...], *, overwrite: bool) -> P
     out = default
     if not overwrite:
         out = first_free(default, lambda path: any(p.exists() for p in _outputs(path, layers)))
-    ensure_writable(out)
+    ensure_writable(out, NAME_ANOTHER)
     return out
 
 
@@ -228,6 +234,8 @@ def _check(
         )
     if not 1 <= fps <= 240:
         raise NerfError(f"--fps must be from 1 to 240, got {fps}.")
+    if fps != FPS and out is not None and out.suffix.lower() not in VIDEOS:
+        raise NerfError("--fps is of a video; PNG frames in a folder have none.")
     if not 0 < scale <= 16:
         raise NerfError(f"--scale must be above 0 and at most 16, got {scale}.")
     if out is not None and out.suffix and out.suffix.lower() not in FILES and not out.is_dir():

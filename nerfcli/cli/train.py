@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from nerfcli.cli.dry_run import plan, plan_text
+from nerfcli.cli.hints import RUNS
 from nerfcli.cli.options import (
     Images,
     Json,
@@ -15,8 +17,9 @@ from nerfcli.cli.options import (
     SkipBadFrames,
     progress_kind,
 )
+from nerfcli.cli.output import show
 from nerfcli.cli.train_job import run_job
-from nerfcli.cli.train_request import fresh_job, resumable_job
+from nerfcli.cli.train_request import fresh_job, ready_scene, resumable_job
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Progress
 from nerfcli.core.settings import given_values
@@ -81,7 +84,8 @@ def train(
         typer.Option(metavar="NAME", help="auto, or one of `nerf info`. [default: auto]"),
     ] = None,
     device: Annotated[
-        str | None, typer.Option(metavar="NAME", help="auto, cpu or cuda. [default: auto]")
+        str | None,
+        typer.Option(metavar="NAME", help="auto, cpu, cuda, or cuda:1 of several. [default: auto]"),
     ] = None,
     resume: Annotated[
         bool,
@@ -89,6 +93,12 @@ def train(
     ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the run that --out names.")
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Say what would be done, by a few steps, and write nothing."
+        ),
     ] = False,
     target_psnr: Annotated[
         float | None,
@@ -120,6 +130,8 @@ def train(
             raise NerfError(f"{flag} must be above 0, got {length}.")
     if resume and overwrite:
         raise NerfError("--resume goes on with a run, --overwrite replaces it: give one of them.")
+    if resume and dry_run:
+        raise NerfError("--dry-run is of a new run; a run to --resume is shown by nerf info RUN.")
     kind = progress_kind(progress, quiet)
     flags = {
         "train.steps": steps,
@@ -136,8 +148,13 @@ def train(
     }
     given = given_values(preset, config, set_ or [], flags)
     with Progress(kind, None, "step", "train") as reporter:
+        if dry_run:
+            prepared = ready_scene(scene, out, given, overwrite, target_psnr, reporter.note)
+            value = plan(prepared, out, RUNS, reporter)
+            show(plan_text(value), value, as_json)
+            return 0
         request = resumable_job if resume else fresh_job
         job = request(
             scene, out, given, overwrite=overwrite, target_psnr=target_psnr, note=reporter.note
         )
-        return run_job(job, reporter, as_json=as_json)
+        return run_job(job, reporter, as_json=as_json, quiet=quiet)

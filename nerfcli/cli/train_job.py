@@ -16,7 +16,7 @@ LONGER_MINUTES = 10  # of the command that is named where the user gave no lengt
 LEGO_DB = ((1, 30.85), (3, 33.39))  # minutes, dB; a test holds docs/benchmarks.md to it
 
 
-def run_job(job: Job, progress: Progress, *, as_json: bool) -> int:
+def run_job(job: Job, progress: Progress, *, as_json: bool, quiet: bool = False) -> int:
     """Train, report the result, and return the exit code."""
     if job.prepared is None:
         summary = _nothing_done(job.run)
@@ -47,8 +47,8 @@ def run_job(job: Job, progress: Progress, *, as_json: bool) -> int:
         from nerfcli.engine.cost import estimate_path
 
         value["render_seconds"] = estimate_path(job.run)
-    text = _summary(value, nothing_done=job.prepared is None)
-    if job.default_length and code is None:
+    text = _summary(value, nothing_done=job.prepared is None, quiet=quiet)
+    if job.default_length and code is None and not quiet:
         text += f"\n{more_time(value['run'])}"
     show(text, value, as_json)
     return code or 0
@@ -126,7 +126,7 @@ def _held_out(found: dict[str, Any]) -> str:
     return f"about {found['psnr']:.1f} dB on {views}{each}; nerf eval measures all of them"
 
 
-def _summary(value: dict[str, Any], *, nothing_done: bool) -> str:
+def _summary(value: dict[str, Any], *, nothing_done: bool, quiet: bool) -> str:
     run = shlex.quote(value["run"])
     done = f"{quantity(value['steps'], 'step')} in {duration(value['seconds'])}"
     lines = [f"{value['run']}: {done}"]
@@ -147,6 +147,6 @@ def _summary(value: dict[str, Any], *, nothing_done: bool) -> str:
         lines.append(f"target {value['target_psnr']:g} dB {reached}")
     if value["stopped"] is not None:
         lines.append(f"stopped early; everything is saved. Go on: nerf train --resume {run}")
-    else:
+    elif not quiet:
         lines.append(_next(run, value.get("render_seconds")))
     return "\n".join(lines)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nerfcli.cli.hints import RUNS, ensure_scene, named_run, newest_run_of
 from nerfcli.cli.image_source import ImageSource, recorded_path, scene_of_run
-from nerfcli.core.config import Config, TrainConfig
+from nerfcli.core.config import Config, TrainConfig, known
 from nerfcli.core.devices import cuda_missing
 from nerfcli.core.errors import NerfError
-from nerfcli.core.files import ensure_writable, read_json
+from nerfcli.core.files import ensure_writable
 from nerfcli.core.progress import Note
 from nerfcli.core.settings import (
     config_from_values,
@@ -22,7 +22,7 @@ from nerfcli.core.settings import (
     ensure_own_table,
     with_values,
 )
-from nerfcli.engine.runs import Run, ensure_free, newest_run, states_under
+from nerfcli.engine.runs import Run, ensure_free, newest_run
 from nerfcli.engine.schedule import budget_at
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ AFTERWARDS = (
     "train.checkpoint_minutes",
     "scene.images",
 )  # may change when a run goes on
-ROOT = Path("runs")
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def find_run(target: Path | None, out: Path | None) -> Path | None:
         if target is None:
             raise NerfError(f"--resume: {out} holds no checkpoint to go on from; name a SCENE.")
         return None
-    return newest_run(ROOT) if target is None else _newest_run_of(target)
+    return newest_run(RUNS) if target is None else newest_run_of(target)
 
 
 def fresh_job(
@@ -98,6 +97,32 @@ def fresh_job(
     note: Note,
 ) -> Job:
     """Make a new run; fail on whatever is wrong before its folder is made."""
+    prepared = ready_scene(path, out, given, overwrite, target_psnr, note)
+    scene_json = prepared.scene.to_json() | ImageSource.of(known(path)).as_json()
+    if prepared.method_reason:
+        scene_json["method_reason"] = prepared.method_reason
+
+    def create() -> Run:
+        if out is None:
+            run = Run.create_next(prepared.scene.name, prepared.config, scene_json, RUNS)
+        else:
+            run = Run.create(out, prepared.config, scene_json, overwrite=overwrite)
+        note(f"run {run.path}")
+        return run
+
+    default_length = not any(given.get(key) for key in LENGTH)
+    return Job(prepared, prepared.scene, create, False, target_psnr, default_length)
+
+
+def ready_scene(
+    path: Path | None,
+    out: Path | None,
+    given: Mapping[str, object],
+    overwrite: bool,
+    target_psnr: float | None,
+    note: Note,
+) -> Prepared:
+    """Read and check the scene that a new run would be made from; write nothing."""
     from nerfcli import backends
     from nerfcli.check import check_few_views
     from nerfcli.engine.train import prepare
@@ -106,8 +131,9 @@ def fresh_job(
 
     if path is None:
         raise NerfError("SCENE is missing: nerf train FOLDER, or nerf train --resume [RUN].")
+    ensure_scene(path, "train")
     if out is None:
-        ensure_writable(ROOT)
+        ensure_writable(RUNS)
     else:
         ensure_free(out, overwrite=overwrite)
     config = config_from_values(given)
@@ -125,22 +151,8 @@ def fresh_job(
     for finding in check_few_views(scene):
         note(f"warning: {finding.text}. Look closer: nerf check {path}")
     prepared = prepare(scene, config, note)
-    config = prepared.config
-    backends.select(config.backend, config.device, note)
-    scene_json = prepared.scene.to_json() | ImageSource.of(path).as_json()
-    if prepared.method_reason:
-        scene_json["method_reason"] = prepared.method_reason
-
-    def create() -> Run:
-        if out is None:
-            run = Run.create_next(scene.name, config, scene_json, ROOT)
-        else:
-            run = Run.create(out, config, scene_json, overwrite=overwrite)
-        note(f"run {run.path}")
-        return run
-
-    default_length = not any(given.get(key) for key in LENGTH)
-    return Job(prepared, prepared.scene, create, False, target_psnr, default_length)
+    backends.select(prepared.config.backend, prepared.config.device, note)
+    return prepared
 
 
 def resumable_job(
@@ -157,6 +169,7 @@ def resumable_job(
     Where there is no run yet, make one; --overwrite has no effect. A run that has reached its
     length needs no images, unless its held-out views are to be scored.
     """
+    target = target and (named_run(target) or target)
     path = find_run(target, out)
     if path is None:
         note(_begins_again(target, out))
@@ -175,7 +188,7 @@ def resumable_job(
     ensure_writable(run.path / "state.json", "Train another with --out.")
     from nerfcli.engine.train import prepare
 
-    if "device" not in given and config.device == "cuda" and (missing := cuda_missing()):
+    if "device" not in given and config.device.startswith("cuda") and (missing := cuda_missing()):
         note(f"the run was on cuda, and here {missing}: going on on the CPU")
         config = replace(config, device="cpu")
     scene = scene_of_run(run, moved or recorded_path(run), images)
@@ -250,13 +263,3 @@ def _ensure_held_out(scene: Scene, target_psnr: float | None) -> None:
     if target_psnr is not None and not scene.splits.get("test"):
         raise NerfError(f"--target-psnr: scene {scene.name} has no held-out views; see --holdout.")
     ensure_held_out(scene)
-
-
-def _newest_run_of(scene: Path) -> Path | None:
-    """The newest run under runs/ that was made from this scene, if any."""
-    place, states = ImageSource.of(scene).resolved, []
-    for state in states_under(ROOT):
-        with suppress(NerfError):  # of another user, or damaged: not what is looked for
-            found = ImageSource.recorded(read_json(state.parent / "scene.json"))
-            states += [state] if found.resolved == place else []
-    return max(states, key=lambda state: state.stat().st_mtime_ns).parent if states else None

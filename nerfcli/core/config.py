@@ -32,6 +32,7 @@ DimLight = Annotated[float, Meta(ge=0, le=1e-3)]  # above, proposals learn from 
 RaySamples = Annotated[int, Meta(ge=2, le=4096)]
 CellCount = Annotated[int, Meta(ge=1, le=512)]
 TableSize = Annotated[int, Meta(ge=1, le=24)]  # 16 levels of 2 features at 24 take 2 GiB
+DeviceName = Annotated[str, Meta(pattern=r"^(auto|cpu|cuda(:\d{1,2})?)$")]
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ class ClassicConfig:
 class Config:
     method: str | None = None  # hashgrid, unbounded or classic; auto: by what the scene shows
     backend: str = "auto"  # auto, or a name that `nerf info` lists
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: DeviceName = "auto"  # auto, cpu, cuda, or cuda:N for one of several
     scene: SceneConfig = field(default_factory=SceneConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     hashgrid: HashGridConfig = field(default_factory=HashGridConfig)

@@ -6,6 +6,7 @@ torch is imported inside, so that the command line can ask for the names without
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -15,7 +16,8 @@ from nerfcli.core.errors import NerfError
 if TYPE_CHECKING:
     import torch
 
-NAMES = ("auto", "cpu", "cuda")
+NAMES = "auto, cpu, cuda, cuda:N"
+KNOWN = re.compile(r"auto|cpu|cuda(:\d{1,2})?")
 
 
 @contextmanager
@@ -49,21 +51,39 @@ def cuda_missing() -> str | None:
 
 
 def pick(name: str) -> str:
-    """The device that `name` means here: "auto" is the GPU if there is one.
+    """The kind of device that `name` means here: "auto" is the GPU if there is one.
+
+    "cuda:1" becomes torch's current device, which is what "cuda" then means everywhere.
 
     Raises:
         NerfError: an unknown name, or cuda where there is none.
     """
-    if name not in NAMES:
-        raise NerfError(f"device: unknown device {name!r}; use {', '.join(NAMES)}.")
+    if not KNOWN.fullmatch(name):
+        raise NerfError(f"device: unknown device {name!r}; use {NAMES}.")
     if name == "cpu":
         return name
     missing = cuda_missing()
     if name == "auto":
         return "cpu" if missing else "cuda"
     if missing:
-        raise NerfError(f"device cuda: {missing}. Use --device cpu, or auto.")
-    return name
+        raise NerfError(f"device {name}: {missing}. Use --device cpu, or auto.")
+    kind, _, index = name.partition(":")
+    if index:
+        import torch
+
+        there = torch.cuda.device_count()
+        if int(index) >= there:
+            names = ", ".join(f"cuda:{i}" for i in range(there))
+            raise NerfError(f"device {name}: there is no such GPU here, only {names}.")
+        torch.cuda.set_device(int(index))
+    return kind
+
+
+def with_index(device: str) -> str:
+    """Name a device for libraries that take "cuda" for the first one, not the current."""
+    import torch
+
+    return f"cuda:{torch.cuda.current_device()}" if device == "cuda" else device
 
 
 def random_generator(device: str, seed: int) -> torch.Generator:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,8 @@ Update = Callable[[int], None]  # takes the number of units done so far; Progres
 
 KINDS = ("auto", "lines", "json", "quiet")
 LINE_SECONDS = 10.0  # between plain lines: a log of an hour stays readable
+WIDTH = 80  # columns of a terminal that does not say
+LEAST_BAR = 11  # columns that the details leave to the bar and its rim
 JSON_SECONDS = 1.0  # between JSON lines: a program reads them
 
 
@@ -39,14 +42,14 @@ class Progress:
         if kind not in KINDS:
             raise NerfError(f"unknown --progress {kind!r}; known: {', '.join(KINDS)}.")
         self._asked = kind
-        on_terminal = sys.stderr.isatty()
-        self.kind = ("bar" if on_terminal else "lines") if kind == "auto" else kind
+        self.kind = ("bar" if _columns() else "lines") if kind == "auto" else kind
         self.total = total
         self.unit = unit
         self.description = description
         self._start = time.monotonic()
         self._first: tuple[int, float] | None = None  # first update: the rate counts from there
         self._last: tuple[int, dict[str, float]] | None = None
+        self._spent: tuple[float, float] | None = None  # seconds, of so many
         self._shown = float("-inf")  # when the last line went out
         self._bar: Any = None
 
@@ -65,12 +68,21 @@ class Progress:
         """Make the progress of the next loop, shown in the same way."""
         return Progress(self._asked, total, unit, description)
 
-    def update(self, done: int, *, total: int | None = None, **values: float) -> None:
+    def update(
+        self,
+        done: int,
+        *,
+        total: int | None = None,
+        spent: tuple[float, float] | None = None,
+        **values: float,
+    ) -> None:
         """Show that `done` units are finished, with `values` (psnr, loss, ...) beside them.
 
-        total: a new total; a run by the clock learns its length on the way.
+        total: a new total.
+        spent: of a loop by the clock, the seconds that have passed and those of the whole.
         """
         self.total = total or self.total
+        self._spent = spent
         if self._first is None:
             self._first = (done, time.monotonic())
         self._last = (done, values)
@@ -106,22 +118,35 @@ class Progress:
         return time.monotonic() - self._shown
 
     def _draw(self, done: int, values: dict[str, float]) -> None:
+        n, total = self._spent or (done, self.total)
+        share = f" {min(n / total, 1.0):4.0%}" if total else ""
+        bar = "|{bar}| " if total else ": "
+        room = (_columns() or WIDTH) - len(self.description + share) - LEAST_BAR
+        line = f"{self.description}{share}{bar}{self._details(done, values, room)}"
         if self._bar is None:
             from tqdm import tqdm  # only where a bar is drawn
 
             self._bar = tqdm(
-                total=self.total,
-                initial=done,
-                unit=self.unit,
-                desc=self.description,
-                file=sys.stderr,
-                dynamic_ncols=True,
+                total=total, initial=n, bar_format=line, file=sys.stderr, dynamic_ncols=True
             )
-        self._bar.total = self.total
-        if values:
-            texts = {key: _number(value) for key, value in values.items()}
-            self._bar.set_postfix(texts, refresh=False)
-        self._bar.update(done - self._bar.n)
+        self._bar.total, self._bar.bar_format = total, line
+        self._bar.update(min(n, total or n) - self._bar.n)
+
+    def _details(self, done: int, values: dict[str, float], room: int) -> str:
+        """What stands beside the bar: as much as `room` columns hold, the most useful first."""
+        count = f"{done}" if self.total is None else f"{done}/{self.total}"
+        eta = self._eta(done)
+        texts = [f"{count} {self.unit}"]
+        if self._spent is not None:
+            texts = ["/".join(map(clock, self._spent)), f"{self.unit} {done}"]
+        elif eta is not None:
+            texts.append(f"{clock(eta)} left")
+        texts += [f"{key}={_number(value)}" for key, value in values.items()]
+        line = texts[0]
+        for text in texts[1:]:
+            if len(line) + len(text) + 2 <= room:
+                line += f", {text}"
+        return line.replace("{", "{{").replace("}", "}}")
 
     def _emit(self) -> None:
         if self._last is None:
@@ -141,11 +166,16 @@ class Progress:
                 "seconds": round(seconds, 3),
                 "eta_seconds": None if eta is None else round(eta, 1),
             }
+            if self._spent is not None:
+                row |= {"spent_seconds": round(self._spent[0], 3), "of_seconds": self._spent[1]}
             self._write(json_text(row | values))
             return
         whole = "" if self.total is None else f"/{self.total}"
         texts = [f"{self.description}: {self.unit} {done}{whole}", f"{clock(seconds)} elapsed"]
-        if eta is not None:
+        if self._spent is not None:
+            of_time = " of ".join(map(clock, self._spent))
+            texts = [f"{self.description}: {of_time}", f"{self.unit} {done}"]
+        elif eta is not None:
             texts.append(f"{clock(eta)} left")
         texts += [f"{key} {_number(value)}" for key, value in values.items()]
         self._write(", ".join(texts))
@@ -155,6 +185,8 @@ class Progress:
 
         A resumed loop starts late, so the rate does not count from 0.
         """
+        if self._spent is not None:
+            return max(self._spent[1] - self._spent[0], 0.0)
         first, start = self._first or (done, 0.0)
         if self.total is None or (done == first and done < self.total):
             return None
@@ -172,6 +204,16 @@ class Progress:
         except OSError:
             self.kind = self._asked = "quiet"
             self._bar = None
+
+
+def _columns() -> int:
+    """The width of the terminal that stderr is; 0 for one without a size, and for anything else."""
+    if not sys.stderr.isatty():
+        return 0
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns
+    except (OSError, ValueError):  # a terminal by name only
+        return WIDTH
 
 
 def _number(value: float) -> str:

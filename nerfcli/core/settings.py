@@ -54,7 +54,7 @@ def given_values(
     """The values that the layers state, later ones winning, checked; see `load_config`."""
     stated = dict(_parse_set(text) for text in sets)
     named = {key: value for key, value in (flags or {}).items() if value is not None}
-    named = {key: _checked(key, value, "the flags") for key, value in named.items()}
+    named = {key: _checked(key, value, _flag(key)) for key, value in named.items()}
     layers = []
     if preset is not None:
         layers.append(_read_toml(_preset_path(preset), f"preset {preset}"))
@@ -254,6 +254,11 @@ def _field_type(key: str, where: str) -> Any:
     raise NerfError(f"{where}: unknown key {key!r}; {hint}")
 
 
+def _flag(key: str) -> str:
+    """The flag of a command that sets this key."""
+    return f"--{key.rpartition('.')[2].replace('_', '-')}"
+
+
 def _checked(key: str, value: object, where: str) -> Any:
     """The value in its field's type, or NerfError: unknown key, wrong type, out of bounds."""
     kind = _field_type(key, where)
@@ -262,10 +267,12 @@ def _checked(key: str, value: object, where: str) -> Any:
     try:
         value = msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        raise NerfError(f"{where}: {key} must be {_expected(kind)}; got {value!r}.") from error
+        subject = where if where == _flag(key) else f"{where}: {key}"
+        raise NerfError(f"{subject} must be {_expected(kind)}; got {value!r}.") from error
     if key == "method" and value not in (None, *METHOD_TABLES):
         names = ", ".join(METHOD_TABLES)
-        raise NerfError(f"{where}: {key} must be one of {names}; got {value!r}.")
+        subject = where if where == _flag(key) else f"{where}: {key}"
+        raise NerfError(f"{subject} must be one of {names}; got {value!r}.")
     return value
 
 
@@ -286,7 +293,7 @@ def _phrase(info: Any) -> str:
     if isinstance(info, inspect.LiteralType):
         return f"one of {', '.join(map(str, info.values))}"
     if isinstance(info, inspect.StrType):
-        return "a string"
+        return "a string" if info.pattern is None else "auto, cpu, cuda or cuda:N"
     if isinstance(info, inspect.BoolType):
         return "true or false"
     bounds = [("above", info.gt), ("at least", info.ge), ("at most", info.le)]

@@ -20,10 +20,14 @@ def duration(seconds: float) -> str:
     return f"{seconds:.3g} s" if seconds < 60 else clock(seconds)
 
 
+def rough_duration(seconds: float) -> str:
+    """Format an estimate as 40 seconds, 8 minutes, 3.5 hours or 2.1 days."""
+    for size, noun in ((86400.0, "day"), (3600.0, "hour")):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.2g} {noun}s"
+    return quantity(round(seconds / 60), "minute") if seconds >= 90 else f"{seconds:.0f} seconds"
+
+
 def roughly(seconds: float) -> str:
-    """Format an estimate: about 4 s, about 8 min, about 1.5 h."""
-    if seconds < 1:
-        return "less than a second"
-    if seconds < 90:
-        return f"about {seconds:.0f} s" if seconds < 10 else f"about {5 * round(seconds / 5)} s"
-    return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
+    """Format an estimate as a clause: about 40 seconds."""
+    return "less than a second" if seconds < 1 else f"about {rough_duration(seconds)}"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nerfcli.core.devices import with_index
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import replacing
 
@@ -51,7 +52,7 @@ def read_tensors(path: Path, step: int, device: str = "cpu") -> dict[str, Tensor
     Raises:
         NerfError: missing, truncated or damaged, or not of `step`.
     """
-    return _read(path, step, lambda file: file.keys(), framework="pt", device=device)
+    return _read(path, step, lambda file: file.keys(), framework="pt", device=with_index(device))
 
 
 def ensure_whole(path: Path, step: int) -> None:

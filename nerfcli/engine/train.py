@@ -29,6 +29,7 @@ from nerfcli.engine.checkpoints import GENERATOR, generator_state
 from nerfcli.engine.estimate import estimate_held_out
 from nerfcli.engine.exposure import choose_exposure
 from nerfcli.engine.failures import diverged, nothing_met
+from nerfcli.engine.forecast import Forecast
 from nerfcli.engine.render import Model
 from nerfcli.engine.resolve import describe, resolve
 from nerfcli.engine.runs import Run, in_training, kept_if_saved
@@ -256,6 +257,7 @@ class Loop:
         callbacks = (
             Loop.record,
             Every(LOG_EVERY_SECONDS, Loop.show),
+            *([] if budget.seconds else [Forecast()]),
             Checkpoints(60 * self.config.train.checkpoint_minutes),
             *self.callbacks,
         )
@@ -336,11 +338,9 @@ class Loop:
         step, elapsed = self.step, self.elapsed
         rate = int(self.n_rays) / max(elapsed - self.first_seconds, 1e-9)  # sync
         values = {"rays_per_s": rate, "psnr": self._psnr()}
-        if self.budget.total_steps:
-            self.progress.update(step, total=self.budget.total_steps, **values)
-        else:
-            share = max(self.budget.progress(step, elapsed), 1e-3)
-            self.progress.update(step, total=int(step / share), **values)
+        spent = (elapsed, self.budget.seconds) if self.budget.seconds else None
+        total = None if spent else self.budget.total_steps
+        self.progress.update(step, total=total, spent=spent, **values)
 
     def save(self) -> None:
         """Write a checkpoint.

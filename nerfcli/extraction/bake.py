@@ -14,6 +14,7 @@ from scipy.ndimage import distance_transform_edt
 
 from nerfcli.cameras.rays import Rays
 from nerfcli.core.errors import NerfError
+from nerfcli.core.extras import missing
 from nerfcli.extraction.rasterize import covered_pixels
 from nerfcli.extraction.source_field import SourceField
 from nerfcli.shapes.types import Mesh, unit
@@ -73,7 +74,7 @@ def texture_mesh(mesh: Mesh, source: SourceField, size: int) -> tuple[Mesh, Text
     try:
         import xatlas  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise NerfError("--texture needs the package xatlas: pip install xatlas.") from error
+        raise missing("xatlas", "--texture") from error
     if len(mesh.faces) > MAX_FACES:
         raise NerfError(
             f"--texture: {len(mesh.faces):,} faces are too many for an atlas; thin the mesh by "

@@ -59,16 +59,21 @@ def ensure_same_request(
 ) -> None:
     """Raise NerfError unless `out` was made from the same capture with the same options."""
     now = describe_request(capture, options)
+    begun = not (out / "transforms.json").is_file()
+    what = "a scene begun" if begun else "the scene made"
     if before.get("from") != now["from"]:
+        again = f" Go on with that one: nerf prepare {before.get('from')} --out {out}."
         raise NerfError(
-            f"{out} holds a scene of {before.get('from')}, whole or begun, not of {capture}. "
-            "Choose another --out, or start again with --overwrite."
+            f"{out} holds {what} from {before.get('from')}, not from {capture}. "
+            f"Choose another --out, or start again with --overwrite.{again if begun else ''}"
         )
-    differ = [key for key in now if before.get(key) != now[key]]
+    differ = [
+        f"--{key} {before.get(key)}, not {now[key]}" for key in now if before.get(key) != now[key]
+    ]
     if differ:
         raise NerfError(
-            f"{out} was begun with another {', '.join(differ)}; repeat that command "
-            "to go on, or start again with --overwrite."
+            f"{out} holds {what} with {' and '.join(differ)}. Repeat that command"
+            f"{' to go on' if begun else ''}, or choose another --out, or --overwrite it."
         )
 
 
@@ -83,6 +88,11 @@ def clear_scene(capture: Path, out: Path) -> None:
         count_frames(capture)
     else:
         find_photos(capture)
+    remove_made(out)
+
+
+def remove_made(out: Path) -> None:
+    """Remove from `out` what `nerf prepare` has made there, and nothing else."""
     made = ["masks"] if _has_masks(out) else []
     for folder in (WORK, "images", *made, *(f"images_{2**k}" for k in range(1, 6))):
         shutil.rmtree(out / folder, ignore_errors=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,14 +29,17 @@ from nerfcli.prepare.options import (
     PrepareOptions,
     describe_request,
     ensure_same_request,
+    remove_made,
 )
 from nerfcli.prepare.panoramas import N_VIEWS, cut_panoramas, view_rotations
 from nerfcli.prepare.photos import Photo
+from nerfcli.scenes.photo_formats import list_unreadable
 from nerfcli.scenes.readers.colmap import read_colmap
 from nerfcli.scenes.readers.listings import list_files
 from nerfcli.scenes.source import Source
 from nerfcli.scenes.writers.transforms import write_transforms
 
+FAILED = "failed"  # in the record of what is asked for: the attempt ended with an error
 MODELS, PINHOLE = "models", "pinhole"  # in WORK, once whole: what is found, undistorted images
 SMALL = 600  # pixels of the longer side below which images are enlarged for matching
 EXHAUSTIVE = 60  # photos up to which every pair is matched
@@ -81,14 +85,34 @@ class _Job:
     def work(self) -> Path:
         return self.out / WORK
 
+    @property
+    def record(self) -> Path:
+        """Says what the folder is made from, while it is made."""
+        return self.work / "options.json"
+
     def begin(self) -> None:
         """Record what the folder is made from, or ensure that it is the same as before."""
-        record = self.work / "options.json"
-        if record.is_file():
-            ensure_same_request(self.out, read_json(record), self.capture, self.options)
-            return
+        request = describe_request(self.capture, self.options)
+        if self.record.is_file():
+            before = read_json(self.record)
+            failed = before.pop(FAILED, False)
+            if not failed:
+                ensure_same_request(self.out, before, self.capture, self.options)
+                return
+            if before != request:
+                self.progress.note(f"{before.get('from')} failed here: starting anew")
+                remove_made(self.out)
         self.work.mkdir(parents=True, exist_ok=True)
-        write_json(record, describe_request(self.capture, self.options))
+        write_json(self.record, request)
+
+    def give_up(self) -> None:
+        """Leave nothing after a failure that would refuse another attempt, and no empty folder."""
+        if any(folder.is_dir() for folder in (self.images, self.photos)):
+            write_json(self.record, read_json(self.record) | {FAILED: True})
+            return
+        remove_made(self.out)
+        with suppress(OSError):  # it holds something else
+            self.out.rmdir()
 
 
 def prepare_scene(
@@ -109,9 +133,20 @@ def prepare_scene(
         Stopped: the user stopped the command; the same call continues.
     """
     sfm.load_pycolmap()
-    start = time.monotonic()
     job = _Job(capture, out, options, progress, is_stopped)
     job.begin()
+    try:
+        return _make_scene(job)
+    except sfm.Stopped:
+        raise
+    except Exception:
+        job.give_up()
+        raise
+
+
+def _make_scene(job: _Job) -> dict[str, Any]:
+    """Run the stages that are not finished; return the record."""
+    start, options, progress = time.monotonic(), job.options, job.progress
     taken, failed = _take_images(job)
     if len(taken) < 3:
         reasons = [f"{name} {reason}" for name, reason in list(failed.items())[:3]]
@@ -135,9 +170,9 @@ def prepare_scene(
     models = _find_models(job, workspace, len(names))
     source = _write_scene(job, workspace)
     record = _make_record(job, names, failed, models, source, workspace)
-    record["asked"] = describe_request(capture, options)
+    record["asked"] = describe_request(job.capture, options)
     record["seconds"] = round(time.monotonic() - start, 1)
-    write_json(out / RECORD, record)
+    write_json(job.out / RECORD, record)
     shutil.rmtree(job.work, ignore_errors=True)
     return record
 
@@ -146,6 +181,7 @@ def _take_images(job: _Job) -> tuple[list[Photo], dict[str, str]]:
     """Fill the scene's images/; return the photos, and by name the reasons why others failed."""
     folder = _take_frames(job) if job.capture.is_file() else job.capture
     names = photos.find_photos(folder, job.progress.note)
+    _ensure_packages(names, job.progress)
     copies = job.work / "panoramas" if job.is_panoramic else job.photos
     with job.progress.another(len(names), "image", "copy") as reporter:
         taken, failed = photos.take_photos(folder, names, copies, reporter.update)
@@ -157,6 +193,17 @@ def _take_images(job: _Job) -> tuple[list[Photo], dict[str, str]]:
             return cut_panoramas(copies, taken, job.photos, reporter.update), failed
     _take_masks(job, folder, names, taken, failed)
     return taken, failed
+
+
+def _ensure_packages(names: Sequence[str], progress: Progress) -> None:
+    """Raise NerfError where a package is missing that most of the photos need; remark on fewer."""
+    lacking, how = list_unreadable(names)
+    if not lacking:
+        return
+    what = f"{len(lacking)} of {len(names)} photos cannot be read ({how})"
+    if 2 * len(lacking) > len(names):
+        raise NerfError(f"{what}. Install it, or take them out of the folder.")
+    progress.note(what)
 
 
 def _take_masks(

@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from nerfcli.core.errors import NerfError
+from nerfcli.core.extras import missing
 from nerfcli.core.progress import Progress
 
 MAX_IMAGE_SIZE = 2000  # pixels of the longer side; larger images are reduced to it
@@ -72,12 +73,11 @@ def load_pycolmap() -> Any:
         NerfError: it is not installed.
     """
     try:
+        # the head of this file has loaded numpy and Pillow: with pycolmap 4.2.1 in front of both,
+        # Pillow 13 aborts when it writes its first PNG
         import pycolmap
     except ImportError as error:
-        raise NerfError(
-            "nerf prepare finds the cameras with pycolmap, which is not installed: "
-            "pip install pycolmap"
-        ) from error
+        raise missing("pycolmap", "nerf prepare") from error
     # its logging library treats SIGTERM as a crash: put Python's handler back
     if current_thread() is main_thread() and (handler := getsignal(SIGTERM)) is not None:
         signal(SIGTERM, handler)

@@ -259,6 +259,7 @@ def _splits(
         for split in ("train", "val", "test")
     }
     notes = []
+    states_test = bool(splits["test"] or splits["val"])
     if not splits["test"] and splits["val"]:
         splits["test"] = splits["val"]
         notes.append("there is no test split; the validation views serve as one")
@@ -267,6 +268,8 @@ def _splits(
         train = splits["train"]
         splits = {split: tuple(train[i] for i in chosen) for split, chosen in rest.items()}
         notes.append("the source has only training views; some of them are held out")
+    if states_test and holdout != SceneConfig().holdout:
+        notes.append(f"--holdout {holdout} is not used: the files state a split")
     trained = {frames[i].image for i in splits["train"]}
     both = [frames[i].name for i in splits["test"] if frames[i].image in trained]
     if both:

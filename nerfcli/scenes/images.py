@@ -54,6 +54,12 @@ def image_header(path: Path) -> tuple[int, int, bool, bool]:
         return image.width, image.height, has_alpha, _orientation(image) >= 5
 
 
+def has_rgb_pixels(path: Path) -> bool:
+    """Whether an image's file holds three or four channels as they are, not grey or a palette."""
+    with open_photo(path) as image:
+        return image.mode in ("RGB", "RGBA") and "transparency" not in image.info
+
+
 def exif_turn(path: Path, size: tuple[int, int]) -> int:
     """Read by how many quarter turns (np.rot90) EXIF asks to turn what `read_image` returns.
 

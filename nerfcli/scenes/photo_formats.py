@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 
 from nerfcli.core.errors import NerfError
+from nerfcli.core.extras import EXTRAS, how_to_install, is_there, missing
 from nerfcli.core.files import ensure_no_pointer
 
 HEIF = (".heic", ".heif")
@@ -50,11 +52,24 @@ def open_photo(path: Path) -> Image.Image:
         raise NerfError(f"{path} cannot be read: {error}.") from error
 
 
+def list_unreadable(names: Sequence[str]) -> tuple[list[str], str]:
+    """List the photos that need a package that is not installed, and say how to install it."""
+    lacking, texts = [], []
+    for module, suffixes in (("pillow_heif", HEIF), ("rawpy", RAW)):
+        found = [name for name in names if Path(name).suffix.lower() in suffixes]
+        if found and not is_there(module):
+            lacking += found
+            kind = Path(found[0]).suffix.lower()
+            package = EXTRAS[module][0]
+            texts.append(f"{kind} needs the package {package}: {how_to_install(module)}")
+    return lacking, "; ".join(texts)
+
+
 def _register_heif(path: Path) -> None:
     try:
         import pillow_heif  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise NerfError(f"{path} is HEIC; to read it: pip install pillow-heif.") from error
+        raise missing("pillow_heif", f"{path} is HEIC, which") from error
     pillow_heif.register_heif_opener()
 
 
@@ -70,7 +85,7 @@ def _develop(path: Path) -> Image.Image:
     try:
         import rawpy  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise NerfError(f"{path} is a raw photo; to read it: pip install rawpy.") from error
+        raise missing("rawpy", f"{path} is a raw photo, which") from error
     failures: Any = getattr(rawpy, "LibRawError", OSError)
     try:
         with rawpy.imread(str(path)) as raw:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from nerfcli.core.errors import NerfError
+from nerfcli.core.extras import missing
 from nerfcli.shapes.inside import closedness
 from nerfcli.shapes.manifold import split_nonmanifold_edges
 from nerfcli.shapes.types import Mesh
@@ -26,9 +27,7 @@ def simplify_mesh(mesh: Mesh, n_faces: int) -> Mesh:
     try:
         import fast_simplification  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise NerfError(
-            "--faces needs the package fast-simplification: pip install fast-simplification."
-        ) from error
+        raise missing("fast_simplification", "--faces") from error
     closed = closedness(mesh).closed
     center = mesh.vertices.mean(axis=0)  # the library works in float32
     target = n_faces

@@ -71,6 +71,8 @@ def read_blender(root: Path, only: Path | None = None, wanted: SceneConfig | Non
             box, box_source = parse_box(data, str(path))
     if not frames:
         raise without[0]
+    tests = {frame.image for frame in frames if frame.split == "test"}
+    frames = [frame for frame in frames if frame.split != "val" or frame.image not in tests]
     notes += pictures.notes
     bounds, keep_frame = None, False
     distances = np.array([np.linalg.norm(frame.c2w[:, 3]) for frame in frames])

@@ -31,7 +31,8 @@ from nerfcli.scenes.source import (
     read_stored_size,
 )
 
-SPLIT_LISTS = {"train": "train_list.txt", "val": "validation_list.txt", "test": "test_list.txt"}
+# a name in two lists belongs to the first
+SPLIT_LISTS = {"train": "train_list.txt", "test": "test_list.txt", "val": "validation_list.txt"}
 QUATERNION_TOLERANCE = 0.01  # of its length against 1, before it is normalised
 
 

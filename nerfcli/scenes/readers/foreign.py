@@ -48,7 +48,7 @@ def describe_foreign(path: Path) -> str:
     Args:
         path: a folder, or one of its files.
     """
-    return _describe(path, KNOWN) or _describe_photos(path) or _describe(path, REST)
+    return _describe(path, KNOWN) or describe_photos(path) or _describe(path, REST)
 
 
 def _describe(path: Path, known: tuple[tuple[str, str, str], ...]) -> str:
@@ -58,7 +58,8 @@ def _describe(path: Path, known: tuple[tuple[str, str, str], ...]) -> str:
     return ""
 
 
-def _describe_photos(path: Path) -> str:
+def describe_photos(path: Path) -> str:
+    """Say where a folder holds photos or a video, what makes a scene of them; "" if it does not."""
     if path.is_dir() and any(_has(path, p) or _has(path, p.upper()) for p in PHOTOS):
         return "It holds photos or a video without poses: nerf prepare finds them."
     return ""

@@ -36,7 +36,8 @@ from nerfcli.scenes.source import (
     read_stored_size,
 )
 
-SPLIT_KEYS = {"train": "train_filenames", "val": "val_filenames", "test": "test_filenames"}
+# a name in two lists belongs to the first
+SPLIT_KEYS = {"train": "train_filenames", "test": "test_filenames", "val": "val_filenames"}
 # key of a frame's path, the file's key for the unit, and the default unit
 DEPTH_KEYS = (
     ("depth_file_path", "depth_unit_scale_factor", 1e-3),

@@ -22,6 +22,7 @@ from nerfcli.scenes.readers.colmap_model import (
 from nerfcli.scenes.readers.colmap_text import write_text_model
 from nerfcli.scenes.source import Frame, Points
 from nerfcli.scenes.writers.lenses import intrinsics_of_frame, state_lenses
+from nerfcli.scenes.writers.splits import split_lists
 
 
 def write_colmap(
@@ -39,10 +40,9 @@ def write_colmap(
     """
     model = colmap_model(frames, points, names)
     (write_text_model if text else write_binary)(model, folder / "sparse/0")
-    for split, file in SPLIT_LISTS.items():
-        listed = [n for frame, n in zip(frames, names, strict=True) if frame.split == split]
-        if listed:
-            write_text(folder / file, "\n".join(listed) + "\n")
+    for split, listed in split_lists(frames).items():
+        for file in {SPLIT_LISTS[split], f"{split}_list.txt"}:  # nerfstudio looks for either
+            write_text(folder / file, "".join(f"{names[i]}\n" for i in listed))
 
 
 def colmap_model(

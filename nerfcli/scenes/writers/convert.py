@@ -17,11 +17,13 @@ from nerfcli.core.errors import NerfError
 from nerfcli.core.files import write_json
 from nerfcli.scenes.build import box_in_source, scene_from_source
 from nerfcli.scenes.extent import depths_in_view
-from nerfcli.scenes.images import read_mask, read_with_alpha, write_png
+from nerfcli.scenes.images import has_rgb_pixels, read_mask, read_with_alpha, write_png
+from nerfcli.scenes.photo_formats import HEIF, RAW
 from nerfcli.scenes.source import Depth, Frame, Source, find_duplicates, natural_key
 from nerfcli.scenes.writers.blender import write_blender
 from nerfcli.scenes.writers.colmap import write_colmap
 from nerfcli.scenes.writers.llff import write_llff
+from nerfcli.scenes.writers.splits import hold_out
 from nerfcli.scenes.writers.transforms import (
     dataparser_transforms,
     is_ngp_depth,
@@ -83,6 +85,8 @@ def write_scene(
         NerfError: an image cannot be read, or the folder not written.
     """
     target = options.target
+    if target == "blender":
+        source = replace(source, frames=tuple(hold_out(source.frames)))
     old = source
     source = plan_undistorted(old, target) if options.undistort else old
     names = image_names(source.frames, target)
@@ -146,7 +150,10 @@ def image_names(frames: Sequence[Frame], target: str) -> list[str]:
         names = [n.removeprefix(f"{s}/") for n, s in zip(names, folders, strict=True)]
     if target in ("blender", "llff"):
         names = [name.replace("/", "_") for name in names]
-    names = [_with_suffix(frame, name, target) for frame, name in zip(frames, names, strict=True)]
+    names = [
+        str(PurePosixPath(name).with_suffix(_file_kind(frame, target)[0]))
+        for frame, name in zip(frames, names, strict=True)
+    ]
     key = str if target == "llff" else natural_key
     ordered = target == "llff" or any(frame.split is None for frame in frames)
     for folder in set(folders):
@@ -165,16 +172,27 @@ def _without_common_folder(names: Sequence[str]) -> list[str]:
     return ["/".join(p) for p in parts]
 
 
-def _with_suffix(frame: Frame, name: str, target: str) -> str:
-    """Give a name the suffix of the file to write: PNG if a separate alpha image is merged in."""
+def _file_kind(frame: Frame, target: str) -> tuple[str, bool]:
+    """Return the suffix of an image in the new folder, and whether its file stays as it is.
+
+    It becomes a PNG if a separate alpha image is merged in, or if the format's other readers could
+    not open it: those of Blender scenes and LLFF go by the suffix and want three or four channels.
+    """
     assert frame.image is not None
-    merged = frame.alpha is not None and target not in TABLES
-    suffix = ".png" if merged or target == "blender" else frame.image.suffix
-    return str(PurePosixPath(name).with_suffix(suffix))
+    suffix = frame.image.suffix
+    if suffix.lower() in RAW + HEIF or (frame.alpha is not None and target not in TABLES):
+        return ".png", False
+    if target not in ("blender", "llff"):
+        return suffix, True
+    known = (".png",) if target == "blender" else (".png", ".jpg", ".JPG")
+    other = {".PNG": ".png", ".jpeg": ".jpg", ".JPEG": ".jpg"}.get(suffix, suffix)
+    is_planned = not frame.image.is_file()  # of pixels that are yet to be resampled
+    is_kept = other in known and (is_planned or has_rgb_pixels(frame.image))
+    return (other, True) if is_kept else (".png", False)
 
 
 def _write_image(old: Frame, frame: Frame, place: Path, options: WriteOptions) -> Frame:
-    """Copy or link an image; write it anew if the format needs other pixels or another file.
+    """Copy or link an image; write it anew where its file cannot stay as it is.
 
     Returns:
         The frame, with its new image if it had none yet.
@@ -184,8 +202,7 @@ def _write_image(old: Frame, frame: Frame, place: Path, options: WriteOptions) -
     if frame is not old:
         write_undistorted_image(old, frame, place)
         return replace(frame, image=place)
-    merged = frame.alpha is not None and options.target not in TABLES
-    if merged or place.suffix != old.image.suffix:
+    if not _file_kind(frame, options.target)[1]:
         write_png(place, read_with_alpha(old.image, frame.alpha, 1, frame.size))
         return frame
     _copy(old.image, place, options.link)
@@ -238,16 +255,26 @@ def _write_depths(
     frames: Sequence[Frame],
     names: Sequence[str],
     folder: Path,
-    is_held: Callable[[Depth], bool] = lambda _: True,
+    is_held: Callable[[Depth], bool] | None = None,
 ) -> list[str | None]:
+    """Copy or resample the depth images.
+
+    is_held: which of them the format holds; None: all, and where some frames have one, the others
+        get one that knows nothing, since nerfstudio wants all or none.
+    """
     placed: list[str | None] = []
+    any_ = any(frame.depth is not None for frame in frames)
     for before, frame, name in zip(old.frames, frames, names, strict=True):
-        if frame.depth is None or not is_held(frame.depth):
+        is_there = frame.depth is not None and (is_held is None or is_held(frame.depth))
+        if not is_there and (is_held is not None or not any_):
             placed.append(None)
             continue
-        place = f"depths/{PurePosixPath(name).with_suffix(frame.depth.path.suffix)}"
+        suffix = ".png" if frame.depth is None else frame.depth.path.suffix
+        place = f"depths/{PurePosixPath(name).with_suffix(suffix)}"
         (folder / place).parent.mkdir(parents=True, exist_ok=True)
-        if frame is before:
+        if frame.depth is None:
+            write_png(folder / place, np.zeros(frame.size[::-1], np.uint16))
+        elif frame is before:
             _copy(frame.depth.path, folder / place, link=False)
         else:
             write_undistorted_depth(before, frame, folder / place)

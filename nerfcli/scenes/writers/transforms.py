@@ -15,6 +15,7 @@ from nerfcli.scenes.readers.transforms import SPLIT_KEYS
 from nerfcli.scenes.scene import Similarity
 from nerfcli.scenes.source import Depth, Frame, Source, opengl_matrix
 from nerfcli.scenes.writers.lenses import state_lenses
+from nerfcli.scenes.writers.splits import split_lists
 
 POINTS = "sparse_pc.ply"  # nerfstudio's name
 CAMERA_MODELS = {  # nerfstudio's names of those that are not perspective
@@ -60,10 +61,8 @@ def write_transforms(
     if source.points is not None:
         write_points(source.points, folder / POINTS)
         top["ply_file_path"] = POINTS
-    for split, key in SPLIT_KEYS.items():
-        listed = [name for frame, name in zip(frames, names, strict=True) if frame.split == split]
-        if listed:
-            top[key] = listed
+    for split, listed in split_lists(frames).items():
+        top[SPLIT_KEYS[split]] = [names[i] for i in listed]
     top["frames"] = [
         {
             "file_path": names[i],

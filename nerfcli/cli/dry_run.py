@@ -1,0 +1,110 @@
+"""nerf train --dry-run: what would be done, measured by a few steps; nothing is written."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nerfcli.core.progress import Progress
+from nerfcli.core.text import quantity, rough_duration
+from nerfcli.engine.runs import next_run_path
+
+if TYPE_CHECKING:
+    from nerfcli.engine.train import Prepared
+
+PROBE_SECONDS = 3.0  # of steps
+PROBE_STEPS = 50  # at most
+
+
+def plan(prepared: Prepared, out: Path | None, runs: Path, progress: Progress) -> dict[str, Any]:
+    """Say what training would do: scene, method, views, memory, disk and expected time."""
+    scene, config = prepared.scene, prepared.config
+    sizes = sorted(map(list, set(map(tuple, scene.cameras.size.tolist()))))
+    value: dict[str, Any] = {
+        "dry_run": True,
+        "run": str(out or next_run_path(scene.name, runs)),
+        "scene": scene.name,
+        "method": config.method,
+        "method_reason": prepared.method_reason or None,
+        "views": {name: len(views) for name, views in scene.splits.items()},
+        "sizes": sizes,
+        "downscale": scene.downscale,
+        "box_half_size": scene.box.half_size / scene.scene_from_source.scale,
+        "box_source": scene.box_source,
+        "device": config.device,
+        "steps": config.train.steps,
+        "minutes": config.train.minutes,
+    }
+    value |= _probe(prepared, progress)
+    steps, minutes = value["steps"], value["minutes"]
+    value["expected_seconds"] = (
+        60.0 * (minutes or 0.0) if steps is None else steps / value["steps_per_second"]
+    )
+    return value
+
+
+def plan_text(value: dict[str, Any]) -> str:
+    """Write a plan for people."""
+    why = f" ({value['method_reason']})" if value["method_reason"] else ""
+    sizes = [" x ".join(map(str, size)) for size in value["sizes"]]
+    size = sizes[0] if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+    views, rate = value["views"], value["steps_per_second"]
+    length = quantity(value["steps"], "step") if value["steps"] else f"{value['minutes']:g} minutes"
+    expected = f"about {rough_duration(value['expected_seconds'])} here" if value["steps"] else ""
+    pace = f"{rate:.3g} steps a second in the first {quantity(value['probe_steps'], 'step')}"
+    held_out = views.get("test", 0)
+    return "\n".join(
+        [
+            f"would make {value['run']} of scene {value['scene']}; nothing is written",
+            f"method   {value['method']}{why}",
+            f"views    {views.get('train', 0)} to train on, {held_out} held out, {size}"
+            + (f" (1/{value['downscale']} of the photos)" if value["downscale"] > 1 else ""),
+            f"box      half size {value['box_half_size']:.4g} in source units "
+            f"({value['box_source']})",
+            f"runs on  {value['device']}, backend {value['backend']}",
+            f"time     {', '.join(filter(None, [length, expected, pace]))}",
+            f"memory   {_megabytes(value['memory_bytes'])}",
+            f"disk     {_megabytes(value['disk_bytes'])}, twice while one is replaced",
+        ]
+    )
+
+
+def _probe(prepared: Prepared, progress: Progress) -> dict[str, Any]:
+    """Take a few steps of a field that is thrown away; measure pace, memory and checkpoint."""
+    import torch
+
+    from nerfcli import backends
+    from nerfcli.cli.train_job import peak_memory
+    from nerfcli.core.config import known
+    from nerfcli.core.devices import memory_errors, random_generator
+    from nerfcli.engine.train import memory_advice
+    from nerfcli.methods import method_of
+
+    config, device = prepared.config, prepared.config.device
+    choice = backends.select(config.backend, device, progress.note)
+    with memory_errors("training", memory_advice(config)):
+        views = prepared.residents.at(0).to(device)
+        generator = random_generator(device, config.train.seed)
+        create = method_of(config).create_trainer
+        trainer = create(prepared.scene, views, config, choice.backend, generator)
+        trainer.begin(views, prepared.silhouettes)
+        float(trainer.step(known(config.train.lr)).loss)  # prepares what the others use
+        start, n = time.perf_counter(), 0
+        while n < PROBE_STEPS and (n < 1 or time.perf_counter() - start < PROBE_SECONDS):
+            float(trainer.step(known(config.train.lr)).loss)  # waits for the device
+            n += 1
+        seconds = time.perf_counter() - start
+        tensors = (trainer.model_state() | trainer.optimizer_state()).values()
+    on_gpu = device == "cuda"
+    return {
+        "backend": choice.backend.name,
+        "probe_steps": n,
+        "steps_per_second": n / max(seconds, 1e-9),
+        "memory_bytes": torch.cuda.max_memory_allocated() if on_gpu else peak_memory(),
+        "disk_bytes": sum(tensor.numel() * tensor.element_size() for tensor in tensors),
+    }
+
+
+def _megabytes(n: int | None) -> str:
+    return "unknown" if n is None else f"{n / 1e6:.0f} MB"

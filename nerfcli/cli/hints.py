@@ -1,0 +1,219 @@
+"""What a path is, and which command was meant, where a command is given the wrong thing."""
+
+from __future__ import annotations
+
+import shlex
+from contextlib import suppress
+from difflib import get_close_matches
+from pathlib import Path
+
+from nerfcli.core.errors import NerfError
+from nerfcli.core.files import read_json
+
+RUNS = Path("runs")  # where `nerf train` puts runs by default
+SHAPES = (".ply", ".obj", ".glb", ".stl", ".binvox", ".off")
+VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".gif")
+PREPARING = ".prepare"  # prepare.options.WORK, which needs torch to be imported
+NEAR = 0.75  # likeness of a name that is suggested, as difflib measures it
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder is a run, whole or not."""
+    records = ("scene.json", "state.json")
+    return (path / "config.toml").is_file() and any((path / r).is_file() for r in records)
+
+
+def command(*words: object) -> str:
+    """Write a command as a shell takes it."""
+    return " ".join(word if isinstance(word, str) else shlex.quote(str(word)) for word in words)
+
+
+def find_run(path: Path) -> Path:
+    """Return the run folder that the user means by `path`, a folder or a name under runs/.
+
+    Raises:
+        NerfError: it is something else, or nothing; the message names the command that was meant.
+    """
+    if (path / "config.toml").is_file():
+        return path
+    if path.is_dir():
+        raise NerfError(f"{path} is {_describe_folder(path)}")
+    if path.exists():
+        raise NerfError(f"{path} is {_describe_file(path)}")
+    if named := named_run(path):
+        return named
+    near = _near_run(path)
+    hint = f"did you mean {near}?" if near else "`nerf runs` lists those that are there."
+    raise NerfError(f"no such run: {path}; {hint}")
+
+
+def named_run(path: Path) -> Path | None:
+    """The run under runs/ whose name is `path`, which is no path itself."""
+    place = RUNS / path
+    return place if not path.exists() and not path.is_absolute() and is_run(place) else None
+
+
+def ensure_scene(path: Path, verb: str) -> None:
+    """Raise NerfError where `path` is plainly something else than a scene.
+
+    verb: of the command, which is said again with the right thing.
+    """
+    run = path if is_run(path) else named_run(path)
+    if run is not None:
+        raise NerfError(f"{run} is a run, not a scene. {_instead_of_run(run, verb)}")
+    if path.is_file():
+        if (run := _run_around(path)) is not None:
+            raise NerfError(f"{path} is a file of run {run}, not a scene.")
+        if path.suffix.lower() in VIDEOS:
+            raise NerfError(f"{path} is a video, not a scene. {_prepare(path)}")
+    if _is_begun(path):
+        raise NerfError(f"{path} is {_describe_begun(path)}")
+    if not path.exists() and (near := _near(path, path.parent)):
+        raise NerfError(f"{path} does not exist; did you mean {near}?")
+
+
+def ensure_capture(path: Path) -> None:
+    """Raise NerfError where what `nerf prepare` is given is a run."""
+    run = path if is_run(path) else named_run(path)
+    if run is not None:
+        raise NerfError(
+            f"{run} is a run, not photos; its poses are known. "
+            f"A video of it: {command('nerf render', run)}."
+        )
+
+
+def ensure_no_scene(out: Path, ours: tuple[str, ...]) -> None:
+    """Raise NerfError where --out is a folder with anything in it that is not ours.
+
+    ours: patterns of the files that earlier commands have left there.
+    """
+    if not out.is_dir():
+        return
+    strange = sorted(
+        path for path in out.iterdir() if not any(path.match(pattern) for pattern in ours)
+    )
+    if strange:
+        what = "a data set" if _scene_format(out) else f"not empty ({strange[0].name})"
+        raise NerfError(f"--out {out} is {what}; choose another folder.")
+
+
+def newest_run_of(scene: Path) -> Path | None:
+    """The newest run under runs/ that was made from this scene, if any."""
+    place, states = str(scene.resolve()), []
+    for state in RUNS.glob("*/state.json"):
+        with suppress(NerfError, OSError):
+            if _source_of(state.parent) == place:
+                states.append((state.stat().st_mtime_ns, state.parent))
+    return max(states)[1] if states else None
+
+
+def _describe_folder(path: Path) -> str:
+    """Say what a folder is that is no run, and what to do with it."""
+    if _is_begun(path):
+        return _describe_begun(path)
+    if form := _scene_format(path):
+        run = newest_run_of(path)
+        meant = f"Its newest run is {run}." if run else f"Train it: {command('nerf train', path)}."
+        return f"a scene ({form}), not a run. {meant}"
+    inner = [child.parent for child in path.glob("*/state.json") if is_run(child.parent)]
+    if inner:
+        newest = max(inner, key=lambda run: (run / "state.json").stat().st_mtime_ns)
+        return f"a folder of runs: name one, such as the newest, {newest}."
+    if _holds_photos(path):
+        return f"a folder of photos, not a run. {_prepare(path)}"
+    return "not a run folder: it has no config.toml. `nerf runs` lists those that are there."
+
+
+def _describe_file(path: Path) -> str:
+    """Say what a file is, where a run was asked for."""
+    if (run := _run_around(path)) is not None:
+        return f"a file of run {run}: name the folder."
+    suffix = path.suffix.lower()
+    if suffix in SHAPES:
+        return "a shape file, not a run: nerf export and nerf compare take it."
+    if suffix in VIDEOS:
+        return f"a video, not a run. {_prepare(path)}"
+    if suffix == ".json":
+        return f"a file, not a run. If it is a scene, train it: {command('nerf train', path)}."
+    return "a file; a run is a folder. `nerf runs` lists those that are there."
+
+
+def _describe_begun(path: Path) -> str:
+    capture = ""
+    with suppress(NerfError):
+        capture = str(read_json(path / PREPARING / "options.json").get("from") or "")
+    again = command("nerf prepare", Path(capture or "PHOTOS"), "--out", path)
+    return f"a scene that `nerf prepare` has begun and not ended. Go on with it: {again}."
+
+
+def _instead_of_run(run: Path, verb: str) -> str:
+    source = ""
+    with suppress(NerfError):
+        source = _source_of(run)
+    scene = Path(source) if source and Path(source).exists() else None
+    if verb == "train":
+        anew = f" Its scene anew: {command('nerf train', scene)}." if scene else ""
+        return f"Go on with it: {command('nerf train --resume', run)}.{anew}"
+    if scene is None:
+        return f"Its scene was at {source or 'an unknown place'}, where nothing is now."
+    if verb == "convert":
+        words = command("nerf convert", scene, "--to FORMAT --out DIR")
+        cameras = command("nerf export", run, "--to cameras")
+        return f"Its scene: {words}. Its cameras as they were trained on: {cameras}."
+    return f"Its scene is {scene}."
+
+
+def _prepare(path: Path) -> str:
+    words = command("nerf prepare", path, "--out scene && nerf train scene")
+    return f"Find its cameras, then train: {words}."
+
+
+def _source_of(run: Path) -> str:
+    """The absolute path of the scene that a run was made from; "" if it is not recorded."""
+    record = read_json(run / "scene.json")
+    source = record.get("data_source") if isinstance(record, dict) else None
+    return str(source.get("resolved", "")) if isinstance(source, dict) else ""
+
+
+def _run_around(path: Path) -> Path | None:
+    return next((parent for parent in list(path.parents)[:3] if is_run(parent)), None)
+
+
+def _is_begun(path: Path) -> bool:
+    return (path / PREPARING).is_dir() and not (path / "transforms.json").is_file()
+
+
+def _scene_format(path: Path) -> str:
+    """The name of the format of a scene's folder; "" for any other folder."""
+    from nerfcli.scenes.formats import formats_in  # needs torch
+
+    with suppress(OSError):
+        if found := formats_in(path):
+            return found[0][0].name
+    return ""
+
+
+def _holds_photos(path: Path) -> bool:
+    from nerfcli.scenes.readers.foreign import describe_photos
+
+    return bool(describe_photos(path))
+
+
+def _near_run(path: Path) -> Path | None:
+    """The run that a name most likely means: the newest of a scene, or one of a like name."""
+    of_scene = list(RUNS.glob(f"{path.name}-*/state.json")) if path.name else []
+    if of_scene:
+        return max(of_scene, key=lambda state: state.stat().st_mtime_ns).parent
+    runs = {run.parent.name: run.parent for run in RUNS.glob("*/state.json")}
+    close = get_close_matches(path.name, runs, n=1, cutoff=NEAR)
+    return runs[close[0]] if close else None
+
+
+def _near(path: Path, folder: Path) -> Path | None:
+    """The folder beside a missing path whose name is most like it."""
+    try:
+        names = [child.name for child in folder.iterdir() if child.is_dir()]
+    except OSError:
+        return None
+    close = get_close_matches(path.name, names, n=1, cutoff=NEAR)
+    return folder / close[0] if close else None
