@@ -201,7 +201,7 @@ def resumable_job(
 def _begins_again(scene: Path | None, out: Path | None) -> str:
     """Say what --resume does where there is no checkpoint."""
     if out is None:
-        return f"--resume: no run under {ROOT}/ has a checkpoint of {scene}; a new one begins"
+        return f"--resume: no run under {RUNS}/ has a checkpoint of {scene}; a new one begins"
     if (out / "config.toml").is_file():
         return f"--resume: run {out} has no checkpoint; it begins again from step 0"
     return f"--resume: there is no run {out} yet; it begins"
