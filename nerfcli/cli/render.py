@@ -149,6 +149,8 @@ def render(
     opened = open_run(run, quiet=quiet).using(backend=backend, device=device)
     if out is not None:
         ensure_free_output(out, layers, overwrite=overwrite)
+    else:
+        ensure_writable(opened.renders, NAME_ANOTHER)
     from nerfcli.engine.plan import PathRequest, plan_path
     from nerfcli.engine.render import load_model
     from nerfcli.engine.render_path import ensure_layers, render_path
@@ -205,7 +207,6 @@ def free_output(default: Path, layers: tuple[str, ...], *, overwrite: bool) -> P
     out = default
     if not overwrite:
         out = first_free(default, lambda path: any(p.exists() for p in _outputs(path, layers)))
-    ensure_writable(out, NAME_ANOTHER)
     return out
 
 
