@@ -165,7 +165,7 @@ def test_a_run_keeps_its_meaning_of_alpha(
     assert "run run has scene.alpha = 'ignore'" in capsys.readouterr().err
     assert exit_code(*again, "ignore") == 0, capsys.readouterr().err
     assert exit_code("check", str(folder), "--alpha", "maybe") == 2
-    assert "scene.alpha must be one of ignore, transparent, or auto" in capsys.readouterr().err
+    assert "--alpha must be one of ignore, transparent, or auto" in capsys.readouterr().err
 
 
 def exit_code(*words: str) -> int:

@@ -305,6 +305,7 @@ def test_eval_gives_the_second_figure_where_codes_were_trained(
         evaluate, "render_image", lambda model, cameras, i: SimpleNamespace(rgb=shown[i])
     )
     monkeypatch.setattr(evaluate, "as_image", lambda rgb, cameras, index: rgb)
+    monkeypatch.setattr(evaluate, "estimate_seconds", lambda model, cameras: 0.0)
     config = SimpleNamespace(device="cpu", train=SimpleNamespace(exposure=on))
     run: Any = SimpleNamespace(
         step=1, config=config, path=tmp_path, write_json=lambda name, value: None

@@ -115,7 +115,7 @@ FILES = [
     ("transforms", "transforms.json"),
     ("transforms", "sparse_pc.ply"),
     ("blender", "transforms_train.json"),
-    ("blender", "train/0.png"),
+    ("blender", "train/1.png"),
 ]
 OTHERS = [  # read by way of the folder, since they have no parser apart from it
     ("neus", "cameras_sphere.npz"),

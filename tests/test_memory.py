@@ -129,12 +129,15 @@ def ten_steps(ball: Path, folder: Path, *, stop_after: int = 100, resume: bool =
         train=TrainConfig(steps=10),
         hashgrid=HashGridConfig(n_samples=256),
     )
-    prepared = prepare(load_scene(ball, SceneConfig(downscale=1)), config)
-    fresh = ImageCache(prepared.scene, prepared.scene.splits["train"])
-    prepared = Prepared(prepared.scene, prepared.config, fresh, 0.0)
+    scene = load_scene(ball, SceneConfig(downscale=1))
     if resume:
         run = Run.open(folder)
+        scene = replace(scene, box=Scene.from_json(run.scene_json).box)
+        prepared = prepare(scene, run.config, resumed=True)
     else:
+        prepared = prepare(scene, config)
+        fresh = ImageCache(prepared.scene, prepared.scene.splits["train"])
+        prepared = Prepared(prepared.scene, prepared.config, fresh, 0.0)
         run = Run.create(folder, prepared.config, prepared.scene.to_json())
     stop: Any = Stop(stop_after)
     with Progress("quiet", None, "step", "train") as progress:
@@ -169,7 +172,7 @@ def test_training_with_parts_is_deterministic_and_goes_on_exactly(
     free(10**9)
     read.clear()
     part = ten_steps(ball, tmp_path / "c", resume=True)
-    assert read == [[*range(N_TRAIN)], [1, 5], [2, 6]]
+    assert read == [[1, 5], [2, 6]]
     for name, value in weights(whole).items():
         assert torch.equal(value, weights(again)[name])
         assert torch.equal(value, weights(part)[name])

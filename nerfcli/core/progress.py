@@ -212,7 +212,7 @@ def _columns() -> int:
         return 0
     try:
         return os.get_terminal_size(sys.stderr.fileno()).columns
-    except (OSError, ValueError):  # a terminal by name only
+    except (AttributeError, OSError, ValueError):  # a terminal by name only
         return WIDTH
 
 
