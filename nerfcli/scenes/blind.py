@@ -13,8 +13,7 @@ def find_blind_lenses(scene: Scene, indices: Sequence[int]) -> list[int]:
     cameras, known = scene.cameras, {}
     blind = []
     for i in indices:
-        numbers = (cameras.focal[i], cameras.principal[i], cameras.size[i])
-        key = (cameras.lenses[i], *(tuple(n.tolist()) for n in numbers))
+        key = cameras.kind(i)
         if key not in known:
             known[key] = not cameras.has_rays(i)
         if known[key]:
