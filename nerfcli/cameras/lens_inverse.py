@@ -326,9 +326,8 @@ def _edge(row: tuple[float, ...], limit: float) -> float:
     lens = Polynomial.of(torch.tensor(row, dtype=torch.float64).unbind())
     reached = (_determinant(lens, v) > 0).long().cumprod(dim=1).bool()
     sizes = torch.linalg.vector_norm(lens.apply(v), dim=-1)[reached]
-    return 1.003 * float(
-        sizes.nan_to_num(math.inf).amax()
-    )  # the grid may miss the farthest by a little
+    farthest = float(sizes.nan_to_num(math.inf).amax())
+    return 1.003 * farthest  # the grid may miss it by a little
 
 
 def _starts(lens: LensLike, reach: float) -> tuple[Tensor, float]:
