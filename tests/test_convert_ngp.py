@@ -224,7 +224,7 @@ def test_photos_that_fit_only_turned_are_written_upright(tmp_path: Path) -> None
     image = tmp_path / "s/t.jpg"
     tags = Image.Exif()
     tags[0x0112] = 6
-    Image.new("RGB", SIZE[::-1]).save(image, exif=tags)
+    Image.new("RGB", (SIZE[1], SIZE[0])).save(image, exif=tags)
     source = replace(source, frames=(replace(source.frames[0], image=image, name="t.jpg"),))
     for target in ("instant-ngp", "colmap"):
         (tmp_path / target).mkdir()

@@ -51,7 +51,10 @@ def describe_blind_frames(frames: Sequence[Frame]) -> str:
             known[camera] = not _cameras_of(frame, camera).has_rays(0)
         if known[camera]:
             blind.append((frame.name, camera))
-    return _describe(*blind[0], len(blind) - 1) if blind else ""
+    if not blind:
+        return ""
+    (name, camera), *others = blind
+    return _describe(name, camera, len(others))
 
 
 def _cameras_of(frame: Frame, camera: Intrinsics) -> Cameras:

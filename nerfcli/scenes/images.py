@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -225,12 +226,12 @@ def write_png(path: Path, pixels: Tensor | np.ndarray, turn: int = 0) -> None:
         NerfError: the file cannot be written.
     """
     array = pixels.cpu().numpy() if isinstance(pixels, Tensor) else pixels
-    tags = Image.Exif()
+    more: dict[str, Any] = {"compress_level": 3}
     if turn:
+        tags = more["exif"] = Image.Exif()
         tags[ORIENTATION] = next(o for o, turns in QUARTER_TURNS.items() if turns == turn)
-    more = {"exif": tags} if turn else {}
     with replacing(path) as aside, open(aside, "wb") as file:
-        imwrite(file, array, extension=".png", plugin="pillow", compress_level=3, **more)
+        imwrite(file, array, extension=".png", plugin="pillow", **more)
 
 
 def _orientation(image: Image.Image) -> int:
