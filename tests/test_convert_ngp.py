@@ -159,9 +159,8 @@ def test_it_takes_each_lens_for_what_it_is(
     assert [frame["lens"] for frame in found["frames"]] == modes
 
 
-@pytest.mark.parametrize("size", [SIZE, (12, 8), (48, 32), (24, 17)])
 @pytest.mark.parametrize("undistort", [False, True])
-@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize(("size", "bits"), [(SIZE, 8), (SIZE, 16), ((12, 8), 16), ((48, 33), 16)])
 def test_depth_has_the_size_of_the_image(
     tmp_path: Path, size: tuple[int, int], undistort: bool, bits: int
 ) -> None:
@@ -200,9 +199,9 @@ def test_a_suffix_that_lies_is_seen_through(tmp_path: Path) -> None:
 @pytest.mark.parametrize("target", ["instant-ngp", "transforms"])
 def test_equal_stems_keep_their_own_masks_and_depth(tmp_path: Path, target: str) -> None:
     source = scene(tmp_path / "s", Lens(), Lens())
-    frames = list(source.frames)
+    frames = source.frames
     Image.open(tmp_path / "s/1.png").save(tmp_path / "s/0.jpg")
-    frames[1] = replace(frames[1], name="0.jpg", image=tmp_path / "s/0.jpg")
+    frames = [replace(frames[1], name="0.jpg", image=tmp_path / "s/0.jpg"), frames[0]]
     for i, frame in enumerate(frames):
         path = tmp_path / f"s/d{i}.png"
         Image.fromarray(np.full(SIZE[::-1], 100 + i, np.uint16)).save(path)
