@@ -22,7 +22,7 @@ from nerfcli.core.settings import (
     ensure_own_table,
     with_values,
 )
-from nerfcli.engine.runs import Run, ensure_free, newest_run
+from nerfcli.engine.runs import Run, ensure_free, is_run, newest_run
 from nerfcli.engine.schedule import budget_at
 
 if TYPE_CHECKING:
@@ -74,12 +74,12 @@ def find_run(target: Path | None, out: Path | None) -> Path | None:
     Raises:
         NerfError: nothing to go on with, and no scene to begin with.
     """
-    if target is not None and (target / "config.toml").is_file():
+    if target is not None and is_run(target):
         if out is not None and out.resolve() != target.resolve():
             raise NerfError(f"--resume: {target} and --out {out} are two runs; name one.")
         return target
     if out is not None:
-        if (out / "state.json").is_file():
+        if is_run(out) and (out / "state.json").is_file():
             return out
         if target is None:
             raise NerfError(f"--resume: {out} holds no checkpoint to go on from; name a SCENE.")
@@ -177,7 +177,7 @@ def resumable_job(
     run = Run.open(path)
     config = same_settings(run, given)
     images = str(given["scene.images"]) if given.get("scene.images") else None
-    moved = None if target is None or (target / "config.toml").is_file() else target
+    moved = None if target is None or is_run(target) else target
     if has_reached(run, config.train):
         run.ensure_whole()
         scene = None
@@ -202,7 +202,7 @@ def _begins_again(scene: Path | None, out: Path | None) -> str:
     """Say what --resume does where there is no checkpoint."""
     if out is None:
         return f"--resume: no run under {RUNS}/ has a checkpoint of {scene}; a new one begins"
-    if (out / "config.toml").is_file():
+    if is_run(out):
         return f"--resume: run {out} has no checkpoint; it begins again from step 0"
     return f"--resume: there is no run {out} yet; it begins"
 

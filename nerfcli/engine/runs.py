@@ -96,8 +96,9 @@ class Run:
         """
         if not path.is_dir():
             raise NerfError(f"no such run: {path} is not a folder. `nerf train` makes runs.")
-        if not (path / "config.toml").is_file():
-            raise NerfError(f"{path} is not a run folder: it has no config.toml.")
+        if not is_run(path):
+            lacks = "scene.json" if (path / "config.toml").is_file() else "config.toml"
+            raise NerfError(f"{path} is not a run folder: it has no {lacks}.")
         config, scene_json = config_from_toml(path / "config.toml"), _object(path / "scene.json")
         if config.scene.background:  # format 1 kept here what had been taken
             scene_json["background"] = config.scene.background
@@ -262,12 +263,18 @@ class Run:
         return read_tensors(self.path / state["files"][part], state["step"], device)
 
 
+def is_run(path: Path) -> bool:
+    """Whether a folder is a run, whole or not: other programs also have a config.toml."""
+    records = ("scene.json", "state.json")
+    return (path / "config.toml").is_file() and any((path / name).is_file() for name in records)
+
+
 def ensure_free(path: Path, *, overwrite: bool = False) -> None:
     """Raise NerfError unless a run can be created at `path`; touches nothing."""
     if path.exists() and not path.is_dir():
         raise NerfError(f"{path} is a file; --out of `nerf train` names a folder.")
     if path.is_dir() and any(path.iterdir()):
-        if not (path / "config.toml").is_file():
+        if not is_run(path):
             raise NerfError(f"{path} is not empty and not a run: choose another --out.")
         if not overwrite:
             raise NerfError(
@@ -304,7 +311,7 @@ def newest_run(root: Path = Path("runs")) -> Path:
     Raises:
         NerfError: there is none.
     """
-    states = [path for path in states_under(root) if (path.parent / "config.toml").is_file()]
+    states = [path for path in states_under(root) if is_run(path.parent)]
     if not states:
         raise NerfError(
             f"no run with a checkpoint under {root}/: name one, or make one: nerf train SCENE."
