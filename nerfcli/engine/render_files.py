@@ -63,15 +63,15 @@ class RenderFiles:
     def there(self) -> list[Path]:
         """List the files that a render replaces or removes: also frames of a longer path."""
         if self.is_folder:
+            paths = sorted(self.out.glob("*"))
             patterns = [
                 rf"{layer}_\d{{4,}}{re.escape(suffix)}"
                 for layer in self.layers
                 for suffix in suffixes(layer, True)
             ]
-            ours = re.compile("|".join(patterns))
-            found = [path for path in self.out.glob("*") if ours.fullmatch(path.name)]
-            return sorted([*found, *(path for path in [self.record] if path and path.exists())])
-        if self.is_video:
+            written = [path for p in patterns for path in paths if re.fullmatch(p, path.name)]
+            written += [] if self.record is None else [self.record]
+        elif self.is_video:
             written = [self.video(layer) for layer in self.layers]
         else:
             written = [path for _, path in self.frame(0)]
