@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from nerfcli.cli.runs import find_runs
+from nerfcli.cli.train_request import find_run
 from nerfcli.core.config import Config
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import ensure_writable, json_text, read_json, replacing, write_json
@@ -293,6 +295,24 @@ def test_overwrite_spares_what_is_not_a_run(tmp_path: Path) -> None:
         Run.create(photo, Config(), SCENE, overwrite=True)
     assert photo.read_bytes() == b"x"
     assert os.listdir(photo.parent) == ["a.png"]
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_folder_with_another_config_toml_is_not_a_run(tmp_path: Path, resume: bool) -> None:
+    site = tmp_path / "site"  # of a web page
+    (site / "renders").mkdir(parents=True)
+    (site / "config.toml").write_text('title = "mine"\n')
+    (site / "renders" / "a.png").write_bytes(b"x")
+    if resume:
+        with pytest.raises(NerfError, match="site holds no checkpoint"):
+            find_run(None, site)
+        assert find_run(tmp_path / "scene", site) is None  # so it begins, which is refused
+    with pytest.raises(NerfError, match="not a run"):
+        Run.create(site, Config(), SCENE, overwrite=True)
+    with pytest.raises(NerfError, match="it has no scene.json"):
+        Run.open(site)
+    assert find_runs(tmp_path) == []
+    assert sorted(p.name for p in site.rglob("*")) == ["a.png", "config.toml", "renders"]
 
 
 def test_unwritable_place_is_told_before_any_work(tmp_path: Path) -> None:

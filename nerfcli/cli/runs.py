@@ -15,7 +15,7 @@ from nerfcli.cli.output import show
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import read_json
 from nerfcli.core.text import duration
-from nerfcli.engine.runs import Run
+from nerfcli.engine.runs import Run, is_run
 
 
 def runs(
@@ -47,7 +47,7 @@ def runs(
 
 def find_runs(folder: Path) -> list[Path]:
     """The runs in a folder, the newest checkpoint first; those without one by their beginning."""
-    found = [path.parent for path in folder.glob("*/config.toml")]
+    found = [path.parent for path in folder.glob("*/config.toml") if is_run(path.parent)]
     return sorted(found, key=lambda path: (_written(path), str(path)), reverse=True)
 
 
