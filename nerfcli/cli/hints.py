@@ -83,18 +83,19 @@ def ensure_capture(path: Path) -> None:
 
 
 def ensure_no_scene(out: Path, ours: tuple[str, ...]) -> None:
-    """Raise NerfError where --out is a folder with anything in it that is not ours.
+    """Raise NerfError where --out is a scene, or a folder with anything in it that is not ours.
 
     ours: patterns of the files that earlier commands have left there.
     """
     if not out.is_dir():
         return
+    if _scene_format(out):
+        raise NerfError(f"--out {out} is a data set; choose another folder.")
     strange = sorted(
         path for path in out.iterdir() if not any(path.match(pattern) for pattern in ours)
     )
     if strange:
-        what = "a data set" if _scene_format(out) else f"not empty ({strange[0].name})"
-        raise NerfError(f"--out {out} is {what}; choose another folder.")
+        raise NerfError(f"--out {out} is not empty ({strange[0].name}); choose another folder.")
 
 
 def newest_run_of(scene: Path) -> Path | None:
