@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from nerfcli.cli.hints import ensure_no_scene
 from nerfcli.cli.options import (
     Backend,
     Device,
@@ -22,7 +21,7 @@ from nerfcli.cli.options import (
     progress_kind,
 )
 from nerfcli.cli.output import show, stop_code
-from nerfcli.cli.output_paths import NAME_ANOTHER, ensure_absent, first_free
+from nerfcli.cli.output_paths import NAME_ANOTHER, ensure_absent, ensure_own_folder, first_free
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import ensure_writable
 from nerfcli.core.progress import Progress
@@ -198,7 +197,7 @@ def ensure_free_output(out: Path, layers: tuple[str, ...], *, overwrite: bool) -
     if not is_file and out.is_file():
         raise NerfError(f"--out {out} is a file; PNG frames need a folder.")
     if not is_file:
-        ensure_no_scene(out, (*(f"{layer}_*" for layer in LAYERS), "*.json", ".*"))
+        ensure_own_folder(out, (), (*(f"{layer}_*" for layer in LAYERS), "*.json", ".*"))
     ensure_absent(_outputs(out, layers), overwrite=overwrite)
 
 

@@ -13,10 +13,11 @@ import dataclasses
 import json
 import re
 import shutil
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nerfcli.core.config import Config
 from nerfcli.core.errors import NerfError
@@ -26,6 +27,8 @@ from nerfcli.engine.checkpoints import ensure_whole, read_tensors, write_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+T = TypeVar("T")
 
 FORMAT = 2  # of the folder; raised when an older version could not read it
 READABLE = (1, 2)  # 1: see core.config_format1
@@ -184,27 +187,36 @@ class Run:
         Raises:
             NerfError: no checkpoint, another format version, truncated or mixed files.
         """
-        model, state = self.load_model(device)
-        return model, self._tensors("optimizer", device), state
+        both = self._of_one_step(lambda: [self._tensors(part, device) for part in PARTS])
+        return both[0], both[1], self._user_state()
 
     def load_model(self, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Model tensors and state; the optimiser's file may be missing. Errors as above."""
-        while True:  # another process may train this run, and replace what state.json named
-            self._state = None
-            read = self.state
-            try:
-                tensors = self._tensors("model", device)
-            except NerfError:
-                if self._read_state() == read:
-                    raise
-            else:
-                return tensors, {k: v for k, v in read.items() if k not in ("format", "files")}
+        tensors = self._of_one_step(lambda: self._tensors("model", device))
+        return tensors, self._user_state()
 
     def ensure_whole(self) -> None:
         """Raise NerfError where the checkpoint's files are gone or cut; quick, needs no torch."""
-        state = self.state
-        for name in state["files"].values():
-            ensure_whole(self.path / name, state["step"])
+
+        def look() -> None:
+            for name in self.state["files"].values():
+                ensure_whole(self.path / name, self.state["step"])
+
+        self._of_one_step(look)
+
+    def _of_one_step(self, read: Callable[[], T]) -> T:
+        """Read files of the last checkpoint, and anew where another process has replaced it."""
+        while True:
+            self._state = None
+            state = self.state
+            try:
+                return read()
+            except NerfError:
+                if self._read_state() == state:
+                    raise
+
+    def _user_state(self) -> dict[str, Any]:
+        return {k: v for k, v in self.state.items() if k not in ("format", "files")}
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Add a line to metrics.jsonl. The first one cuts what lies beyond the checkpoint:
@@ -325,22 +337,39 @@ def states_under(root: Path) -> list[Path]:
     Raises:
         NerfError: there is none, but a folder that may not be read.
     """
-    closed, states = None, []
+    states, closed = find_files(root, "state.json")
+    if closed and not states:
+        raise NerfError(f"{next(iter(closed.values()))} Name a run that you may read.")
+    return states
+
+
+def find_files(root: Path, name: str) -> tuple[list[Path], dict[Path, str]]:
+    """List the files `name` in the folders under `root`, which may be missing.
+
+    Returns:
+        The files, and the folders that may not be read, each with the reason.
+
+    Raises:
+        NerfError: `root` may not be read.
+    """
+    files, closed = [], {}
     try:
-        folders = sorted(root.iterdir()) if root.exists() else []
-        for folder in folders:
-            try:
-                if (folder / "state.json").is_file():
-                    states.append(folder / "state.json")
-            except PermissionError as error:
-                closed = error
-        if closed is not None and not states:
-            raise closed
+        folders = sorted(root.iterdir())
+    except FileNotFoundError:
+        folders = []
     except OSError as error:
         raise NerfError(
-            f"cannot read {error.filename}: {error.strerror}. Name a run that you may read."
+            f"cannot read {root}: {error.strerror}. Name a run that you may read."
         ) from error
-    return states
+    for folder in folders:
+        try:  # pathlib's questions take what may not be read for what is not there
+            if stat.S_ISREG((folder / name).stat().st_mode):
+                files.append(folder / name)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            closed[folder] = f"cannot read {folder / name}: {error.strerror}."
+    return files, closed
 
 
 def next_run_path(scene_name: str, root: Path = Path("runs")) -> Path:
