@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -109,10 +110,11 @@ def weights(run: Run) -> dict[str, torch.Tensor]:
     return run.load_model()[0]
 
 
-class Stop:
+class Stop(nullcontext):
     """Asks to stop once it was asked about so many steps."""
 
     def __init__(self, steps: int) -> None:
+        super().__init__(self)
         self.left = steps
 
     @property

@@ -108,6 +108,12 @@ class Stop(StopSignal):
     def __init__(self, after: int) -> None:
         self.left = after
 
+    def __enter__(self) -> Stop:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
     @property
     def received(self) -> int | None:  # pyright: ignore[reportIncompatibleVariableOverride]
         self.left -= 1

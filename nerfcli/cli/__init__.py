@@ -38,13 +38,7 @@ from nerfcli.core.signals import STOPS, Interrupted, interruptible
 # its home differs between versions of typer
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 HELP_NAMES = {"help_option_names": ["-h", "--help"]}
-TEXTS = {
-    "-h",
-    "--help",
-    "-V",
-    "--version",
-    "help",
-}  # flags that print something and do nothing else
+TEXTS = {"-h", "--help", "-V", "--version"}  # flags that print something and do nothing else
 
 app = typer.Typer(
     name="nerf",
@@ -117,7 +111,8 @@ def main(args: Sequence[str] | None = None) -> None:
             code = fail(usage_message(error, words), as_json)
     except OSError as error:
         message = refusal(error)
-        if TEXTS & set(words):
+        prints = words[:1] == ["help"] or not TEXTS.isdisjoint(words)
+        if prints and error.filename is None:  # no file but stdout is written
             message = f"stdout cannot be written to: {error.strerror}."
         if message is None:
             raise

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from nerfcli.cli.output import describe_views
 from nerfcli.core.progress import Progress
 from nerfcli.core.text import number, quantity, rough_duration
-from nerfcli.engine.runs import next_run_path
+from nerfcli.engine.runs import Run, next_run_path
 
 if TYPE_CHECKING:
-    from nerfcli.engine.train import Prepared
+    from nerfcli.engine.train import Loop, Prepared
 
 PROBE_SECONDS = 3.0  # of steps
 PROBE_STEPS = 50  # at most
@@ -73,26 +73,20 @@ def _probe(prepared: Prepared, progress: Progress) -> dict[str, Any]:
 
     from nerfcli import backends
     from nerfcli.cli.train_job import peak_memory
-    from nerfcli.core.config import known
-    from nerfcli.core.devices import memory_errors, random_generator
-    from nerfcli.engine.train import memory_advice
-    from nerfcli.methods import method_of
+    from nerfcli.core.devices import memory_errors
+    from nerfcli.engine.train import memory_advice, start
 
     config, device = prepared.config, prepared.config.device
     choice = backends.select(config.backend, device, progress.note)
     with memory_errors("training", memory_advice(config)):
-        views = prepared.residents.at(0).to(device)
-        generator = random_generator(device, config.train.seed)
-        create = method_of(config).create_trainer
-        trainer = create(prepared.scene, views, config, choice.backend, generator)
-        trainer.begin(views, prepared.silhouettes)
-        float(trainer.step(known(config.train.lr)).loss)  # prepares what the others use
-        start, n = time.perf_counter(), 0
-        while n < PROBE_STEPS and (n < 1 or time.perf_counter() - start < PROBE_SECONDS):
-            float(trainer.step(known(config.train.lr)).loss)  # waits for the device
+        loop = start(prepared, _no_run, choice.backend, device, progress)
+        _step(loop)  # prepares what the others use
+        begin, n = time.perf_counter(), 0
+        while n < PROBE_STEPS and (n < 1 or time.perf_counter() - begin < PROBE_SECONDS):
+            _step(loop)
             n += 1
-        seconds = time.perf_counter() - start
-        tensors = (trainer.model_state() | trainer.optimizer_state()).values()
+        seconds = time.perf_counter() - begin
+        tensors = (loop.trainer.model_state() | loop.trainer.optimizer_state()).values()
     on_gpu = device == "cuda"
     return {
         "backend": choice.backend.name,
@@ -101,6 +95,16 @@ def _probe(prepared: Prepared, progress: Progress) -> dict[str, Any]:
         "memory_bytes": torch.cuda.max_memory_allocated() if on_gpu else peak_memory(),
         "disk_bytes": sum(tensor.numel() * tensor.element_size() for tensor in tensors),
     }
+
+
+def _step(loop: Loop) -> None:
+    loop.take_step(loop.clock.elapsed())
+    assert loop.last is not None
+    float(loop.last.loss)  # waits for the device
+
+
+def _no_run() -> Run:
+    raise AssertionError("a dry run has no folder")
 
 
 def _megabytes(n: int | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,13 +22,14 @@ from nerfcli.cli.options import (
     open_run,
     progress_kind,
 )
-from nerfcli.cli.output import NOT_MET, show, stop_code
+from nerfcli.cli.output import NOT_MET, remark, show, stop_code
 from nerfcli.cli.output_paths import NAME_ANOTHER, ensure_absent
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import ensure_writable, write_json
 from nerfcli.core.progress import Progress
 from nerfcli.core.signals import StopSignal
 from nerfcli.core.text import quantity
+from nerfcli.engine.runs import is_run
 
 EVAL = "eval.json"
 
@@ -92,15 +94,24 @@ def eval(
     opened = open_run(run, quiet=quiet).using(backend=backend, device=device)
     if photos is not None and not photos.is_dir():
         raise NerfError(f"--photos {photos}: no such folder.")
+    if overwrite and out is None and not quiet:
+        remark("--overwrite has no effect without --out: the run's own scores are replaced anyway")
     ensure_free_scores(opened.path, out, overwrite=overwrite)
     folder = None if photos is None else str(photos.resolve())
     loaded = scene_of_run(opened, scene or recorded_path(opened), folder)
-    from nerfcli.engine.evaluate import evaluate, reaches
+    from nerfcli.engine.evaluate import evaluate, pair_name, pairs_folder, reaches
 
+    if out is not None and images:
+        views = [loaded.names[index] for index in loaded.splits.get(split, ())]
+        pairs = [pairs_folder(out, split) / pair_name(view) for view in views]
+        ensure_absent(pairs, overwrite=overwrite)
     truth = None
     if geometry is not None:  # a broken file is found before anything is rendered
-        from nerfcli.extraction.evaluate_mesh import evaluate_mesh, load_truth
+        from nerfcli.extraction.evaluate_mesh import evaluate_mesh, load_truth, mesh_files
 
+        ensure_kept_truth(geometry, mesh_files(opened, out))
+        if out is not None:
+            ensure_absent(mesh_files(opened, out), overwrite=overwrite)
         truth = load_truth(geometry, lambda text: None)
     total = len(loaded.splits.get(split, ()))
     with Progress(kind, total, "view", "eval") as reporter, StopSignal() as stop:
@@ -142,8 +153,30 @@ def ensure_free_scores(run: Path, out: Path | None, *, overwrite: bool) -> None:
         return
     if out.exists() and not out.is_dir():
         raise NerfError(f"--out {out} is a file; eval needs a folder.")
+    if out.resolve() != run.resolve():
+        _ensure_nothing_else(out)
     ensure_writable(out)
     ensure_absent([out / EVAL], overwrite=overwrite)
+
+
+def ensure_kept_truth(truth: Path, written: list[Path]) -> None:
+    """Raise NerfError where the true shape lies where the run's mesh is written."""
+    if truth.resolve() in [path.resolve() for path in written]:
+        raise NerfError(
+            f"--geometry {truth} lies where the run's mesh is written. Move it, or choose "
+            "another --out."
+        )
+
+
+def _ensure_nothing_else(out: Path) -> None:
+    """Raise NerfError where --out is a run or a data set: scores in it would pass for its own."""
+    from nerfcli.scenes.formats import formats_in
+
+    if is_run(out):
+        raise NerfError(f"--out {out} is another run; choose another folder.")
+    with suppress(OSError):
+        if formats_in(out):
+            raise NerfError(f"--out {out} is a data set; choose another folder.")
 
 
 def _summary(value: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import read_json
 from nerfcli.core.text import command, most_like
-from nerfcli.engine.runs import is_run, states_under
+from nerfcli.engine.run_folders import is_run, states_under
 from nerfcli.engine.source_record import ImageSource
 
 RUNS = Path("runs")  # where `nerf train` puts runs by default

@@ -14,7 +14,8 @@ from nerfcli.cli.output import show
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import read_json, refusal
 from nerfcli.core.text import duration
-from nerfcli.engine.runs import Run, find_files, is_run
+from nerfcli.engine.run_folders import find_files, is_run
+from nerfcli.engine.runs import Run
 from nerfcli.engine.source_record import ImageSource
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import shlex
 import sys
+from contextlib import ExitStack
 from typing import Any
 
 from nerfcli.cli.output import NOT_MET, show, stop_code
 from nerfcli.cli.train_request import Job
+from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Progress
+from nerfcli.core.signals import StopSignal
 from nerfcli.core.text import duration, quantity, roughly
 from nerfcli.engine.runs import Run
 
@@ -17,41 +20,80 @@ LEGO_DB = ((1, 30.85), (3, 33.39))  # minutes, dB; a test holds docs/benchmarks.
 
 
 def run_job(job: Job, progress: Progress, *, as_json: bool, quiet: bool = False) -> int:
-    """Train, report the result, and return the exit code."""
-    if job.prepared is None:
-        summary = _nothing_done(job.run)
-    else:
-        from nerfcli.engine.train import train
+    """Train, report the result, and return the exit code.
 
-        if job.scene is not None and job.target_psnr is not None:
-            views = quantity(len(job.scene.splits["test"]), "held-out view")
-            progress.note(
-                f"--target-psnr: {views} are rendered and scored once, after the training; "
-                "that comes on top of its length"
-            )
-        run = job.run if job.resume else lambda: job.run
-        summary = train(job.prepared, run, progress=progress, resume=job.resume)
-    progress.close()
-    code = stop_code(summary["stopped"])
-    name = job.run.scene_json.get("name")
-    value: dict[str, Any] = {"run": str(job.run.path), "scene": name, **summary}
-    value["n_held_out"] = len(job.run.scene_json.get("splits", {}).get("test", ()))
-    value["method"] = job.run.config.method
-    value["method_reason"] = job.run.scene_json.get("method_reason")
-    value["peak_memory_bytes"] = peak_memory()
-    if job.target_psnr is not None and code is None:
-        value["target_psnr"] = job.target_psnr
-        value["test_psnr"], value["target_met"] = _score_held_out(job, job.target_psnr, progress)
-        code = 0 if value["target_met"] else NOT_MET
-    if value["stopped"] is None and not quiet:
-        from nerfcli.engine.cost import estimate_path
+    A signal after the training skips what is left to be measured, and never the report.
+    """
+    stop = StopSignal()
+    with ExitStack() as held:
+        run, summary = _train(job, progress, stop, held)
+        progress.close()
+        code = stop_code(summary["stopped"])
+        name = run.scene_json.get("name")
+        value: dict[str, Any] = {"run": str(run.path), "scene": name, **summary}
+        value["n_held_out"] = len(run.scene_json.get("splits", {}).get("test", ()))
+        value["method"] = run.config.method
+        value["method_reason"] = run.scene_json.get("method_reason")
+        value["peak_memory_bytes"] = peak_memory()
+        now = run.using(backend=job.config.backend, device=job.config.device)
+        unmeasured = ""
+        if job.target_psnr is not None and code is None:
+            value |= {"target_psnr": job.target_psnr, "test_psnr": None, "target_met": None}
+            try:
+                value |= _score_held_out(job, now, job.target_psnr, progress, stop)
+                code = 0 if value["target_met"] else NOT_MET
+            except NerfError as error:  # the training is done and saved
+                unmeasured, code = str(error), NOT_MET
+            if value["target_met"] is None and stop.received is not None:
+                unmeasured, code = "stopped before it was measured", stop_code(stop.received)
+        value["render_seconds"] = None
+        wanted = as_json or not quiet
+        if wanted and summary["stopped"] is None and stop.received is None:
+            from nerfcli.engine.cost import estimate_path
 
-        value["render_seconds"] = estimate_path(job.run)
-    text = _summary(value, nothing_done=job.prepared is None, quiet=quiet)
-    if job.default_length and code is None and not quiet:
-        text += f"\n{more_time(value['run'])}"
-    show(text, value, as_json)
+            value["render_seconds"] = estimate_path(now)
+        nothing_done = job.prepared is None
+        text = _summary(value, nothing_done=nothing_done, quiet=quiet, unmeasured=unmeasured)
+        if job.default_length and code is None and not quiet:
+            text += f"\n{more_time(value['run'])}"
+        show(text, value, as_json)
     return code or 0
+
+
+def _train(
+    job: Job, progress: Progress, stop: StopSignal, held: ExitStack
+) -> tuple[Run, dict[str, Any]]:
+    """Train where there is anything to do; give the run and the summary, and heed `stop` after."""
+    run = job.run
+    if job.prepared is None:
+        assert isinstance(run, Run)  # it has reached its length
+        held.enter_context(stop)
+        return run, _nothing_done(run)
+    from nerfcli.engine.train import train
+
+    if job.scene is not None and job.target_psnr is not None:
+        views = quantity(len(job.scene.splits["test"]), "held-out view")
+        progress.note(
+            f"--target-psnr: {views} are rendered and scored once, after the training; "
+            "that comes on top of its length"
+        )
+    made: list[Run] = []
+
+    def create(held: ExitStack) -> Run:
+        assert not isinstance(run, Run)
+        made.append(run(held))
+        return made[0]
+
+    resume = isinstance(run, Run)
+    summary = train(
+        job.prepared,
+        run if isinstance(run, Run) else create,
+        progress=progress,
+        stop=stop,
+        held=held,
+        resume=resume,
+    )
+    return run if isinstance(run, Run) else made[0], summary
 
 
 def peak_memory() -> int | None:
@@ -75,15 +117,26 @@ def more_time(run: str) -> str:
     )
 
 
-def _score_held_out(job: Job, target: float, progress: Progress) -> tuple[float | None, bool]:
-    """Mean PSNR of the held-out views (None: all exact, or masked), and if it is the target."""
+def _score_held_out(
+    job: Job, run: Run, target: float, progress: Progress, stop: StopSignal
+) -> dict[str, Any]:
+    """Measure test_psnr (None: all exact, or masked) and target_met; nothing if it is stopped."""
+    from nerfcli.core.devices import memory_errors
     from nerfcli.engine.evaluate import evaluate, reaches
 
     scene = job.scene
     assert scene is not None  # a target needs it
-    with progress.another(len(scene.splits["test"]), "view", "eval") as reporter:
-        result = evaluate(job.run, scene, save_images=False, progress=reporter)
-    return result["psnr"], reaches(result, target)
+    total, backend = len(scene.splits["test"]), run.config.backend
+    with (
+        progress.another(total, "view", "eval") as reporter,
+        memory_errors("scoring the held-out views", "measure them by nerf eval --device cpu"),
+    ):
+        result = evaluate(
+            *(run, scene), save_images=False, backend=backend, progress=reporter, stop=stop
+        )
+    if result["n_views"] < total:
+        return {}
+    return {"test_psnr": result["psnr"], "target_met": reaches(result, target)}
 
 
 def _nothing_done(run: Run) -> dict[str, Any]:
@@ -126,7 +179,9 @@ def _held_out(found: dict[str, Any]) -> str:
     return f"about {found['psnr']:.1f} dB on {views}{each}; nerf eval measures all of them"
 
 
-def _summary(value: dict[str, Any], *, nothing_done: bool, quiet: bool) -> str:
+def _summary(
+    value: dict[str, Any], *, nothing_done: bool, quiet: bool, unmeasured: str = ""
+) -> str:
     run = shlex.quote(value["run"])
     done = f"{quantity(value['steps'], 'step')} in {duration(value['seconds'])}"
     lines = [f"{value['run']}: {done}"]
@@ -142,7 +197,9 @@ def _summary(value: dict[str, Any], *, nothing_done: bool, quiet: bool) -> str:
         lines.append(_held_out(value["held_out"]))
     elif value["n_held_out"] == 0:
         lines.append("no view is held out, so nothing is known of new views: see --holdout")
-    if "target_met" in value:
+    if unmeasured:
+        lines.append(f"target {value['target_psnr']:g} dB not measured: {unmeasured}")
+    elif "target_met" in value:
         reached = "reached" if value["target_met"] else "not reached"
         lines.append(f"target {value['target_psnr']:g} dB {reached}")
     if value["stopped"] is not None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,23 +47,20 @@ class Job:
     Attributes:
         prepared: None where the run has reached its length: there is nothing to train.
         scene: with its images, where held-out views are to be rendered; None with nothing to do.
-        open_run: gives the run, and makes the folder of a new one: only where it is trained, so
-            that a command that ends before it leaves nothing behind.
-        resume: go on from the run's checkpoint.
+        config: with the backend and the device that are to be used now.
+        run: to go on with; or what makes the folder of a new one. That is called only where it is
+            trained, so that a command that ends before it leaves nothing behind, and takes what
+            holds the lock.
         target_psnr: what the held-out views should reach.
         default_length: the user left the length to us.
     """
 
     prepared: Prepared | None
     scene: Scene | None
-    open_run: Callable[[], Run]
-    resume: bool
+    config: Config
+    run: Run | Callable[[ExitStack], Run]
     target_psnr: float | None
     default_length: bool = False
-
-    @cached_property
-    def run(self) -> Run:
-        return self.open_run()
 
 
 def run_to_resume(target: Path | None, out: Path | None) -> Path | None:
@@ -104,16 +101,16 @@ def fresh_job(
     if prepared.method_reason:
         scene_json["method_reason"] = prepared.method_reason
 
-    def create() -> Run:
+    def create(held: ExitStack) -> Run:
         if out is None:
-            run = Run.create_next(prepared.scene.name, prepared.config, scene_json, RUNS)
+            run = Run.create_next(prepared.scene.name, prepared.config, scene_json, RUNS, held=held)
         else:
-            run = Run.create(out, prepared.config, scene_json, overwrite=overwrite)
+            run = Run.create(out, prepared.config, scene_json, overwrite=overwrite, held=held)
         note(f"run {run.path}")
         return run
 
     default_length = not any(given.get(key) for key in LENGTH)
-    return Job(prepared, prepared.scene, create, False, target_psnr, default_length)
+    return Job(prepared, prepared.scene, prepared.config, create, target_psnr, default_length)
 
 
 def ready_scene(
@@ -180,24 +177,24 @@ def resumable_job(
     config = same_settings(run, given)
     images = str(given["scene.images"]) if given.get("scene.images") else None
     moved = None if target is None or is_run(target) else target
+    if "device" not in given and config.device.startswith("cuda") and (missing := cuda_missing()):
+        note(f"the run was on cuda, and here {missing}: going on on the CPU")
+        config = replace(config, device="cpu")
     if has_reached(run, config.train):
         run.ensure_whole()
         scene = None
         if target_psnr is not None:
             scene = scene_of_run(run, moved or recorded_path(run), images)
             _ensure_held_out(scene, target_psnr)
-        return Job(None, scene, lambda: run, True, target_psnr)
+        return Job(None, scene, config, run, target_psnr)
     ensure_writable(run.path / "state.json", "Train another with --out.")
     from nerfcli.engine.train import prepare
 
-    if "device" not in given and config.device.startswith("cuda") and (missing := cuda_missing()):
-        note(f"the run was on cuda, and here {missing}: going on on the CPU")
-        config = replace(config, device="cpu")
     scene = scene_of_run(run, moved or recorded_path(run), images)
     _ensure_held_out(scene, target_psnr)
     note(f"going on with run {run.path} from step {run.step} to {_length(config.train)}")
     prepared = prepare(scene, config, note, resumed=True)
-    return Job(prepared, scene, lambda: run, True, target_psnr)
+    return Job(prepared, scene, prepared.config, run, target_psnr)
 
 
 def _begins_again(scene: Path | None, out: Path | None) -> str:

@@ -63,7 +63,7 @@ def evaluate(
     views = scene.cameras[list(indices)]
     progress.note(describe_views(views, f"{split} view", estimate_seconds(model, views)))
     place = out or run.path
-    folder = place / "renders" / split if save_images else None
+    folder = pairs_folder(place, split) if save_images else None
     start = time.perf_counter()
     rows, exposed = [], bool(run.config.train.exposure)
     for done, index in enumerate(indices, start=1):
@@ -77,6 +77,7 @@ def evaluate(
     if exposed:
         corrected = {"psnr_corrected": _mean([row["psnr_corrected"] for row in rows])}
     result = {
+        "run": str(run.path),
         "step": run.step,
         "psnr": _mean([row["psnr"] for row in rows]),
         "ssim": _mean([row["ssim"] for row in rows]),
@@ -110,9 +111,11 @@ def score_view(
     pixels = render_image(model, scene.cameras, index)
     image = round_to_8_bits(as_image(pixels.rgb, scene.cameras, index))
     if folder is not None:
-        name = Path(scene.names[index]).with_suffix("").as_posix().replace("/", "_")
         folder.mkdir(parents=True, exist_ok=True)
-        write_png(folder / f"{name}.png", to_uint8(np.concatenate([reference, image], axis=1)))
+        write_png(
+            folder / pair_name(scene.names[index]),
+            to_uint8(np.concatenate([reference, image], axis=1)),
+        )
     usable = _usable(views.usable, shape)
     decibels = _masked_psnr(image, reference, usable)
     exact = {"exact": True} if decibels == math.inf else {}
@@ -127,6 +130,16 @@ def score_view(
         "ssim": _number(ssim(image, reference, usable), 5),
         **exact,
     }
+
+
+def pairs_folder(place: Path, split: str) -> Path:
+    """Where `evaluate` puts photo and rendering side by side."""
+    return place / "renders" / split
+
+
+def pair_name(name: str) -> str:
+    """Name the file of photo and rendering side by side of the view `name`."""
+    return Path(name).with_suffix("").as_posix().replace("/", "_") + ".png"
 
 
 def reaches(result: dict, target: float) -> bool:

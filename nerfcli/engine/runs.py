@@ -12,18 +12,29 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import shutil
-import stat
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nerfcli.core.config import Config
 from nerfcli.core.errors import NerfError
-from nerfcli.core.files import ensure_writable, json_text, locked, read_json, replacing, write_json
+from nerfcli.core.files import json_text, read_json, replacing, write_json
 from nerfcli.core.settings import config_from_toml, write_config
 from nerfcli.engine.checkpoints import ensure_whole, read_tensors, write_tensors
+from nerfcli.engine.run_folders import (
+    ASIDE,
+    TENSOR_FILES,
+    clear,
+    ensure_free,
+    ensure_replaceable,
+    in_training,
+    is_run,
+    kept_if_saved,
+    make_folders,
+    not_made,
+    states_under,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,11 +44,6 @@ T = TypeVar("T")
 FORMAT = 2  # of the folder; raised when an older version could not read it
 READABLE = (1, 2)  # 1: see core.config_format1
 PARTS = ("model", "optimizer")
-TENSOR_FILES = ("model-*.safetensors", "optimizer-*.safetensors")
-ASIDE = (  # of a crash; .tmp??????: of the library that writes tensors
-    *(".*.safetensors", ".tmp??????", ".state.*.json", ".metrics.*.jsonl", ".config.*.toml"),
-)
-OURS = ("config.toml", "scene.json", "state.json", "metrics.jsonl", "eval*.json", "report.html")
 
 
 class Run:
@@ -57,38 +63,69 @@ class Run:
 
     @classmethod
     def create(
-        cls, path: Path, config: Config, scene_json: dict[str, Any], *, overwrite: bool = False
+        cls,
+        path: Path,
+        config: Config,
+        scene_json: dict[str, Any],
+        *,
+        overwrite: bool = False,
+        held: ExitStack | None = None,
     ) -> Run:
         """Make the folder with config.toml and scene.json, before step 0.
 
+        held: keeps the lock on the run, and takes the folder away where what follows fails before
+            the first checkpoint. None: the run is not trained here.
+
         Raises:
             NerfError: something is there already (`overwrite` replaces a run, never anything
-                else), or the place cannot be written.
+                else), another process trains it, or the place cannot be written.
         """
         ensure_free(path, overwrite=overwrite)
-        _clear(path)
-        try:
-            (path / "renders").mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise NerfError(f"cannot make the run folder {path}: {error.strerror}.") from error
-        write_json(path / "scene.json", scene_json)
-        write_config(config, path / "config.toml")
-        return cls(path, config, scene_json)
+        made = make_folders(path)
+        return cls._fill(path, made, config, scene_json, overwrite=overwrite, held=held)
 
     @classmethod
     def create_next(
-        cls, scene_name: str, config: Config, scene_json: dict[str, Any], root: Path = Path("runs")
+        cls,
+        scene_name: str,
+        config: Config,
+        scene_json: dict[str, Any],
+        root: Path = Path("runs"),
+        *,
+        held: ExitStack | None = None,
     ) -> Run:
         """`create` at `next_run_path`; of two programs that start together each gets its own."""
         while True:
             path = next_run_path(scene_name, root)
+            made = make_folders(path)
+            if path in made:
+                return cls._fill(path, made, config, scene_json, overwrite=False, held=held)
+
+    @classmethod
+    def _fill(
+        cls,
+        path: Path,
+        made: list[Path],
+        config: Config,
+        scene_json: dict[str, Any],
+        *,
+        overwrite: bool,
+        held: ExitStack | None,
+    ) -> Run:
+        with ExitStack() as own:
+            own.enter_context(in_training(path))
+            ensure_replaceable(path, overwrite=overwrite)  # once more: another may have made it
+            own.enter_context(kept_if_saved(path, made))
+            clear(path)
             try:
-                path.mkdir(parents=True)
-            except FileExistsError:
-                continue
+                (path / "renders").mkdir(exist_ok=True)
             except OSError as error:
-                raise NerfError(f"cannot make the run folder {path}: {error.strerror}.") from error
-            return cls.create(path, config, scene_json)
+                raise not_made(path, error) from error
+            write_json(path / "scene.json", scene_json)
+            write_config(config, path / "config.toml")
+            if held is not None:
+                held.push(own.pop_all())
+        return cls(path, config, scene_json)
 
     @classmethod
     def open(cls, path: Path) -> Run:
@@ -275,48 +312,6 @@ class Run:
         return read_tensors(self.path / state["files"][part], state["step"], device)
 
 
-def is_run(path: Path) -> bool:
-    """Whether a folder is a run, whole or not: other programs also have a config.toml."""
-    records = ("scene.json", "state.json")
-    return (path / "config.toml").is_file() and any((path / name).is_file() for name in records)
-
-
-def ensure_free(path: Path, *, overwrite: bool = False) -> None:
-    """Raise NerfError unless a run can be created at `path`; touches nothing."""
-    if path.exists() and not path.is_dir():
-        raise NerfError(f"{path} is a file; --out of `nerf train` names a folder.")
-    if path.is_dir() and any(path.iterdir()):
-        if not is_run(path):
-            raise NerfError(f"{path} is not empty and not a run: choose another --out.")
-        if not overwrite:
-            raise NerfError(
-                f"run {path} exists: go on with it by --resume, replace it by --overwrite, "
-                "or choose another --out."
-            )
-        with in_training(path):  # and not of another process
-            pass
-    ensure_writable(path)
-
-
-def in_training(path: Path) -> AbstractContextManager[None]:
-    """Within the block, no other process trains the run at `path`; NerfError if one does."""
-    busy = f"run {path} is being trained by another process: wait for it, or choose another --out."
-    return locked(path, busy)
-
-
-@contextmanager
-def kept_if_saved(run: Run) -> Iterator[None]:
-    """Take the folder of a new run away where the block fails before its first checkpoint."""
-    try:
-        yield
-    except BaseException:
-        if not run.has_checkpoint:
-            _clear(run.path)
-            with suppress(OSError):  # something else is in it
-                run.path.rmdir()
-        raise
-
-
 def newest_run(root: Path = Path("runs")) -> Path:
     """The run under `root` whose checkpoint was written last.
 
@@ -331,47 +326,6 @@ def newest_run(root: Path = Path("runs")) -> Path:
     return max(states, key=lambda path: (path.stat().st_mtime_ns, str(path))).parent
 
 
-def states_under(root: Path) -> list[Path]:
-    """List state.json of each run under `root` that has a checkpoint and may be read.
-
-    Raises:
-        NerfError: there is none, but a folder that may not be read.
-    """
-    states, closed = find_files(root, "state.json")
-    if closed and not states:
-        raise NerfError(f"{next(iter(closed.values()))} Name a run that you may read.")
-    return states
-
-
-def find_files(root: Path, name: str) -> tuple[list[Path], dict[Path, str]]:
-    """List the files `name` in the folders under `root`, which may be missing.
-
-    Returns:
-        The files, and the folders that may not be read, each with the reason.
-
-    Raises:
-        NerfError: `root` may not be read.
-    """
-    files, closed = [], {}
-    try:
-        folders = sorted(root.iterdir())
-    except FileNotFoundError:
-        folders = []
-    except OSError as error:
-        raise NerfError(
-            f"cannot read {root}: {error.strerror}. Name a run that you may read."
-        ) from error
-    for folder in folders:
-        try:  # pathlib's questions take what may not be read for what is not there
-            if stat.S_ISREG((folder / name).stat().st_mode):
-                files.append(folder / name)
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except OSError as error:
-            closed[folder] = f"cannot read {folder / name}: {error.strerror}."
-    return files, closed
-
-
 def next_run_path(scene_name: str, root: Path = Path("runs")) -> Path:
     """runs/<scene>-<n> with the first n above all that are there."""
     name = re.sub(r"[^\w.-]+", "-", scene_name).strip("-.") or "scene"
@@ -381,15 +335,6 @@ def next_run_path(scene_name: str, root: Path = Path("runs")) -> Path:
         if (match := re.fullmatch(rf"{re.escape(name)}-(\d+)", path.name))
     ]
     return root / f"{name}-{max(taken, default=0) + 1}"
-
-
-def _clear(path: Path) -> None:
-    """Remove the files of a run and nothing else; the switch first, so it is never half a run."""
-    for pattern in ("state.json", *OURS, *TENSOR_FILES, *ASIDE):
-        for file in path.glob(pattern):
-            file.unlink()
-    for folder in ("renders", "exports"):
-        shutil.rmtree(path / folder, ignore_errors=True)
 
 
 def _object(path: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 from torch import Tensor
 
@@ -32,7 +32,7 @@ from nerfcli.engine.failures import diverged, nothing_met
 from nerfcli.engine.forecast import Forecast
 from nerfcli.engine.render import Model
 from nerfcli.engine.resolve import describe, resolve
-from nerfcli.engine.runs import Run, in_training, kept_if_saved
+from nerfcli.engine.runs import Run, in_training
 from nerfcli.engine.schedule import Budget, Clock, budget_at, learning_rate
 from nerfcli.methods import StepResult, Trainer, choose_method, method_of
 from nerfcli.scenes import ImageCache, Scene
@@ -103,10 +103,11 @@ def prepare(
 
 def train(
     prepared: Prepared,
-    run: Run | Callable[[], Run],
+    run: Run | Callable[[ExitStack], Run],
     *,
     progress: Progress,
     stop: StopSignal | None = None,
+    held: ExitStack | None = None,
     resume: bool = False,
     callbacks: Sequence[Callback] = (),
 ) -> dict:
@@ -115,8 +116,10 @@ def train(
     A signal before the first step ends it at once: there is nothing to save.
 
     Args:
-        run: or what makes its folder, which is called just before the first step.
-        stop: in place of the signals of this process.
+        run: or what makes its folder, which is called just before the first step with what is to
+            hold its lock.
+        stop: takes the signals of this process from the first step on.
+        held: keeps the lock on the run and the signals beyond the training.
         resume: go on from the run's checkpoint; the run takes the length that `prepared` states.
         callbacks: called after each step.
 
@@ -132,16 +135,19 @@ def train(
     choice = backends.select(prepared.config.backend, device, progress.note)
     progress.note(choice.line)
     progress.note(describe(prepared.scene, prepared.config))
-    with memory_errors("training", memory_advice(prepared.config)), ExitStack() as held:
-        if isinstance(run, Run):
-            held.enter_context(in_training(run.path))
-        loop = start(prepared, run, choice.backend, device, progress, resume)
-        loop.callbacks = callbacks
-        stop = held.enter_context(StopSignal()) if stop is None else stop
-        if not isinstance(run, Run):
-            held.enter_context(kept_if_saved(loop.run))
-            held.enter_context(in_training(loop.run.path))
-        summary = loop.go(stop)
+    with ExitStack() as own:
+        held = own if held is None else held
+        with memory_errors("training", memory_advice(prepared.config)):
+            if isinstance(run, Run):
+                held.enter_context(in_training(run.path))
+                opened = run
+            else:
+                opened = partial(run, held)
+            loop = start(prepared, opened, choice.backend, device, progress, resume)
+            loop.callbacks = callbacks
+            stop = held.enter_context(StopSignal() if stop is None else stop)
+            _ = loop.run  # its folder is there before the first step
+            summary = loop.go(stop)
         return summary | {"held_out": None if summary["stopped"] else loop.score_held_out()}
 
 
@@ -262,7 +268,7 @@ class Loop:
             *self.callbacks,
         )
         while not budget.done(self.step) and not (stop.received and self.step):
-            self._step(clock.elapsed())
+            self.take_step(clock.elapsed())
             self.elapsed = clock.elapsed()
             budget.tick(self.step, self.elapsed)
             for callback in callbacks:
@@ -283,7 +289,8 @@ class Loop:
             "stopped": stop.received,
         }
 
-    def _step(self, elapsed: float) -> None:
+    def take_step(self, elapsed: float) -> None:
+        """Take one step at the learning rate of `elapsed` seconds; the shards change in it."""
         step = self.step
         if self.residents.n_shards > 1 and (views := self.residents.exchange(step)) is not None:
             self.trainer.set_views(views.to(self.trainer.device.type))
@@ -376,11 +383,12 @@ class Loop:
         """Estimate the PSNR of held-out views, and keep it in the checkpoint's state."""
         try:
             model = Model.of(self.trainer)
-            found = estimate_held_out(model, self.trainer.scene, self._all_rays())
-        except NerfError as error:  # the training is done and saved
-            self.progress.note(f"held-out views are not scored: {error}")
+            with memory_errors("scoring", "nerf eval --device cpu measures them"):
+                found = estimate_held_out(model, self.trainer.scene, self._all_rays())
+            self.run.add_to_state({"held_out": found})
+        except (NerfError, MemoryError, OSError) as error:  # the training is done and saved
+            self.progress.note(f"held-out views are not scored: {error or 'memory is full'}")
             return None
-        self.run.add_to_state({"held_out": found})
         return found
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Note, Progress
 from nerfcli.engine.runs import Run
-from nerfcli.extraction.export import run_mesh
+from nerfcli.extraction.export import default_out, run_mesh, sidecar_of
 from nerfcli.shapes.compare import CompareOptions, compare_shapes
 from nerfcli.shapes.mesh_files import load_shape
 from nerfcli.shapes.types import Shape
@@ -22,6 +22,13 @@ def load_truth(path: Path, note: Note) -> Shape:
         return load_shape(path, note)
     except NerfError as error:
         raise NerfError(f"--geometry: {error}") from error
+
+
+def mesh_files(run: Run, out: Path | None) -> list[Path]:
+    """List the files that `evaluate_mesh` may write."""
+    mesh = default_out(run, "mesh")
+    place = mesh if out is None else out / mesh.name
+    return [place, sidecar_of(place)]
 
 
 def evaluate_mesh(
