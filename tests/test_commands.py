@@ -67,6 +67,8 @@ def call(
         (["train", "s", "--dry-run", "--resume"], "--dry-run is of a new run"),
         (["bench", "--out", "x"], "--out is the folder that --gpu fills"),
         (["render", "--fps", 60, "--out", "x"], "--fps is of a video"),
+        (["render", "--fps", 30, "--frame", 2], "--fps is of a video"),
+        (["render", "--height", 3, "--distance", 2], "--height: the camera is no higher"),
         (["help", "trian"], "No such command 'trian'. Did you mean 'train'?"),
         (["runs", "nowhere"], "nowhere is not a folder"),
     ],

@@ -30,12 +30,11 @@ def ensure_own_folder(
         raise NerfError(f"--out {out} is a file; a folder is needed.")
     if not out.is_dir() or any((out / name).exists() for name in records):
         return
-    strange = sorted(
-        path.name for path in out.iterdir() if not any(path.match(p) for p in patterns)
-    )
+    if scene_format(out):
+        raise NerfError(f"--out {out} is a data set; choose another folder.")
+    strange = [path.name for path in out.iterdir() if not any(path.match(p) for p in patterns)]
     if strange:
-        what = "a data set" if scene_format(out) else f"not empty ({strange[0]})"
-        raise NerfError(f"--out {out} is {what}; choose another folder.")
+        raise NerfError(f"--out {out} is not empty ({min(strange)}); choose another folder.")
 
 
 def ensure_apart(out: Path, source: Path, *, inside: bool = False) -> None:
