@@ -21,9 +21,9 @@ from nerfcli.cli.options import (
     scene_config,
 )
 from nerfcli.cli.output import show
-from nerfcli.cli.output_paths import ensure_own_folder
+from nerfcli.cli.output_paths import ensure_new_folder
 from nerfcli.core.errors import NerfError
-from nerfcli.core.files import ensure_writable, replacing_folder, write_json
+from nerfcli.core.files import replacing_folder, write_json
 from nerfcli.core.progress import Progress
 from nerfcli.core.text import quantity
 
@@ -129,24 +129,15 @@ def convert(
 
 
 def ensure_free_folder(out: Path, scene: Path, *, overwrite: bool) -> None:
-    """Raise NerfError unless a folder can be made at `out` that touches nothing of the scene."""
-    mine, theirs = out.resolve(), scene.resolve()
-    if mine == theirs or mine in theirs.parents:
-        raise NerfError(f"--out {out} is or holds the scene itself; choose another folder.")
-    if out.name in ("", ".."):
-        raise NerfError(f"--out {out} has no name of its own; name the folder to make.")
-    ensure_own_folder(out, [RECORD])
-    if out.is_dir() and any(out.iterdir()):
-        if not overwrite:
-            raise NerfError(f"{out} exists; replace it by --overwrite, or choose another --out.")
+    """Raise NerfError unless a conversion can be put at `out`, in place of another at most."""
+    ensure_new_folder(out, scene, [RECORD], overwrite=overwrite)
+    if out.is_dir():
         others = sorted(path.name for path in out.iterdir() if not MADE.fullmatch(path.name))
         if others:
             raise NerfError(
                 f"{out} also holds {others[0]}, which no conversion made; move it away, or choose "
                 "another --out."
             )
-    ensure_writable(out)
-    ensure_writable(out.absolute().with_name(f".{out.name}.part"))  # it is made beside its place
 
 
 def _tell_many(told: Progress, done: int, total: int) -> None:

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from nerfcli.cli.hints import ensure_no_scene
 from nerfcli.cli.options import (
     Backend,
     Device,
@@ -21,7 +20,7 @@ from nerfcli.cli.options import (
     progress_kind,
 )
 from nerfcli.cli.output import show, stop_code
-from nerfcli.cli.output_paths import NAME_ANOTHER, ensure_absent, first_free
+from nerfcli.cli.output_paths import NAME_ANOTHER, ensure_absent, ensure_own_folder, first_free
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import ensure_writable
 from nerfcli.core.progress import Progress
@@ -215,7 +214,7 @@ def ensure_free_output(files: RenderFiles, *, overwrite: bool) -> None:
     if files.is_folder and out.is_file():
         raise NerfError(f"--out {out} is a file; PNG frames need a folder.")
     if files.is_folder:
-        ensure_no_scene(out, OURS)
+        ensure_own_folder(out, patterns=OURS)
     ensure_absent(files.there(), overwrite=overwrite)
 
 
