@@ -320,9 +320,9 @@ def test_the_command_and_its_record(nerf: Nerf, tmp_path: Path) -> None:
     ("words", "message"),
     [
         (("--to", "obj", "--out", "x"), "--to: unknown format 'obj'; known: blender, llff"),
-        (("--to", "colmap", "--out", "ball"), "is or holds the scene itself"),
-        (("--to", "colmap", "--out", "."), "is or holds the scene itself"),
-        (("--to", "colmap", "--out", "full"), "full is not empty; choose another"),
+        (("--to", "colmap", "--out", "ball"), "is or holds ball itself"),
+        (("--to", "colmap", "--out", "."), "is or holds ball itself"),
+        (("--to", "colmap", "--out", "full"), "full is not empty (mine.txt); choose another"),
         (("--to", "colmap", "--out", "file"), "is a file"),
         (("--to", "colmap", "--out", "old"), "old exists; replace it by --overwrite"),
         (("--to", "colmap", "--out", "mixed", "--overwrite"), "mixed also holds mine.txt"),

@@ -474,7 +474,7 @@ def test_normalising_moves_everything_alike(scene: Path) -> None:
     ("words", "message"),
     [
         (["nowhere", "--out", "o"], "does not exist"),
-        (["photos", "--out", "photos/o"], "lie in each other"),
+        (["photos", "--out", "photos/o"], "lies in photos"),
         (["photos", "--out", "full"], "not empty"),
         (["photos", "--out", "o", "--lens", "round"], "--lens"),
         (["photos", "--out", "o", "--frames", "1"], "--frames"),

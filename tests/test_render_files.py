@@ -14,7 +14,7 @@ import torch
 from analytic_field import analytic_model, ball, density_of, sphere_cameras
 from torch import Tensor
 
-from nerfcli.cli.hints import ensure_no_scene
+from nerfcli.cli.output_paths import ensure_own_folder
 from nerfcli.cli.render import OURS, ensure_free_output, free_output
 from nerfcli.core import files
 from nerfcli.core.errors import NerfError
@@ -182,13 +182,13 @@ def test_a_stopped_render_counts_what_is_there_and_leaves_no_folders(tmp_path: P
 def test_a_scene_of_one_file_is_no_place_for_frames(tmp_path: Path) -> None:
     (tmp_path / "depth.json").touch()
     (tmp_path / "rgb_0000.png").touch()
-    ensure_no_scene(tmp_path, OURS)
+    ensure_own_folder(tmp_path, patterns=OURS)
     (tmp_path / "notes.json").touch()
     with pytest.raises(NerfError, match=r"not empty \(notes.json\)"):
-        ensure_no_scene(tmp_path, OURS)
+        ensure_own_folder(tmp_path, patterns=OURS)
     (tmp_path / "notes.json").rename(tmp_path / "transforms.json")
     with pytest.raises(NerfError, match="is a data set"):
-        ensure_no_scene(tmp_path, (*OURS, "*.json"))
+        ensure_own_folder(tmp_path, patterns=(*OURS, "*.json"))
 
 
 @pytest.mark.parametrize("n_bands", [1, 2, 3, 4])
