@@ -46,6 +46,9 @@ JSON `held_out`, names the mean PSNR of up to 8 held-out views, from up to 4096 
 estimate of what `nerf eval` measures, which takes less than 5 % of the training time. It is null
 where no view is held out, and where the run was stopped.
 
+Nothing is replaced without `--overwrite`. Default names count up (`orbit-2.mp4`, `mesh-2.ply`). A
+folder with a data set, or anything else that `nerf` has not made there, is never written into.
+
 Every file has the permissions that the umask gives. A run that may only be read can be rendered,
 exported and evaluated with `--out`; whether a place can be written is asked before the work.
 """

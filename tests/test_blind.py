@@ -12,6 +12,7 @@ from conftest import SIZE
 from nerfcli.cameras.lenses import Lens
 from nerfcli.core.errors import NerfError
 from nerfcli.scenes import ImageCache, Scene, load_scene
+from nerfcli.scenes.image_cache import EXCHANGE_STEPS
 
 BLIND = Lens.of("brown", k1=-1e7)
 SAID = (
@@ -41,6 +42,19 @@ def test_training_goes_on_with_the_other_images_and_says_so(ball: Path) -> None:
     views = ImageCache(scene, scene.splits["train"], said.append).at(0)
     assert views.n_pixels == 6 * SIZE * SIZE
     assert re.match(SAID.replace("{n}", "1"), said[-1])
+
+
+def test_blind_lenses_are_looked_for_once_though_images_take_turns(
+    ball: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = with_blind_lenses(load_scene(ball), 2)
+    said: list[str] = []
+    cache = ImageCache(scene, scene.splits["train"], said.append)
+    cache.n_shards = 2
+    cache.at(0)
+    assert re.match(SAID.partition("; so it is")[0], said[-1])
+    monkeypatch.delattr("nerfcli.scenes.image_cache.find_blind_lenses")
+    assert cache.exchange(EXCHANGE_STEPS) is not None
 
 
 def test_a_fisheye_circle_without_a_pixel_is_not_called_a_mask(ball: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -127,6 +128,36 @@ def test_pixels_beyond_the_lens_are_told() -> None:
     xy = torch.tensor([0.5, 0.5]) - cameras.principal[0]
     assert not lens.directions(xy / cameras.focal[0])[1]
     assert torch.isfinite(cameras.image_rays(0).directions).all()
+
+
+def test_cameras_of_one_kind_look_for_their_valid_pixels_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lens = Lens("brown", (-0.9, 0.0, 0.0, 0.0, 0.0, 0.0))
+    cameras = make((lens,) * 8 + (BROWN, Lens()), [(39, 29)] * 10)
+    cameras.focal[:8] = cameras.focal[0]
+    looked: list[int] = []
+    find = Cameras._find_valid
+
+    def count(self: Cameras, camera: int) -> Tensor:
+        looked.append(camera)
+        return find(self, camera)
+
+    monkeypatch.setattr(Cameras, "_find_valid", count)
+    _ = cameras._masks
+    with ThreadPoolExecutor(4) as pool:
+        masks = list(pool.map(cameras.valid_pixels, range(10)))
+    assert len(looked) == 2
+    assert all(torch.equal(mask, find(cameras, i)) for i, mask in enumerate(masks))
+    assert not masks[0].all()
+    monkeypatch.setattr(cameras_module, "MASK_BYTES", 0)
+    assert torch.equal(replace(cameras).valid_pixels(7), masks[7])
+    assert len(looked) == 3
+
+
+def test_a_pinhole_has_rays_without_a_look_at_its_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(Cameras, "_solve")
+    assert make((Lens(),)).has_rays(0)
 
 
 def looking_at(target: Tensor, positions: Tensor) -> Cameras:

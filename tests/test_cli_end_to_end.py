@@ -261,7 +261,7 @@ def test_info_of_a_run_and_of_the_machine(copy: Path, inside: Inside) -> None:
     score = {"psnr": 21.5, "step": 100, "protocol": {"split": "test"}}
     (copy / "eval.json").write_text(json.dumps(score))
     text = inside("info", copy).out
-    assert "step 150" in text and "8 views to train on, 2 held out, 16 x 16" in text
+    assert "step 150" in text and "views: 8 to train on, 2 held out, 16 x 16" in text
     assert "held-out PSNR 21.50 dB at step 100" in text
     machine = json.loads(inside("info", "--json").out)
     names = {row["name"]: row for row in machine["backends"]}

@@ -18,7 +18,7 @@ from test_hints import write_run
 from conftest import ROOT, SMALL
 from nerfcli.cli import dry_run, main
 from nerfcli.cli.prepare import summarise
-from nerfcli.core.text import rough_duration
+from nerfcli.core.text import number, rough_duration
 from nerfcli.engine import forecast
 from nerfcli.engine.forecast import Forecast
 
@@ -62,11 +62,15 @@ def call(
         (["train", "s", "--steps", "three"], "--steps must be a whole number, got 'three'."),
         (["train", "s", "--minutes=1m"], "--minutes must be a number, got '1m'."),
         (["compare", "a", "b", "--radius", "x"], "--radius must be a number, got 'x'."),
-        (["train", "s", "--steps"], "--steps"),
+        (["train", "s", "--steps"], "requires an argument. See nerf train --help."),
+        (["convert", "s", "--target", "colmap"], "--target. Did you mean --to?"),
+        (["train", "s", "--target", 30], "--target. Did you mean --target-psnr?"),
         (["train", "s", "--downscale", 0], "--downscale must be a whole number, at least 1"),
         (["train", "s", "--dry-run", "--resume"], "--dry-run is of a new run"),
         (["bench", "--out", "x"], "--out is the folder that --gpu fills"),
         (["render", "--fps", 60, "--out", "x"], "--fps is of a video"),
+        (["render", "--fps", 30, "--frame", 2], "--fps is of a video"),
+        (["render", "--height", 3, "--distance", 2], "--height: the camera is no higher"),
         (["help", "trian"], "No such command 'trian'. Did you mean 'train'?"),
         (["runs", "nowhere"], "nowhere is not a folder"),
     ],
@@ -97,6 +101,8 @@ def test_quiet_names_no_next_command() -> None:
     record = dict.fromkeys(("registered", "images", "points", "seconds", "reprojection_px"), 5)
     record |= {"scene": "s", "models": [5], "failed": {}, "enough": True}
     assert "next: nerf check s" in summarise(record)
+    spaced = summarise(record | {"scene": "my scene"})
+    assert "next: nerf check 'my scene'   nerf train 'my scene'" in spaced
     assert "next" not in summarise(record, quiet=True)
 
 
@@ -165,8 +171,9 @@ def test_a_run_by_steps_says_how_long_it_takes() -> None:
     assert notes[0].startswith("200000 steps: about 2.3 days to go here, at 1 steps a second")
     assert FakeLoop(50, 1.0).go(Forecast()) == []  # soon done
     assert forecast.FORECAST_FROM >= 30
-    texts = [rough_duration(seconds) for seconds in (40, 100, 3600, 10_000)]
-    assert texts == ["40 seconds", "2 minutes", "60 minutes", "2.8 hours"]
+    texts = [rough_duration(seconds) for seconds in (40, 100, 3600, 10_000, 120 * 86400)]
+    assert texts == ["40 seconds", "2 minutes", "60 minutes", "2.8 hours", "120 days"]
+    assert [number(rate) for rate in (0.25, 1.0, 999.6, 1234.0)] == ["0.25", "1", "1,000", "1,230"]
 
 
 DOCKERFILE = ROOT / "docs" / "docker" / "Dockerfile"

@@ -19,7 +19,8 @@ from nerfcli.cli import main
 from nerfcli.scenes import Source, load_scene, load_views, read_source
 from nerfcli.scenes.images import read_image
 from nerfcli.scenes.source import Points
-from nerfcli.scenes.writers.convert import WriteOptions, image_names, write_scene
+from nerfcli.scenes.writers.convert import WriteOptions, write_scene
+from nerfcli.scenes.writers.pictures import image_names
 from nerfcli.scenes.writers.unsupported import TARGETS, list_unsupported
 
 WIDTH, HEIGHT = 12, 8

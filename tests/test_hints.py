@@ -15,9 +15,11 @@ from PIL import Image
 
 from conftest import ROOT
 from nerfcli.cli import main
+from nerfcli.cli.check import fix_command
 from nerfcli.core.errors import NerfError
 from nerfcli.core.extras import EXTRAS
 from nerfcli.core.progress import Progress
+from nerfcli.core.text import command
 from nerfcli.prepare import PrepareOptions, pipeline, prepare_scene
 
 Refuse = Callable[..., str]
@@ -143,7 +145,7 @@ def test_a_data_set_is_no_place_for_pictures(place: Path, refused: Refuse, ball:
     before = sorted(place.rglob("*"))
     assert "--out chair is a data set" in refused("render", "chair-1", "--out", "chair")
     assert "not empty (r_0.png)" in refused("render", "chair-1", "--out", "chair/train")
-    assert "not empty" in refused("export", "chair-1", "--to", "cameras", "--out", "chair")
+    assert "is a data set" in refused("export", "chair-1", "--to", "cameras", "--out", "chair")
     assert sorted(place.rglob("*")) == before
 
 
@@ -214,5 +216,38 @@ def test_prepare_names_what_its_folder_holds(place: Path, refused: Refuse) -> No
     message = refused("prepare", "photos", "--out", "out")
     assert "a scene begun from /cam/other, not from photos" in message
     assert "nerf prepare /cam/other --out out" in message
+    words = {"from": "/cam/the other", "lens": "opencv", "undistort": True, "masks": None}
+    (work / "options.json").write_text(json.dumps({"frames": 150, "pyramid": 0, **words}))
+    again = "nerf prepare '/cam/the other' --out out --lens opencv --undistort."
+    assert f"Go on with that one: {again}" in refused("prepare", "photos", "--out", "out")
+    assert f"Go on with it: {again}" in refused("train", "out")
+    (work / "options.json").write_text(json.dumps({"from": "/cam/other", "frames": 150}))
     assert "Go on with it: nerf prepare /cam/other --out out" in refused("train", "out")
     assert "Go on with it: nerf prepare /cam/other --out out" in refused("render", "out")
+
+
+@pytest.mark.parametrize("word", ["c**r", "ch*", "chai?", "[c]hair", "**"])
+def test_a_name_is_no_pattern(place: Path, refused: Refuse, word: str) -> None:
+    message = refused("render", word)
+    assert f"no such run: {word}; " in message
+    assert "did you mean runs/chair-2?" not in message
+
+
+def test_a_cure_repeats_what_was_given(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    given = {"--alpha": "ignore", "--method": "auto", "--skip-bad-frames": True, "--views": 300}
+    cure = fix_command(Path("chair"), {**given, "--images": Path("my photos")})
+    words = "--alpha ignore --skip-bad-frames --images 'my photos'"
+    assert cure == f"nerf check chair --fix --out chair-fixed {words}"
+    (place / "chair-fixed").mkdir()
+    assert fix_command(Path("chair"), {}) == "nerf check chair --fix --out chair-fixed-2"
+    monkeypatch.chdir(place / "chair")
+    assert fix_command(Path(), {}).endswith(f"--out {command(place / 'chair-fixed-2')}")
+    assert command("nerf check", Path("-x")) == "nerf check ./-x"
+
+
+def test_a_fixed_scene_replaces_nothing(place: Path, refused: Refuse) -> None:
+    (place / "old").mkdir()
+    (place / "old" / "conversion.json").write_text("{}")
+    message = refused("check", "chair", "--fix", "--out", "old")
+    assert "--out old is not empty" in message and "--overwrite" not in message

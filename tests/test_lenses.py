@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from nerfcli.cameras import lens_inverse
 from nerfcli.cameras.lenses import Lens, LensBank
 from nerfcli.core.errors import NerfError
 
@@ -134,3 +135,39 @@ def test_pixels_beside_the_fold_have_their_rays(tangential: float) -> None:
     directions, valid = lens.directions(seen)
     assert valid.all()
     assert (lens.project(directions) - seen).abs().max() * FOCAL < 1e-4
+
+
+@pytest.mark.parametrize(
+    "lens",
+    [
+        Lens.of("rad_tan_thin_prism_fisheye", k2=0.1, k3=-0.07, k4=0.01, p1=8e-4, s1=-4e-4),
+        Lens("brown", (-0.3, 0.0, 0.0, 0.0, 1e-3, -5e-4)),
+        Lens.of("rad_tan_thin_prism_fisheye", k1=-0.1),
+    ],
+    ids=["bends last", "bends first", "straight"],
+)
+def test_black_corners_are_not_searched_for_rays(
+    lens: Lens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched: list[int] = []
+    search = lens_inverse._Polynomials.search
+
+    def count(self: lens_inverse._Polynomials, xy: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
+        searched.append(len(xy))
+        return search(self, xy, which)
+
+    monkeypatch.setattr(lens_inverse._Polynomials, "search", count)
+    valid = lens.directions(plane(4.0, 101))[1]
+    assert 200 < valid.sum() < 0.9 * len(valid)
+    assert sum(searched) <= 0.01 * len(valid)
+
+
+def test_the_edge_of_a_lens_is_looked_for_only_where_a_pixel_has_no_ray(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked: list[float] = []
+    monkeypatch.setattr(lens_inverse, "_edge", lambda row, limit: looked.append(limit) or 0.5)
+    assert FOX.directions(plane(0.6))[1].all()
+    assert not looked
+    assert not TWISTED.directions(plane(4.0))[1].all()
+    assert len(looked) == 1

@@ -24,7 +24,8 @@ from nerfcli.cameras.orbit import Orbit, shown
 from nerfcli.cameras.upright import Upright, find_upright, straighten, up_of_images
 from nerfcli.cli import app
 from nerfcli.core.errors import NerfError
-from nerfcli.engine.plan import PathRequest, Plan, plan_path
+from nerfcli.engine.path_request import PathRequest
+from nerfcli.engine.plan import Plan, plan_path
 from nerfcli.scenes import load_scene
 from nerfcli.scenes.scene import Scene, Similarity
 
@@ -395,10 +396,13 @@ def test_an_orbit_is_where_the_user_asks() -> None:
 
 def test_a_sweep_begins_where_the_user_asks() -> None:
     cameras = looking(ring(-0.8, 0.8, 30, 0.3), torch.zeros(30, 3).double())
-    for start, wanted in ((0.0, 0.0), (0.4, 0.4), (9.0, 0.72)):
+    for start, wanted in ((0.0, 0.0), (0.4, 0.4), (-0.4 - 2 * math.pi, -0.4)):
         path = paths.orbit(cameras, BOX, 9, None, Orbit(start=start))
         azimuth = torch.atan2(path.positions[0, 1], path.positions[0, 0])
         assert float(azimuth) == pytest.approx(wanted, abs=0.01)
+    with pytest.raises(NerfError, match="--start 90: .* from -40 to 40 degrees"):
+        paths.orbit(cameras, BOX, 9, None, Orbit(start=math.pi / 2))
+    paths.orbit(cameras, BOX, 9, None, Orbit(start=math.pi / 2, turns=1))
 
 
 def test_a_subject_in_front_of_the_focus_is_not_cut() -> None:

@@ -196,9 +196,13 @@ def test_runs_of_others_are_not_no_runs(place: Path, others: Command) -> None:
     code, said = others("render", "--quiet")
     assert (code, "runs/a" in said, "ermission denied" in said) == (2, True, True), said
     shutil.copytree(place / "run", place / "runs" / "b")
+    code, said = others("runs")
+    assert code == 0 and "runs/b" in said, said
+    assert "runs/a cannot be opened: cannot read runs/a/config.toml: Permission denied." in said
     (place / "runs").chmod(0)
-    code, said = others("render", "--quiet")
-    assert (code, "ermission denied" in said) == (2, True), said
+    for words in (("render",), ("runs",), ("train", "--resume", "ball")):
+        code, said = others(*words)
+        assert (code, "ermission denied" in said) == (2, True), said
 
 
 def test_a_run_that_may_only_be_read_is_used_by_out(

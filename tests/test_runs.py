@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from nerfcli.cli.runs import find_runs
-from nerfcli.cli.train_request import find_run
+from nerfcli.cli.runs import describe, list_runs
+from nerfcli.cli.train_request import run_to_resume
 from nerfcli.core.config import Config
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import ensure_writable, json_text, read_json, replacing, write_json
@@ -305,13 +305,13 @@ def test_a_folder_with_another_config_toml_is_not_a_run(tmp_path: Path, resume: 
     (site / "renders" / "a.png").write_bytes(b"x")
     if resume:
         with pytest.raises(NerfError, match="site holds no checkpoint"):
-            find_run(None, site)
-        assert find_run(tmp_path / "scene", site) is None  # so it begins, which is refused
+            run_to_resume(None, site)
+        assert run_to_resume(tmp_path / "scene", site) is None  # so it begins, which is refused
     with pytest.raises(NerfError, match="not a run"):
         Run.create(site, Config(), SCENE, overwrite=True)
     with pytest.raises(NerfError, match="it has no scene.json"):
         Run.open(site)
-    assert find_runs(tmp_path) == []
+    assert list_runs(tmp_path) == []
     assert sorted(p.name for p in site.rglob("*")) == ["a.png", "config.toml", "renders"]
 
 
@@ -383,3 +383,18 @@ def test_a_file_in_the_way_of_a_folder_is_told(tmp_path: Path) -> None:
     with pytest.raises(NerfError, match=r"cannot write .*file/v\.json"):
         write_json(tmp_path / "file" / "v.json", {})
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_run_whose_checkpoint_is_replaced_meanwhile_is_whole(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(run, 10)
+
+    def replaced_first(path: Path, step: int) -> None:
+        if step == 10:
+            save(Run.open(run.path), 20)
+        checkpoints.ensure_whole(path, step)
+
+    monkeypatch.setattr(runs, "ensure_whole", replaced_first)
+    row = describe(run.path)
+    assert (row["broken"], row["step"]) == (None, 20)

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from threading import Lock
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +20,7 @@ from nerfcli.cameras.rays import Rays
 
 TABLE_BYTES = 64 * 2**20  # limit for the tables of camera-frame directions, all lenses together
 TABLE_BYTES_ON_CUDA = 2**30
+MASK_BYTES = 64 * 2**20  # limit for what is kept of valid pixels: 43 kinds of 12 megapixels
 ROUNDING = 1e-9  # share of the positions' size below which a length is taken for zero
 # Radius of a pixel's cone in distances of neighbouring rays: a disc that spreads as a square pixel
 # does (mip-NeRF 2021, section 3.1).
@@ -65,6 +68,11 @@ class Cameras:
         """Optical axes in scene space, [n, 3], unit length."""
         return self.c2w[:, :, 2]
 
+    def kind(self, camera: int) -> tuple[Lens | float, ...]:
+        """Lens, intrinsics and size: cameras of one kind have the same rays in their own frame."""
+        numbers = torch.cat([self.focal[camera], self.principal[camera], self.size[camera]])
+        return (self.lenses[camera], *numbers.tolist())
+
     def scaled(self, scale: float) -> Cameras:
         """The same views at another resolution; sizes are rounded, intrinsics follow the ratio."""
         size = (self.size * scale).round().to(torch.int64).clamp(min=1)
@@ -110,17 +118,34 @@ class Cameras:
 
     def valid_pixels(self, camera: int) -> Tensor:
         """Whether the lens has a ray for each pixel of a camera, [height * width] bool."""
+        n_pixels = int(self.size[camera].prod())
+        if self.lenses[camera].is_pinhole:
+            return torch.ones(n_pixels, dtype=torch.bool)
+        kept = self._masks.setdefault(self.kind(camera), _Mask())
+        with kept.lock:  # threads read images of one kind at once: the first looks, the others wait
+            if kept.bits is not None:
+                bits = np.unpackbits(kept.bits, count=n_pixels)
+                return torch.from_numpy(bits.view(np.bool_))
+            valid = self._find_valid(camera)
+            held = sum(m.bits.nbytes for m in list(self._masks.values()) if m.bits is not None)
+            if held + n_pixels // 8 <= MASK_BYTES:
+                kept.bits = np.packbits(valid.numpy())
+        return valid
+
+    def _find_valid(self, camera: int) -> Tensor:
+        """As `valid_pixels`, without what is kept."""
         width, height = self.size[camera].tolist()
         _, x, y = self._grid(camera)
-        valid = torch.ones(width * height, dtype=torch.bool)
         # a lens covers a disc around its axis, so where the whole border has rays, all pixels do
         border = (x == 0) | (x == width - 1) | (y == 0) | (y == height - 1)
-        if self.lenses[camera].is_pinhole or self._solve(camera, x[border], y[border])[1].all():
-            return valid
+        if self._solve(camera, x[border], y[border])[1].all():
+            return torch.ones(width * height, dtype=torch.bool)
         return self._solve(camera, x, y)[1]
 
     def has_rays(self, camera: int) -> bool:
         """Whether the lens has a ray for any pixel of a camera; quick where it has."""
+        if self.lenses[camera].is_pinhole:
+            return True
         last = self.size[camera].to(torch.float64) - 1
         nearest = (self.principal[camera] - 0.5).clamp(min=0.0).minimum(last).round()
         solved = self._solve(camera, nearest[:1], nearest[1:])[1]  # the pixel next to the axis
@@ -154,6 +179,10 @@ class Cameras:
         return torch.full_like(x, camera), x, y
 
     @cached_property
+    def _masks(self) -> dict[tuple[Lens | float, ...], _Mask]:
+        return {}
+
+    @cached_property
     def _by_device(self) -> dict[torch.device, RayTables]:
         return {}
 
@@ -162,6 +191,14 @@ class Cameras:
         if device not in self._by_device:
             self._by_device[device] = RayTables(self, device)
         return self._by_device[device]
+
+
+class _Mask:
+    """The valid pixels of one kind of camera, as bits once they have been found."""
+
+    def __init__(self) -> None:
+        self.lock = Lock()
+        self.bits: np.ndarray | None = None
 
 
 def common_focus(cameras: Cameras) -> tuple[Tensor, float] | None:
@@ -211,16 +248,7 @@ class RayTables:
     """
 
     def __init__(self, cameras: Cameras, device: torch.device) -> None:
-        keys = [
-            (lens, *f, *p, *s)
-            for lens, f, p, s in zip(
-                cameras.lenses,
-                cameras.focal.tolist(),
-                cameras.principal.tolist(),
-                cameras.size.tolist(),
-                strict=True,
-            )
-        ]
+        keys = [cameras.kind(i) for i in range(len(cameras))]
         kinds = {key: i for i, key in enumerate(dict.fromkeys(keys))}
         firsts = [keys.index(key) for key in kinds]
         axes = cameras.c2w[:, :, :3].transpose(1, 2)  # [n, 3, 3]: the camera's x, y, z in the scene

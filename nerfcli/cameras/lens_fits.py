@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -18,6 +18,8 @@ GRID = 33  # points along each side of an image at which lenses are compared
 WIDEST = math.radians(80.0)  # off the axis; in the plane, what is beyond would outweigh all else
 MOST_TRIES = 100  # more only polishes parameters that nothing tells apart
 ENOUGH = 0.05  # pixels: a model that is off by no more needs no further parameters
+MOST_OFF = 0.05  # of the longer side, RMS: a fit beyond shows another scene
+MOST_MISSED = 0.5  # of the pixels
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,11 @@ class Fit:
     rms: float
     missed: float
 
+    @property
+    def is_useless(self) -> bool:
+        """Whether images would show next to nothing of what they show now."""
+        return self.rms > MOST_OFF * max(self.camera.size) or self.missed > MOST_MISSED
+
 
 def restate_lens(lens: Lens, form: Form) -> Lens | None:
     """State a lens exactly in another form; None where that is impossible."""
@@ -70,27 +77,37 @@ def restate_lens(lens: Lens, form: Form) -> Lens | None:
     return Lens(form.model, tuple(terms.get(name, 0.0) for name in new.params))
 
 
-def fit_lenses(cameras: Sequence[Intrinsics], forms: Sequence[Form]) -> list[Fit]:
+def fit_lenses(
+    cameras: Sequence[Intrinsics],
+    forms: Sequence[Form],
+    done: Callable[[int, int], None] = lambda n, total: None,
+) -> list[Fit]:
     """Fit cameras of one form to all cameras, by least squares over the pixels of their images.
 
     The form is the first that is off by no more than ENOUGH and sees every pixel, else the one that
-    misses the fewest pixels, and of these the one that is off the least. The ratio of the focal
-    lengths stays, and the principal point where the lens is round.
+    misses the fewest pixels, and of these the one that is off the least. Useless ones come last.
+    The ratio of the focal lengths stays, and the principal point where the lens is round.
+
+    Args:
+        done: called with the number of fits so far, and how many they are at most.
     """
-    best: tuple[tuple[float, float], list[Fit]] | None = None
-    for form in forms:
-        fits = [_fit(camera, form) for camera in cameras]
+    best: tuple[tuple[bool, float, float], list[Fit]] | None = None
+    for k, form in enumerate(forms):
+        fits = []
+        for camera in cameras:
+            fits.append(_fit(camera, form))
+            done(k * len(cameras) + len(fits), len(forms) * len(cameras))
         missed, worst = max(fit.missed for fit in fits), max(fit.worst for fit in fits)
         if worst <= ENOUGH and missed == 0:
             return fits
-        score = round(missed, 2), worst
+        score = any(fit.is_useless for fit in fits), round(missed, 2), worst
         if best is None or score < best[0]:
             best = score, fits
     assert best is not None
     return best[1]
 
 
-@lru_cache(4096)
+@lru_cache(1 << 16)
 def _fit(camera: Intrinsics, form: Form) -> Fit:
     from scipy.optimize import least_squares
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cached_property, lru_cache
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nerfcli.cameras.lens_models import DENOMINATOR, MODELS, NUMERATOR, Closed, Polynomial
+from nerfcli.cameras.lens_models import BEND, DENOMINATOR, MODELS, NUMERATOR, Closed, Polynomial
 
 N_STARTS = 512  # entries of the table that Newton's method starts from
 BLOCK = 8192  # rays inverted at a time
@@ -95,11 +96,22 @@ class _Polynomials:
         self.bends = self.rows[:, n_radial:].any(-1)  # in the plane, after the radial terms
         self.bends_first = bool(self.bends.any())
         # how far out the image goes: a table that ends below what was asked for ends with the lens
-        edges = torch.where(self.reach < reach, self.reach, math.inf)
-        bent = torch.stack([_edge(row, lens.limit) for row, lens in zip(rows, lenses, strict=True)])
-        first_bent = torch.stack([_edge(row, math.inf) for row in self.first_rows])
-        self.edge = torch.where(self.last, first_bent, torch.where(self.bends, bent, edges))
+        self.ends = torch.where(self.reach < reach, self.reach, math.inf)
         self.n_terms = max([i + 1 for i in range(n_radial) if rows[:, i].any()], default=0)
+
+    @cached_property
+    def edge(self) -> Tensor:
+        """The distance from the axis beyond which each lens shows nothing, [n_lenses].
+
+        Computed where a pixel is left without a ray, which few lenses do.
+        """
+        rows = torch.where(self.last[:, None], self.first_rows, self.rows).tolist()
+        limits = torch.where(self.last, self.ends, self.limit).tolist()
+        edges = [
+            _edge(tuple(row), limit) if any(row[-len(BEND) :]) else end
+            for row, limit, end in zip(rows, limits, self.ends.tolist(), strict=True)
+        ]
+        return self.ends.new_tensor(edges)
 
     def __call__(self, xy: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
         limit, angular = self.limit[which], self.angular[which]
@@ -137,9 +149,11 @@ class _Polynomials:
             anywhere = torch.full_like(limit, math.inf)
             target, valid = _search_plane(self.first_rows[which], xy, anywhere)
         radius = torch.linalg.vector_norm(target, dim=-1)
-        rows = self.rows[which]
-        r, solved = _search_radius(Polynomial.of(rows.unbind(-1), self.n_terms), radius, limit)
-        plane = target * (r / radius.clamp(min=1e-30))[:, None]
+        rows, plane, solved = self.rows[which], target.clone(), torch.zeros_like(bends)
+        straight = valid & ~bends & (radius <= self.ends[which] + TOLERANCE)
+        lens = Polynomial.of(rows[straight].unbind(-1), self.n_terms)
+        r, solved[straight] = _search_radius(lens, radius[straight], limit[straight])
+        plane[straight] *= (r / radius[straight].clamp(min=1e-30))[:, None]
         plane[bends], solved[bends] = _search_plane(rows[bends], target[bends], limit[bends])
         return _unit(plane, torch.linalg.vector_norm(plane, dim=-1), angular), valid & solved
 
@@ -195,8 +209,10 @@ def _in_blocks(
     parts = [inverse(*block) for block in blocks]
     directions, valid = torch.cat([d for d, _ in parts]), torch.cat([v for _, v in parts])
     if isinstance(inverse, _Polynomials):
-        radius = torch.linalg.vector_norm(xy, dim=-1)
-        left = (~valid & (radius <= inverse.edge[which])).nonzero()[:, 0]
+        left = (~valid).nonzero()[:, 0]
+        if len(left):
+            radius = torch.linalg.vector_norm(xy[left], dim=-1)
+            left = left[radius <= inverse.edge[which[left]]]
         for some in left.split(BLOCK) if len(left) else ():
             found, solved = inverse.search(xy[some], which[some])
             directions[some[solved]], valid[some] = found[solved], solved
@@ -262,6 +278,8 @@ def _search_radius(lens: Polynomial, target: Tensor, limit: Tensor) -> tuple[Ten
         # from far up a pole Newton crawls, so every third step halves the bracket
         is_within = (step >= low) & (step <= high) & (i % 3 != 2)
         is_solved = below & ((value - target).abs() < 0.1 * TOLERANCE)
+        if bool(is_solved.all()):
+            break
         r = torch.where(is_solved, r, torch.where(is_within, step, 0.5 * (low + high)))
     return r, (lens.radial(r)[0] - target).abs() < TOLERANCE
 
@@ -295,21 +313,21 @@ def _search_plane(rows: Tensor, target: Tensor, limit: Tensor) -> tuple[Tensor, 
     return found, solved
 
 
-def _edge(row: Tensor, limit: float) -> Tensor:
+@lru_cache(1024)
+def _edge(row: tuple[float, ...], limit: float) -> float:
     """The largest distance from the axis at which a lens that bends in the plane shows anything.
 
     The farthest image of a grid that ends where the image first turns over; infinite beside a
     pole.
     """
-    if not row[len(NUMERATOR + DENOMINATOR) :].any():
-        return row.new_tensor(math.inf)
     r = torch.tan(torch.linspace(0.0, math.atan(min(limit, STEEPEST)), EDGE_GRID[0] + 1).double())
     turn = torch.linspace(0.0, 2 * math.pi, EDGE_GRID[1] + 1).double()[:-1]
     v = torch.stack([torch.cos(turn), torch.sin(turn)], dim=-1)[:, None] * r[:, None]
-    lens = Polynomial.of(row.unbind())
+    lens = Polynomial.of(torch.tensor(row, dtype=torch.float64).unbind())
     reached = (_determinant(lens, v) > 0).long().cumprod(dim=1).bool()
     sizes = torch.linalg.vector_norm(lens.apply(v), dim=-1)[reached]
-    return 1.003 * sizes.nan_to_num(math.inf).amax()  # the grid may miss the farthest by a little
+    farthest = float(sizes.nan_to_num(math.inf).amax())
+    return 1.003 * farthest  # the grid may miss it by a little
 
 
 def _starts(lens: LensLike, reach: float) -> tuple[Tensor, float]:

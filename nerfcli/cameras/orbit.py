@@ -111,7 +111,7 @@ def circle(
         least: distances [n] from the target that the frames keep at least.
 
     Raises:
-        NerfError: a height that the distance does not allow.
+        NerfError: a height that the distance does not allow, or a start outside of the arc.
     """
     phase = 2 * math.pi * np.arange(n_frames) / n_frames
     width = float(np.clip(0.25 * capture.half_range, *LOCAL))
@@ -122,7 +122,7 @@ def circle(
         width = float(np.clip(capture.gap, *LOCAL))
     else:
         reach = SWEEP_MARGIN * capture.half_range
-        phase = phase + math.asin(np.clip(request.start / max(reach, 1e-9), -1.0, 1.0))
+        phase = phase + math.asin(_within(request.start, reach) / max(reach, 1e-9))
         azimuths = reach * np.sin(phase)
         usual = float(np.median(capture.elevations))
     weights = capture.weights(azimuths, width, usual)
@@ -134,16 +134,33 @@ def circle(
     if request.distance is not None:
         radii = np.full(n_frames, request.distance)
     if request.height is not None:
-        if abs(request.height) >= radii.min():
-            raise NerfError(
-                "--height: the camera is no higher above the target than it is away from it; "
-                "give a smaller one, or a greater --distance."
-            )
+        ensure_height(request.height, radii.min())
         elevations = np.arcsin(request.height / radii)
     targets = np.broadcast_to(capture.focus, (n_frames, 3))
     if request.target is None:
         targets = capture.focus + capture.weights(azimuths, 2 * width) @ capture.aims
     return look_at(capture.positions(azimuths, elevations, radii), targets, up)
+
+
+def ensure_height(height: float, distance: float) -> None:
+    """Raise NerfError for a height above the target that is no less than the distance from it."""
+    if abs(height) >= distance:
+        raise NerfError(
+            "--height: the camera is no higher above the target than it is away from it; "
+            "give a smaller one, or a greater --distance."
+        )
+
+
+def _within(start: float, reach: float) -> float:
+    """The azimuth at which a sweep of `reach` to each side begins, from -pi to pi; radians."""
+    azimuth = (start + math.pi) % (2 * math.pi) - math.pi
+    if abs(azimuth) > reach + 1e-9:
+        most = math.floor(math.degrees(reach))
+        raise NerfError(
+            f"--start {math.degrees(start):g}: the cameras see an arc, which the orbit sweeps from "
+            f"{-most} to {most} degrees; give one of these, or --turns 1 for a whole round."
+        )
+    return max(-reach, min(azimuth, reach))
 
 
 def shown(path: Cameras, points: Array) -> Array:

@@ -75,7 +75,7 @@ def orbit(
         upright: which way is up; found from the cameras if absent.
 
     Raises:
-        NerfError: a height that the distance does not allow.
+        NerfError: as for `circle`.
     """
     straight, up = _straight(cameras, upright)
     capture = capture_around(straight, up, request.target)

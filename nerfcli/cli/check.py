@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nerfcli.cli.convert import ensure_free_folder
-from nerfcli.cli.hints import command, ensure_scene
+from nerfcli.cli.hints import ensure_scene
 from nerfcli.cli.options import (
     Images,
     Json,
@@ -19,14 +21,18 @@ from nerfcli.cli.options import (
     scene_config,
 )
 from nerfcli.cli.output import NOT_MET, show
+from nerfcli.cli.output_paths import ensure_new_folder
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import ensure_writable, replacing_folder
 from nerfcli.core.progress import Progress
 from nerfcli.core.settings import load_config
+from nerfcli.core.text import command
 
 if TYPE_CHECKING:
     from nerfcli.check import SceneCheck
     from nerfcli.scenes import Source
+
+MAX_VIEWS = 300
 
 
 def check(
@@ -45,7 +51,7 @@ def check(
     ] = None,
     views: Annotated[
         int, typer.Option(metavar="N", help="Check at most this many views, evenly chosen.")
-    ] = 300,
+    ] = MAX_VIEWS,
     alpha: Annotated[
         str,
         typer.Option(
@@ -87,7 +93,7 @@ def check(
         raise NerfError(f"--views must be at least 2, got {views}.")
     ensure_scene(scene, "check")
     if out is not None:
-        ensure_free_folder(out, scene, overwrite=False)
+        ensure_new_folder(out, scene)
     if picture is not None:
         if picture.suffix.lower() != ".png":
             raise NerfError(f"--picture {picture}: the picture is a PNG; name it so.")
@@ -116,16 +122,30 @@ def check(
             text += f"\n{error}"
     elif changes := list_changes(result):
         value["cure"] = list(changes)
-        text += "" if quiet else f"\nto be corrected ({'; '.join(changes)}): {_fix_command(scene)}"
+        given: dict[str, object] = {"--alpha": alpha, "--method": method, "--views": views}
+        given |= {"--images": images, "--skip-bad-frames": skip_bad_frames}
+        cure = fix_command(scene, given)
+        text += "" if quiet else f"\nto be corrected ({'; '.join(changes)}): {cure}"
     show(text, value, as_json)
     return 0 if met else NOT_MET
 
 
-def _fix_command(scene: Path) -> str:
-    """Name the command that writes a corrected copy, beside the scene."""
-    root = scene if scene.is_dir() else scene.parent
-    fixed = root.resolve().name + "-fixed"
-    return command("nerf check", scene, "--fix --out", Path(fixed))
+def fix_command(scene: Path, given: Mapping[str, object]) -> str:
+    """Name the command that writes a corrected copy, to a free folder here or beside the scene.
+
+    given: values by flag; those that are left at their defaults are not named.
+    """
+    root = (scene if scene.is_dir() else scene.parent).resolve()
+    place = root.parent if Path.cwd().is_relative_to(root) else Path()
+    ends = chain([""], (f"-{n}" for n in count(2)))
+    outs = (place / f"{root.name or 'scene'}-fixed{end}" for end in ends)
+    words: list[object] = [next(out for out in outs if not os.path.lexists(out))]
+    for flag, value in given.items():
+        if value is True:
+            words.append(flag)
+        elif value not in (None, False, "auto", MAX_VIEWS):
+            words += [flag, Path(str(value))]
+    return command("nerf check", scene, "--fix --out", *words)
 
 
 def _ensure_no_image_of(source: Source, picture: Path) -> None:

@@ -21,15 +21,16 @@ from nerfcli.cli.options import (
     scene_config,
 )
 from nerfcli.cli.output import show
-from nerfcli.cli.output_paths import ensure_own_folder
+from nerfcli.cli.output_paths import ensure_new_folder
 from nerfcli.core.errors import NerfError
-from nerfcli.core.files import ensure_writable, replacing_folder, write_json
+from nerfcli.core.files import replacing_folder, write_json
 from nerfcli.core.progress import Progress
 from nerfcli.core.text import quantity
 
 if TYPE_CHECKING:
-    from nerfcli.scenes import Source
+    from nerfcli.scenes.writers.convert import Plan, WriteOptions
 
+MANY_CAMERAS = 100  # whose lenses take seconds
 PNG_BYTES = 2  # a pixel, roughly
 RECORD = "conversion.json"  # in the new folder: source, losses and new names
 MADE = re.compile(  # the files that conversions write
@@ -90,9 +91,8 @@ def convert(
       nerf convert capture/ --to llff --undistort --out capture-llff/
     """
     from nerfcli.scenes import read_source
-    from nerfcli.scenes.writers.convert import WriteOptions, write_scene
-    from nerfcli.scenes.writers.undistort import plan_undistorted
-    from nerfcli.scenes.writers.unsupported import SAME_TARGET, TARGETS, list_unsupported
+    from nerfcli.scenes.writers.convert import WriteOptions, plan_scene, write_scene
+    from nerfcli.scenes.writers.unsupported import SAME_TARGET, TARGETS
 
     target = SAME_TARGET.get(to, to)
     if target not in TARGETS:
@@ -103,8 +103,11 @@ def convert(
     ensure_scene(scene, "convert")
     ensure_free_folder(out, scene, overwrite=overwrite)
     source = read_source(scene, scene_config(images, skip_bad_frames))
-    planned = plan_undistorted(source, target) if undistort else source
-    lost = list_unsupported(planned, target)
+    options = WriteOptions(target, link, text, dataparser, undistort)
+    kind = progress_kind(progress, quiet)
+    with Progress(kind, None, "camera", "plan") as told:
+        plan = plan_scene(source, options, lambda n, of: _tell_many(told, n, of))
+    lost = plan.lost
     if strict and lost:
         listed = ", ".join(f"{item.what} ({item.detail})" for item in lost)
         raise NerfError(f"--strict: nothing is written, since {to} cannot hold all: {listed}.")
@@ -113,13 +116,12 @@ def convert(
         "n_images": len(source.frames),
         "lost": [asdict(item) for item in lost],
     }
-    _ensure_room(source, planned, out, link=link)
-    options = WriteOptions(target, link, text, dataparser, undistort)
-    with Progress(progress_kind(progress, quiet), len(source.frames), "image", "convert") as told:
+    _ensure_room(plan, out, options)
+    with Progress(kind, len(source.frames), "image", "convert") as told:
         for note in source.notes:
             told.note(note)
         with replacing_folder(out) as aside:
-            written = write_scene(source, aside, options, told.update)
+            written = write_scene(source, aside, options, told.update, plan)
             value |= {"written": True, "notes": list(written.notes), "names": written.names}
             write_json(aside / RECORD, value)
     show(_summary(value), value, as_json)
@@ -127,41 +129,40 @@ def convert(
 
 
 def ensure_free_folder(out: Path, scene: Path, *, overwrite: bool) -> None:
-    """Raise NerfError unless a folder can be made at `out` that touches nothing of the scene."""
-    mine, theirs = out.resolve(), scene.resolve()
-    if mine == theirs or mine in theirs.parents:
-        raise NerfError(f"--out {out} is or holds the scene itself; choose another folder.")
-    if out.name in ("", ".."):
-        raise NerfError(f"--out {out} has no name of its own; name the folder to make.")
-    ensure_own_folder(out, [RECORD])
-    if out.is_dir() and any(out.iterdir()):
-        if not overwrite:
-            raise NerfError(f"{out} exists; replace it by --overwrite, or choose another --out.")
+    """Raise NerfError unless a conversion can be put at `out`, in place of another at most."""
+    ensure_new_folder(out, scene, [RECORD], overwrite=overwrite)
+    if out.is_dir():
         others = sorted(path.name for path in out.iterdir() if not MADE.fullmatch(path.name))
         if others:
             raise NerfError(
                 f"{out} also holds {others[0]}, which no conversion made; move it away, or choose "
                 "another --out."
             )
-    ensure_writable(out)
-    ensure_writable(out.absolute().with_name(f".{out.name}.part"))  # it is made beside its place
 
 
-def _ensure_room(source: Source, planned: Source, out: Path, *, link: bool) -> None:
+def _tell_many(told: Progress, done: int, total: int) -> None:
+    """Show how far the plan is where it takes a while."""
+    if total >= MANY_CAMERAS:
+        told.update(done, total=total)
+
+
+def _ensure_room(plan: Plan, out: Path, options: WriteOptions) -> None:
+    from nerfcli.scenes.writers.pictures import file_kind
+
     place = out.absolute()
     while not place.exists():
         place = place.parent
     needed = 0
-    for old, new in zip(source.frames, planned.frames, strict=True):
-        if new is not old:
+    for old, new in zip(plan.old.frames, plan.new.frames, strict=True):
+        if new is not old or not file_kind(old, options.target)[1]:
             needed += PNG_BYTES * new.size[0] * new.size[1]
-        elif old.image is not None and not link:
+        elif old.image is not None and not options.link:
             needed += old.image.stat().st_size
     free = shutil.disk_usage(place).free
     if needed > free:
         raise NerfError(
             f"the images take {needed / 1e9:.1f} GB, {place} has {free / 1e9:.1f} GB free; "
-            f"use {'another --out' if link else '--link, or another --out'}."
+            f"use {'another --out' if options.link else '--link, or another --out'}."
         )
 
 

@@ -6,8 +6,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nerfcli.cli.output import describe_views
 from nerfcli.core.progress import Progress
-from nerfcli.core.text import quantity, rough_duration
+from nerfcli.core.text import number, quantity, rough_duration
 from nerfcli.engine.runs import Run, next_run_path
 
 if TYPE_CHECKING:
@@ -47,19 +48,15 @@ def plan(prepared: Prepared, out: Path | None, runs: Path, progress: Progress) -
 def plan_text(value: dict[str, Any]) -> str:
     """Write a plan for people."""
     why = f" ({value['method_reason']})" if value["method_reason"] else ""
-    sizes = [" x ".join(map(str, size)) for size in value["sizes"]]
-    size = sizes[0] if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
-    views, rate = value["views"], value["steps_per_second"]
+    rate = value["steps_per_second"]
     length = quantity(value["steps"], "step") if value["steps"] else f"{value['minutes']:g} minutes"
     expected = f"about {rough_duration(value['expected_seconds'])} here" if value["steps"] else ""
-    pace = f"{rate:.3g} steps a second in the first {quantity(value['probe_steps'], 'step')}"
-    held_out = views.get("test", 0)
+    pace = f"{number(rate)} steps a second in the first {quantity(value['probe_steps'], 'step')}"
     return "\n".join(
         [
             f"would make {value['run']} of scene {value['scene']}; nothing is written",
             f"method   {value['method']}{why}",
-            f"views    {views.get('train', 0)} to train on, {held_out} held out, {size}"
-            + (f" (1/{value['downscale']} of the photos)" if value["downscale"] > 1 else ""),
+            f"views    {describe_views(value)}",
             f"box      half size {value['box_half_size']:.4g} in source units "
             f"({value['box_source']})",
             f"runs on  {value['device']}, backend {value['backend']}",

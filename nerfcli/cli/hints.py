@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import shlex
+from collections.abc import Iterable
 from contextlib import suppress
-from difflib import get_close_matches
 from pathlib import Path
 
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import read_json
+from nerfcli.core.text import command, most_like
+from nerfcli.engine.run_folders import is_run, states_under
+from nerfcli.engine.source_record import ImageSource
 
 RUNS = Path("runs")  # where `nerf train` puts runs by default
 SHAPES = (".ply", ".obj", ".glb", ".stl", ".binvox", ".off")
 VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".gif")
-PREPARING = ".prepare"  # prepare.options.WORK, which needs torch to be imported
-NEAR = 0.75  # likeness of a name that is suggested, as difflib measures it
-
-
-def is_run(path: Path) -> bool:
-    """Whether a folder is a run, whole or not."""
-    records = ("scene.json", "state.json")
-    return (path / "config.toml").is_file() and any((path / r).is_file() for r in records)
-
-
-def command(*words: object) -> str:
-    """Write a command as a shell takes it."""
-    return " ".join(word if isinstance(word, str) else shlex.quote(str(word)) for word in words)
 
 
 def find_run(path: Path) -> Path:
@@ -34,7 +23,7 @@ def find_run(path: Path) -> Path:
     Raises:
         NerfError: it is something else, or nothing; the message names the command that was meant.
     """
-    if (path / "config.toml").is_file():
+    if is_run(path):
         return path
     if path.is_dir():
         raise NerfError(f"{path} is {_describe_folder(path)}")
@@ -82,46 +71,46 @@ def ensure_capture(path: Path) -> None:
         )
 
 
-def ensure_no_scene(out: Path, ours: tuple[str, ...]) -> None:
-    """Raise NerfError where --out is a folder with anything in it that is not ours.
-
-    ours: patterns of the files that earlier commands have left there.
-    """
-    if not out.is_dir():
-        return
-    strange = sorted(
-        path for path in out.iterdir() if not any(path.match(pattern) for pattern in ours)
-    )
-    if strange:
-        what = "a data set" if _scene_format(out) else f"not empty ({strange[0].name})"
-        raise NerfError(f"--out {out} is {what}; choose another folder.")
-
-
 def newest_run_of(scene: Path) -> Path | None:
-    """The newest run under runs/ that was made from this scene, if any."""
-    place, states = str(scene.resolve()), []
-    for state in RUNS.glob("*/state.json"):
+    """The newest run under runs/ that was made from this scene, if any.
+
+    Raises:
+        NerfError: there is no run but one that may not be read.
+    """
+    place, found = str(scene.resolve()), []
+    for run in _runs_under(RUNS):
         with suppress(NerfError, OSError):
-            if _source_of(state.parent) == place:
-                states.append((state.stat().st_mtime_ns, state.parent))
-    return max(states)[1] if states else None
+            if _source_of(run) == place:
+                found.append(run)
+    return _newest(found)
+
+
+def _runs_under(root: Path) -> list[Path]:
+    return [state.parent for state in states_under(root) if is_run(state.parent)]
+
+
+def _newest(runs: Iterable[Path]) -> Path | None:
+    times = []
+    for run in runs:
+        with suppress(OSError):  # gone since
+            times.append(((run / "state.json").stat().st_mtime_ns, run))
+    return max(times)[1] if times else None
 
 
 def _describe_folder(path: Path) -> str:
     """Say what a folder is that is no run, and what to do with it."""
     if _is_begun(path):
         return _describe_begun(path)
-    if form := _scene_format(path):
+    if form := scene_format(path):
         run = newest_run_of(path)
         meant = f"Its newest run is {run}." if run else f"Train it: {command('nerf train', path)}."
         return f"a scene ({form}), not a run. {meant}"
-    inner = [child.parent for child in path.glob("*/state.json") if is_run(child.parent)]
-    if inner:
-        newest = max(inner, key=lambda run: (run / "state.json").stat().st_mtime_ns)
+    if newest := _newest(_runs_under(path)):
         return f"a folder of runs: name one, such as the newest, {newest}."
     if _holds_photos(path):
         return f"a folder of photos, not a run. {_prepare(path)}"
-    return "not a run folder: it has no config.toml. `nerf runs` lists those that are there."
+    missing = "scene.json" if (path / "config.toml").is_file() else "config.toml"
+    return f"not a run folder: it has no {missing}. `nerf runs` lists those that are there."
 
 
 def _describe_file(path: Path) -> str:
@@ -139,10 +128,9 @@ def _describe_file(path: Path) -> str:
 
 
 def _describe_begun(path: Path) -> str:
-    capture = ""
-    with suppress(NerfError):
-        capture = str(read_json(path / PREPARING / "options.json").get("from") or "")
-    again = command("nerf prepare", Path(capture or "PHOTOS"), "--out", path)
+    from nerfcli.prepare import repeat_command
+
+    again = repeat_command(path)
     return f"a scene that `nerf prepare` has begun and not ended. Go on with it: {again}."
 
 
@@ -170,9 +158,7 @@ def _prepare(path: Path) -> str:
 
 def _source_of(run: Path) -> str:
     """The absolute path of the scene that a run was made from; "" if it is not recorded."""
-    record = read_json(run / "scene.json")
-    source = record.get("data_source") if isinstance(record, dict) else None
-    return str(source.get("resolved", "")) if isinstance(source, dict) else ""
+    return ImageSource.recorded(read_json(run / "scene.json")).resolved
 
 
 def _run_around(path: Path) -> Path | None:
@@ -180,10 +166,14 @@ def _run_around(path: Path) -> Path | None:
 
 
 def _is_begun(path: Path) -> bool:
-    return (path / PREPARING).is_dir() and not (path / "transforms.json").is_file()
+    if not path.is_dir() or (path / "transforms.json").is_file():
+        return False
+    from nerfcli.prepare import WORK  # needs torch
+
+    return (path / WORK).is_dir()
 
 
-def _scene_format(path: Path) -> str:
+def scene_format(path: Path) -> str:
     """The name of the format of a scene's folder; "" for any other folder."""
     from nerfcli.scenes.formats import formats_in  # needs torch
 
@@ -201,12 +191,12 @@ def _holds_photos(path: Path) -> bool:
 
 def _near_run(path: Path) -> Path | None:
     """The run that a name most likely means: the newest of a scene, or one of a like name."""
-    of_scene = list(RUNS.glob(f"{path.name}-*/state.json")) if path.name else []
-    if of_scene:
-        return max(of_scene, key=lambda state: state.stat().st_mtime_ns).parent
-    runs = {run.parent.name: run.parent for run in RUNS.glob("*/state.json")}
-    close = get_close_matches(path.name, runs, n=1, cutoff=NEAR)
-    return runs[close[0]] if close else None
+    runs = []
+    with suppress(NerfError):
+        runs = _runs_under(RUNS)
+    of_scene = [run for run in runs if path.name and run.name.startswith(f"{path.name}-")]
+    near = most_like(path.name, [run.name for run in runs])
+    return _newest(of_scene) or (RUNS / near if near else None)
 
 
 def _near(path: Path, folder: Path) -> Path | None:
@@ -215,5 +205,5 @@ def _near(path: Path, folder: Path) -> Path | None:
         names = [child.name for child in folder.iterdir() if child.is_dir()]
     except OSError:
         return None
-    close = get_close_matches(path.name, names, n=1, cutoff=NEAR)
-    return folder / close[0] if close else None
+    near = most_like(path.name, names)
+    return folder / near if near else None

@@ -1,41 +1,19 @@
-"""The place of a run's images: recorded when the run is made, looked up when they are needed."""
+"""The images of a run, looked up where scene.json says that they were."""
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nerfcli.cli.hints import ensure_scene
 from nerfcli.core.config import SceneConfig
 from nerfcli.core.errors import NerfError
 from nerfcli.engine.runs import Run
+from nerfcli.engine.source_record import ImageSource
 
 if TYPE_CHECKING:
     from nerfcli.scenes import Scene
-
-KEY = "data_source"  # in scene.json
-
-
-@dataclass(frozen=True)
-class ImageSource:
-    """A scene's path as the user gave it, and the absolute path that it stood for."""
-
-    given: str
-    resolved: str
-
-    @staticmethod
-    def of(path: Path) -> ImageSource:
-        return ImageSource(str(path), str(path.resolve()))
-
-    @staticmethod
-    def recorded(scene_json: dict[str, Any]) -> ImageSource:
-        record = scene_json.get(KEY, {})
-        return ImageSource(record.get("given", ""), record.get("resolved", ""))
-
-    def as_json(self) -> dict[str, dict[str, str]]:
-        return {KEY: dataclasses.asdict(self)}
 
 
 def recorded_path(run: Run) -> Path:

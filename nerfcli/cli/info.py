@@ -9,13 +9,13 @@ from typing import Annotated, Any
 
 import typer
 
-from nerfcli.cli.image_source import ImageSource
 from nerfcli.cli.options import Json, Quiet, open_run
-from nerfcli.cli.output import show
+from nerfcli.cli.output import describe_views, show
 from nerfcli.cli.runs import held_out_score, size_of
 from nerfcli.core.settings import config_tree
-from nerfcli.core.text import duration, quantity
+from nerfcli.core.text import duration
 from nerfcli.engine.runs import Run
+from nerfcli.engine.source_record import ImageSource
 
 
 def info(
@@ -119,22 +119,10 @@ def _run_text(value: dict[str, Any]) -> str:
             f"{value['run']}: scene {value['scene']}, method {value['method']}{why}",
             f"step {value['step']}{seconds}, {state}",
             f"{value['n_parameters']:,} values, {value['bytes'] / 1e6:.1f} MB on the disk",
-            f"{_views(value)}; {_quality(value)}",
+            f"views: {describe_views(value)}; {_quality(value)}",
             f"photos: {value['source'] or 'unknown'}",
         ]
     )
-
-
-def _views(value: dict[str, Any]) -> str:
-    """How many views there are, and of what size."""
-    views, sizes = value["views"], [" x ".join(map(str, size)) for size in value["sizes"] if size]
-    size = f", {sizes[0]}" if sizes else ""
-    if len(sizes) > 1:
-        size = f", {sizes[0]} to {sizes[-1]}"
-    if (value["downscale"] or 1) > 1:
-        size += f" (1/{value['downscale']} of the photos)"
-    held_out = views.get("test", 0)
-    return f"{quantity(views.get('train', 0), 'view')} to train on, {held_out} held out{size}"
 
 
 def _quality(value: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from contextlib import suppress
+from typing import Any
 
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import json_text
@@ -27,6 +28,20 @@ def show(text: str, value: dict, as_json: bool) -> None:
         raise NerfError(
             f"the result cannot be written to stdout: {error.strerror}. Everything else is done."
         ) from error
+
+
+def describe_views(value: dict[str, Any]) -> str:
+    """Say how many views a run has, and of what size.
+
+    Args:
+        value: `views`, their number by split; `sizes` [[width, height], ...]; `downscale`.
+    """
+    sizes = [" x ".join(map(str, size)) for size in value["sizes"] if size]
+    size = f", {' to '.join([sizes[0], *sizes[1:][-1:]])}" if sizes else ""
+    if (value["downscale"] or 1) > 1:
+        size += f" (1/{value['downscale']} of the photos)"
+    train, held_out = (value["views"].get(split, 0) for split in ("train", "test"))
+    return f"{train} to train on, {held_out} held out{size}"
 
 
 def fail(message: str, as_json: bool) -> int:

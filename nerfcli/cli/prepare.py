@@ -10,13 +10,13 @@ import typer
 from nerfcli.cli.hints import ensure_capture
 from nerfcli.cli.options import Json, ProgressKind, Quiet, progress_kind
 from nerfcli.cli.output import NOT_MET, show, stop_code
-from nerfcli.cli.output_paths import ensure_own_folder
+from nerfcli.cli.output_paths import ensure_apart, ensure_own_folder
 from nerfcli.core.errors import NerfError
 from nerfcli.core.extras import ensure_installed
 from nerfcli.core.files import ensure_writable, read_json
 from nerfcli.core.progress import Progress
 from nerfcli.core.signals import StopSignal
-from nerfcli.core.text import duration, quantity
+from nerfcli.core.text import command, duration, quantity
 
 DEFAULT_FRAMES = 150  # of a video
 
@@ -129,9 +129,7 @@ def ensure_free_scene(capture: Path, out: Path, *, overwrite: bool) -> None:
 
     if not capture.exists():
         raise NerfError(f"{capture} does not exist; give a folder of photos or a video file.")
-    to, origin = out.resolve(), capture.resolve()
-    if to == origin or origin in to.parents or to in origin.parents:
-        raise NerfError(f"--out {out} and {capture} lie in each other; choose another folder.")
+    ensure_apart(out, capture)
     ensure_own_folder(out, (RECORD, WORK))
     if overwrite and out.is_dir() and any(out.iterdir()):
         clear_scene(capture, out)
@@ -156,6 +154,7 @@ def summarise(record: dict[str, Any], *, quiet: bool = False) -> str:
     if not record["enough"]:
         lines.append("too few: the scene is not what was photographed; take more, with overlap")
     if not quiet:
-        lines.append(f"next: nerf check {record['scene']}   nerf train {record['scene']}")
+        scene = Path(record["scene"])
+        lines.append(f"next: {command('nerf check', scene)}   {command('nerf train', scene)}")
     # names that are not UTF-8 cannot be printed
     return "\n".join(lines).encode(errors="backslashreplace").decode()

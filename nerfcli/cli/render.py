@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from nerfcli.cli.hints import ensure_no_scene
 from nerfcli.cli.options import (
     Backend,
     Device,
@@ -22,19 +20,24 @@ from nerfcli.cli.options import (
     progress_kind,
 )
 from nerfcli.cli.output import show, stop_code
-from nerfcli.cli.output_paths import NAME_ANOTHER, ensure_absent, first_free
+from nerfcli.cli.output_paths import NAME_ANOTHER, ensure_absent, ensure_own_folder, first_free
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import ensure_writable
 from nerfcli.core.progress import Progress
 from nerfcli.core.signals import StopSignal
 from nerfcli.core.text import duration, quantity
+from nerfcli.engine.path_request import PathRequest
+from nerfcli.engine.render_files import (
+    DEPTH_RECORD,
+    LAYERS,
+    VIDEOS,
+    RenderFiles,
+    ensure_known,
+    ensure_layers,
+)
 
-VIDEOS = (".mp4", ".gif")
-FILES = (*VIDEOS, ".png")
 FPS = 30
-LAYERS = ("rgb", "depth", "opacity")
-PATHS = ("auto", "orbit", "spiral", "interpolate", "test")
-UPS = ("+x", "-x", "+y", "-y", "+z", "-z", "image")
+OURS = (*(f"{layer}_*" for layer in LAYERS), DEPTH_RECORD, ".*")  # in a folder of frames
 
 
 def render(
@@ -110,7 +113,10 @@ def render(
             "[default: 0]",
         ),
     ] = None,
-    fps: Annotated[int, typer.Option(metavar="N", help="Frames a second of a video.")] = FPS,
+    fps: Annotated[
+        int | None,
+        typer.Option(metavar="N", help=f"Frames a second of a video. [default: {FPS}]"),
+    ] = None,
     scale: Annotated[
         float, typer.Option(metavar="S", help="Of the views' width and height.")
     ] = 1.0,
@@ -140,23 +146,33 @@ def render(
     """
     kind = progress_kind(progress, quiet)
     ensure_device(device)
-    layers = tuple(layer.strip() for layer in save.split(",") if layer.strip())
+    layers = tuple(dict.fromkeys(name for word in save.split(",") if (name := word.strip())))
     if out is not None and out.suffix.lower() == ".png" and frame is None:
         frame = 0
-    _check(path, up, frames, fps, scale, out)
-    _check_orbit(path, target, distance, height, turns, start)
-    _check_frame(frame, out)
+    request = PathRequest(
+        path=path,
+        up=up,
+        frames=frames,
+        frame=frame,
+        scale=scale,
+        target=target,
+        distance=distance,
+        height=height,
+        turns=turns,
+        start=start,
+    )
+    request.ensure_possible()
+    ensure_layers(layers)
+    _check_out(out, frame, fps)
     opened = open_run(run, quiet=quiet).using(backend=backend, device=device)
     if out is not None:
-        ensure_free_output(out, layers, overwrite=overwrite)
+        ensure_free_output(RenderFiles(out, layers), overwrite=overwrite)
     else:
         ensure_writable(opened.renders, NAME_ANOTHER)
-    from nerfcli.engine.plan import PathRequest, plan_path
+    from nerfcli.engine.plan import plan_path
     from nerfcli.engine.render import load_model
-    from nerfcli.engine.render_path import ensure_layers, render_path
+    from nerfcli.engine.render_path import render_path
 
-    ensure_layers(layers)
-    request = PathRequest(*(path, up, frames, frame, scale, target, distance, height, turns, start))
     # a signal before the first frame counts, too
     with Progress(kind, None, "frame", "render") as reporter, StopSignal() as stop:
         model = load_model(opened, backend, opened.config.device, reporter.note)
@@ -168,7 +184,7 @@ def render(
             chosen.cameras,
             out=free_output(default, layers, overwrite=overwrite) if out is None else out,
             save=layers,
-            fps=fps,
+            fps=fps or FPS,
             model=model,
             remark=chosen.remark,
             progress=reporter,
@@ -189,97 +205,41 @@ def render(
     return stop_code(result["stopped"]) or 0
 
 
-def ensure_free_output(out: Path, layers: tuple[str, ...], *, overwrite: bool) -> None:
-    """Raise NerfError where `out` cannot be written, or files would be replaced unasked."""
+def ensure_free_output(files: RenderFiles, *, overwrite: bool) -> None:
+    """Raise NerfError where `files` cannot be written, or would replace others unasked."""
+    out = files.out
     ensure_writable(out)
-    is_file = out.suffix.lower() in FILES
-    if is_file and out.is_dir():
+    if not files.is_folder and out.is_dir():
         raise NerfError(f"--out {out} is a folder; {out.suffix} needs the name of a file.")
-    if not is_file and out.is_file():
+    if files.is_folder and out.is_file():
         raise NerfError(f"--out {out} is a file; PNG frames need a folder.")
-    if not is_file:
-        ensure_no_scene(out, (*(f"{layer}_*" for layer in LAYERS), "*.json", ".*"))
-    ensure_absent(_outputs(out, layers), overwrite=overwrite)
+    if files.is_folder:
+        ensure_own_folder(out, patterns=OURS)
+    ensure_absent(files.there(), overwrite=overwrite)
 
 
 def free_output(default: Path, layers: tuple[str, ...], *, overwrite: bool) -> Path:
     """The default name, or the next of it that replaces no file: orbit.mp4, orbit-2.mp4, ..."""
-    out = default
-    if not overwrite:
-        out = first_free(default, lambda path: any(p.exists() for p in _outputs(path, layers)))
-    return out
+    if overwrite:
+        return default
+    return first_free(default, lambda path: bool(RenderFiles(path, layers).there()))
 
 
-def _outputs(out: Path, layers: tuple[str, ...]) -> list[Path]:
-    """The files that a render to `out` would write, or those that it would replace in a folder."""
-    if out.suffix.lower() in FILES:
-        more = [out.with_name(f"{out.stem}_{layer}{out.suffix}") for layer in layers[1:]]
-        return [out, *more]
-    return [path for layer in layers for path in sorted(out.glob(f"{layer}_*.png"))]
-
-
-def _check(
-    path: str, up: str | None, frames: int | None, fps: int, scale: float, out: Path | None
-) -> None:
-    if path not in PATHS:
-        raise NerfError(f"--path: unknown path {path!r}; known: {', '.join(PATHS)}.")
-    if up is not None and up not in UPS:
-        raise NerfError(f"--up: unknown direction {up!r}; known: {', '.join(UPS)}.")
-    if up is not None and path == "test":
-        raise NerfError("--up: --path test shows the held-out views as they are; leave it out.")
-    if frames is not None and (frames < 1 or path == "test"):
-        raise NerfError(
-            "--frames: --path test has one frame for each held-out view; leave it out."
-            if path == "test"
-            else f"--frames must be at least 1, got {frames}."
-        )
-    if not 1 <= fps <= 240:
+def _check_out(out: Path | None, frame: int | None, fps: int | None) -> None:
+    """Raise NerfError for an output that does not fit what is asked of it."""
+    if fps is not None and not 1 <= fps <= 240:
         raise NerfError(f"--fps must be from 1 to 240, got {fps}.")
-    if fps != FPS and out is not None and out.suffix.lower() not in VIDEOS:
-        raise NerfError("--fps is of a video; PNG frames in a folder have none.")
-    if not 0 < scale <= 16:
-        raise NerfError(f"--scale must be above 0 and at most 16, got {scale}.")
-    if out is not None and out.suffix and out.suffix.lower() not in FILES and not out.is_dir():
-        raise NerfError(
-            f"--out {out}: unknown suffix {out.suffix!r}; use .mp4, .gif, .png, or a folder for "
-            "PNGs."
-        )
-    if out is not None:
-        from nerfcli.engine.video import ensure_rate
-
-        ensure_rate(out, fps)
-
-
-def _check_orbit(
-    path: str,
-    target: str | None,
-    distance: float | None,
-    height: float | None,
-    turns: float | None,
-    start: float | None,
-) -> None:
-    numbers = {"--distance": distance, "--height": height, "--turns": turns, "--start": start}
-    given = [flag for flag, number in numbers.items() if number is not None]
-    given += ["--target"] if target is not None else []
-    if given and path not in ("auto", "orbit"):
-        raise NerfError(f"{given[0]} is of an orbit; leave it out, or give --path orbit.")
-    for flag, number in numbers.items():
-        if number is not None and not math.isfinite(number):
-            raise NerfError(f"{flag} must be a finite number, got {number}.")
-    if distance is not None and distance <= 0:
-        raise NerfError(f"--distance must be above 0, got {distance}.")
-    if target is not None:
-        from nerfcli.engine.plan import TARGETS, parse_point
-
-        if target not in TARGETS:
-            parse_point(target)
-
-
-def _check_frame(frame: int | None, out: Path | None) -> None:
-    if frame is not None and frame < 0:
-        raise NerfError(f"--frame must be at least 0, got {frame}.")
     if frame is not None and out is not None and out.suffix.lower() != ".png":
         raise NerfError(f"--frame {frame} is one picture; --out must end in .png, not be {out}.")
+    if out is not None:
+        ensure_known(out)
+    is_video = frame is None if out is None else out.suffix.lower() in VIDEOS
+    if fps is not None and not is_video:
+        raise NerfError("--fps is of a video; PNG frames have none. Leave it out.")
+    if out is not None and is_video:
+        from nerfcli.engine.video import ensure_rate
+
+        ensure_rate(out, fps or FPS)
 
 
 def _places(files: list[str]) -> str:

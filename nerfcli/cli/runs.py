@@ -9,13 +9,14 @@ from typing import Annotated, Any
 import typer
 
 from nerfcli.cli.hints import RUNS
-from nerfcli.cli.image_source import ImageSource
 from nerfcli.cli.options import Json, Quiet
 from nerfcli.cli.output import show
 from nerfcli.core.errors import NerfError
-from nerfcli.core.files import read_json
+from nerfcli.core.files import read_json, refusal
 from nerfcli.core.text import duration
-from nerfcli.engine.runs import Run, is_run
+from nerfcli.engine.run_folders import find_files, is_run
+from nerfcli.engine.runs import Run
+from nerfcli.engine.source_record import ImageSource
 
 
 def runs(
@@ -40,32 +41,44 @@ def runs(
             raise NerfError(f"{folder} is not a folder; name the one that the runs are in.")
         rows = []
     else:
-        rows = [describe(path) for path in find_runs(folder)]
+        rows = list_runs(folder)
     show(_table(rows, folder), {"folder": str(folder), "runs": rows}, as_json)
     return 0
 
 
-def find_runs(folder: Path) -> list[Path]:
-    """The runs in a folder, the newest checkpoint first; those without one by their beginning."""
-    found = [path.parent for path in folder.glob("*/config.toml") if is_run(path.parent)]
-    return sorted(found, key=lambda path: (_written(path), str(path)), reverse=True)
+def list_runs(folder: Path) -> list[dict[str, Any]]:
+    """Describe the runs in a folder, the newest checkpoint first, and what may not be read last.
+
+    A run without a checkpoint stands where it began.
+    """
+    files, closed = find_files(folder, "config.toml")
+    found = [file.parent for file in files if is_run(file.parent)]
+    found.sort(key=lambda path: (_written(path), str(path)), reverse=True)
+    shut = [_blank_row(path) | {"broken": reason} for path, reason in closed.items()]
+    return [describe(path) for path in found] + shut
 
 
 def describe(path: Path) -> dict[str, Any]:
     """What a run is, from its records alone; `broken` says why it cannot be opened, or is None."""
-    row: dict[str, Any] = {"run": str(path), "written": _written(path), "bytes": size_of(path)}
-    row |= dict.fromkeys(("scene", "source", "method", "step", "seconds", "finished", "broken"))
-    row |= dict.fromkeys(("test_psnr", "test_psnr_step"))
+    row = _blank_row(path)
     try:
         run = Run.open(path)
         run.ensure_whole()
-    except (NerfError, OSError) as error:
+    except NerfError as error:
         return row | {"broken": str(error)}
+    except OSError as error:
+        return row | {"broken": refusal(error) or str(error)}
     state = run.state
     row |= {key: state.get(key) for key in ("step", "seconds", "finished")}
     row |= {"scene": run.scene_json.get("name"), "method": run.config.method}
     row["source"] = ImageSource.recorded(run.scene_json).resolved or None
     return row | held_out_score(path)
+
+
+def _blank_row(path: Path) -> dict[str, Any]:
+    row: dict[str, Any] = {"run": str(path), "written": _written(path), "bytes": size_of(path)}
+    row |= dict.fromkeys(("scene", "source", "method", "step", "seconds", "finished", "broken"))
+    return row | dict.fromkeys(("test_psnr", "test_psnr_step"))
 
 
 def held_out_score(path: Path) -> dict[str, Any]:

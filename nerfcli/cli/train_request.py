@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nerfcli.cli.hints import RUNS, ensure_scene, named_run, newest_run_of
-from nerfcli.cli.image_source import ImageSource, recorded_path, scene_of_run
+from nerfcli.cli.image_source import recorded_path, scene_of_run
 from nerfcli.core.config import Config, TrainConfig, known
 from nerfcli.core.devices import cuda_missing
 from nerfcli.core.errors import NerfError
@@ -22,8 +22,10 @@ from nerfcli.core.settings import (
     ensure_own_table,
     with_values,
 )
+from nerfcli.core.text import command
 from nerfcli.engine.runs import Run, ensure_free, is_run, newest_run
 from nerfcli.engine.schedule import budget_at
+from nerfcli.engine.source_record import ImageSource
 
 if TYPE_CHECKING:
     from nerfcli.engine.train import Prepared
@@ -61,7 +63,7 @@ class Job:
     default_length: bool = False
 
 
-def find_run(target: Path | None, out: Path | None) -> Path | None:
+def run_to_resume(target: Path | None, out: Path | None) -> Path | None:
     """The run that --resume means, or None: there is none yet, so one begins.
 
     Args:
@@ -146,7 +148,7 @@ def ready_scene(
     if odd := odd_shapes(scene):
         note(f"warning: {odd}")
     for finding in check_few_views(scene):
-        note(f"warning: {finding.text}. Look closer: nerf check {path}")
+        note(f"warning: {finding.text}. Look closer: {command('nerf check', path)}")
     prepared = prepare(scene, config, note)
     backends.select(prepared.config.backend, prepared.config.device, note)
     return prepared
@@ -167,7 +169,7 @@ def resumable_job(
     length needs no images, unless its held-out views are to be scored.
     """
     target = target and (named_run(target) or target)
-    path = find_run(target, out)
+    path = run_to_resume(target, out)
     if path is None:
         note(_begins_again(target, out))
         return fresh_job(target, out, given, overwrite=True, target_psnr=target_psnr, note=note)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import Any, get_type_hints
+
+from nerfcli.core.text import most_like
 
 # flags of other programs, by what they are called here where a command has it
 MEANT = {
@@ -31,15 +32,13 @@ MEANT = {
     "--seed": "random-seed",
     "--set train.lr=RATE": "lr learning-rate",
 }
-SYNONYMS = {f"--{word}": flag for flag, words in MEANT.items() for word in words.split()}
-NEAR = 0.75  # likeness of two flags without their dashes, as difflib measures it
 KINDS = {"float": "a number", "int": "a whole number"}  # by what an annotation holds
 
 
 def usage_message(error: Any, words: Sequence[str]) -> str:
     """The message, with the flag that was meant if there is one, and where help is."""
     context = error.ctx
-    path = context.command_path if context else "nerf"
+    path = context.command_path if context else " ".join(["nerf", *_verb(words)])
     wrong = getattr(error, "option_name", None)
     if wrong and context is not None:
         message = f"{error.message.split(wrong)[0]}{wrong}"
@@ -54,14 +53,19 @@ def usage_message(error: Any, words: Sequence[str]) -> str:
 
 def meant(wrong: str, flags: Sequence[str]) -> str | None:
     """The flag among these that `wrong` most likely stands for; None where none is like it."""
-    synonym = SYNONYMS.get(wrong, "")
-    if synonym.partition(" ")[0] in flags:
-        return synonym
+    synonyms = [flag for flag, others in MEANT.items() if wrong.lstrip("-") in others.split()]
+    if here := [flag for flag in synonyms if flag.partition(" ")[0] in flags]:
+        return here[0]
     bare = {flag.lstrip("-"): flag for flag in flags}
     word = wrong.lstrip("-")
-    begun = [name for name in bare if len(word) > 2 and name.startswith(word)]
-    close = begun or difflib.get_close_matches(word, bare, n=1, cutoff=NEAR)
-    return bare[close[0]] if close else None
+    begun = next((name for name in bare if len(word) > 2 and name.startswith(word)), None)
+    near = begun or most_like(word, bare)
+    return bare[near] if near else None
+
+
+def _verb(words: Sequence[str]) -> Sequence[str]:
+    """The verb, before its flags; some of typer's errors do not name it."""
+    return [] if not words or words[0].startswith("-") else words[:1]
 
 
 def _wrong_type(error: Any, words: Sequence[str]) -> str | None:

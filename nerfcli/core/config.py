@@ -13,6 +13,7 @@ from typing import Annotated, Literal, TypeVar
 
 from msgspec import Meta
 
+from nerfcli.core.devices import KNOWN
 from nerfcli.core.errors import NerfError
 
 T = TypeVar("T")
@@ -32,7 +33,7 @@ DimLight = Annotated[float, Meta(ge=0, le=1e-3)]  # above, proposals learn from 
 RaySamples = Annotated[int, Meta(ge=2, le=4096)]
 CellCount = Annotated[int, Meta(ge=1, le=512)]
 TableSize = Annotated[int, Meta(ge=1, le=24)]  # 16 levels of 2 features at 24 take 2 GiB
-DeviceName = Annotated[str, Meta(pattern=r"^(auto|cpu|cuda(:\d{1,2})?)$")]
+DeviceName = Annotated[str, Meta(pattern=f"^({KNOWN.pattern})$")]
 
 
 @dataclass(frozen=True)

@@ -53,16 +53,15 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def folders_above(path: Path) -> Iterator[None]:
-    """Make the folders above `path`; where the block fails, those that it made go away again."""
+    """Make the folders above `path`; those that it made and that stay empty go away again."""
     made = list(takewhile(lambda folder: not folder.exists(), path.parents))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield
-    except BaseException:
+    finally:
         for folder in made:
-            with suppress(OSError):  # something else is in it by now
+            with suppress(OSError):  # something is in it by now
                 folder.rmdir()
-        raise
 
 
 def open_to_others(path: Path) -> None:
@@ -146,23 +145,37 @@ def locked(folder: Path, busy: str) -> Iterator[None]:
         busy: the error message if another process holds the lock.
 
     Raises:
-        NerfError: another process holds it; never on a system without such locks.
+        NerfError: another process holds it, or has just removed the folder; never on a system
+            without such locks.
     """
     try:
         import fcntl
     except ImportError:  # Windows
         yield
         return
-    handle = os.open(folder, os.O_RDONLY)
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError as error:  # its holder has removed it this moment
+        raise NerfError(busy) from error
     try:
         with suppress(OSError):  # some network disks cannot
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise NerfError(busy) from error
+        if not _is_open_at(handle, folder):  # removed before we had the lock
+            raise NerfError(busy)
         yield
     finally:
         os.close(handle)
+
+
+def _is_open_at(handle: int, path: Path) -> bool:
+    """Whether what is open is what lies at `path` now."""
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def write_text(path: Path, text: str) -> None:

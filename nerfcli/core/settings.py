@@ -7,7 +7,6 @@ Order: defaults < preset < file < --set < named flags. A layer is a flat mapping
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -20,6 +19,7 @@ from nerfcli.core.config import METHOD_TABLES, SHARED_TABLES, Config, stated_met
 from nerfcli.core.config_format1 import is_format1, new_home, translate
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import write_text
+from nerfcli.core.text import most_like
 
 PRESETS = Path(__file__).parents[1] / "presets"
 AUTO = ("auto", "none")  # ways to write None, which TOML has no word for
@@ -171,9 +171,8 @@ def preset_names() -> tuple[str, ...]:
 
 def nearest(word: str, known: Sequence[str]) -> str:
     """A clause that names the known word nearest to `word`, or all of them if there are few."""
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    if close:
-        return f"did you mean {close[0]}?"
+    if near := most_like(word, known, 0.5):
+        return f"did you mean {near}?"
     return f"known: {', '.join(known)}." if len(known) <= 12 else "see docs/cli.md for all keys."
 
 

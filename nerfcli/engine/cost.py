@@ -16,6 +16,7 @@ PREVIEW_AFTER = 60.0  # seconds of a render above which a smaller one is offered
 PREVIEWS = (0.5, 0.25)  # scales
 N_FRAMES = 120  # of a path, unless another number is asked for
 BANDS, FRAMES_A_BAND = 4, 8  # of neighbouring rays; a short path has fewer of them
+SHUFFLE = 7  # has no factor in common with any number of bands
 WARM_UP = 256  # rays before the clock runs: a first call allocates and loads
 
 
@@ -32,7 +33,7 @@ def estimate_seconds(model: Model, cameras: Cameras) -> float:
         camera = (2 * k + 1) * len(cameras) // (2 * n_bands)
         area = int(sizes[camera])
         length = min(model.field.rays_per_chunk, area)
-        first = (area - length) * (2 * (3 * k % n_bands) + 1) // (2 * n_bands)
+        first = (area - length) * (2 * (SHUFFLE * k % n_bands) + 1) // (2 * n_bands)
         if k == 0:
             _render(model, cameras, camera, first, min(WARM_UP, length))
         start = time.perf_counter()
@@ -43,13 +44,16 @@ def estimate_seconds(model: Model, cameras: Cameras) -> float:
 
 
 def estimate_path(run: Run) -> float | None:
-    """Estimate the seconds that N_FRAMES of a run's size take; None where it cannot be rendered."""
+    """Estimate the seconds that N_FRAMES of a run's size take; None where it cannot be rendered.
+
+    Nor where the memory is too small: it is asked for after a training, which must end well.
+    """
     try:
         model = load_model(run, run.config.backend, run.config.device)
         views = list(model.scene.splits["train"])
         chosen = [views[i * len(views) // (2 * FRAMES_A_BAND)] for i in range(2 * FRAMES_A_BAND)]
         return N_FRAMES / len(chosen) * estimate_seconds(model, model.scene.cameras[chosen])
-    except NerfError:
+    except (NerfError, MemoryError, RuntimeError):  # torch's report of a full memory is the last
         return None
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from nerfcli.engine.image_metrics import psnr, round_to_8_bits
-from nerfcli.engine.render import Model
+from nerfcli.engine.render import Model, render_rays
 from nerfcli.scenes import Scene, load_views
 from nerfcli.scenes.views import over_background
 
@@ -31,7 +31,7 @@ def estimate_held_out(model: Model, scene: Scene, n_trained: int) -> dict | None
         n_held_out that there are, n_pixels of each view; None where no view is held out.
 
     Raises:
-        NerfError: an image cannot be read.
+        NerfError: an image cannot be read, or the GPU's memory is full.
     """
     held_out = scene.splits.get("test", ())
     if not held_out:
@@ -60,13 +60,7 @@ def _score(
     u = torch.rand(n_pixels, dtype=torch.float64, generator=generator)
     flat = views.draw((torch.arange(n_pixels) + u) / n_pixels)
     truth = over_background(views.colors(flat), model.background.cpu())
-    field = model.field
-    rays = scene.cameras.rays(views.locate(flat).to(model.device), field.needs_radii)
-    step = field.rays_per_chunk
-    parts = [
-        field.render_rays(rays[start : start + step], model.background).rgb.cpu()
-        for start in range(0, n_pixels, step)
-    ]
-    seen = torch.cat(parts)
+    rays = scene.cameras.rays(views.locate(flat).to(model.device), model.field.needs_radii)
+    seen = render_rays(model, rays).rgb.cpu()
     decibels = psnr(*(round_to_8_bits(c.numpy())[None] for c in (seen, truth)))
     return decibels if decibels < float("inf") else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nerfcli.core.text import rough_duration
+from nerfcli.core.text import number, rough_duration
 
 if TYPE_CHECKING:
     from nerfcli.engine.train import Loop
@@ -35,5 +35,5 @@ class Forecast:
         if left > FORECAST_FROM:
             loop.progress.note(
                 f"{loop.budget.total_steps} steps: about {rough_duration(left)} to go here, at "
-                f"{steps / seconds:.3g} steps a second; --minutes M ends by the clock"
+                f"{number(steps / seconds)} steps a second; --minutes M ends by the clock"
             )

@@ -8,11 +8,10 @@ take the place of the frames of a large video. Frames are written aside and rena
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,9 @@ import numpy as np
 from nerfcli import __version__
 from nerfcli.cameras.cameras import Cameras
 from nerfcli.core.errors import NerfError
-from nerfcli.core.files import json_text, locked, write_json
+from nerfcli.core.files import folders_above, json_text, locked, read_json, replacing, write_json
+from nerfcli.engine.render import Model
+from nerfcli.engine.render_files import RenderFiles, frame_name, suffixes
 from nerfcli.engine.runs import Run
 
 PREFIX, RECORD = ".frames-", "frames.json"
@@ -36,19 +37,16 @@ DEPTH_SIDECAR = {
 
 
 def describe_frames(
-    run: Run, cameras: Cameras, layers: tuple[str, ...], numbers: bool, evaluated_by: str
+    run: Run, model: Model, cameras: Cameras, layers: tuple[str, ...], numbers: bool
 ) -> dict[str, Any]:
     """Say what frames are of: equal descriptions have equal pixels.
 
     Args:
+        model: which is rendered; the run may have a newer checkpoint by now.
         numbers: depth is kept as float32, too.
-        evaluated_by: the backend and its device.
     """
-    weights = hashlib.blake2b(digest_size=16)
-    with (run.path / run.state["files"]["model"]).open("rb") as file:
-        while block := file.read(1 << 22):
-            weights.update(block)
-    weights.update(json_text(run.scene_json).encode())
+    known = hashlib.blake2b(model.digest().encode(), digest_size=16)
+    known.update(json_text(run.scene_json).encode())
     seen = hashlib.blake2b(digest_size=16)
     for tensor in (cameras.c2w, cameras.focal, cameras.principal, cameras.size):
         seen.update(tensor.contiguous().numpy().tobytes())
@@ -56,13 +54,13 @@ def describe_frames(
     return {
         "run": str(run.path.resolve()),
         "step": run.step,
-        "field": weights.hexdigest(),
+        "field": known.hexdigest(),
         "cameras": seen.hexdigest(),
         "n_frames": len(cameras),
         "first_size": cameras.size[0].tolist(),
         "layers": list(layers),
         "numbers": numbers,
-        "evaluated_by": evaluated_by,
+        "evaluated_by": f"{model.field.ops.name} on {model.device}",
         "version": __version__,
     }
 
@@ -85,10 +83,15 @@ class KeptFrames:
 
     def paths(self, index: int) -> list[Path]:
         """Every file of one frame."""
-        stems = [(layer, f"{layer}_{index:04d}") for layer in self.layers]
-        files = [f"{stem}.png" for _, stem in stems]
-        files += [f"{stem}.npy" for layer, stem in stems if layer == "depth" and self.numbers]
-        return [self.folder / name for name in files]
+        return [
+            self.folder / frame_name(layer, index, suffix)
+            for layer in self.layers
+            for suffix in suffixes(layer, self.numbers)
+        ]
+
+    def there(self) -> list[int]:
+        """List the frames whose files are all in the folder."""
+        return [i for i in range(len(self.sizes)) if all(path.is_file() for path in self.paths(i))]
 
     def load(self, index: int) -> dict[str, np.ndarray] | None:
         """Read one frame, [h, w, 3] uint8 by layer; None where it is not there whole."""
@@ -100,12 +103,12 @@ class KeptFrames:
         pictures: dict[str, np.ndarray] = {}
         try:
             for layer in self.layers:
-                picture = imread(self.folder / f"{layer}_{index:04d}.png", plugin="pillow")
+                picture = imread(self.folder / frame_name(layer, index), plugin="pillow")
                 if picture.shape != (height, width, 3) or picture.dtype != np.uint8:
                     raise ValueError
                 pictures[layer] = picture
             if self.numbers and "depth" in self.layers:
-                depth = np.load(self.folder / f"depth_{index:04d}.npy", mmap_mode="r")
+                depth = np.load(self.folder / frame_name("depth", index, ".npy"), mmap_mode="r")
                 if depth.shape != (height, width):
                     raise ValueError
         except (OSError, ValueError, EOFError, SyntaxError):  # Pillow's, of a torn PNG
@@ -120,40 +123,33 @@ class KeptFrames:
         from imageio.v3 import imwrite
 
         for layer, picture in pictures.items():
-            path = self.folder / f"{layer}_{index:04d}.png"
+            path = self.folder / frame_name(layer, index)
             if layer == "depth" and self.numbers and depth is not None:
-                with _renamed(path.with_suffix(".npy")) as aside, aside.open("wb") as file:
+                with replacing(path.with_suffix(".npy")) as aside, aside.open("wb") as file:
                     np.save(file, depth.astype(np.float32))
-            with _renamed(path) as aside, aside.open("wb") as file:
+            with replacing(path) as aside, aside.open("wb") as file:
                 imwrite(file, picture, extension=".png", plugin="pillow", compress_level=1)
 
-    def move(self, folder: Path) -> list[Path]:
-        """Put all frames into `folder`, and say there what depth is; return the pictures."""
-        if self.numbers and "depth" in self.layers:
-            (folder / "depth.json").write_text(json.dumps(DEPTH_SIDECAR, indent=2) + "\n")
-        for index in range(len(self.sizes)):
-            for path in self.paths(index):
-                os.replace(path, folder / path.name)
-        names = (f"{name}_{i:04d}.png" for name in self.layers for i in range(len(self.sizes)))
-        return [folder / name for name in names]
+    def move(self, files: RenderFiles) -> list[Path]:
+        """Put all frames where they belong, and say there what depth is; return the pictures.
 
-    def move_one(self, out: Path) -> list[Path]:
-        """Put the only frame at `out`, further layers beside it; return the pictures."""
-        moved = []
-        for path in self.paths(0):
-            layer = path.name.partition("_")[0]
-            place = layer_path(out, layer, self.layers).with_suffix(path.suffix)
-            os.replace(path, place)
-            moved += [place] if path.suffix == ".png" else []
-        return moved
+        Those of an earlier path go away first: a folder must not mix the two.
+        """
+        if files.is_folder:
+            for path in files.there():
+                path.unlink()
+        if files.record is not None:
+            write_json(files.record, DEPTH_SIDECAR)
+        moved: dict[str, list[Path]] = {layer: [] for layer in self.layers}
+        for index in range(len(self.sizes)):
+            for name, place in files.frame(index):
+                os.replace(self.folder / name, place)
+                if name.endswith(".png"):
+                    moved[name.partition("_")[0]].append(place)
+        return [path for paths in moved.values() for path in paths]
 
     def remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def layer_path(out: Path, layer: str, layers: tuple[str, ...]) -> Path:
-    """Name the file of one layer; the first one asked for gets the plain name."""
-    return out if layer == layers[0] else out.with_name(f"{out.stem}_{layer}{out.suffix}")
 
 
 @contextmanager
@@ -170,18 +166,20 @@ def keeping_frames(place: Path, what: dict[str, Any], cameras: Cameras) -> Itera
     pixels = {key: value for key, value in what.items() if key != "run"}  # which may move
     name = hashlib.blake2b(json_text(pixels).encode(), digest_size=5).hexdigest()
     folder = place / f"{PREFIX}{name}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise NerfError(
-            f"cannot write to {place}: {error.strerror}; choose another --out."
-        ) from error
     busy = f"another process renders the same frames in {folder}: wait for it."
-    with locked(folder, busy):
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(folders_above(folder))
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise NerfError(
+                f"cannot write to {place}: {error.strerror}; choose another --out."
+            ) from error
+        stack.enter_context(locked(folder, busy))
         if not (folder / RECORD).is_file():
             write_json(folder / RECORD, what)
         for path in folder.iterdir():  # what a kill left unfinished
-            if path.name.startswith("part-"):
+            if path.name.startswith((".", "part-")):
                 path.unlink(missing_ok=True)
         kept = KeptFrames(folder, tuple(what["layers"]), cameras.size.numpy(), what["numbers"])
         try:
@@ -194,18 +192,10 @@ def keeping_frames(place: Path, what: dict[str, Any], cameras: Cameras) -> Itera
 def _remove_outdated(place: Path, what: dict[str, Any]) -> None:
     own = place.resolve().parent == Path(what["run"])  # nothing but renders of the run
     for record in place.glob(f"{PREFIX}*/{RECORD}"):
-        with suppress(OSError, ValueError):
-            of = json.loads(record.read_text(encoding="utf-8"))
-            if (own or of.get("run") == what["run"]) and of.get("field") != what["field"]:
-                shutil.rmtree(record.parent, ignore_errors=True)
-
-
-@contextmanager
-def _renamed(path: Path) -> Iterator[Path]:
-    """Yield a path in the same folder that gets the name `path` when the block succeeds."""
-    aside = path.with_name(f"part-{path.name}")
-    try:
-        yield aside
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError, NerfError):  # another process renders it: it may be completed
+            of = read_json(record)
+            if not isinstance(of, dict) or of.get("field") == what["field"]:
+                continue
+            if own or of.get("run") == what["run"]:
+                with locked(record.parent, "busy"):
+                    shutil.rmtree(record.parent, ignore_errors=True)

@@ -15,41 +15,11 @@ from nerfcli.cameras.paths import PATHS, choose_path, orbit
 from nerfcli.cameras.upright import Upright, find_upright, restrict, up_along, up_of_images
 from nerfcli.core.errors import NerfError
 from nerfcli.engine.cost import N_FRAMES
+from nerfcli.engine.path_request import PathRequest, parse_point
 from nerfcli.engine.render import Model
 from nerfcli.engine.runs import Run
 from nerfcli.engine.subject import find_subject
 from nerfcli.scenes import Scene
-
-TARGETS = ("centre", "box", "subject")
-
-
-@dataclass(frozen=True)
-class PathRequest:
-    """What the user asks of a path; None: as the cameras have it.
-
-    Attributes:
-        path: a name, or auto. up: an axis of the source (+z), or image.
-        frames: their number. frame: the only one wanted, counted from 0. scale: of their size.
-        target: x,y,z in source units, or one of TARGETS. distance, height: source units.
-        turns: full turns of an orbit. start: azimuth of its first frame, degrees.
-    """
-
-    path: str = "auto"
-    up: str | None = None
-    frames: int | None = None
-    frame: int | None = None
-    scale: float = 1.0
-    target: str | None = None
-    distance: float | None = None
-    height: float | None = None
-    turns: float | None = None
-    start: float | None = None
-
-    @property
-    def orbit_flags(self) -> list[str]:
-        """The flags among them that only an orbit has."""
-        names = ("target", "distance", "height", "turns", "start")
-        return [f"--{name}" for name in names if getattr(self, name) is not None]
 
 
 @dataclass(frozen=True)
@@ -175,21 +145,3 @@ def _target(
         return np.median(subject, axis=0)
     point = torch.tensor(parse_point(target), dtype=torch.float64)
     return scene.scene_from_source.apply(point).numpy()
-
-
-def parse_point(text: str) -> list[float]:
-    """Read --target: three finite numbers with commas.
-
-    Raises:
-        NerfError: something else, which is no name of a target either.
-    """
-    try:
-        numbers = [float(word) for word in text.split(",")]
-    except ValueError:
-        numbers = []
-    if len(numbers) != 3 or not all(math.isfinite(number) for number in numbers):
-        raise NerfError(
-            f"--target: {text!r} is no point; give x,y,z in the scene's units, or one of "
-            f"{', '.join(TARGETS)}."
-        )
-    return numbers

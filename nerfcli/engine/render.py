@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -46,6 +47,14 @@ class Model:
     def background(self) -> Tensor:
         """[3], on the model's device."""
         return background_of(self.scene, self.device)
+
+    def digest(self) -> str:
+        """Return a digest of the field's tensors, whatever checkpoint the disk holds by now."""
+        digest = hashlib.blake2b(digest_size=16)
+        for name, tensor in sorted(self.field.state().items()):
+            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
 
 
 def load_model(

@@ -17,13 +17,13 @@ from nerfcli.core.progress import Progress
 from nerfcli.core.signals import StopSignal
 from nerfcli.core.text import quantity, roughly
 from nerfcli.engine.cost import describe_views, estimate_seconds, preview_scale
-from nerfcli.engine.kept_frames import KeptFrames, describe_frames, keeping_frames, layer_path
+from nerfcli.engine.kept_frames import KeptFrames, describe_frames, keeping_frames
 from nerfcli.engine.render import Model, as_image, load_model, render_image, to_uint8
+from nerfcli.engine.render_files import RenderFiles, ensure_known, ensure_layers
 from nerfcli.engine.runs import Run
-from nerfcli.engine.video import ENCODINGS, VideoWriter, ensure_video
+from nerfcli.engine.video import VideoWriter, ensure_video
 
 ENCODING = 8  # frames that may wait for their encoder
-LAYERS = ("rgb", "depth", "opacity")
 Picture = dict[str, np.ndarray]  # a frame's layers, [h, w, 3] uint8
 
 
@@ -120,38 +120,32 @@ def render_path(
 
     Returns:
         files, n_frames, n_kept (of them, taken over), seconds, seconds_per_frame, expected_seconds,
-        and the signal that stopped it, if any: then no file is written, what was there stays, and
-        frames_in is the folder of the finished frames.
+        and the signal that stopped it, if any: then no file is written, what was there stays,
+        n_frames are finished, and frames_in is their folder.
 
     Raises:
         NerfError: an unknown layer, frames that make no such video, a path that cannot be
             written or a full disk, or no readable checkpoint.
     """
     ensure_layers(save)
-    suffix = out.suffix.lower()
-    is_video, is_picture = suffix in ENCODINGS, suffix == ".png"
-    if is_video:
+    ensure_known(out)
+    outputs = RenderFiles(out, save)
+    if outputs.is_video:
         ensure_video(out, cameras.size.numpy(), fps)
-    elif suffix and not is_picture and not out.is_dir():
-        raise NerfError(
-            f"--out {out}: unknown suffix {suffix!r}; use .mp4, .gif, .png, or a folder for PNGs."
-        )
     if model is None:
         model = load_model(run, backend, run.config.device, progress.note)
     for line in filter(None, (remark, model.backend)):
         progress.note(line)
     progress.total = len(cameras)
-    evaluated_by = f"{model.field.ops.name} on {model.device}"
-    what = describe_frames(run, cameras, save, not is_video, evaluated_by)
+    what = describe_frames(run, model, cameras, save, not outputs.is_video)
     limits = depth_limits(model, cameras)
     start = time.perf_counter()
-    with keeping_frames(out.parent if is_video or is_picture else out, what, cameras) as kept:
-        there = [i for i in range(len(cameras)) if all(p.is_file() for p in kept.paths(i))]
-        missing = sorted(set(range(len(cameras))) - set(there))
+    with keeping_frames(outputs.folder, what, cameras) as kept:
+        missing = sorted(set(range(len(cameras))) - set(kept.there()))
         expected = _announce(model, cameras, missing, progress)
         writers = {
-            layer: VideoWriter(layer_path(out, layer, save), fps, kept.folder)
-            for layer in (save if is_video else ())
+            layer: VideoWriter(outputs.video(layer), fps, kept.folder)
+            for layer in (save if outputs.is_video else ())
         }
         try:
             views = frames(model, cameras, save, kept, progress, stop)
@@ -160,11 +154,14 @@ def render_path(
             if kept.damaged:
                 progress.note(f"{quantity(len(kept.damaged), 'kept frame')} broken: rendered again")
             files: list[Path] = []
-            if stopped is None:  # a part of the path is not what was asked for
+            if stopped is None:
                 files = [writer.close() for writer in writers.values()]
-                if not is_video:
-                    files = kept.move_one(out) if is_picture else kept.move(out)
+                files += [] if outputs.is_video else kept.move(outputs)
                 kept.remove()
+            else:  # a part of the path is not what was asked for; more may be there than was read
+                n_rendered = n_frames - n_kept
+                n_frames = len(kept.there())
+                n_kept = max(n_frames - n_rendered, 0)
         except OSError as error:
             raise NerfError(f"cannot write {out}: {error.strerror or error}.") from error
         finally:
@@ -181,13 +178,6 @@ def render_path(
         "stopped": stopped,
     }
     return result | ({"frames_in": str(kept.folder)} if stopped is not None and n_frames else {})
-
-
-def ensure_layers(save: tuple[str, ...]) -> None:
-    """Raise NerfError for layers that do not exist."""
-    unknown = [layer for layer in save if layer not in LAYERS]
-    if unknown or not save:
-        raise NerfError(f"--save: unknown layer {unknown}; known: {', '.join(LAYERS)}.")
 
 
 def _announce(model: Model, cameras: Cameras, missing: list[int], progress: Progress) -> float:

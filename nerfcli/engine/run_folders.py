@@ -6,6 +6,7 @@ Needs no torch.
 from __future__ import annotations
 
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -24,6 +25,47 @@ def is_run(path: Path) -> bool:
     """Whether a folder is a run, whole or not: other programs also have a config.toml."""
     records = ("scene.json", "state.json")
     return (path / "config.toml").is_file() and any((path / name).is_file() for name in records)
+
+
+def states_under(root: Path) -> list[Path]:
+    """List state.json of each run under `root` that has a checkpoint and may be read.
+
+    Raises:
+        NerfError: there is none, but a folder that may not be read.
+    """
+    states, closed = find_files(root, "state.json")
+    if closed and not states:
+        raise NerfError(f"{next(iter(closed.values()))} Name a run that you may read.")
+    return states
+
+
+def find_files(root: Path, name: str) -> tuple[list[Path], dict[Path, str]]:
+    """List the files `name` in the folders under `root`, which may be missing.
+
+    Returns:
+        The files, and the folders that may not be read, each with the reason.
+
+    Raises:
+        NerfError: `root` may not be read.
+    """
+    files, closed = [], {}
+    try:
+        folders = sorted(root.iterdir())
+    except FileNotFoundError:
+        folders = []
+    except OSError as error:
+        raise NerfError(
+            f"cannot read {root}: {error.strerror}. Name a run that you may read."
+        ) from error
+    for folder in folders:
+        try:  # pathlib's questions take what may not be read for what is not there
+            if stat.S_ISREG((folder / name).stat().st_mode):
+                files.append(folder / name)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            closed[folder] = f"cannot read {folder / name}: {error.strerror}."
+    return files, closed
 
 
 def ensure_free(path: Path, *, overwrite: bool = False) -> None:

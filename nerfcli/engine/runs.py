@@ -12,9 +12,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nerfcli.core.config import Config
 from nerfcli.core.errors import NerfError
@@ -32,10 +33,13 @@ from nerfcli.engine.run_folders import (
     kept_if_saved,
     make_folders,
     not_made,
+    states_under,
 )
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+T = TypeVar("T")
 
 FORMAT = 2  # of the folder; raised when an older version could not read it
 READABLE = (1, 2)  # 1: see core.config_format1
@@ -220,27 +224,36 @@ class Run:
         Raises:
             NerfError: no checkpoint, another format version, truncated or mixed files.
         """
-        model, state = self.load_model(device)
-        return model, self._tensors("optimizer", device), state
+        both = self._of_one_step(lambda: [self._tensors(part, device) for part in PARTS])
+        return both[0], both[1], self._user_state()
 
     def load_model(self, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Model tensors and state; the optimiser's file may be missing. Errors as above."""
-        while True:  # another process may train this run, and replace what state.json named
-            self._state = None
-            read = self.state
-            try:
-                tensors = self._tensors("model", device)
-            except NerfError:
-                if self._read_state() == read:
-                    raise
-            else:
-                return tensors, {k: v for k, v in read.items() if k not in ("format", "files")}
+        tensors = self._of_one_step(lambda: self._tensors("model", device))
+        return tensors, self._user_state()
 
     def ensure_whole(self) -> None:
         """Raise NerfError where the checkpoint's files are gone or cut; quick, needs no torch."""
-        state = self.state
-        for name in state["files"].values():
-            ensure_whole(self.path / name, state["step"])
+
+        def look() -> None:
+            for name in self.state["files"].values():
+                ensure_whole(self.path / name, self.state["step"])
+
+        self._of_one_step(look)
+
+    def _of_one_step(self, read: Callable[[], T]) -> T:
+        """Read files of the last checkpoint, and anew where another process has replaced it."""
+        while True:
+            self._state = None
+            state = self.state
+            try:
+                return read()
+            except NerfError:
+                if self._read_state() == state:
+                    raise
+
+    def _user_state(self) -> dict[str, Any]:
+        return {k: v for k, v in self.state.items() if k not in ("format", "files")}
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Add a line to metrics.jsonl. The first one cuts what lies beyond the checkpoint:
@@ -311,30 +324,6 @@ def newest_run(root: Path = Path("runs")) -> Path:
             f"no run with a checkpoint under {root}/: name one, or make one: nerf train SCENE."
         )
     return max(states, key=lambda path: (path.stat().st_mtime_ns, str(path))).parent
-
-
-def states_under(root: Path) -> list[Path]:
-    """List state.json of each run under `root` that has a checkpoint and may be read.
-
-    Raises:
-        NerfError: there is none, but a folder that may not be read.
-    """
-    closed, states = None, []
-    try:
-        folders = sorted(root.iterdir()) if root.exists() else []
-        for folder in folders:
-            try:
-                if (folder / "state.json").is_file():
-                    states.append(folder / "state.json")
-            except PermissionError as error:
-                closed = error
-        if closed is not None and not states:
-            raise closed
-    except OSError as error:
-        raise NerfError(
-            f"cannot read {error.filename}: {error.strerror}. Name a run that you may read."
-        ) from error
-    return states
 
 
 def next_run_path(scene_name: str, root: Path = Path("runs")) -> Path:

@@ -9,6 +9,7 @@ from nerfcli.prepare.options import (
     PrepareOptions,
     clear_scene,
     ensure_same_request,
+    repeat_command,
 )
 from nerfcli.prepare.pipeline import prepare_scene
 from nerfcli.prepare.sfm import Stopped
@@ -22,4 +23,5 @@ __all__ = [
     "clear_scene",
     "ensure_same_request",
     "prepare_scene",
+    "repeat_command",
 ]

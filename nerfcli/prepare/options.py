@@ -10,11 +10,13 @@ from typing import Any
 
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import read_json
+from nerfcli.core.text import command
 from nerfcli.prepare.frames import count_frames
 from nerfcli.prepare.photos import find_photos
 from nerfcli.prepare.sfm import load_pycolmap
 from nerfcli.scenes.writers.transforms import POINTS
 
+REQUEST = "options.json"  # in WORK: what the scene is made from, while it is made
 MASKED = "masked"  # in WORK, from when masks are written
 WORK, RECORD = ".prepare", "prepare.json"  # in the new scene: files of the stages, the result
 EQUIRECTANGULAR = "equirectangular"
@@ -61,20 +63,38 @@ def ensure_same_request(
     now = describe_request(capture, options)
     begun = not (out / "transforms.json").is_file()
     what = "a scene begun" if begun else "the scene made"
+    again = f" Go on with that one: {_command(out, before)}." if begun else ""
     if before.get("from") != now["from"]:
-        again = f" Go on with that one: nerf prepare {before.get('from')} --out {out}."
         raise NerfError(
             f"{out} holds {what} from {before.get('from')}, not from {capture}. "
-            f"Choose another --out, or start again with --overwrite.{again if begun else ''}"
+            f"Choose another --out, or start again with --overwrite.{again}"
         )
     differ = [
         f"--{key} {before.get(key)}, not {now[key]}" for key in now if before.get(key) != now[key]
     ]
     if differ:
         raise NerfError(
-            f"{out} holds {what} with {' and '.join(differ)}. Repeat that command"
-            f"{' to go on' if begun else ''}, or choose another --out, or --overwrite it."
+            f"{out} holds {what} with {' and '.join(differ)}. "
+            f"Choose another --out, or start again with --overwrite.{again}"
         )
+
+
+def repeat_command(out: Path) -> str:
+    """Name the command that goes on with the scene that was begun in `out`."""
+    before: Any = None
+    with suppress(NerfError):
+        before = read_json(out / WORK / REQUEST)
+    return _command(out, before if isinstance(before, dict) else {})
+
+
+def _command(out: Path, request: dict[str, Any]) -> str:
+    """Name the command that makes `out`, with all options that are not the default ones."""
+    words: list[str | Path] = ["nerf prepare", Path(request.get("from") or "PHOTOS"), "--out", out]
+    for key, default in asdict(PrepareOptions()).items():
+        value = request.get(key, default)
+        if value != default:
+            words += [f"--{key}"] if value is True else [f"--{key}", Path(str(value))]
+    return command(*words)
 
 
 def clear_scene(capture: Path, out: Path) -> None:

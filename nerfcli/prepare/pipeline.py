@@ -25,6 +25,7 @@ from nerfcli.prepare.options import (
     LENSES,
     MASKED,
     RECORD,
+    REQUEST,
     WORK,
     PrepareOptions,
     describe_request,
@@ -88,7 +89,7 @@ class _Job:
     @property
     def record(self) -> Path:
         """Says what the folder is made from, while it is made."""
-        return self.work / "options.json"
+        return self.work / REQUEST
 
     def begin(self) -> None:
         """Record what the folder is made from, or ensure that it is the same as before."""

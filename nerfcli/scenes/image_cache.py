@@ -82,8 +82,7 @@ class ImageCache:
             views = load_views(self.scene, chosen, note=note)
             if views.n_pixels == 0:
                 raise NerfError(f"No pixel can be used: {explain_unusable(self.scene, chosen)}.")
-            blind = find_blind_lenses(self.scene, chosen)
-            if blind and note is not None:
+            if note is not None and (blind := find_blind_lenses(self.scene, chosen)):
                 note(describe_blind_lenses(self.scene, blind))
             self._views = views
             self._current = shard

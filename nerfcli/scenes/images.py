@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ ENDS = (  # how files begin and end: PNG and its chunk IEND, JPEG's SOI and EOI
     (b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"),
     (b"\xff\xd8", b"\xff\xd9"),
 )
+ORIENTATION = 0x0112  # EXIF's tag
 TURNS = {  # by EXIF orientation: how to make stored pixels upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -52,6 +54,12 @@ def image_header(path: Path) -> tuple[int, int, bool, bool]:
     with open_photo(path) as image:
         has_alpha = image.mode in ALPHA_MODES or "transparency" in image.info
         return image.width, image.height, has_alpha, _orientation(image) >= 5
+
+
+def is_turned(path: Path, size: tuple[int, int]) -> bool:
+    """Whether an image of this width and height is the stored one turned by 90 degrees."""
+    width, height, _, turned = image_header(path)
+    return turned and size == (height, width) != (width, height)
 
 
 def has_rgb_pixels(path: Path) -> bool:
@@ -207,18 +215,23 @@ def _downscaled_size(size: tuple[int, ...], downscale: int) -> tuple[int, int]:
     return size[0] // downscale, size[1] // downscale
 
 
-def write_png(path: Path, pixels: Tensor | np.ndarray) -> None:
+def write_png(path: Path, pixels: Tensor | np.ndarray, turn: int = 0) -> None:
     """Write a PNG; it is either whole or absent.
 
     Args:
         pixels: uint8 [height, width] or [height, width, 3 or 4], or uint16 [height, width].
+        turn: quarter turns that EXIF is to ask for, as `exif_turn` reads them.
 
     Raises:
         NerfError: the file cannot be written.
     """
     array = pixels.cpu().numpy() if isinstance(pixels, Tensor) else pixels
+    more: dict[str, Any] = {"compress_level": 3}
+    if turn:
+        tags = more["exif"] = Image.Exif()
+        tags[ORIENTATION] = next(o for o, turns in QUARTER_TURNS.items() if turns == turn)
     with replacing(path) as aside, open(aside, "wb") as file:
-        imwrite(file, array, extension=".png", plugin="pillow", compress_level=3)
+        imwrite(file, array, extension=".png", plugin="pillow", **more)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -226,7 +239,7 @@ def _orientation(image: Image.Image) -> int:
     if image.format == "PNG" and "exif" not in image.info:
         return 1  # asking Pillow would decode the whole image in search of it
     try:
-        orientation = int(image.getexif().get(0x0112, 1))
+        orientation = int(image.getexif().get(ORIENTATION, 1))
     except Exception:  # noqa: BLE001 - a library's parser of tags that may hold anything
         return 1
     return orientation if orientation in TURNS else 1

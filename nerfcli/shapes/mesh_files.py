@@ -15,6 +15,7 @@ import numpy as np
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import replacing
 from nerfcli.core.progress import Note
+from nerfcli.core.text import command
 from nerfcli.shapes.glb import RAW_COLORS, glb_bytes, open_glb, srgb_of
 from nerfcli.shapes.grid_files import MAX_BYTES, binvox_bytes, load_grid, save_grid
 from nerfcli.shapes.types import Mesh, PointCloud, SdfGrid, Shape, VoxelGrid, merge_vertices
@@ -34,7 +35,8 @@ def load_shape(path: Path, note: Note | None = None) -> Shape:
             finite; faces that name missing vertices.
     """
     if (path / "config.toml").is_file():
-        raise NerfError(f"{path} is a run; give a shape file, as `nerf export {path}` writes.")
+        made = command("nerf export", path)
+        raise NerfError(f"{path} is a run; give a shape file, as `{made}` writes.")
     if path.is_dir():
         raise NerfError(f"{path} is a folder; give a shape file: {_known()}.")
     suffix = path.suffix.lower()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -12,21 +10,24 @@ import numpy as np
 import torch
 
 from nerfcli.cameras.boxes import Box
+from nerfcli.cameras.lens_fits import Fit
 from nerfcli.core.config import SceneConfig
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import write_json
+from nerfcli.scenes.blind import describe_blind_frames
 from nerfcli.scenes.build import box_in_source, scene_from_source
 from nerfcli.scenes.extent import depths_in_view
-from nerfcli.scenes.images import has_rgb_pixels, read_mask, read_with_alpha, write_png
-from nerfcli.scenes.photo_formats import HEIF, RAW
-from nerfcli.scenes.source import Depth, Frame, Source, find_duplicates, natural_key
+from nerfcli.scenes.images import read_mask, write_png
+from nerfcli.scenes.source import Frame, Source
 from nerfcli.scenes.writers.blender import write_blender
 from nerfcli.scenes.writers.colmap import write_colmap
+from nerfcli.scenes.writers.depths import write_depths
+from nerfcli.scenes.writers.lenses import state_lenses
 from nerfcli.scenes.writers.llff import write_llff
+from nerfcli.scenes.writers.pictures import TABLES, image_names, write_image
 from nerfcli.scenes.writers.splits import hold_out
 from nerfcli.scenes.writers.transforms import (
     dataparser_transforms,
-    is_ngp_depth,
     mixture_note,
     write_transforms,
 )
@@ -34,13 +35,12 @@ from nerfcli.scenes.writers.undistort import (
     describe_undistorted,
     plan_undistorted,
     undistort_mask,
-    write_undistorted_depth,
-    write_undistorted_image,
 )
-from nerfcli.scenes.writers.unsupported import TABLES
+from nerfcli.scenes.writers.unsupported import Unsupported, describe_box, list_unsupported
 
 BOUND_SHARES = (0.001, 0.999)  # quantiles of the points' depths that LLFF takes for near and far
 DATAPARSER = "dataparser_transforms.json"
+PLAIN = SceneConfig(alpha="transparent", holdout=0)  # for the box, which depends on neither
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,24 @@ class WriteOptions:
 
 
 @dataclass(frozen=True)
+class Plan:
+    """What a conversion writes.
+
+    Attributes:
+        old: the source, every frame with a split where the target needs one.
+        new: with the cameras that remain after the undistortion. Frames whose images stay as they
+            are are the same objects.
+        stated: the frames of `new` with the lenses that are written.
+        lost: all that the target cannot hold.
+    """
+
+    old: Source
+    new: Source
+    stated: tuple[Frame, ...]
+    lost: tuple[Unsupported, ...]
+
+
+@dataclass(frozen=True)
 class WriteResult:
     """The new name of each image, and notes for the user."""
 
@@ -70,60 +88,104 @@ class WriteResult:
     notes: tuple[str, ...]
 
 
+def plan_scene(
+    source: Source, options: WriteOptions, done: Callable[[int, int], None] = lambda n, total: None
+) -> Plan:
+    """Choose the cameras and lenses that are written, and list what is lost.
+
+    This takes a while where each image has a camera of its own.
+
+    Args:
+        done: called with the number of cameras so far, and of all.
+
+    Raises:
+        NerfError: a lens of which no image can be made, or that the target shows nothing of.
+    """
+    target, old = options.target, source
+    if target == "blender":
+        old = replace(source, frames=tuple(hold_out(source.frames)))
+    new = plan_undistorted(old, target, done) if options.undistort else old
+    stated, fits = state_lenses(new.frames, target, done)
+    for frame, fit in zip(new.frames, fits, strict=True):
+        if fit is not None and fit.is_useless:
+            raise NerfError(_refuse(frame, fit, target, new.frames))
+    splits = [frame.split for frame in source.frames]  # as the source states them
+    planned = [replace(f, split=s) for f, s in zip(new.frames, splits, strict=True)]
+    shown = [replace(f, split=s) for f, s in zip(stated, splits, strict=True)]
+    lost = list_unsupported(replace(new, frames=tuple(planned)), target, (shown, fits))
+    return Plan(old, new, tuple(stated), tuple(lost))
+
+
+def _refuse(frame: Frame, fit: Fit, target: str, frames: Sequence[Frame]) -> str:
+    blind = describe_blind_frames([frame]) and describe_blind_frames(frames)
+    if blind:
+        return f"{blind}."
+    model = fit.camera.lens.model
+    others = "" if target not in TABLES else ", and no panorama beside images of another lens"
+    return (
+        f"{target} has no lens like that of {frame.name} ({frame.lens.model}){others}: the nearest "
+        f"{model} is off by {fit.rms:.3g} pixels (RMS) and misses {fit.missed:.0%} of them. "
+        "--undistort resamples such images into pinhole cameras."
+    )
+
+
 def write_scene(
     source: Source,
     folder: Path,
     options: WriteOptions,
     done: Callable[[int], None] = lambda n: None,
+    plan: Plan | None = None,
 ) -> WriteResult:
-    """Write `source` into an empty folder. `list_unsupported` says what is lost.
+    """Write `source` into an empty folder. `Plan.lost` says what is lost.
 
     Args:
         done: called with the number of images written so far.
+        plan: for these options, if it is there already.
 
     Raises:
         NerfError: an image cannot be read, or the folder not written.
     """
     target = options.target
-    if target == "blender":
-        source = replace(source, frames=tuple(hold_out(source.frames)))
-    old = source
-    source = plan_undistorted(old, target) if options.undistort else old
+    plan = plan or plan_scene(source, options)
+    old, source = plan.old, plan.new
     names = image_names(source.frames, target)
     notes = [describe_undistorted(old, source)] if options.undistort else []
     frames = []
     for before, frame, name in zip(old.frames, source.frames, names, strict=True):
         try:
-            frames.append(_write_image(before, frame, folder / name, options))
+            frames.append(write_image(before, frame, folder / name, target, link=options.link))
         except OSError as error:
             raise NerfError(f"cannot write {folder / name}: {error.strerror}.") from error
         done(len(frames))
-    source = replace(source, frames=tuple(frames))
+    stated = [replace(f, image=new.image) for f, new in zip(plan.stated, frames, strict=True)]
+    source = replace(source, frames=tuple(stated))
     below = [name.removeprefix("images/") for name in names]
     if target == "blender":
-        write_blender(frames, names, folder, _box_to_state(source))
+        write_blender(stated, names, folder, _box_to_state(source))
     elif target == "llff":
         bounds, note = _bounds(source)
         notes += note
-        write_llff(frames, bounds, folder)
+        write_llff(stated, bounds, folder)
     elif target == "colmap":
-        write_colmap(frames, source.points, below, folder, text=options.text)
+        write_colmap(stated, source.points, below, folder, text=options.text)
         _write_masks(old, frames, [f"masks/{name}.png" for name in below], folder)
     elif target == "instant-ngp":
         beside = [PurePosixPath(name) for name in names]
         beside = [str(p.with_name(f"dynamic_mask_{p.stem}.png")) for p in beside]
         _write_masks(old, frames, beside, folder, usable=0)
-        depths = _write_depths(old, frames, below, folder, is_ngp_depth)
-        write_transforms(
-            _without_nerfstudios(source), names, [None] * len(names), depths, folder, target
-        )
+        depths = write_depths(old.frames, frames, below, folder, target)
+        box = source.box or _box_to_state(source)  # without one it sees +-1.5 around the origin
+        if source.box is None and box is not None:
+            notes.append(f"the box is found: {describe_box(box)}")
+        boxed = replace(_without_nerfstudios(source), box=box)
+        write_transforms(boxed, names, [None] * len(names), depths, folder, target)
     else:
         masks = _write_masks(old, frames, [f"masks/{n}.png" for n in below], folder, all_=True)
-        depths = _write_depths(old, frames, below, folder)
+        depths = write_depths(old.frames, frames, below, folder, target)
         write_transforms(source, names, masks, depths, folder)
-        notes += mixture_note(frames)
+        notes += mixture_note(stated)
     if options.dataparser:
-        scene = scene_from_source(source, SceneConfig(alpha="transparent"))
+        scene = scene_from_source(source, PLAIN)
         write_json(folder / DATAPARSER, dataparser_transforms(source, scene.scene_from_source))
     names_of = {frame.name: name for frame, name in zip(frames, names, strict=True)}
     return WriteResult(names_of, tuple(note for note in notes if note))
@@ -134,88 +196,6 @@ def _without_nerfstudios(source: Source) -> Source:
     frames = tuple(replace(frame, split=None) for frame in source.frames)
     source = replace(source, frames=frames, points=None, crop_radius=0.0)
     return replace(source, applied_transform=None, applied_scale=1.0)
-
-
-def image_names(frames: Sequence[Frame], target: str) -> list[str]:
-    """Name the images in the new folder, as before where the format allows.
-
-    Names are numbered if they would collide, or if their order would differ from that of the
-    frames and matters: LLFF's rows follow it (by characters), and without a split every n-th view
-    is held out by it (in natural order).
-    """
-    names = _without_common_folder([frame.name for frame in frames])
-    folders = ["images"] * len(frames)
-    if target == "blender":
-        folders = [frame.split or "train" for frame in frames]
-        names = [n.removeprefix(f"{s}/") for n, s in zip(names, folders, strict=True)]
-    if target in ("blender", "llff"):
-        names = [name.replace("/", "_") for name in names]
-    names = [
-        str(PurePosixPath(name).with_suffix(_file_kind(frame, target)[0]))
-        for frame, name in zip(frames, names, strict=True)
-    ]
-    key = str if target == "llff" else natural_key
-    ordered = target == "llff" or any(frame.split is None for frame in frames)
-    for folder in set(folders):
-        mine = [n for n, f in zip(names, folders, strict=True) if f == folder]
-        if find_duplicates(mine) or (ordered and mine != sorted(mine, key=key)):
-            flat = (PurePosixPath(name.replace("/", "_")) for name in names)
-            names = [f"{i:05d}_{name}" for i, name in enumerate(flat)]
-            break
-    return [f"{folder}/{name}" for folder, name in zip(folders, names, strict=True)]
-
-
-def _without_common_folder(names: Sequence[str]) -> list[str]:
-    parts = [[p for p in PurePosixPath(n).parts if p not in ("..", "/")] for n in names]
-    while all(len(p) > 1 for p in parts) and len({p[0] for p in parts}) == 1:
-        parts = [p[1:] for p in parts]
-    return ["/".join(p) for p in parts]
-
-
-def _file_kind(frame: Frame, target: str) -> tuple[str, bool]:
-    """Return the suffix of an image in the new folder, and whether its file stays as it is.
-
-    It becomes a PNG if a separate alpha image is merged in, or if the format's other readers could
-    not open it: those of Blender scenes and LLFF go by the suffix and want three or four channels.
-    """
-    assert frame.image is not None
-    suffix = frame.image.suffix
-    if suffix.lower() in RAW + HEIF or (frame.alpha is not None and target not in TABLES):
-        return ".png", False
-    if target not in ("blender", "llff"):
-        return suffix, True
-    known = (".png",) if target == "blender" else (".png", ".jpg", ".JPG")
-    other = {".PNG": ".png", ".jpeg": ".jpg", ".JPEG": ".jpg"}.get(suffix, suffix)
-    is_planned = not frame.image.is_file()  # of pixels that are yet to be resampled
-    is_kept = other in known and (is_planned or has_rgb_pixels(frame.image))
-    return (other, True) if is_kept else (".png", False)
-
-
-def _write_image(old: Frame, frame: Frame, place: Path, options: WriteOptions) -> Frame:
-    """Copy or link an image; write it anew where its file cannot stay as it is.
-
-    Returns:
-        The frame, with its new image if it had none yet.
-    """
-    assert old.image is not None
-    place.parent.mkdir(parents=True, exist_ok=True)
-    if frame is not old:
-        write_undistorted_image(old, frame, place)
-        return replace(frame, image=place)
-    if not _file_kind(frame, options.target)[1]:
-        write_png(place, read_with_alpha(old.image, frame.alpha, 1, frame.size))
-        return frame
-    _copy(old.image, place, options.link)
-    if frame.alpha is not None:
-        _copy(frame.alpha, place.with_name(f"{place.stem}.alpha{place.suffix}"), options.link)
-    return frame
-
-
-def _copy(file: Path, place: Path, link: bool) -> None:
-    if link:
-        place.symlink_to(Path(os.path.abspath(file)))
-    else:
-        shutil.copyfile(file, place)
 
 
 def _write_masks(
@@ -250,45 +230,13 @@ def _write_masks(
     return placed
 
 
-def _write_depths(
-    old: Source,
-    frames: Sequence[Frame],
-    names: Sequence[str],
-    folder: Path,
-    is_held: Callable[[Depth], bool] | None = None,
-) -> list[str | None]:
-    """Copy or resample the depth images.
-
-    is_held: which of them the format holds; None: all, and where some frames have one, the others
-        get one that knows nothing, since nerfstudio wants all or none.
-    """
-    placed: list[str | None] = []
-    any_ = any(frame.depth is not None for frame in frames)
-    for before, frame, name in zip(old.frames, frames, names, strict=True):
-        is_there = frame.depth is not None and (is_held is None or is_held(frame.depth))
-        if not is_there and (is_held is not None or not any_):
-            placed.append(None)
-            continue
-        suffix = ".png" if frame.depth is None else frame.depth.path.suffix
-        place = f"depths/{PurePosixPath(name).with_suffix(suffix)}"
-        (folder / place).parent.mkdir(parents=True, exist_ok=True)
-        if frame.depth is None:
-            write_png(folder / place, np.zeros(frame.size[::-1], np.uint16))
-        elif frame is before:
-            _copy(frame.depth.path, folder / place, link=False)
-        else:
-            write_undistorted_depth(before, frame, folder / place)
-        placed.append(place)
-    return placed
-
-
 def _box_to_state(source: Source) -> Box | None:
     """Return the box, in source units, unless readers of Blender scenes guess it."""
     if source.keep_frame:
         return None
     if source.box is not None:
         return source.box
-    return box_in_source(scene_from_source(source, SceneConfig(alpha="transparent")))
+    return box_in_source(scene_from_source(source, PLAIN))
 
 
 def _bounds(source: Source) -> tuple[list[tuple[float, float]], list[str]]:
@@ -296,7 +244,7 @@ def _bounds(source: Source) -> tuple[list[tuple[float, float]], list[str]]:
     stated = [frame.bounds for frame in source.frames if frame.bounds is not None]
     if len(stated) == len(source.frames):
         return stated, []
-    scene = scene_from_source(source, SceneConfig(alpha="transparent"))
+    scene = scene_from_source(source, PLAIN)
     scale = scene.scene_from_source.scale
     whole = (scene.near / scale, scene.far / scale)
     if source.points is None:

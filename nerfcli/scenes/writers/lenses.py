@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from nerfcli.cameras.intrinsics import Intrinsics
@@ -30,9 +30,16 @@ FITTED = {
     "instant-ngp": (OPENCV, FISHEYE),
 }
 
+MIXTURE = 1.0  # pixels that a lens may be off to have the model of the others
 
-def state_lenses(frames: Sequence[Frame], target: str) -> tuple[list[Frame], list[Fit | None]]:
-    """Give frames the lenses that will be written for them.
+
+def state_lenses(
+    frames: Sequence[Frame], target: str, done: Callable[[int, int], None] = lambda n, total: None
+) -> tuple[list[Frame], list[Fit | None]]:
+    """Give frames the lenses that will be written for them. Frames that have them stay.
+
+    Args:
+        done: called with the number of fits so far, and how many they are at most.
 
     Returns:
         The frames, and for each its fit, None where the lens is exact.
@@ -48,7 +55,11 @@ def state_lenses(frames: Sequence[Frame], target: str) -> tuple[list[Frame], lis
         if len({_is_panorama(camera) for camera in cameras}) == 2:
             stated |= {camera: None for camera in cameras if _is_panorama(camera)}
     rest = [camera for camera, lens in stated.items() if lens is None]
-    fits = fit_lenses(rest, FITTED.get(target, FORMS[target])) if rest else []
+    shared = _fit_to_others(rest, stated, done) if target == "transforms" else None
+    if shared is not None:
+        stated, fits = shared
+    else:
+        fits = fit_lenses(rest, FITTED.get(target, FORMS[target]), done) if rest else []
     fit_of = dict(zip(rest, fits, strict=True))
     new, found = [], []
     for frame in frames:
@@ -61,6 +72,37 @@ def state_lenses(frames: Sequence[Frame], target: str) -> tuple[list[Frame], lis
         new.append(frame)
         found.append(fit)
     return new, found
+
+
+def _fit_to_others(
+    rest: Sequence[Intrinsics],
+    stated: Mapping[Intrinsics, Lens | None],
+    done: Callable[[int, int], None],
+) -> tuple[dict[Intrinsics, Lens | None], list[Fit]] | None:
+    """Fit lenses in a model that states all others exactly, so that one model holds for all.
+
+    Args:
+        rest: the cameras to fit. stated: all cameras; None for those to fit.
+
+    Returns:
+        The lenses of all cameras in this model, and the fits; None where there is none that is
+        near enough.
+    """
+    others = [camera for camera in stated if camera not in set(rest)]
+    if not rest or not others:
+        return None
+    common = [
+        form
+        for form in FITTED["transforms"]
+        if all(restate_lens(camera.lens, form) for camera in others)
+    ]
+    if not common:
+        return None
+    fits = fit_lenses(rest, common, done)
+    if max(fit.worst for fit in fits) > MIXTURE or max(fit.missed for fit in fits) > 0:
+        return None
+    form = next(f for f in common if all(fit.camera.lens.model == f.model for fit in fits))
+    return {c: restate_lens(c.lens, form) if c in set(others) else None for c in stated}, fits
 
 
 def intrinsics_of_frame(frame: Frame) -> Intrinsics:

@@ -11,7 +11,7 @@ from nerfcli.scenes.source import Frame
 
 
 def split_lists(frames: Sequence[Frame]) -> dict[str, list[int]]:
-    """List the frames of train, val and test; empty where the source holds out none.
+    """List the frames of train, val and test; empty where the source holds out none, or all.
 
     nerfstudio and nerf-pytorch open all three. Where the source has no views for one of val and
     test, those of the other serve as both.
@@ -21,7 +21,7 @@ def split_lists(frames: Sequence[Frame]) -> dict[str, list[int]]:
         for split in ("train", "val", "test")
     }
     held_out = named["val"] or named["test"]
-    if not held_out:
+    if not held_out or not named["train"]:  # no reader knows what to do without training views
         return {}
     return {
         "train": named["train"],
@@ -33,7 +33,7 @@ def split_lists(frames: Sequence[Frame]) -> dict[str, list[int]]:
 def hold_out(frames: Sequence[Frame]) -> list[Frame]:
     """Give every frame a split, for a format whose splits are files: every n-th is held out.
 
-    Frames of which some are held out already, and a single one, stay as they are.
+    Frames of which some, not all, are held out already, and a single one, stay as they are.
     """
     if len(frames) < 2 or split_lists(frames):
         return list(frames)

@@ -13,10 +13,11 @@ from nerfcli.scenes.readers.ngp_box import box_keys
 from nerfcli.scenes.readers.points import write_points
 from nerfcli.scenes.readers.transforms import SPLIT_KEYS
 from nerfcli.scenes.scene import Similarity
-from nerfcli.scenes.source import Depth, Frame, Source, opengl_matrix
+from nerfcli.scenes.source import Frame, Source, opengl_matrix
 from nerfcli.scenes.writers.lenses import state_lenses
 from nerfcli.scenes.writers.splits import split_lists
 
+NO_TERM = 1e-12  # not 0, and moves no pixel
 POINTS = "sparse_pc.ply"  # nerfstudio's name
 CAMERA_MODELS = {  # nerfstudio's names of those that are not perspective
     "fisheye": "OPENCV_FISHEYE",
@@ -41,9 +42,12 @@ def write_transforms(
             its own.
     """
     frames, _ = state_lenses(source.frames, target)
-    tables = [_intrinsics(frame) for frame in frames]
-    shared = tables[0] if all(table == tables[0] for table in tables) else {}
     is_ngp = target == "instant-ngp"
+    tables = [_intrinsics(frame) for frame in frames]
+    for table in tables if is_ngp else ():  # without a term it takes a fisheye for a pinhole
+        if "is_fisheye" in table and not any(table[f"k{i}"] for i in range(1, 5)):
+            table["k1"] = NO_TERM
+    shared = tables[0] if all(table == tables[0] for table in tables) else {}
     top: dict[str, Any] = ({} if is_ngp else _camera_model(frames)) | shared
     if source.box is not None:
         top |= box_keys(source.box)
@@ -81,11 +85,6 @@ def mixture_note(frames: Sequence[Frame]) -> list[str]:
     if _camera_model(state_lenses(frames, "transforms")[0]):
         return []
     return ["each image states its own camera model, of which nerfstudio reads none"]
-
-
-def is_ngp_depth(depth: Depth) -> bool:
-    """Whether instant-ngp reads a depth image: it wants PNG files, and depths along the axis."""
-    return depth.path.suffix.lower() == ".png" and not depth.is_euclidean
 
 
 def camera_table(frame: Frame, name: str) -> dict[str, Any]:

@@ -16,16 +16,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from nerfcli.cameras.intrinsics import Intrinsics, pixel_grid
 from nerfcli.cameras.lenses import Lens
 from nerfcli.core.errors import NerfError
-from nerfcli.core.files import replacing
 from nerfcli.core.text import quantity
-from nerfcli.scenes.images import read_with_alpha, write_png
+from nerfcli.scenes.blind import CORRECT, describe_blind_frames, describe_camera
+from nerfcli.scenes.images import exif_turn, read_with_alpha, write_png
 from nerfcli.scenes.source import Frame, Points, Source
 from nerfcli.scenes.writers.lenses import intrinsics_of_frame
 
@@ -33,28 +32,34 @@ WIDEST = 60.0  # degrees from the axis: beyond, a plane stretches what it shows
 COVER_GRID = 65  # points along each side of a view that the photo must cover
 SLACK = 1e-6  # pixels by which a view may reach over the photo's edge: rounding
 ROWS = 256  # of an image that are resampled at a time
+MOST_GROWN = 8  # times the photo's longer side; a lens that asks for more is none
+KEPT_SAMPLES = 64  # images whose share of pixels that are shown is averaged
 CENTRED = ("blender", "llff")  # formats of square pixels with the axis in the middle
 
 
-def plan_undistorted(source: Source, target: str) -> Source:
+def plan_undistorted(
+    source: Source, target: str, done: Callable[[int, int], None] = lambda n, total: None
+) -> Source:
     """Give every frame that the target cannot hold exactly the pinhole camera that it will have.
 
     Frames that stay as they are are the same objects. Images of the others are still to be made.
 
+    Args:
+        done: called with the number of cameras so far, and of all.
+
     Raises:
-        NerfError: a frame whose axis lies outside of its image.
+        NerfError: a frame whose lens shows nothing, or whose axis lies outside of its image.
     """
     crop = source.crop_radius
-    views: list[Intrinsics] = []
-    for frame in source.frames:
-        camera = intrinsics_of_frame(frame)
-        view = _pinhole(camera, crop) if _is_off(frame, target, crop) else camera
+    named = {intrinsics_of_frame(frame): frame for frame in reversed(source.frames)}
+    view_of: dict[Intrinsics, Intrinsics] = {}
+    for camera, first in reversed(named.items()):
+        view = _pinhole(camera, crop) if _is_off(camera, target, crop) else camera
         if view is None:
-            raise NerfError(
-                f"{frame.name} cannot be undistorted: its optical axis, at {frame.principal}, is "
-                f"outside of its {frame.size[0]}x{frame.size[1]} pixels."
-            )
-        views.append(view)
+            raise NerfError(_explain(first, source))
+        view_of[camera] = view
+        done(len(view_of), len(named))
+    views = [view_of[intrinsics_of_frame(frame)] for frame in source.frames]
     if target == "blender":
         views = _share_angle(views)
     frames = []
@@ -68,12 +73,31 @@ def plan_undistorted(source: Source, target: str) -> Source:
     return replace(planned, points=_move_observations(source, planned))
 
 
+def _explain(frame: Frame, source: Source) -> str:
+    """Say why a frame gets no pinhole camera."""
+    blind = describe_blind_frames([frame]) and describe_blind_frames(source.frames)
+    if blind:
+        return f"cannot undistort: {blind}."
+    head, crop = f"{frame.name} cannot be undistorted: its", source.crop_radius
+    offset = [c - side / 2 for c, side in zip(frame.principal, frame.size, strict=True)]
+    if any(abs(o) > side / 2 for o, side in zip(offset, frame.size, strict=True)):
+        width, height = frame.size
+        return (
+            f"{head} optical axis, at {frame.principal}, is outside of its {width}x{height} pixels."
+        )
+    if 0 < crop <= math.hypot(*offset) + 1:
+        return f"{head} fisheye circle of {crop:g} pixels does not hold its optical axis."
+    camera = describe_camera(intrinsics_of_frame(frame))
+    return f"{head} camera is absurd ({camera}). {CORRECT}."
+
+
 def describe_undistorted(source: Source, planned: Source) -> str:
     """Say what becomes of the images; empty if all stay as they are."""
     moved = [(a, b) for a, b in zip(source.frames, planned.frames, strict=True) if a is not b]
     if not moved:
         return ""
-    kept = [_share_kept(intrinsics_of_frame(a), intrinsics_of_frame(b)) for a, b in moved]
+    some = moved[:: math.ceil(len(moved) / KEPT_SAMPLES)]
+    kept = [_share_kept(intrinsics_of_frame(a), intrinsics_of_frame(b)) for a, b in some]
     width, height = moved[0][1].size
     across, down = (_degrees(side, moved[0][1].focal[0]) for side in (width, height))
     return (
@@ -87,13 +111,13 @@ def _degrees(length: int, focal: float) -> float:
     return 2 * math.degrees(math.atan2(length / 2, focal))
 
 
-def _is_off(frame: Frame, target: str, crop: float) -> bool:
-    """Whether a pinhole camera would not be the camera of a frame, in a target's terms."""
-    if not frame.lens.is_pinhole or crop > 0:
+def _is_off(camera: Intrinsics, target: str, crop: float) -> bool:
+    """Whether a camera is no pinhole camera, in a target's terms."""
+    if not camera.lens.is_pinhole or crop > 0:
         return True
-    middle = (frame.size[0] / 2, frame.size[1] / 2)
-    ratio = frame.focal[0] / frame.focal[1]
-    is_plain = abs(ratio - 1) <= 1e-9 and np.allclose(frame.principal, middle, rtol=0, atol=1e-6)
+    middle = (camera.size[0] / 2, camera.size[1] / 2)
+    ratio = camera.focal[0] / camera.focal[1]
+    is_plain = abs(ratio - 1) <= 1e-9 and np.allclose(camera.principal, middle, rtol=0, atol=1e-6)
     return target in CENTRED and not is_plain
 
 
@@ -115,9 +139,10 @@ def _centred(size: tuple[int, int], focal: float) -> Intrinsics:
     return Intrinsics(size, (focal, focal), (size[0] / 2, size[1] / 2), Lens())
 
 
-@lru_cache(4096)
 def _pinhole(camera: Intrinsics, crop: float) -> Intrinsics | None:
     """Choose the pinhole camera for a photo; None if nothing around its axis is covered.
+
+    None also where the lens sees nothing there, or so little that the image would be absurd.
 
     crop: radius of the photo's circle, 0 if it has none.
     """
@@ -125,7 +150,9 @@ def _pinhole(camera: Intrinsics, crop: float) -> Intrinsics | None:
     ahead = torch.tensor([[0.0, 0.0, 1.0], [step, 0.0, 1.0], [0.0, step, 1.0]]).double()
     seen = camera.project(ahead)
     focal = float(torch.linalg.vector_norm(seen[1:] - seen[0], dim=-1).amax()) / step
-    focal = max(camera.focal) * round(focal / max(camera.focal), 5)
+    if not math.isfinite(focal) or focal <= 0:
+        return None
+    focal = max(camera.focal) * (round(focal / max(camera.focal), 5) or math.inf)
     middle = torch.tensor(camera.size, dtype=torch.float64) / 2
 
     def is_covered(half_width: float, half_height: float) -> bool:
@@ -146,8 +173,11 @@ def _pinhole(camera: Intrinsics, crop: float) -> Intrinsics | None:
     a, b = scale * a, scale * b
     a = _largest(lambda t: is_covered(t, b), a, widest)
     b = _largest(lambda t: is_covered(a, t), b, widest)
-    width, height = (math.floor(2 * half * focal + 1e-3) for half in (a, b))
-    return _centred((width, height), focal) if min(width, height) >= 1 else None
+    sides = [2 * half * focal + 1e-3 for half in (a, b)]
+    if not all(1 <= side <= MOST_GROWN * max(camera.size) for side in sides):  # false where nan
+        return None
+    width, height = map(math.floor, sides)
+    return _centred((width, height), focal)
 
 
 def _largest(fits: Callable[[float], bool], low: float, high: float) -> float:
@@ -160,7 +190,7 @@ def _largest(fits: Callable[[float], bool], low: float, high: float) -> float:
     return low
 
 
-@lru_cache(4096)
+@lru_cache(KEPT_SAMPLES)
 def _share_kept(old: Intrinsics, new: Intrinsics) -> float:
     directions, valid = old.directions(pixel_grid(old.size, COVER_GRID))
     seen = new.project(directions)
@@ -186,7 +216,7 @@ def _move_observations(source: Source, planned: Source) -> Points | None:
 
 
 @lru_cache(1)  # images of one camera follow each other
-def _places(old: Intrinsics, new: Intrinsics, size: tuple[int, int]) -> Tensor:
+def pixel_places(old: Intrinsics, new: Intrinsics, size: tuple[int, int]) -> Tensor:
     """Where the pixels of an image of the new camera lie in the old image, [h, w, 2].
 
     -1 to 1 from edge to edge, as grid_sample wants it; size: width and height of the image.
@@ -210,7 +240,7 @@ def _sample(
     values: Tensor, old: Frame, new: Frame, mode: str, size: tuple[int, int] | None = None
 ) -> Tensor:
     """Resample values [h, w, c] float32 of an old frame for a new one."""
-    places = _places(intrinsics_of_frame(old), intrinsics_of_frame(new), size or new.size)
+    places = pixel_places(intrinsics_of_frame(old), intrinsics_of_frame(new), size or new.size)
     planes = values.permute(2, 0, 1)[None]
     rows = [
         grid_sample(planes, part[None], mode=mode, padding_mode="border", align_corners=False)[0]
@@ -228,52 +258,11 @@ def write_undistorted_image(old: Frame, new: Frame, place: Path) -> None:
     pixels = _sample(pixels, old, new, "bicubic")
     if pixels.shape[-1] == 4:
         pixels[..., :3] *= 255 / pixels[..., 3:].clamp(min=0.5)  # before both are cut off
-    write_png(place, pixels.clamp(0, 255).round().to(torch.uint8))
+    turn = exif_turn(old.image, old.size)
+    write_png(place, pixels.clamp(0, 255).round().to(torch.uint8), turn)
 
 
 def undistort_mask(usable: np.ndarray, old: Frame, new: Frame) -> np.ndarray:
     """Resample a mask [h, w] bool; a pixel is usable if all that it is made of is."""
     values = torch.from_numpy(usable).float()[..., None]
     return (_sample(values, old, new, "bilinear")[..., 0] > 1 - 1e-4).numpy()
-
-
-def write_undistorted_depth(old: Frame, new: Frame, place: Path) -> None:
-    """Write a frame's depth image for its new camera: the nearest pixel's, as it was stored.
-
-    The axis stays, and with it depths along it, or along rays.
-
-    Raises:
-        NerfError: the file cannot be read.
-    """
-    assert old.depth is not None
-    path = old.depth.path
-    try:
-        if path.suffix.lower() == ".npy":
-            depth = np.load(path)
-        else:
-            with Image.open(path) as image:
-                depth = np.array(image)
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise NerfError(f"{path} is corrupt or no depth image ({error}).") from error
-    flat = depth.reshape(*depth.shape[:2], -1)
-    height, width = flat.shape[:2]
-    size = (
-        max(1, round(new.size[0] * width / old.size[0])),
-        max(1, round(new.size[1] * height / old.size[1])),
-    )
-    # which pixel, not its value: floats do not hold all 32-bit numbers
-    at = torch.arange(height * width, dtype=torch.float64).reshape(height, width, 1)
-    places = _places(intrinsics_of_frame(old), intrinsics_of_frame(new), size).double()
-    chosen = grid_sample(
-        at.permute(2, 0, 1)[None], places[None], mode="nearest", align_corners=False,
-        padding_mode="border",
-    )[0, 0].long().numpy()  # fmt: skip
-    found = flat.reshape(height * width, -1)[chosen].reshape(*chosen.shape, *depth.shape[2:])
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(place) as aside, open(aside, "wb") as file:
-        if path.suffix.lower() == ".npy":
-            np.save(file, found)
-        else:
-            Image.fromarray(found).save(
-                file, format="PNG" if path.suffix.lower() == ".png" else "TIFF"
-            )

@@ -6,15 +6,17 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from nerfcli.cameras.boxes import Box
+from nerfcli.cameras.lens_fits import Fit
 from nerfcli.core.text import quantity
 from nerfcli.scenes.extent import MAX_CASCADES
 from nerfcli.scenes.source import Frame, Source, median_focal
+from nerfcli.scenes.writers.depths import is_ngp_depth
 from nerfcli.scenes.writers.lenses import state_lenses
-from nerfcli.scenes.writers.transforms import is_ngp_depth
+from nerfcli.scenes.writers.pictures import TABLES
 
 TARGETS = ("blender", "llff", "colmap", "transforms", "instant-ngp")
 SAME_TARGET = {"nerfstudio": "transforms"}
-TABLES = ("transforms", "instant-ngp")  # both are a transforms.json
 
 
 @dataclass(frozen=True)
@@ -25,32 +27,43 @@ class Unsupported:
     detail: str
 
 
-def list_unsupported(source: Source, target: str) -> list[Unsupported]:
-    """List all of `source` that the format `target` cannot hold, most harmful first."""
-    stated = replace(source, frames=tuple(state_lenses(source.frames, target)[0]))
+def list_unsupported(
+    source: Source, target: str, lenses: tuple[Sequence[Frame], Sequence[Fit | None]] | None = None
+) -> list[Unsupported]:
+    """List all of `source` that the format `target` cannot hold, most harmful first.
+
+    lenses: what `state_lenses` has found for its frames, if it was asked already.
+    """
+    frames, fits = lenses or state_lenses(source.frames, target)
+    stated = replace(source, frames=tuple(frames))
     checked = [(what, describe(stated)) for what, held_by, describe in CHECKS
                if target not in held_by]  # fmt: skip
     lost = [Unsupported(what, detail) for what, detail in (*checked, *source.beyond) if detail]
-    return list_unsupported_lenses(source.frames, target) + lost
+    return _list_fits(source.frames, fits, target) + lost
 
 
 def list_unsupported_lenses(frames: Sequence[Frame], target: str) -> list[Unsupported]:
     """List the lenses that the target has no model for, and how far off the nearest one is."""
-    found = zip(frames, state_lenses(frames, target)[1], strict=True)
-    bad = [(frame, fit) for frame, fit in found if fit is not None]
+    return _list_fits(frames, state_lenses(frames, target)[1], target)
+
+
+def _list_fits(
+    frames: Sequence[Frame], fits: Sequence[Fit | None], target: str
+) -> list[Unsupported]:
+    bad = [(frame, fit) for frame, fit in zip(frames, fits, strict=True) if fit is not None]
     if not bad:
         return []
-    fits = [fit for _, fit in bad]
+    found = [fit for _, fit in bad]
     models = ", ".join(sorted({frame.lens.model for frame, _ in bad}))
-    lens = fits[0].camera.lens
+    lens = found[0].camera.lens
     nearest = "pinhole" if lens.is_pinhole else f"{lens.model} lens"
-    rms = math.sqrt(sum(fit.rms**2 for fit in fits) / len(fits))
+    rms = math.sqrt(sum(fit.rms**2 for fit in found) / len(found))
     have = f"{quantity(len(bad), 'image')} {'has' if len(bad) == 1 else 'have'}"
     detail = (
         f"{have} a lens ({models}) that {target} lacks; the nearest {nearest} is written, off by "
-        f"up to {max(fit.worst for fit in fits):.2g} pixels ({rms:.2g} RMS)"
+        f"up to {max(fit.worst for fit in found):.2g} pixels ({rms:.2g} RMS)"
     )
-    missed = sum(fit.missed for fit in fits) / len(fits)
+    missed = sum(fit.missed for fit in found) / len(found)
     if missed > 0:
         detail += f", and {missed:.1%} of the pixels lie beyond what it can show"
     return [Unsupported("lens", detail)]
@@ -94,6 +107,12 @@ def _splits(source: Source) -> str:
     return f"which images are for {', '.join(named)}" if named else ""
 
 
+def _splits_without_training(source: Source) -> str:
+    if any((frame.split or "train") == "train" for frame in source.frames):
+        return ""
+    return f"{_splits(source)}, for no image is for training"
+
+
 def _masks(source: Source) -> str:
     n = sum(frame.mask is not None for frame in source.frames)
     return f"of {n} images" if n else ""
@@ -112,7 +131,12 @@ def _bounds(source: Source) -> str:
 def _box(source: Source) -> str:
     if source.box is None or source.keep_frame:  # Blender's, which readers know
         return ""
-    return f"half size {source.box.half_size:.4g} around {tuple(source.box.center)}"
+    return describe_box(source.box)
+
+
+def describe_box(box: Box) -> str:
+    """State a box's size and place in the source's units."""
+    return f"half size {box.half_size:.4g} around ({', '.join(f'{c:.4g}' for c in box.center)})"
 
 
 def _cascades(source: Source) -> str:
@@ -161,6 +185,7 @@ CHECKS: tuple[tuple[str, tuple[str, ...], Callable[[Source], str]], ...] = (
     ("masks", ("colmap", *TABLES), _masks),
     ("fisheye circle", ("transforms",), _crop),
     ("splits", ("blender", "colmap", "transforms"), _splits),
+    ("splits", ("llff", "instant-ngp"), _splits_without_training),
     ("points", ("colmap", "transforms"), _points),
     ("observations", ("colmap",), _observations),
     ("box", ("blender", *TABLES), _box),
