@@ -52,7 +52,8 @@ def call(
         with pytest.raises(SystemExit) as end:
             main([str(word) for word in words])
         assert isinstance(end.value.code, int)
-        return Outcome(end.value.code, *capsys.readouterr())
+        out, err = capsys.readouterr()
+        return Outcome(end.value.code, out, err)
 
     return run
 
