@@ -116,7 +116,7 @@ STOPPED: dict[str, tuple[list[str], Any, str, int]] = {
     "export": (["export", "RUN", "--to", "views", "--views", "5"], multiview, "_rgba", 2),
     "convert": (
         *(["convert", "BALL", "--to", "transforms", "--out", "OUT/a"], convert),
-        *("_write_image", 2),
+        *("write_image", 2),
     ),
     "check": (["check", "BALL", "--picture", "OUT.png"], matching, "read_image", 2),
     "train while images are read": ([*TRAIN, "--out", "OUT"], image_cache, "_read", 2),
