@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -111,3 +112,35 @@ def nerf(tmp_path: Path) -> Nerf:
 def ball(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny scene; read only."""
     return write_blender_scene(tmp_path_factory.mktemp("scenes") / "ball")
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def value(self) -> dict[str, Any]:
+        return json.loads(self.out)
+
+
+Call = Callable[..., Outcome]
+
+
+@pytest.fixture
+def call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Call:
+    """Run a command in this process, in tmp_path."""
+    from nerfcli.cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: object) -> Outcome:
+        with pytest.raises(SystemExit) as end:
+            main([str(word) for word in words])
+        assert isinstance(end.value.code, int)
+        out, err = capsys.readouterr()
+        return Outcome(end.value.code, out, err)
+
+    return run

@@ -9,13 +9,13 @@ import signal
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from conftest import SMALL
+from conftest import SMALL, Call
 from nerfcli.cli import main, train_request
 from nerfcli.core.config import Config
 from nerfcli.core.errors import NerfError
@@ -26,36 +26,6 @@ from nerfcli.shapes.types import Mesh
 
 SCENE = {"name": "ball", "frames": []}
 TRAIN = ("--steps", 2, "--backend", "torch", "--device", "cpu", *SMALL)
-
-
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    @property
-    def value(self) -> dict[str, Any]:
-        return json.loads(self.out)
-
-
-Call = Callable[..., Outcome]
-
-
-@pytest.fixture
-def call(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Call:
-    """Run a command in this process, in tmp_path."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: object) -> Outcome:
-        with pytest.raises(SystemExit) as end:
-            main([str(word) for word in words])
-        assert isinstance(end.value.code, int)
-        out, err = capsys.readouterr()
-        return Outcome(end.value.code, out, err)
-
-    return run
 
 
 def files(folder: Path) -> list[str]:

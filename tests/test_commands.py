@@ -6,47 +6,19 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from test_hints import write_run
 
-from conftest import ROOT, SMALL
-from nerfcli.cli import dry_run, main
+from conftest import ROOT, SMALL, Call
+from nerfcli.cli import dry_run
 from nerfcli.cli.prepare import summarise
 from nerfcli.core.text import number, rough_duration
 from nerfcli.engine import forecast
 from nerfcli.engine.forecast import Forecast
-
-
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Call = Callable[..., Outcome]
-
-
-@pytest.fixture
-def call(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Call:
-    """Run a command in this process, in tmp_path."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: object) -> Outcome:
-        with pytest.raises(SystemExit) as end:
-            main([str(word) for word in words])
-        assert isinstance(end.value.code, int)
-        out, err = capsys.readouterr()
-        return Outcome(end.value.code, out, err)
-
-    return run
 
 
 @pytest.mark.parametrize(
