@@ -97,6 +97,9 @@ class Cameras:
         directions = axes[:, 0] * local[:, :1]
         directions.addcmul_(axes[:, 1], local[:, 1:2]).addcmul_(axes[:, 2], local[:, 2:])
         origins = tables.positions.index_select(0, camera)
+        if tables.has_eyes:
+            eyes = tables.eyes(camera, x, y, local)
+            origins = origins + (axes.transpose(1, 2) @ eyes[:, :, None])[:, :, 0]
         radii = tables.radii(camera, x, y, local) if with_radii else None
         return Rays(origins, directions, local[:, 2].contiguous(), camera.to(torch.int32), radii)
 
@@ -107,6 +110,8 @@ class Cameras:
         local = tables.directions(*grid)
         directions = local @ tables.axes[camera]
         origins = tables.positions[camera].expand(local.shape[0], 3).contiguous()
+        if tables.has_eyes:
+            origins = origins + tables.eyes(*grid, local) @ tables.axes[camera]
         cameras = torch.full_like(grid[0], camera, dtype=torch.int32)
         radii = tables.radii(*grid, local) if with_radii else None
         return Rays(origins, directions, local[:, 2].contiguous(), cameras, radii)
@@ -263,13 +268,19 @@ class RayTables:
         self.plane = plane.to(device, torch.float32)
         self.sizes = cameras.size[firsts].to(device)
         self.widths = self.sizes[:, 0]
-        self.is_pinhole = all(lens.is_pinhole for lens in cameras.lenses)
+        lenses = [cameras.lenses[i] for i in firsts]
+        self.is_pinhole = all(lens.is_pinhole for lens in lenses)
+        # pixels of one eye, so that neighbours are of one eye, too; that of a mono image sees all
+        parts = [[1 + (lens.model == "vr180"), 1 + (lens.model == "ods")] for lens in lenses]
+        self.halves = self.sizes // torch.tensor(parts, device=device)
+        self.half_ipd = torch.tensor([lens.eye_distance / 2 for lens in lenses], device=device)
+        self.has_eyes = bool(self.half_ipd.any())
         self.table: Tensor | None = None
         if self.is_pinhole:
             return
         corners = torch.maximum(cameras.principal, cameras.size - cameras.principal)
         reach = float(torch.linalg.vector_norm(corners / cameras.focal, dim=-1).amax())
-        self.bank = LensBank([cameras.lenses[i] for i in firsts], reach).to(device)
+        self.bank = LensBank(lenses, reach).to(device)
         areas = cameras.size[firsts].prod(-1)
         self.starts = torch.cat([areas.new_zeros(1), areas.cumsum(0)[:-1]]).to(device)
         room = TABLE_BYTES_ON_CUDA if device.type == "cuda" else TABLE_BYTES
@@ -292,15 +303,33 @@ class RayTables:
         z = torch.rsqrt(torch.addcmul(torch.addcmul(v.new_ones(1), u, u), v, v))
         return torch.stack([u * z, v * z, z], dim=-1)
 
+    def eyes(self, camera: Tensor, x: Tensor, y: Tensor, local: Tensor) -> Tensor:
+        """Where each pixel's eye is in the camera frame, [n, 3] float32.
+
+        local: `directions` of the same pixels. The eyes of ods turn with the column: they stand
+        across its direction (Ishiguro et al. 1992). Those of vr180 stay.
+        """
+        kind = self.kind.index_select(0, camera)
+        halves, sizes = self.halves[kind], self.sizes[kind]
+        turns = halves[:, 1] < sizes[:, 1]
+        is_right = torch.where(turns, 2 * y >= sizes[:, 1], 2 * x >= sizes[:, 0])
+        shift = self.half_ipd[kind] * torch.where(is_right, 1.0, -1.0)
+        sine, cosine = local[:, 0], local[:, 2]
+        flat = torch.hypot(sine, cosine).clamp(min=1e-12)
+        right = torch.where(turns, cosine / flat, 1.0)
+        ahead = torch.where(turns, -sine / flat, 0.0)
+        return torch.stack([shift * right, torch.zeros_like(shift), shift * ahead], dim=-1)
+
     def radii(self, camera: Tensor, x: Tensor, y: Tensor, local: Tensor) -> Tensor:
         """Radii of pixels' cones per unit of distance, [n] float32.
 
         local: `directions` of the same pixels, [n, 3]. Of the neighbours across and down, the mean
         distance counts; at the far borders they are those on the other side.
         """
-        size = self.sizes[self.kind.index_select(0, camera)]
+        kind = self.kind.index_select(0, camera)
         right, down = (
-            torch.where(v + 1 < n, v + 1, v - 1) for v, n in ((x, size[:, 0]), (y, size[:, 1]))
+            torch.where((v + 1 < n) & ((v + 1) % half != 0), v + 1, v - 1)
+            for v, n, half in zip((x, y), self.sizes[kind].T, self.halves[kind].T, strict=True)
         )
         across = (self.directions(camera, right, y) - local).norm(dim=-1)
         along = (self.directions(camera, x, down) - local).norm(dim=-1)

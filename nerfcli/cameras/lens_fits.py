@@ -145,7 +145,7 @@ def _fit(camera: Intrinsics, form: Form) -> Fit:
 
 
 def _is_polynomial(model: str) -> bool:
-    return MODELS[model].closed is None and model != "equirectangular"
+    return MODELS[model].closed is None and not MODELS[model].is_panorama
 
 
 def _moved(

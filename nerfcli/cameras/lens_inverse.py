@@ -176,11 +176,22 @@ class _ClosedLenses:
 
 
 class _Panoramas:
-    """Equirectangular images: x is the longitude, y the latitude downwards."""
+    """Panoramas: x is the longitude, y the latitude downwards.
+
+    Where an image holds two, for two eyes, each has a half turn of the plane to itself.
+    """
+
+    def __init__(self, model: str) -> None:
+        self.model = model
 
     def __call__(self, xy: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
         longitude, latitude = xy.unbind(-1)
-        valid = (longitude.abs() <= math.pi) & (latitude.abs() <= math.pi / 2)
+        if self.model == "ods":
+            latitude = latitude - torch.where(latitude > 0, math.pi / 2, -math.pi / 2)
+        elif self.model == "vr180":
+            longitude = longitude - torch.where(longitude > 0, math.pi / 2, -math.pi / 2)
+        widest = math.pi / 2 if self.model == "vr180" else math.pi
+        valid = (longitude.abs() <= widest) & (latitude.abs() <= math.pi / 2)
         latitude = latitude.clamp(-math.pi / 2, math.pi / 2)
         across = torch.cos(latitude)
         x, z = across * torch.sin(longitude), across * torch.cos(longitude)
@@ -189,8 +200,8 @@ class _Panoramas:
 
 def _kind(lens: LensLike) -> str:
     """Lenses of one kind are inverted together."""
-    is_polynomial = MODELS[lens.model].closed is None and lens.model != "equirectangular"
-    return "polynomial" if is_polynomial else lens.model
+    model = MODELS[lens.model]
+    return lens.model if model.is_panorama or model.closed is not None else "polynomial"
 
 
 def _inverse(
@@ -198,7 +209,7 @@ def _inverse(
 ) -> _Polynomials | _ClosedLenses | _Panoramas:
     if kind == "polynomial":
         return _Polynomials(lenses, reach)
-    return _Panoramas() if kind == "equirectangular" else _ClosedLenses(lenses)
+    return _Panoramas(kind) if MODELS[kind].is_panorama else _ClosedLenses(lenses)
 
 
 def _in_blocks(

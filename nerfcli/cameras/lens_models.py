@@ -7,7 +7,7 @@ itself where `angular`; theta: angle to the optical axis, q = |v|^2) is seen at
     B = (2 p1 x y + p2 (q + 2 x^2) + s1 q + s2 q^2,  2 p2 x y + p1 (q + 2 y^2) + s3 q + s4 q^2)
 
 where B (tangential and thin prism terms) acts on v, or, where `bends_last`, on v N / D. Closed:
-the distance from the axis is a function of theta with an inverse in closed form. Equirectangular:
+the distance from the axis is a function of theta with an inverse in closed form. Panoramas:
 longitude and latitude. The models are COLMAP's (src/colmap/sensor/models.h), with the sources
 there: Brown 1971, Fitzgibbon 2001 (division), Devernay 2001 (fov), Khomutenko 2016 (eucm).
 """
@@ -51,12 +51,14 @@ class Model:
         angular: r is theta, so that 90 degrees and more can be seen.
         bends_last: B acts on what N / D has distorted.
         closed: the formulas of a closed model.
+        is_panorama: the plane is longitude and latitude.
     """
 
     params: tuple[str, ...] = ()
     angular: bool = False
     bends_last: bool = False
     closed: Closed | None = None
+    is_panorama: bool = False
 
 
 def _bend_division(params: Columns, s: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,7 +113,10 @@ MODELS = {
     "division": Model(("k",), closed=Closed(_bend_division, _unbend_division)),
     "fov": Model(("omega",), closed=Closed(_bend_fov, _unbend_fov)),
     "eucm": Model(("alpha", "beta"), closed=Closed(_bend_eucm, _unbend_eucm)),
-    "equirectangular": Model(),
+    "equirectangular": Model(is_panorama=True),
+    # two panoramas in one image, of the left and the right eye; ipd: their distance in scene units
+    "ods": Model(("ipd",), is_panorama=True),  # the whole sphere twice, the left eye above
+    "vr180": Model(("ipd",), is_panorama=True),  # the half in front twice, side by side
 }
 
 

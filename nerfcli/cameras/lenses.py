@@ -35,7 +35,8 @@ class Lens:
     pinhole: none. brown: k1, k2, k3, k4 (r^2, r^4, r^6, r^8) and p1, p2 (tangential), as
     nerfstudio orders and uses them; with k3 = k4 = 0 this is OpenCV's, COLMAP's and
     instant-ngp's model. fisheye: k1..k4 of OpenCV's equidistant model,
-    f(theta) = theta (1 + k1 theta^2 + ... + k4 theta^8). The others are COLMAP's.
+    f(theta) = theta (1 + k1 theta^2 + ... + k4 theta^8). ods, vr180: ipd, the distance of the eyes
+    in scene units. The others are COLMAP's.
 
     Raises:
         NerfError: unknown model, wrong number of parameters, or one that is not finite.
@@ -82,7 +83,17 @@ class Lens:
     def is_wide(self) -> bool:
         """Whether the model can see 90 degrees off its axis, and more."""
         model = MODELS[self.model]
-        return model.angular or model.closed is not None or self.model == "equirectangular"
+        return model.angular or model.closed is not None or model.is_panorama
+
+    @property
+    def is_stereo(self) -> bool:
+        """Whether an image holds what two eyes see."""
+        return self.model in ("ods", "vr180")
+
+    @property
+    def eye_distance(self) -> float:
+        """Distance of the eyes in scene units; 0 where there is one."""
+        return self.params[0] if self.is_stereo else 0.0
 
     @property
     def limit(self) -> float:
@@ -98,6 +109,8 @@ class Lens:
         x, y, z = points.unbind(-1)
         across = torch.hypot(x, y)
         model = MODELS[self.model]
+        if self.is_stereo:
+            raise ValueError("two eyes see a point at two places")
         if self.model == "equirectangular":
             return torch.stack([torch.atan2(x, z), torch.atan2(y, torch.hypot(x, z))], dim=-1)
         if model.closed is not None:
@@ -145,10 +158,16 @@ class Lens:
         return Polynomial((), (), whole.bend).apply(Polynomial(whole.ks, whole.ds).apply(plane))
 
 
-def panorama(size: tuple[int, int]) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Focal lengths and principal point of an equirectangular image: it shows the whole sphere."""
+def panorama(
+    size: tuple[int, int], model: str = "equirectangular"
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Focal lengths and principal point of a panorama: its plane is 2 pi wide, and pi high.
+
+    That of an image with two of the whole sphere, one above the other (ods), is 2 pi high.
+    """
     width, height = size
-    return (width / (2 * math.pi), height / math.pi), (width / 2, height / 2)
+    high = 2 * math.pi if model == "ods" else math.pi
+    return (width / (2 * math.pi), height / high), (width / 2, height / 2)
 
 
 def _columns(params: Sequence[float], like: Tensor) -> list[Tensor]:
