@@ -86,6 +86,11 @@ class Lens:
         return model.angular or model.closed is not None or model.is_panorama
 
     @property
+    def is_panorama(self) -> bool:
+        """Whether an image's plane is longitude and latitude."""
+        return MODELS[self.model].is_panorama
+
+    @property
     def is_stereo(self) -> bool:
         """Whether an image holds what two eyes see."""
         return self.model in ("ods", "vr180")

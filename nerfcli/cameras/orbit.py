@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nerfcli.cameras.cameras import Cameras, common_focus
+from nerfcli.cameras.path_cameras import even_phases
 from nerfcli.cameras.rotations import look_at, perpendicular
 from nerfcli.core.errors import NerfError
 
@@ -34,6 +35,8 @@ class Orbit:
         subject: [n, 3], points that are to be in the frame: where a round about the focus cuts
             them, it goes round their middle.
         distance: from the target to the camera. height: of the camera above the target.
+        radius: from the upward axis through the target to the camera. elevation: angle above the
+            plane across it. Of distance and radius, and of height and elevation, at most one.
         turns: full turns, negative the other way round; None: one where the cameras surround the
             target, else a sweep there and back.
         start: azimuth of the first frame, from the middle of the cameras'.
@@ -43,6 +46,8 @@ class Orbit:
     subject: Array | None = None
     distance: float | None = None
     height: float | None = None
+    radius: float | None = None
+    elevation: float | None = None
     turns: float | None = None
     start: float = 0.0
 
@@ -98,8 +103,26 @@ class Capture:
         return weights / weights.sum(-1, keepdims=True)
 
 
+def even_circle(
+    capture: Capture, up: Array, n_frames: int, request: Orbit, least: Array | None = None
+) -> Array:
+    """Poses [n_frames, 3, 4] of `circle` at an even speed.
+
+    least: as for `circle`, at n_frames equal phases.
+    """
+
+    def poses(phases: Array) -> Array:
+        if least is None:
+            return circle(capture, up, phases, request)
+        equal = 2 * math.pi * np.arange(n_frames) / n_frames
+        far = np.interp(phases, equal, least, period=2 * math.pi)
+        return circle(capture, up, phases, request, far)
+
+    return poses(even_phases(lambda phases: poses(phases)[:, :, 3], n_frames))
+
+
 def circle(
-    capture: Capture, up: Array, n_frames: int, request: Orbit, least: Array | float = 0.0
+    capture: Capture, up: Array, phase: Array, request: Orbit, least: Array | float = 0.0
 ) -> Array:
     """Poses [n, 3, 4] of a closed round about the capture's focus, at the cameras' height.
 
@@ -108,17 +131,17 @@ def circle(
     looks from where nothing was seen; what the request states takes their place.
 
     Args:
+        phase: [n], of the whole round from 0 to 2 pi.
         least: distances [n] from the target that the frames keep at least.
 
     Raises:
         NerfError: a height that the distance does not allow, or a start outside of the arc.
     """
-    phase = 2 * math.pi * np.arange(n_frames) / n_frames
     width = float(np.clip(0.25 * capture.half_range, *LOCAL))
     is_full = capture.is_surrounded or request.turns is not None
     if is_full:
         phase = phase * (1.0 if request.turns is None else request.turns)
-        azimuths, usual = phase + request.start, _usual_elevation(capture.elevations)
+        azimuths, usual = phase + request.start, usual_elevation(capture.elevations)
         width = float(np.clip(capture.gap, *LOCAL))
     else:
         reach = SWEEP_MARGIN * capture.half_range
@@ -130,16 +153,27 @@ def circle(
     if not is_full:  # there and back on different heights, a round and no swing
         spread = np.sqrt(np.maximum(weights @ capture.elevations**2 - elevations**2, 0.0))
         elevations = elevations + 0.5 * spread * np.cos(phase)
-    radii = np.maximum(radii, least)
-    if request.distance is not None:
-        radii = np.full(n_frames, request.distance)
-    if request.height is not None:
-        ensure_height(request.height, radii.min())
-        elevations = np.arcsin(request.height / radii)
-    targets = np.broadcast_to(capture.focus, (n_frames, 3))
+    elevations, radii = place(request, elevations, np.maximum(radii, least))
+    targets = np.broadcast_to(capture.focus, (len(phase), 3))
     if request.target is None:
         targets = capture.focus + capture.weights(azimuths, 2 * width) @ capture.aims
     return look_at(capture.positions(azimuths, elevations, radii), targets, up)
+
+
+def place(request: Orbit, elevations: Array, radii: Array) -> tuple[Array, Array]:
+    """Put what is asked for in the place of elevations and distances from the target, [n] each."""
+    if request.elevation is not None:
+        elevations = np.full_like(elevations, request.elevation)
+    if request.distance is not None:
+        radii = np.full_like(radii, request.distance)
+    if request.radius is not None and request.height is not None:
+        elevations = np.full_like(elevations, math.atan2(request.height, request.radius))
+    elif request.height is not None:
+        ensure_height(request.height, radii.min())
+        elevations = np.arcsin(request.height / radii)
+    if request.radius is not None:
+        radii = request.radius / np.maximum(np.cos(elevations), 1e-6)
+    return elevations, radii
 
 
 def ensure_height(height: float, distance: float) -> None:
@@ -178,8 +212,8 @@ def back_off(
     points: Array,
     n_frames: int,
     path_from: Callable[[Array | float], Cameras],
-) -> Cameras:
-    """Move frames away from the target until points [m, 3] are shown, smoothly along the path.
+) -> Array:
+    """Find distances [n] from the target at which points [m, 3] are shown, smooth along the path.
 
     No further than the capture's farthest camera: what lies beyond was not seen from there.
 
@@ -196,7 +230,7 @@ def back_off(
     width = max(n_frames // 16, 1)
     window = np.arange(-width, width + 1)
     index = (np.arange(n_frames)[:, None] + window) % n_frames
-    return path_from(least[index].max(-1)[index].mean(-1))
+    return least[index].max(-1)[index].mean(-1)
 
 
 def capture_around(cameras: Cameras, up: Array, target: Array | None = None) -> Capture | None:
@@ -229,7 +263,7 @@ def capture_around(cameras: Cameras, up: Array, target: Array | None = None) -> 
     return Capture(focus, frame, azimuths, elevations, radii, aims, half_range, float(gaps[widest]))
 
 
-def _usual_elevation(elevations: Array) -> float:
+def usual_elevation(elevations: Array) -> float:
     """The median; but a little from above where the cameras are as much below as above."""
     middle, upper = np.quantile(elevations, [0.5, 0.75]).tolist()
     return middle if abs(middle) > math.radians(10) else min(math.radians(20), upper)

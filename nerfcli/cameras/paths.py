@@ -1,7 +1,7 @@
 """Camera paths through a scene, fitted to the cameras that it was captured with.
 
 The focus is the point that the cameras look at. All paths are of pinholes with the median
-intrinsics of the images as they stand upright.
+intrinsics of the images as they stand upright, and go at an even speed.
 """
 
 from __future__ import annotations
@@ -11,20 +11,21 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-import torch
 
 from nerfcli.cameras.arrangement import arrangement_of
 from nerfcli.cameras.boxes import Box
 from nerfcli.cameras.cameras import Cameras, common_focus
-from nerfcli.cameras.lenses import Lens
+from nerfcli.cameras.figures import dolly, ellipse, figure8, target_ahead, turntable, zoom
 from nerfcli.cameras.orbit import (
     AS_THE_CAMERAS,
     Orbit,
     back_off,
     capture_around,
     circle,
+    even_circle,
     shown,
 )
+from nerfcli.cameras.path_cameras import even_phases, pinholes, stand_upright
 from nerfcli.cameras.rotations import level, look_at
 from nerfcli.cameras.splines import (
     aim,
@@ -35,7 +36,7 @@ from nerfcli.cameras.splines import (
     smooth,
 )
 from nerfcli.cameras.tours import short_order, spread_out
-from nerfcli.cameras.upright import Upright, find_upright, straighten
+from nerfcli.cameras.upright import Upright
 
 Array = np.ndarray
 SPIRAL_TURNS = 2
@@ -51,7 +52,7 @@ def choose_path(cameras: Cameras, upright: Upright | None = None) -> tuple[str, 
         return "interpolate", arrangement.reason
     if arrangement.kind == "forward":
         return "spiral", arrangement.reason
-    capture = capture_around(*_straight(cameras, upright))
+    capture = capture_around(*stand_upright(cameras, upright))
     if capture is None or capture.is_surrounded:
         return "orbit", f"{arrangement.reason} from all around"
     return "orbit", f"{arrangement.reason} from {round(math.degrees(2 * capture.half_range))}°"
@@ -77,23 +78,25 @@ def orbit(
     Raises:
         NerfError: as for `circle`.
     """
-    straight, up = _straight(cameras, upright)
-    capture = capture_around(straight, up, request.target)
+    views, up = stand_upright(cameras, upright)
+    capture = capture_around(views, up, request.target)
     if capture is None:
         path = spiral if arrangement_of(cameras).kind == "forward" else interpolate
         return path(cameras, box, n_frames, upright)
-    path = _path(straight, circle(capture, up, n_frames, request))
+    path = pinholes(views, even_circle(capture, up, n_frames, request))
     subject = request.subject
     if subject is None or shown(path, subject).all():
         return path
     if request.target is None:
         request = replace(request, target=np.median(subject, axis=0))
-    capture = capture_around(straight, up, request.target)
+    capture = capture_around(views, up, request.target)
     assert capture is not None  # there is a target
-    return back_off(
+    phases = 2 * math.pi * np.arange(n_frames) / n_frames
+    least = back_off(
         *(capture, subject, n_frames),
-        lambda least: _path(straight, circle(capture, up, n_frames, request, least)),
+        lambda least: pinholes(views, circle(capture, up, phases, request, least)),
     )
+    return pinholes(views, even_circle(capture, up, n_frames, request, least))
 
 
 def spiral(cameras: Cameras, box: Box, n_frames: int, upright: Upright | None = None) -> Cameras:
@@ -102,24 +105,23 @@ def spiral(cameras: Cameras, box: Box, n_frames: int, upright: Upright | None = 
     Its radii are the 90th percentiles of the cameras' offsets from the mean along its axes; it
     looks at the focus, or, without one, at the depth of the box's centre.
     """
-    cameras, up = _straight(cameras, upright)
+    cameras, up = stand_upright(cameras, upright)
     positions = cameras.positions.numpy()
     center = positions.mean(0)
     focus = common_focus(cameras)
-    if focus is not None:
-        target = focus[0].numpy()
-    else:
-        forward = cameras.forwards.mean(0).numpy()
-        forward = forward / max(float(np.linalg.norm(forward)), 1e-9)
-        depth = float((np.array(box.center) - center) @ forward)
-        target = center + forward * max(depth, box.half_size)
+    target = target_ahead(cameras, box) if focus is None else focus[0].numpy()
     axes = look_at(center[None], target, up)[0, :, :3]
     offsets = (positions - center) @ axes
     radii = np.quantile(np.abs(offsets), 0.9, axis=0)
-    theta = 2 * math.pi * SPIRAL_TURNS * np.arange(n_frames) / n_frames
-    # one slow wave along the axis for all turns, as zrate 0.5 gives for two
-    local = np.stack([np.cos(theta), np.sin(theta), np.sin(theta / SPIRAL_TURNS)], axis=-1) * radii
-    return _path(cameras, look_at(center + local @ axes.T, target, up))
+
+    def positions(phases: Array) -> Array:
+        theta = SPIRAL_TURNS * phases
+        # one slow wave along the axis for all turns, as zrate 0.5 gives for two
+        waves = np.stack([np.cos(theta), np.sin(theta), np.sin(phases)], axis=-1)
+        return center + (waves * radii) @ axes.T
+
+    places = positions(even_phases(positions, n_frames))
+    return pinholes(cameras, look_at(places, target, up))
 
 
 def interpolate(
@@ -134,14 +136,14 @@ def interpolate(
     and what the hand shook is smoothed. `box` is not used: the cameras say where there is
     something to see.
     """
-    cameras, up = _straight(cameras, upright)
+    cameras, up = stand_upright(cameras, upright)
     arrangement = arrangement_of(cameras)
     focus = None if arrangement.kind == "outward" else arrangement.focus
     n_keyframes = WALK_KEYFRAMES if focus is None else max(n_frames // KEYFRAME_SPACING, KEYFRAMES)
     chosen = spread_out(cameras, n_keyframes)
     c2w = cameras.c2w.numpy()[short_order(cameras, chosen)]
     if len(c2w) == 1:
-        return _path(cameras, np.repeat(c2w, n_frames, axis=0))
+        return pinholes(cameras, np.repeat(c2w, n_frames, axis=0))
     steps = np.linalg.norm(np.diff(c2w[:, :, 3], axis=0), axis=-1)
     turns = np.linalg.norm(np.diff(c2w[:, :, 2], axis=0), axis=-1)
     # centripetal: knots by the square root of the distance; the floor keeps equal poses apart
@@ -159,13 +161,18 @@ def interpolate(
     way = np.concatenate([[0.0], (moved + 1e-9 * size).cumsum()])
     at = np.interp(np.linspace(0.0, way[-1], n_frames), way, at)
     poses = between(dense, at / knots[-1]) if is_walk else _fly(c2w, knots, at, focus)
-    return _path(cameras, level(poses, up))
+    return pinholes(cameras, level(poses, up))
 
 
 PATHS: dict[str, Callable[..., Cameras]] = {
     "orbit": orbit,
     "spiral": spiral,
     "interpolate": interpolate,
+    "turntable": turntable,
+    "ellipse": ellipse,
+    "figure8": figure8,
+    "dolly": dolly,
+    "zoom": zoom,
 }
 
 
@@ -183,24 +190,3 @@ def _fly(c2w: Array, knots: Array, at: Array, focus: Array | None) -> Array:
         seen = local_directions(c2w[:, :, :3], focus - c2w[:, :, 3])
         rotations = aim(rotations, focus - positions, catmull_rom(knots, seen, at))
     return np.concatenate([rotations, positions[:, :, None]], axis=-1)
-
-
-def _straight(cameras: Cameras, upright: Upright | None) -> tuple[Cameras, Array]:
-    """The cameras with their images upright, and the upward direction [3]."""
-    upright = upright or find_upright(cameras.c2w.numpy())
-    return straighten(cameras, upright.turns), upright.up
-
-
-def _path(cameras: Cameras, c2w: Array) -> Cameras:
-    """Pinholes at `c2w` [n, 3, 4] with the median intrinsics."""
-    size = cameras.size.double().quantile(0.5, dim=0).round()
-    relative = (cameras.focal / cameras.size).quantile(0.5, dim=0)
-    if any(lens.is_wide for lens in cameras.lenses):  # 90 degrees of its view
-        relative = relative * max(1.0, 0.5 / float(relative[0]))
-    return Cameras(
-        torch.from_numpy(np.ascontiguousarray(c2w)),
-        (relative * size).repeat(len(c2w), 1),
-        (size / 2).repeat(len(c2w), 1),
-        size.to(torch.int64).repeat(len(c2w), 1),
-        (Lens(),) * len(c2w),
-    )
