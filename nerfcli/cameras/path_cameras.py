@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from nerfcli.cameras.cameras import Cameras
+from nerfcli.cameras.intrinsics import Intrinsics
 from nerfcli.cameras.lenses import Lens, panorama
 from nerfcli.cameras.rotations import look_at, perpendicular
 from nerfcli.cameras.splines import between
@@ -84,18 +84,20 @@ def with_fov(cameras: Cameras, degrees: float) -> Cameras:
     )
 
 
-def panorama_lens(kind: str, size: tuple[int, int], ipd: float) -> tuple[Lens, Tensor, Tensor, Tensor]:
-    """Make a panorama's lens, and its focal length, principal point and size, [2] each.
+def panorama_intrinsics(
+    model: str, size: tuple[int, int], ipd: float, *, is_whole: bool = False
+) -> Intrinsics:
+    """Make the intrinsics of a panorama.
 
     Args:
-        kind: equirectangular, ods or vr180. size: of what one eye sees. ipd: in scene units.
+        model: equirectangular, ods or vr180. ipd: in the units of the poses.
+        size: of what one eye sees, or of the `is_whole` image.
     """
     width, height = size
-    whole = {"ods": (width, 2 * height), "vr180": (2 * width, height)}.get(kind, size)
-    lens = Lens(kind, () if kind == "equirectangular" else (ipd,))
-    focal, principal = panorama(whole, kind)
-    rows = (torch.tensor(v, dtype=torch.float64) for v in (focal, principal))
-    return lens, *rows, torch.tensor(whole)
+    if not is_whole:
+        size = {"ods": (width, 2 * height), "vr180": (2 * width, height)}.get(model, size)
+    lens = Lens(model, () if model == "equirectangular" else (ipd,))
+    return Intrinsics(size, *panorama(size, model), lens)
 
 
 def as_panoramas(
@@ -110,7 +112,7 @@ def as_panoramas(
     if size is None:
         height = int(cameras.size[0, 1])
         size = (height if kind == "vr180" else 2 * height, height)
-    lens, focal, principal, whole = panorama_lens(kind, size, ipd)
+    camera = panorama_intrinsics(kind, size, ipd)
     positions, forwards = cameras.positions.numpy(), cameras.forwards.numpy()
     flat = forwards - (forwards @ up)[:, None] * up
     length = np.linalg.norm(flat, axis=-1, keepdims=True)
@@ -118,10 +120,10 @@ def as_panoramas(
     n = len(cameras)
     return Cameras(
         torch.from_numpy(look_at(positions, positions + flat, up)),
-        focal.repeat(n, 1),
-        principal.repeat(n, 1),
-        whole.repeat(n, 1),
-        (lens,) * n,
+        torch.tensor([camera.focal] * n, dtype=torch.float64),
+        torch.tensor([camera.principal] * n, dtype=torch.float64),
+        torch.tensor([camera.size] * n),
+        (camera.lens,) * n,
     )
 
 

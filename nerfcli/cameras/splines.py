@@ -28,6 +28,29 @@ def catmull_rom(knots: Array, points: Array, at: Array) -> Array:
     return blend(b1, b2, i + 1, i + 2)
 
 
+def b_spline(points: Array, at: Array, *, is_loop: bool, order: int = 3) -> Array:
+    """Uniform B-spline with the control points [n, k] at 0, 1, ..., at `at` [m] -> [m, k].
+
+    Its ends are repeated, or it goes round. The last four columns are quaternions of any sign.
+    order: 1: straight lines; 3: cubic.
+    """
+    first = np.floor(at).astype(np.int64)
+    t = (at - first)[:, None]
+    if order == 1:
+        weights = [0 * t, 1 - t, t, 0 * t]
+    else:
+        weights = [(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3]
+        weights = [w / 6 for w in weights]
+    mixed, last = np.zeros((len(at), points.shape[1])), len(points) - 1
+    for offset, weight in zip((-1, 0, 1, 2), weights, strict=True):
+        index = first + offset
+        chosen = points[index % (last + 1) if is_loop else np.clip(index, 0, last)].copy()
+        against = (chosen[:, -4:] * mixed[:, -4:]).sum(-1) < 0  # q and -q are the same rotation
+        chosen[against, -4:] *= -1
+        mixed += weight * chosen
+    return mixed
+
+
 def rotation_spline(knots: Array, rotations: Array, at: Array) -> Array:
     """Rotations [n, 3, 3] as quaternions on a Catmull-Rom spline -> [m, 3, 3]."""
     from scipy.spatial.transform import Rotation

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from nerfcli.cli import path_options as opts
 from nerfcli.cli.options import (
     Backend,
     Device,
@@ -36,11 +37,11 @@ from nerfcli.engine.render_files import (
     ensure_layers,
 )
 
-FPS = 30
 OURS = (*(f"{layer}_*" for layer in LAYERS), DEPTH_RECORD, ".*")  # in a folder of frames
 
 
 def render(
+    context: typer.Context,
     run: RunPath = None,
     out: Annotated[
         Path | None,
@@ -50,73 +51,27 @@ def render(
             "<run>/renders/<path>.mp4, or the next free name]",
         ),
     ] = None,
-    path: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help="orbit, spiral, interpolate, test (its views), or auto: what suits the cameras.",
-        ),
-    ] = "auto",
-    up: Annotated[
-        str | None,
-        typer.Option(
-            metavar="X",
-            help="What is up: an axis of the scene's files (+z, -y, ...), or image: as the photos "
-            "stand. [default: as the cameras, EXIF and floors tell]",
-        ),
-    ] = None,
-    frames: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Length of the path; test has its own. [default: 120]"),
-    ] = None,
-    frame: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Render only this frame of the path, from 0, as a PNG."),
-    ] = None,
-    target: Annotated[
-        str | None,
-        typer.Option(
-            metavar="X,Y,Z|NAME",
-            help="What an orbit goes round: a point in the scene's units; centre (where the "
-            "cameras look), box, or subject (what is near in the middle of the photos). [default: "
-            "centre, or subject where that would be cut]",
-        ),
-    ] = None,
-    distance: Annotated[
-        float | None,
-        typer.Option(
-            metavar="D",
-            help="Of an orbit from its target, in the scene's units. [default: as the cameras]",
-        ),
-    ] = None,
-    height: Annotated[
-        float | None,
-        typer.Option(
-            metavar="H",
-            help="Of an orbit above its target, in the scene's units; negative: below. [default: "
-            "as the cameras]",
-        ),
-    ] = None,
-    turns: Annotated[
-        float | None,
-        typer.Option(
-            metavar="N",
-            help="Full turns of an orbit; negative: the other way. [default: 1, or there and back "
-            "over the arc that was seen]",
-        ),
-    ] = None,
-    start: Annotated[
-        float | None,
-        typer.Option(
-            metavar="DEG",
-            help="Where an orbit begins, in degrees round from the middle of the cameras. "
-            "[default: 0]",
-        ),
-    ] = None,
-    fps: Annotated[
-        int | None,
-        typer.Option(metavar="N", help=f"Frames a second of a video. [default: {FPS}]"),
-    ] = None,
+    path: opts.PathName = "auto",
+    path_transform: opts.PathTransform = None,
+    up: opts.Up = None,
+    frames: opts.Frames = None,
+    frame: opts.Frame = None,
+    seconds: opts.Seconds = None,
+    speed: opts.Speed = None,
+    target: opts.Target = None,
+    distance: opts.Distance = None,
+    height: opts.Height = None,
+    radius: opts.Radius = None,
+    elevation: opts.Elevation = None,
+    turns: opts.Turns = None,
+    start: opts.Start = None,
+    fps: opts.Fps = None,
+    camera: opts.Camera = None,
+    ipd: opts.Ipd = None,
+    fov: opts.Fov = None,
+    resolution: opts.Resolution = None,
+    save_path: opts.SavePath = None,
+    key_frames: opts.KeyFrames = None,
     scale: Annotated[
         float, typer.Option(metavar="S", help="Of the views' width and height.")
     ] = 1.0,
@@ -143,27 +98,18 @@ def render(
       nerf render --path test --save rgb,depth --out views/
       nerf render --target subject --distance 2.5 --height 0.5 --turns 2
       nerf render --frame 30 --out picture.png
+      nerf render --path camera_path.json --out film.mp4
+      nerf render --path orbit --camera equirectangular --resolution 2048x1024
     """
     kind = progress_kind(progress, quiet)
     ensure_device(device)
     layers = tuple(dict.fromkeys(name for word in save.split(",") if (name := word.strip())))
     if out is not None and out.suffix.lower() == ".png" and frame is None:
         frame = 0
-    request = PathRequest(
-        path=path,
-        up=up,
-        frames=frames,
-        frame=frame,
-        scale=scale,
-        target=target,
-        distance=distance,
-        height=height,
-        turns=turns,
-        start=start,
-    )
-    request.ensure_possible()
+    request = opts.path_request({**context.params, "frame": frame})
+    opts.ensure_saveable(save_path, key_frames, overwrite=overwrite)
     ensure_layers(layers)
-    _check_out(out, frame, fps)
+    _check_out(out, request)
     opened = open_run(run, quiet=quiet).using(backend=backend, device=device)
     if out is not None:
         ensure_free_output(RenderFiles(out, layers), overwrite=overwrite)
@@ -177,6 +123,12 @@ def render(
     with Progress(kind, None, "frame", "render") as reporter, StopSignal() as stop:
         model = load_model(opened, backend, opened.config.device, reporter.note)
         chosen = plan_path(opened, request, model)
+        if save_path is not None:
+            opts.save_path(save_path, chosen, key_frames)
+            if out is None:
+                if chosen.remark:
+                    reporter.note(chosen.remark)
+                return opts.show_saved(save_path, opened, chosen, as_json)
         number = "" if frame is None else f"_{frame:04d}"
         default = opened.renders / f"{chosen.name}{number}{'.mp4' if frame is None else '.png'}"
         result = render_path(
@@ -184,7 +136,7 @@ def render(
             chosen.cameras,
             out=free_output(default, layers, overwrite=overwrite) if out is None else out,
             save=layers,
-            fps=fps or FPS,
+            fps=chosen.fps,
             model=model,
             remark=chosen.remark,
             progress=reporter,
@@ -225,21 +177,20 @@ def free_output(default: Path, layers: tuple[str, ...], *, overwrite: bool) -> P
     return first_free(default, lambda path: bool(RenderFiles(path, layers).there()))
 
 
-def _check_out(out: Path | None, frame: int | None, fps: int | None) -> None:
+def _check_out(out: Path | None, request: PathRequest) -> None:
     """Raise NerfError for an output that does not fit what is asked of it."""
-    if fps is not None and not 1 <= fps <= 240:
-        raise NerfError(f"--fps must be from 1 to 240, got {fps}.")
+    frame, fps = request.frame, request.fps
     if frame is not None and out is not None and out.suffix.lower() != ".png":
         raise NerfError(f"--frame {frame} is one picture; --out must end in .png, not be {out}.")
     if out is not None:
         ensure_known(out)
     is_video = frame is None if out is None else out.suffix.lower() in VIDEOS
-    if fps is not None and not is_video:
+    if fps is not None and not is_video and request.seconds is None:
         raise NerfError("--fps is of a video; PNG frames have none. Leave it out.")
     if out is not None and is_video:
         from nerfcli.engine.video import ensure_rate
 
-        ensure_rate(out, fps or FPS)
+        ensure_rate(out, request.choose_fps())
 
 
 def _places(files: list[str]) -> str:

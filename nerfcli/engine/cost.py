@@ -9,12 +9,12 @@ import torch
 from nerfcli.cameras.cameras import Cameras
 from nerfcli.core.errors import NerfError
 from nerfcli.core.text import quantity, roughly
+from nerfcli.engine.path_request import N_FRAMES
 from nerfcli.engine.render import Model, load_model, render_rays
 from nerfcli.engine.runs import Run
 
 PREVIEW_AFTER = 60.0  # seconds of a render above which a smaller one is offered
 PREVIEWS = (0.5, 0.25)  # scales
-N_FRAMES = 120  # of a path, unless another number is asked for
 BANDS, FRAMES_A_BAND = 4, 8  # of neighbouring rays; a short path has fewer of them
 SHUFFLE = 7  # has no factor in common with any number of bands
 WARM_UP = 256  # rays before the clock runs: a first call allocates and loads

@@ -102,7 +102,7 @@ def render_path(
     *,
     out: Path,
     save: tuple[str, ...] = ("rgb",),
-    fps: int = 30,
+    fps: float = 30,
     backend: str = "auto",
     model: Model | None = None,
     remark: str = "",

@@ -48,7 +48,7 @@ ENCODINGS = {
 GIF_FASTEST = 50  # frames a second: browsers show each frame of under 2/100 s for 10/100 s
 
 
-def ensure_video(out: Path, sizes: np.ndarray, fps: int) -> None:
+def ensure_video(out: Path, sizes: np.ndarray, fps: float) -> None:
     """Raise NerfError unless frames of `sizes` [n, 2], width and height, make a video at `out`."""
     suffix = out.suffix.lower()
     if len(np.unique(sizes, axis=0)) > 1:
@@ -64,7 +64,7 @@ def ensure_video(out: Path, sizes: np.ndarray, fps: int) -> None:
     ensure_rate(out, fps)
 
 
-def ensure_rate(out: Path, fps: int) -> None:
+def ensure_rate(out: Path, fps: float) -> None:
     """Raise NerfError where --out cannot play that many frames a second.
 
     A GIF states how long each frame stays in whole hundredths of a second. ffmpeg varies them so
@@ -72,15 +72,15 @@ def ensure_rate(out: Path, fps: int) -> None:
     """
     if out.suffix.lower() == ".gif" and fps > GIF_FASTEST:
         raise NerfError(
-            f"--fps {fps}: browsers slow a GIF of more than {GIF_FASTEST} frames a second down to "
-            f"10. Use --fps {GIF_FASTEST} or less, or .mp4."
+            f"--fps {fps:g}: browsers slow a GIF of more than {GIF_FASTEST} frames a second down "
+            f"to 10. Use --fps {GIF_FASTEST} or less, or .mp4."
         )
 
 
 class VideoWriter:
     """An mp4 or GIF, encoded by imageio's ffmpeg plugin in `folder` and then renamed."""
 
-    def __init__(self, path: Path, fps: int, folder: Path) -> None:
+    def __init__(self, path: Path, fps: float, folder: Path) -> None:
         self.path, self.fps = path, fps
         self.encoding = ENCODINGS[path.suffix.lower()]
         # the plugin refuses names that are no video's, so a GIF has another one until it is done

@@ -86,6 +86,8 @@ def scene_from_source(source: Source, wanted: SceneConfig) -> Scene:
         alpha_ignored=alpha_ignored,
         points=points,
         upright=upright,
+        applied_transform=source.applied_transform,
+        applied_scale=source.applied_scale,
         # Blender's usual box is a guess
         box_is_stated=bool(wanted.box) or (source.box is not None and not source.keep_frame),
     )

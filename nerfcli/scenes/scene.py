@@ -92,6 +92,7 @@ class Scene:
             circles); 0: all are.
         notes: what the user should know, a line each.
         upright: which way is up, of all cameras; None in runs of before.
+        applied_transform: [3, 4] and applied_scale: as the source states them (see `Source`).
     """
 
     name: str
@@ -119,6 +120,8 @@ class Scene:
     log_gains: Tensor | None = None
     upright: Upright | None = None
     box_is_stated: bool = False
+    applied_transform: np.ndarray | None = None
+    applied_scale: float = 1.0
 
     def to_json(self) -> dict[str, Any]:
         """Return all that rendering needs as plain JSON values, without paths of this machine."""
@@ -162,6 +165,10 @@ class Scene:
             "downscale": self.downscale,
             "crop_radius": self.crop_radius,
             "notes": list(self.notes),
+            "applied_transform": None
+            if self.applied_transform is None
+            else self.applied_transform.tolist(),
+            "applied_scale": self.applied_scale,
             "upright": None
             if self.upright is None
             else {
@@ -200,6 +207,7 @@ def _scene_from_json(data: Mapping[str, Any]) -> Scene:
         up = np.array(known["up"], dtype=np.float64).reshape(3)
         turns = quarter_turns(c2w.numpy(), up)
         upright = Upright(up, turns, bool(known["is_certain"]), str(known["reason"]))
+    applied = data.get("applied_transform")  # runs of before have none
     return Scene(
         name=data["name"],
         path=None,
@@ -233,6 +241,8 @@ def _scene_from_json(data: Mapping[str, Any]) -> Scene:
         notes=tuple(data["notes"]),
         alpha_ignored=data.get("alpha_ignored", False),  # runs of before have none
         upright=upright,
+        applied_transform=None if applied is None else np.array(applied).reshape(3, 4),
+        applied_scale=float(data.get("applied_scale", 1.0)),
     )
 
 

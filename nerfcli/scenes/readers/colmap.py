@@ -109,6 +109,21 @@ def read_colmap(root: Path, folder: Path, wanted: SceneConfig | None = None) -> 
     )
 
 
+def model_views(folder: Path) -> list[tuple[str, np.ndarray, Intrinsics]]:
+    """Read the images of a model: name, pose [3, 4], and the camera as the model states it.
+
+    Raises:
+        NerfError: a fault in the model; names file and image.
+    """
+    model, _ = _read_model(folder)
+    used = dict.fromkeys(image.camera_id for image in model.images)
+    cameras = {id_: _intrinsics(model, id_, folder) for id_ in used}
+    return [
+        (image.name, _c2w(image, f"{folder}, image {image.name!r}"), cameras[image.camera_id])
+        for image in model.images
+    ]
+
+
 def _read_model(folder: Path) -> tuple[ColmapModel, list[str]]:
     """Read the binary model before the text one, as COLMAP does; note if they differ."""
     binary, text = (

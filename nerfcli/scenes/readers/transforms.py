@@ -75,7 +75,7 @@ def read_transforms(path: Path, wanted: SceneConfig | None = None) -> Source:
         points=points,
         masked_where="black" if any(f.get("mask_path") for f in data["frames"]) else "nonzero",
         beyond=keys_beyond(data, data["frames"]),
-        applied_transform=_applied_transform(data, path),
+        applied_transform=parse_applied(data, path),
         applied_scale=number(data.get("applied_scale", 1.0), f"{path}: applied_scale"),
         crop_radius=_crop_radius(data, frames[0], path),
         notes=tuple(notes),
@@ -282,7 +282,7 @@ class _Reading:
         return notes
 
 
-def _applied_transform(data: Mapping[str, Any], path: Path) -> np.ndarray | None:
+def parse_applied(data: Mapping[str, Any], path: Path) -> np.ndarray | None:
     """Parse nerfstudio's [3, 4], from the frame of an earlier stage to that of the poses."""
     stated = data.get("applied_transform")
     if stated is None:
