@@ -32,9 +32,10 @@ from nerfcli.cameras.upright import Upright
 
 Array = np.ndarray
 OUTLIERS = 0.05  # share of the cameras beyond either end of an ellipse
-EIGHT = math.radians(45), 0.9  # most azimuth of an eight to each side, and share of the covered
-EIGHT_TALL, STEEPEST = math.radians(15), math.radians(80)  # most to each side in elevation
-DOLLY = 1.2, 0.5  # distances between which a dolly goes, of the viewpoint's
+# most azimuth of a swing to each side, and the share of what the cameras cover
+WIDEST, COVERED = math.radians(45), 0.9
+TALLEST, STEEPEST = math.radians(15), math.radians(80)  # most elevation to each side, and at all
+DOLLY = 1.25, 0.75  # distances between which a dolly goes, of the viewpoint's
 ZOOM = 2.0  # focal length at the near end
 
 
@@ -86,9 +87,12 @@ def ellipse(
 ) -> Cameras:
     """A level ellipse among the cameras, whose axes are the spread of their places.
 
+    Where the cameras cover only an arc, an ellipse on the sphere about the focus, within the arc.
     `request`: target, height, start and turns.
     """
     views, capture, up = _stage(cameras, box, upright, request)
+    if not capture.is_surrounded:
+        return _on_sphere(views, capture, up, n_frames, request, waves=(1, 1))
     local = (views.positions.numpy() - capture.focus) @ capture.frame
     flat = local[:, :2] - local[:, :2].mean(0)
     axes = np.linalg.svd(flat, full_matrices=True)[2]
@@ -119,19 +123,7 @@ def figure8(
 ) -> Cameras:
     """A lying eight on the sphere about the focus, whose crossing is the viewpoint."""
     views, capture, up = _stage(cameras, box, upright, request)
-    azimuth, elevation, distance = _viewpoint(capture, request)
-    wide = min(EIGHT[1] * capture.half_range, EIGHT[0])
-    tall = min(wide / 2, EIGHT_TALL)
-    turns = 1.0 if request.turns is None else request.turns
-
-    def positions(phases: Array) -> Array:
-        angle = turns * phases
-        up_and_down = np.clip(elevation + tall * np.sin(2 * angle), -STEEPEST, STEEPEST)
-        around = azimuth + wide * np.sin(angle)
-        return capture.positions(around, up_and_down, np.full(len(phases), distance))
-
-    places = positions(even_phases(positions, n_frames))
-    return pinholes(views, look_at(places, capture.focus, up))
+    return _on_sphere(views, capture, up, n_frames, request, waves=(1, 2))
 
 
 def dolly(
@@ -164,6 +156,34 @@ def zoom(
     path = pinholes(views, look_at(places, capture.focus, up))
     longer = torch.from_numpy(ZOOM ** _there_and_back(n_frames))[:, None]
     return replace(path, focal=path.focal * longer)
+
+
+def _on_sphere(
+    views: Cameras,
+    capture: Capture,
+    up: Array,
+    n_frames: int,
+    request: Orbit,
+    waves: tuple[int, int],
+) -> Cameras:
+    """Swing about the viewpoint on the sphere about the focus, within what the cameras cover.
+
+    waves: to the sides, and up and down: 1 and 1 are an ellipse, 1 and 2 a lying eight.
+    """
+    azimuth, elevation, distance = _viewpoint(capture, request)
+    wide = min(COVERED * capture.half_range, WIDEST)
+    tall = min(wide / 2, TALLEST)
+    turns = 1.0 if request.turns is None else request.turns
+    lag = math.pi / 2 if waves == (1, 1) else 0.0
+
+    def positions(phases: Array) -> Array:
+        side, rise = (turns * phases * n for n in waves)
+        elevations = np.clip(elevation + tall * np.sin(rise + lag), -STEEPEST, STEEPEST)
+        azimuths = azimuth + wide * np.sin(side)
+        return capture.positions(azimuths, elevations, np.full(len(phases), distance))
+
+    places = positions(even_phases(positions, n_frames))
+    return pinholes(views, look_at(places, capture.focus, up))
 
 
 def _there_and_back(n_frames: int) -> Array:
