@@ -322,14 +322,8 @@ def test_cameras_at_one_place_still_give_a_path(make, n_cameras: int) -> None:
             assert_sound(make(cameras, BOX, n, None), n)
 
 
-def planned(
-    cameras: Cameras,
-    path: str,
-    up: str | None = None,
-    asked: dict[str, Any] | None = None,
-    **changed,
-) -> Plan:
-    """What `nerf render` would show of a scene of these cameras."""
+def scene_json(cameras: Cameras, **changed: Any) -> dict[str, Any]:
+    """What a run would hold of a scene of these cameras, of which the first is held out."""
     names, nothing = tuple(str(i) for i in range(len(cameras))), (None,) * len(cameras)
     rotation = ((1.0, 0.0, 0.0), (0.0, 0.0, 1.0), (0.0, -1.0, 0.0))
     turned = changed.pop("scene_from_source", Similarity(rotation=rotation))
@@ -339,7 +333,18 @@ def planned(
         *(0.1, 9.0, "black", False, turned, "given"),
         **changed,
     )
-    run: Any = SimpleNamespace(scene_json=json.loads(json.dumps(scene.to_json())))
+    return json.loads(json.dumps(scene.to_json()))
+
+
+def planned(
+    cameras: Cameras,
+    path: str,
+    up: str | None = None,
+    asked: dict[str, Any] | None = None,
+    **changed: Any,
+) -> Plan:
+    """What `nerf render` would show of a scene of these cameras."""
+    run: Any = SimpleNamespace(scene_json=scene_json(cameras, **changed))
     return plan_path(run, PathRequest(**{"path": path, "up": up, "frames": 9, **(asked or {})}))
 
 

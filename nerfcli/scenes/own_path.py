@@ -17,8 +17,8 @@ from nerfcli.cameras.path_cameras import IPD, panorama_intrinsics
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import json_text, write_text
 from nerfcli.scenes.path_files import PathFile, cameras_of, entries
-from nerfcli.scenes.readers.camera_paths import focal_of, parse_pixels, square
-from nerfcli.scenes.source import check_principal, number, opengl_matrix, pose_from_opengl
+from nerfcli.scenes.readers.camera_paths import focal_of, parse_pixels, parse_pose
+from nerfcli.scenes.source import check_principal, number, opengl_matrix
 
 MARK, VERSION = "nerf camera path", 1
 KINDS = {"frames": "frames", "key_frames": "keys"}
@@ -45,8 +45,7 @@ def read_own_path(path: Path, data: dict[str, Any]) -> PathFile:
     for i, entry in enumerate(entries(data, lists[0], path)):
         where = f"{path}, {lists[0]} {i}"
         _ensure_known(entry, ("camera_to_world", *SHARED), where)
-        matrix = square(entry, ("camera_to_world",), where)
-        poses.append(pose_from_opengl(matrix, where)[0])
+        poses.append(parse_pose(entry, "camera_to_world", where))
         focal = {"fov", "fl_x", "fl_y"}
         beaten = focal if focal & entry.keys() else set()  # by the frame's own
         shared = {key: data[key] for key in SHARED if key in data and key not in beaten}

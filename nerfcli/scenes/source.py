@@ -172,9 +172,11 @@ def number(value: Any, where: str) -> float:
     raise NerfError(f"{where} must be a finite number, got {str(value)[:60]!r}.")
 
 
-def pose_from_opengl(matrix: Any, where: str) -> tuple[np.ndarray, float]:
+def pose_from_opengl(
+    matrix: Any, where: str, key: str = "transform_matrix"
+) -> tuple[np.ndarray, float]:
     """Check a camera-to-world matrix as `check_pose` does, and turn its axes to OpenCV's."""
-    c2w, scale = check_pose(matrix, where)
+    c2w, scale = check_pose(matrix, where, key)
     return c2w * OPENGL_COLUMNS, scale
 
 

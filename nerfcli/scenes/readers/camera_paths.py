@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,8 +44,7 @@ def read_nerfstudio_path(path: Path, data: dict[str, Any], known: KnownFrames) -
     poses, intrinsics = [], []
     for i, entry in enumerate(listed):
         where = f"{path}, camera_path {i}"
-        matrix = square(entry, ("camera_to_world",), where)
-        poses.append(pose_from_opengl(matrix, where)[0])
+        poses.append(parse_pose(entry, "camera_to_world", where))
         if model in ("pinhole", "fisheye"):
             focal = focal_of(entry.get("fov"), size[1], f"{where}: fov")
             lens = Lens() if model == "pinhole" else Lens("fisheye", (0.0,) * 4)
@@ -153,12 +153,19 @@ def numbers(entry: Mapping[str, Any], key: str, count: int, where: str) -> list[
     return found
 
 
-def square(entry: Mapping[str, Any], keys: tuple[str, ...], where: str) -> Any:
-    """Return the matrix of the first of `keys` as rows: 16 or 12 numbers in a row may state it."""
-    key = next((key for key in keys if key in entry), None)
-    if key is None:
-        raise NerfError(f"{where} has no {keys[0]}; it is a 4x4 table of numbers.")
-    matrix = entry[key]
+def parse_pose(entry: Mapping[str, Any], key: str, where: str) -> np.ndarray:
+    """Parse an OpenGL camera-to-world matrix to OpenCV's [3, 4].
+
+    A table, or 16 or 12 numbers row after row, or such a list as text, as Blender's add-on has it.
+    """
+    matrix = entry.get(key)
+    if isinstance(matrix, str):
+        try:
+            matrix = json.loads(matrix)
+        except json.JSONDecodeError as error:
+            raise NerfError(f"{where}: {key} is a text that lists no numbers.") from error
+    if matrix is None:
+        raise NerfError(f"{where} has no {key}; it is a 4x4 table of numbers.")
     if isinstance(matrix, list) and len(matrix) in (12, 16) and not isinstance(matrix[0], list):
-        return [matrix[i : i + 4] for i in range(0, len(matrix), 4)]
-    return matrix
+        matrix = [matrix[i : i + 4] for i in range(0, len(matrix), 4)]
+    return pose_from_opengl(matrix, where, key)[0]

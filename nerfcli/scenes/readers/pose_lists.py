@@ -9,10 +9,10 @@ from nerfcli.cameras.intrinsics import Intrinsics
 from nerfcli.core.errors import NerfError
 from nerfcli.scenes.path_files import PathFile, cameras_of, entries
 from nerfcli.scenes.path_frames import KnownFrames, move_cameras, transforms_frame
-from nerfcli.scenes.readers.camera_paths import square
+from nerfcli.scenes.readers.camera_paths import parse_pose
 from nerfcli.scenes.readers.colmap import model_views
 from nerfcli.scenes.readers.intrinsics import parse_intrinsics, parse_size
-from nerfcli.scenes.source import natural_key, pose_from_opengl
+from nerfcli.scenes.source import natural_key
 
 
 def read_transforms_path(
@@ -29,8 +29,7 @@ def read_transforms_path(
     poses, intrinsics, notes = [], [], []
     for i, frame in enumerate(entries(data, "frames", path)):
         where = f"{path}, frame {i}"
-        matrix = square(frame, ("transform_matrix",), where)
-        poses.append(pose_from_opengl(matrix, where)[0])
+        poses.append(parse_pose(frame, "transform_matrix", where))
         stated = parse_size({**data, **frame}, where)
         if stated is None and not notes:
             notes.append(f"{path.name} states no w and h: {size[0]}x{size[1]} as the photos")
