@@ -459,3 +459,92 @@ def test_real_captures(name: str, around: bool) -> None:
     side = ((cameras.positions - found[0]) * level).mean(0)
     behind = bool(((path.positions - found[0]) @ side < 0).any())
     assert behind == around  # only lego has been seen from all sides
+
+
+LOOPS = ("orbit", "turntable", "ellipse", "figure8", "dolly", "zoom", "spiral")
+ALL_AROUND = looking(ring(0, 6, 30, 0.5), torch.zeros(30, 3).double())
+ON_AN_ARC = looking(
+    torch.cat([ring(-0.8, 0.8, 15, e) for e in (-0.2, 0.1, 0.4)]), torch.zeros(45, 3).double()
+)
+
+
+@pytest.mark.parametrize("name", LOOPS)
+@pytest.mark.parametrize("cameras", [ALL_AROUND, ON_AN_ARC], ids=["around", "arc"])
+def test_loops_close_with_one_step_and_go_at_an_even_speed(name: str, cameras: Cameras) -> None:
+    plan = planned(cameras, name, "-y", {"frames": 120})
+    assert plan.is_loop
+    steps = (plan.cameras.positions.roll(-1, 0) - plan.cameras.positions).norm(dim=-1)
+    if name == "zoom":  # stands still; the focal length goes by an even factor
+        assert float(steps.max()) == 0.0
+        steps = (plan.cameras.focal[:, 0].log() - plan.cameras.focal[:, 0].log().roll(-1)).abs()
+    assert float(steps.min()) > 0.0
+    # a chord is shorter than its arc where a narrow sweep turns round
+    assert float(steps.max() / steps.min()) < (1.1 if name == "orbit" else 1.02)
+    assert float(steps[-1]) == pytest.approx(float(steps.median()), rel=0.03)
+    turns = (plan.cameras.forwards.roll(-1, 0) - plan.cameras.forwards).norm(dim=-1)
+    assert float(turns[-1]) <= 1.1 * float(turns.max()) < 0.2
+
+
+def test_a_turntable_keeps_its_height_and_distance() -> None:
+    positions = torch.cat([ring(0, 6, 20, 0.3), ring(0.1, 6.1, 20, 0.7, radius=5.0)])
+    path = paths.turntable(looking(positions, torch.zeros(40, 3).double()), BOX, 40)
+    assert float(path.positions[:, 2].std()) < 1e-3  # up and the focus are found, not given
+    assert float(path.positions.norm(dim=-1).std()) < 1e-3
+    on_arc = paths.turntable(ON_AN_ARC, BOX, 8)  # all round, whatever was seen
+    assert float(on_arc.positions[:, 0].min()) < -3.5
+
+
+def test_a_circle_is_asked_for_by_radius_and_elevation() -> None:
+    def where(**asked: Any) -> tuple[float, float]:
+        """Height above and distance from the upward axis, in units of the source."""
+        given = {"target": "0,0,0", "frames": 8, **asked}
+        offsets = planned(ALL_AROUND, "orbit", "-y", given).cameras.positions
+        height, across = offsets[:, 2], offsets[:, :2].norm(dim=-1)
+        assert float(height.std()) < 1e-6 and float(across.std()) < 1e-6
+        return float(height.mean()), float(across.mean())
+
+    assert where(radius=3.0, height=1.0) == pytest.approx((1.0, 3.0))
+    assert where(radius=3.0, elevation=45.0) == pytest.approx((3.0, 3.0))
+    assert where(distance=2.0, elevation=30.0) == pytest.approx((1.0, math.sqrt(3.0)))
+    assert where(radius=3.0) == pytest.approx((3.0 * math.tan(0.5), 3.0), rel=1e-2)
+
+
+def test_train_shows_the_training_views_and_panoramas_are_level() -> None:
+    views = planned(ALL_AROUND, "train", asked={"frames": None})
+    assert len(views.cameras) == 29 and not views.is_loop
+    torch.testing.assert_close(views.cameras.c2w, ALL_AROUND.c2w[1:])
+    asked = {"camera": "ods", "resolution": "64x32", "ipd": 0.1}
+    plan = planned(ALL_AROUND, "orbit", "-y", asked)
+    assert plan.cameras.size[0].tolist() == [64, 64]
+    assert float(plan.cameras.forwards[:, 2].abs().max()) < 1e-9
+    assert "0.064 of the scene's units" in planned(ALL_AROUND, "orbit", "-y", {"camera": "ods"}).remark
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"distance": 2.0, "radius": 1.0}, "--distance is from the target, --radius"),
+        ({"height": 2.0, "elevation": 1.0}, "--height and --elevation both say"),
+        ({"elevation": 90.0}, "--elevation must be above -90"),
+        ({"radius": 0.0}, "--radius must be above 0"),
+        ({"frames": 9, "seconds": 3.0, "fps": 3.0}, "--frames, --seconds and --fps"),
+        ({"frames": 9, "speed": 2.0}, "--speed sets the number of frames, as --frames"),
+        ({"seconds": 0.0}, "--seconds must be above 0"),
+        ({"seconds": 1e9}, "more than 1000000 frames"),
+        ({"frames": 9, "seconds": 1e-3}, "frames a second; from 1 to 240"),
+        ({"speed": math.inf}, "--speed must be above 0"),
+        ({"fov": 180.0}, "--fov must be from"),
+        ({"fov": 50.0, "camera": "ods"}, "--fov: --camera ods sees all around"),
+        ({"camera": "pinhole"}, "unknown camera 'pinhole'; known: perspective"),
+        ({"resolution": "1920"}, "--resolution: '1920' is no size"),
+        ({"resolution": "0x9"}, "--resolution: '0x9' is no size"),
+        ({"ipd": 0.1}, "--ipd is between two eyes"),
+        ({"path": "train", "frames": 3}, "one frame for each training view"),
+        ({"path": "ellipse", "radius": 1.0}, "--radius is of an orbit, turntable, figure8"),
+        ({"path_transform": Path("x.json")}, "--path-transform is of a path's file"),
+        ({"path": "nowhere.json"}, "unknown path 'nowhere.json'; known: auto, orbit"),
+    ],
+)
+def test_what_cannot_be_met_together_is_refused(asked: dict[str, Any], message: str) -> None:
+    with pytest.raises(NerfError, match=message):
+        PathRequest(**asked).ensure_possible()
