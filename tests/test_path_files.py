@@ -14,6 +14,7 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
+from conftest import ROOT
 from nerfcli.cameras.cameras import Cameras
 from nerfcli.cameras.lenses import Lens
 from nerfcli.core.errors import NerfError
@@ -482,3 +483,11 @@ def test_other_places_and_lenses_are_put_on_a_path(tmp_path: Path) -> None:
         planned(file, fov=50.0)
     with pytest.raises(NerfError, match="--ipd is between two eyes"):
         planned(file, ipd=0.1)
+
+
+def test_the_example_of_the_docs_is_a_path(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "rendering.md").read_text(encoding="utf-8")
+    file = tmp_path / "path.json"
+    file.write_text(text.split("```json")[1].split("```")[0])
+    found = planned(file)
+    assert (len(found.cameras), found.is_loop) == (120, True)

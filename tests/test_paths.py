@@ -517,7 +517,9 @@ def test_train_shows_the_training_views_and_panoramas_are_level() -> None:
     plan = planned(ALL_AROUND, "orbit", "-y", asked)
     assert plan.cameras.size[0].tolist() == [64, 64]
     assert float(plan.cameras.forwards[:, 2].abs().max()) < 1e-9
-    assert "0.064 of the scene's units" in planned(ALL_AROUND, "orbit", "-y", {"camera": "ods"}).remark
+    assert (
+        "0.064 of the scene's units" in planned(ALL_AROUND, "orbit", "-y", {"camera": "ods"}).remark
+    )
 
 
 @pytest.mark.parametrize(
