@@ -114,14 +114,13 @@ def spiral(cameras: Cameras, box: Box, n_frames: int, upright: Upright | None = 
     offsets = (positions - center) @ axes
     radii = np.quantile(np.abs(offsets), 0.9, axis=0)
 
-    def positions(phases: Array) -> Array:
+    def place(phases: Array) -> Array:
         theta = SPIRAL_TURNS * phases
         # one slow wave along the axis for all turns, as zrate 0.5 gives for two
         waves = np.stack([np.cos(theta), np.sin(theta), np.sin(phases)], axis=-1)
         return center + (waves * radii) @ axes.T
 
-    places = positions(even_phases(positions, n_frames))
-    return pinholes(cameras, look_at(places, target, up))
+    return pinholes(cameras, look_at(place(even_phases(place, n_frames)), target, up))
 
 
 def interpolate(
