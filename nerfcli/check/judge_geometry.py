@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -55,10 +56,14 @@ def judge_extent(
         return []
     origin = scene.cameras.positions[rays.cameras[which, 0]]
     distance = (xyz - origin).norm(dim=-1)
-    nearer = _judge_beyond(distance < scene.near, f"nearer than near ({scene.near:.3g})", "near")
+    nearer = _judge_beyond(
+        distance < scene.near, f"nearer than near ({scene.near:.3g} scene units)", "near"
+    )
     if is_unbounded:
         return nearer
-    farther = _judge_beyond(distance > scene.far, f"farther than far ({scene.far:.3g})", "far")
+    farther = _judge_beyond(
+        distance > scene.far, f"farther than far ({scene.far:.3g} scene units)", "far"
+    )
     return _judge_box(scene, xyz) + nearer + farther
 
 
@@ -226,21 +231,56 @@ def measure_coverage(cameras: Cameras) -> str:
     )
 
 
-def judge_links(names: Sequence[str], matches: Matches, analysed: Sequence[int]) -> list[Finding]:
-    """Find views that match no other, and groups of views that match no other group.
+@dataclass(frozen=True)
+class Links:
+    """How matches connect the views.
+
+    Attributes:
+        alone: views that match no other. groups: of connected views, the largest first.
+    """
+
+    alone: tuple[int, ...]
+    groups: tuple[tuple[int, ...], ...]
+
+    @property
+    def loose(self) -> list[int]:
+        """Views outside the largest group."""
+        return sorted([*self.alone, *(i for group in self.groups[1:] for i in group)])
+
+
+def find_links(matches: Matches, analysed: Sequence[int]) -> Links:
+    """Group the views that matches connect.
 
     Args:
         analysed: cameras whose images were analysed.
     """
     alone = sorted(set(analysed) - set(matches.pairs.reshape(-1).tolist()))
+    return Links(tuple(alone), tuple(map(tuple, _connect_views(matches))))
+
+
+def judge_links(
+    names: Sequence[str], links: Links, n_analysed: int, silhouettes_fit: bool
+) -> list[Finding]:
+    """Report views that match no other, and groups of views that match no other group.
+
+    Args:
+        silhouettes_fit: of all these views, which shows that their poses are about right.
+    """
+    alone, groups = links.alone, links.groups
+    if silhouettes_fit and links.loose:
+        text = (
+            f"{len(links.loose)} of {n_analysed} views share too few features with the others to "
+            "be judged by them; their silhouettes fit"
+        )
+        views = tuple(names[i] for i in links.loose)
+        return [Finding("note", "unmatched", text, views)]
     findings = []
     if alone:
         text = (
-            f"{len(alone)} of {len(analysed)} views share too few features with others to be "
+            f"{len(alone)} of {n_analysed} views share too few features with others to be "
             f"judged: {abbreviate([names[i] for i in alone])}"
         )
         findings.append(Finding("note", "unmatched", text, tuple(names[i] for i in alone)))
-    groups = _connect_views(matches)
     if len(groups) > 1:
         small = [names[group[0]] for group in groups[1:]]
         text = (

@@ -13,6 +13,7 @@ from nerfcli.cameras.cameras import Cameras
 from nerfcli.check.epipolar import MatchedRays, compute_residuals, is_behind
 from nerfcli.check.judge_alpha import judge_alpha
 from nerfcli.check.judge_geometry import (
+    find_links,
     judge_depth,
     judge_extent,
     judge_links,
@@ -32,6 +33,7 @@ from nerfcli.check.report import Finding, Report, View, sort_by_level
 from nerfcli.core.config import Config, SceneConfig
 from nerfcli.core.progress import Progress
 from nerfcli.core.text import quantity
+from nerfcli.engine.resolve import box_name
 from nerfcli.matching.matching import (
     MAX_VIEWS,
     MatchedScene,
@@ -95,7 +97,8 @@ def judge_scene(
     """Judge a scene whose images have been matched, and what its method will train."""
     config = Config(method)
     name, reason = choose_method(config, scene)
-    is_unbounded = method_of(replace(config, method=name)).is_unbounded
+    config = replace(config, method=name)
+    is_unbounded = method_of(config).is_unbounded
     names, matches, images = scene.names, matched.matches, matched.images
     working_scale = compute_working_scale(scene, images)
     source_from_scene = scene.scene_from_source.inverse()
@@ -106,18 +109,21 @@ def judge_scene(
     judgement = judge_poses(names, matches, cameras, working_scale, tolerance, rank)
     corrected = judgement.hypothesis.correct_cameras(cameras)
     moved = is_visibly_moved(cameras.c2w, cameras.focal.mean(-1) * working_scale)
+    links = find_links(matches, matched.analysed)
+    poses_are_right = judgement.convincing and not judgement.hypothesis.fault
+    alpha_findings, silhouettes_fit = judge_alpha(source, scene, poses_are_right, links.loose)
     findings = [
         *(Finding("note", "reader", note) for note in source.notes),
         *_report_missing(names, matched),
         *_report_blind(scene),
         *judgement.findings,
         *judge_images(names, images, matches, moved),
-        *judge_links(names, matches, matched.analysed),
-        *judge_alpha(source, scene, judgement.convincing and not judgement.hypothesis.fault),
+        *judge_links(names, links, len(matched.analysed), silhouettes_fit),
+        *alpha_findings,
     ]
     xyz, which = triangulate_agreeing(judgement.rays, corrected.c2w, tolerance)
     measures = _list_measures(scene, matched, judgement, len(xyz))
-    measures |= _list_extent(scene, is_unbounded)
+    measures |= _list_extent(scene, box_name(config), is_unbounded)
     text = f"{name}: {reason}" if reason else name
     measures |= {"method": text, "method_name": name, "method_reason": reason}
     if judgement.convincing:
@@ -192,16 +198,21 @@ def _list_measures(
     }
 
 
-def _list_extent(scene: Scene, is_unbounded: bool) -> dict[str, str]:
-    """List what is trained of the scene."""
-    half, source = f"half size {scene.box.half_size:.3g}", f"from {scene.box_source}"
-    if scene.has_alpha:
-        source += "; training fits it to the silhouettes"
-    if is_unbounded:
-        return {"detail cube": f"{half}, {source}", "near, far": f"{scene.near:.3g}, no end"}
+def _list_extent(scene: Scene, box: str, is_unbounded: bool) -> dict[str, Any]:
+    """List what is trained of the scene, in source units.
+
+    box: what it is called for the method.
+    """
+    fitted = "; training fits it to the silhouettes" if scene.has_alpha else ""
+    near, far = (depth / scene.scene_from_source.scale for depth in (scene.near, scene.far))
+    end = "no end" if is_unbounded else f"{far:.4g}"
     return {
-        "box": f"{half}, {quantity(scene.box.n_cascades, 'cascade')}, {source}",
-        "near, far": f"{scene.near:.3g}, {scene.far:.3g}",
+        box: f"{scene.describe_box()}{fitted}",
+        "near, far": f"{near:.4g}, {end} in source units",
+        "box_half_size": scene.half_size_in_source,
+        "box_cascades": scene.box.n_cascades,
+        "near_distance": near,
+        "far_distance": None if is_unbounded else far,
     }
 
 

@@ -32,15 +32,16 @@ def resolve(config: Config, scene: Scene) -> Config:
 
 def describe(scene: Scene, config: Config) -> str:
     """What will be trained, in a line: method, views, box and where it comes from."""
-    box, units = scene.box, scene.scene_from_source.scale
-    cube = f"box of half size {box.half_size / units:.4g}"
-    if box.n_cascades > 1:
-        cube += f" and {box.n_cascades} cascades (cubes around it, each twice as wide)"
     n_train, n_test = (len(scene.splits.get(name, ())) for name in ("train", "test"))
     return (
         f"{config.method}: {n_train} views to train on, {n_test} held out; "
-        f"{cube} in source units ({scene.box_source}); {_length(config)}"
+        f"{box_name(config)} of {scene.describe_box()}; {_length(config)}"
     )
+
+
+def box_name(config: Config) -> str:
+    """Name what the box is to the method: all that is trained, or the cube with most detail."""
+    return "detail cube" if method_of(config).is_unbounded else "box"
 
 
 def _length(config: Config) -> str:
@@ -48,4 +49,5 @@ def _length(config: Config) -> str:
     train = config.train
     if train.steps is not None:
         return quantity(train.steps, "step")
-    return f"takes {known(train.minutes):g} minutes, more (--minutes) bring more detail"
+    minutes = quantity(known(train.minutes), "minute")
+    return f"takes {minutes}, more (--minutes) bring more detail"
