@@ -56,14 +56,12 @@ def judge_extent(
         return []
     origin = scene.cameras.positions[rays.cameras[which, 0]]
     distance = (xyz - origin).norm(dim=-1)
-    nearer = _judge_beyond(
-        distance < scene.near, f"nearer than near ({scene.near:.3g} scene units)", "near"
-    )
+    where = f"nearer than near ({scene.near:.3g} scene units)"
+    nearer = _judge_beyond(distance < scene.near, where, "near")
     if is_unbounded:
         return nearer
-    farther = _judge_beyond(
-        distance > scene.far, f"farther than far ({scene.far:.3g} scene units)", "far"
-    )
+    where = f"farther than far ({scene.far:.3g} scene units)"
+    farther = _judge_beyond(distance > scene.far, where, "far")
     return _judge_box(scene, xyz) + nearer + farther
 
 

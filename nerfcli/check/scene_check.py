@@ -33,7 +33,6 @@ from nerfcli.check.report import Finding, Report, View, sort_by_level
 from nerfcli.core.config import Config, SceneConfig
 from nerfcli.core.progress import Progress
 from nerfcli.core.text import quantity
-from nerfcli.engine.resolve import box_name
 from nerfcli.matching.matching import (
     MAX_VIEWS,
     MatchedScene,
@@ -123,7 +122,7 @@ def judge_scene(
     ]
     xyz, which = triangulate_agreeing(judgement.rays, corrected.c2w, tolerance)
     measures = _list_measures(scene, matched, judgement, len(xyz))
-    measures |= _list_extent(scene, box_name(config), is_unbounded)
+    measures |= _list_extent(scene, is_unbounded)
     text = f"{name}: {reason}" if reason else name
     measures |= {"method": text, "method_name": name, "method_reason": reason}
     if judgement.convincing:
@@ -198,16 +197,14 @@ def _list_measures(
     }
 
 
-def _list_extent(scene: Scene, box: str, is_unbounded: bool) -> dict[str, Any]:
-    """List what is trained of the scene, in source units.
-
-    box: what it is called for the method.
-    """
+def _list_extent(scene: Scene, is_unbounded: bool) -> dict[str, Any]:
+    """List what is trained of the scene, in source units."""
+    box = "detail cube" if is_unbounded else "box"
     fitted = "; training fits it to the silhouettes" if scene.has_alpha else ""
     near, far = (depth / scene.scene_from_source.scale for depth in (scene.near, scene.far))
     end = "no end" if is_unbounded else f"{far:.4g}"
     return {
-        box: f"{scene.describe_box()}{fitted}",
+        box: f"{scene.describe_box(is_unbounded=is_unbounded)}{fitted}",
         "near, far": f"{near:.4g}, {end} in source units",
         "box_half_size": scene.half_size_in_source,
         "box_cascades": scene.box.n_cascades,

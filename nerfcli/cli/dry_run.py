@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from nerfcli.cli.output import describe_views
 from nerfcli.core.progress import Progress
 from nerfcli.core.text import number, quantity, rough_duration
+from nerfcli.engine.resolve import describe_box
 from nerfcli.engine.runs import Run, next_run_path
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def plan(prepared: Prepared, out: Path | None, runs: Path, progress: Progress) -
         "downscale": scene.downscale,
         "box_half_size": scene.half_size_in_source,
         "box_source": scene.box_source,
-        "box": scene.describe_box(),
+        "box": describe_box(scene, config),
         "device": config.device,
         "steps": config.train.steps,
         "minutes": config.train.minutes,
@@ -59,7 +60,7 @@ def plan_text(value: dict[str, Any]) -> str:
             f"would make {value['run']} of scene {value['scene']}; nothing is written",
             f"method   {value['method']}{why}",
             f"views    {describe_views(value)}",
-            f"box      {value['box']}",
+            f"trains   {value['box']}",
             f"runs on  {value['device']}, backend {value['backend']}",
             f"time     {', '.join(filter(None, [length, expected, pace]))}",
             f"memory   {_megabytes(value['memory_bytes'])}",

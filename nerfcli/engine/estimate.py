@@ -28,7 +28,8 @@ def estimate_held_out(model: Model, scene: Scene, n_trained: int) -> dict | None
 
     Returns:
         psnr (None: each view is exact, or has no usable pixel), n_views that were looked at,
-        n_held_out that there are, n_pixels of the view that gave most; None where no view is held out.
+        n_held_out that there are, n_pixels of the view that gave most; None where no view is held
+        out.
 
     Raises:
         NerfError: an image cannot be read, or the GPU's memory is full.

@@ -35,13 +35,15 @@ def describe(scene: Scene, config: Config) -> str:
     n_train, n_test = (len(scene.splits.get(name, ())) for name in ("train", "test"))
     return (
         f"{config.method}: {n_train} views to train on, {n_test} held out; "
-        f"{box_name(config)} of {scene.describe_box()}; {_length(config)}"
+        f"{describe_box(scene, config)}; {_length(config)}"
     )
 
 
-def box_name(config: Config) -> str:
-    """Name what the box is to the method: all that is trained, or the cube with most detail."""
-    return "detail cube" if method_of(config).is_unbounded else "box"
+def describe_box(scene: Scene, config: Config) -> str:
+    """Say what the box is to the method, how large it is, and where it comes from."""
+    is_unbounded = method_of(config).is_unbounded
+    name = "detail cube" if is_unbounded else "box"
+    return f"{name} of {scene.describe_box(is_unbounded=is_unbounded)}"
 
 
 def _length(config: Config) -> str:
