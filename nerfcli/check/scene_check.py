@@ -22,6 +22,7 @@ from nerfcli.check.judge_geometry import (
     triangulate_agreeing,
 )
 from nerfcli.check.judge_images import is_visibly_moved, judge_images
+from nerfcli.check.judge_lens import judge_lens
 from nerfcli.check.judge_poses import (
     PoseJudgement,
     format_pixels,
@@ -107,6 +108,9 @@ def judge_scene(
     rank = measure_similarity_rank(matched.shared, distances)
     judgement = judge_poses(names, matches, cameras, working_scale, tolerance, rank)
     corrected = judgement.hypothesis.correct_cameras(cameras)
+    lens_findings = []
+    if not judgement.hypothesis.fault:
+        lens_findings = judge_lens(matches, cameras, working_scale, tolerance)
     moved = is_visibly_moved(cameras.c2w, cameras.focal.mean(-1) * working_scale)
     links = find_links(matches, matched.analysed)
     poses_are_right = judgement.convincing and not judgement.hypothesis.fault
@@ -116,6 +120,7 @@ def judge_scene(
         *_report_missing(names, matched),
         *_report_blind(scene),
         *judgement.findings,
+        *lens_findings,
         *judge_images(names, images, matches, moved),
         *judge_links(names, links, len(matched.analysed), silhouettes_fit),
         *alpha_findings,
