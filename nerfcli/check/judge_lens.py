@@ -58,7 +58,8 @@ def judge_lens(
         return []
     terms = " and ".join(f"{key} by about {value:+.2g}" for key, value in best.items() if value)
     text = (
-        f"with {terms} changed, matches lie {best_fit.median:.2g} px from where the poses put them, "
+        f"with {terms} changed, matches lie {best_fit.median:.2g} px from where the poses put "
+        "them, "
         f"as stated {format_pixels(stated.median)}: has a lens parameter been lost?"
     )
     return [Finding("warning", "lens", text)]

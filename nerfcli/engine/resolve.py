@@ -34,7 +34,7 @@ def describe(scene: Scene, config: Config) -> str:
     """What will be trained, in a line: method, views, box and where it comes from."""
     n_train, n_test = (len(scene.splits.get(name, ())) for name in ("train", "test"))
     return (
-        f"{config.method}: {n_train} views to train on, {n_test} held out; "
+        f"{config.method}: {quantity(n_train, 'view')} to train on, {n_test} held out; "
         f"{describe_box(scene, config)}; {_length(config)}"
     )
 

@@ -26,6 +26,7 @@ from nerfcli.core.devices import (
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Note, Progress
 from nerfcli.core.signals import StopSignal
+from nerfcli.core.text import quantity
 from nerfcli.engine.callbacks import Callback, Checkpoints, Every
 from nerfcli.engine.checkpoints import GENERATOR, generator_state
 from nerfcli.engine.estimate import estimate_held_out
@@ -181,7 +182,9 @@ def start(
     views = residents.at(checkpoint[2]["step"] if checkpoint is not None else 0)
     # while one shard replaces another, both are there
     pixels = views.pixels.numel() * (2 if residents.n_shards > 1 else 1)
-    ensure_room(pixels, device, f"the pixels of {len(views)} images", memory_advice(config))
+    ensure_room(
+        pixels, device, f"the pixels of {quantity(len(views), 'image')}", memory_advice(config)
+    )
     generator = random_generator(device, config.train.seed)
     method = method_of(config)
     trainer = method.create_trainer(scene, views.to(device), config, ops, generator)

@@ -152,7 +152,9 @@ def _make_scene(job: _Job) -> dict[str, Any]:
     taken, failed = _take_images(job)
     if len(taken) < 3:
         reasons = [f"{name} {reason}" for name, reason in list(failed.items())[:3]]
-        raise NerfError(f"only {len(taken)} images can be read: {'; '.join(reasons) or 'none'}")
+        raise NerfError(
+            f"only {quantity(len(taken), 'image')} can be read: {'; '.join(reasons) or 'none'}"
+        )
     if options.undistort and any(photo.has_alpha for photo in taken):
         raise NerfError(
             "--undistort would lose the images' transparency; leave it out, the lens is kept."
