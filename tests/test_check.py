@@ -208,7 +208,7 @@ def test_the_command(textured: Path, tmp_path: Path, nerf: Nerf) -> None:
     assert [f["what"] for f in value["findings"] if f["level"] == "fault"] == ["convention"]
     assert sorted(path.name for path in flipped.rglob("*")) == before
     with Image.open(tmp_path / "check.png") as image:
-        assert image.size == (1440, 760)
+        assert image.size == (1440, 800)
         assert len(image.getcolors(1 << 20) or ()) >= 5  # paper, ink, points, cameras, box
     assert faults(check(tmp_path / "fixed")) == {}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -24,25 +23,14 @@ VIEWS = 24  # whose silhouettes are compared
 LARGEST = 200  # pixels of their longer side
 CELLS = 32  # along a side of the hull; it is conservative, so coarse cells never accuse
 UNCOVERED = 0.2  # of the opaque pixels, beyond which silhouettes contradict each other
-FITTING = 0.02  # of the opaque pixels, up to which silhouettes fit each other
 ADVICE = "if alpha means 'ignore this pixel', use --alpha ignore"
 
 
-def judge_alpha(
-    source: Source, scene: Scene, poses_are_right: bool, loose: Sequence[int] = ()
-) -> tuple[list[Finding], bool]:
-    """Say what alpha is taken for, and test whether it looks like silhouettes or like a mask.
-
-    Args:
-        loose: cameras that matches do not connect with the others.
-
-    Returns:
-        Findings, and whether the silhouettes of the loose views fit those of the others.
-    """
+def judge_alpha(source: Source, scene: Scene, poses_are_right: bool) -> list[Finding]:
+    """Say what alpha is taken for, and test whether it looks like silhouettes or like a mask."""
     findings = [Finding("note", "alpha", n) for n in scene.notes if "alpha channel" in n]
     if scene.alpha_ignored or not scene.has_alpha:
-        return findings, False
-    share = 1.0
+        return findings
     try:
         survey = survey_alpha(source.frames)
         if survey.is_mask_like:
@@ -51,9 +39,9 @@ def judge_alpha(
                 f"{survey.border:.0%} of the border of images with transparent pixels is opaque; "
                 f"{ADVICE}"
             )
-            return [*findings, Finding("warning", "alpha-mask", text)], False
+            return [*findings, Finding("warning", "alpha-mask", text)]
         if survey.n_transparent and poses_are_right:
-            share = measure_uncovered(source, loose[:VIEWS])
+            share = measure_uncovered(source)
             if share > UNCOVERED:
                 text = (
                     f"the views' silhouettes contradict each other: {share:.0%} of the opaque "
@@ -62,14 +50,11 @@ def judge_alpha(
                 findings.append(Finding("warning", "alpha-mask", text))
     except NerfError:  # an unreadable image is reported by name elsewhere
         pass
-    return findings, share <= FITTING and len(loose) <= VIEWS
+    return findings
 
 
-def measure_uncovered(source: Source, loose: Sequence[int] = ()) -> float:
-    """Measure the share of opaque pixels that do not lie on the visual hull of all views.
-
-    loose: cameras that are looked at beside those that are evenly chosen.
-    """
+def measure_uncovered(source: Source) -> float:
+    """Measure the share of opaque pixels that do not lie on the visual hull of all views."""
     longest = max(max(frame.size) for frame in source.frames)
     smallest = min(min(frame.size) for frame in source.frames)
     downscale = min(math.ceil(longest / LARGEST), smallest)
@@ -77,7 +62,7 @@ def measure_uncovered(source: Source, loose: Sequence[int] = ()) -> float:
     scene = scene_from_source(source, wanted)
     with_image = [i for i, path in enumerate(scene.image_paths) if path is not None]
     chosen = np.linspace(0, len(with_image) - 1, min(VIEWS, len(with_image)), dtype=int)
-    views = load_views(scene, sorted({*loose, *(with_image[i] for i in chosen)}))
+    views = load_views(scene, [with_image[i] for i in chosen])
     box = Box(scene.box.center, scene.box.outer_half_size)
     cells = visual_hull(scene, views, box, CELLS, trust_all=True).nonzero().flip(-1)
     points = box.from_unit((cells.double() + 0.5) / CELLS)

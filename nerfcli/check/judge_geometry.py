@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -229,62 +228,28 @@ def measure_coverage(cameras: Cameras) -> str:
     )
 
 
-@dataclass(frozen=True)
-class Links:
-    """How matches connect the views.
-
-    Attributes:
-        alone: views that match no other. groups: of connected views, the largest first.
-    """
-
-    alone: tuple[int, ...]
-    groups: tuple[tuple[int, ...], ...]
-
-    @property
-    def loose(self) -> list[int]:
-        """Views outside the largest group."""
-        return sorted([*self.alone, *(i for group in self.groups[1:] for i in group)])
-
-
-def find_links(matches: Matches, analysed: Sequence[int]) -> Links:
-    """Group the views that matches connect.
+def judge_links(names: Sequence[str], matches: Matches, analysed: Sequence[int]) -> list[Finding]:
+    """Find views that match no other, and groups of views that match no other group.
 
     Args:
         analysed: cameras whose images were analysed.
     """
     alone = sorted(set(analysed) - set(matches.pairs.reshape(-1).tolist()))
-    return Links(tuple(alone), tuple(map(tuple, _connect_views(matches))))
-
-
-def judge_links(
-    names: Sequence[str], links: Links, n_analysed: int, silhouettes_fit: bool
-) -> list[Finding]:
-    """Report views that match no other, and groups of views that match no other group.
-
-    Args:
-        silhouettes_fit: of all these views, which shows that their poses are about right.
-    """
-    alone, groups = links.alone, links.groups
-    if silhouettes_fit and links.loose:
-        text = (
-            f"{len(links.loose)} of {n_analysed} views share too few features with the others to "
-            "be judged by them; their silhouettes fit"
-        )
-        views = tuple(names[i] for i in links.loose)
-        return [Finding("note", "unmatched", text, views)]
     findings = []
     if alone:
         text = (
-            f"{len(alone)} of {n_analysed} views share too few features with others to be "
-            f"judged: {abbreviate([names[i] for i in alone])}"
+            f"{len(alone)} of {len(analysed)} views share too few features with others to be "
+            f"judged, as where little texture is seen: {abbreviate([names[i] for i in alone])}"
         )
         findings.append(Finding("note", "unmatched", text, tuple(names[i] for i in alone)))
+    groups = _connect_views(matches)
     if len(groups) > 1:
         small = [names[group[0]] for group in groups[1:]]
         text = (
-            f"the views fall into {len(groups)} groups that share nothing with each other "
+            f"the views fall into {len(groups)} groups that share no features "
             f"({', '.join(str(len(group)) for group in groups)} views; the smaller ones begin "
-            f"with {abbreviate(small)}): nothing shows whether these groups fit together"
+            f"with {abbreviate(small)}), which is usual for an object seen from all sides: "
+            "whether the groups fit together is not judged"
         )
         findings.append(Finding("note", "groups", text, tuple(small)))
     return findings

@@ -13,7 +13,6 @@ from nerfcli.cameras.cameras import Cameras
 from nerfcli.check.epipolar import MatchedRays, compute_residuals, is_behind
 from nerfcli.check.judge_alpha import judge_alpha
 from nerfcli.check.judge_geometry import (
-    find_links,
     judge_depth,
     judge_extent,
     judge_links,
@@ -112,9 +111,6 @@ def judge_scene(
     if not judgement.hypothesis.fault:
         lens_findings = judge_lens(matches, cameras, working_scale, tolerance)
     moved = is_visibly_moved(cameras.c2w, cameras.focal.mean(-1) * working_scale)
-    links = find_links(matches, matched.analysed)
-    poses_are_right = judgement.convincing and not judgement.hypothesis.fault
-    alpha_findings, silhouettes_fit = judge_alpha(source, scene, poses_are_right, links.loose)
     findings = [
         *(Finding("note", "reader", note) for note in source.notes),
         *_report_missing(names, matched),
@@ -122,8 +118,8 @@ def judge_scene(
         *judgement.findings,
         *lens_findings,
         *judge_images(names, images, matches, moved),
-        *judge_links(names, links, len(matched.analysed), silhouettes_fit),
-        *alpha_findings,
+        *judge_links(names, matches, matched.analysed),
+        *judge_alpha(source, scene, judgement.convincing and not judgement.hypothesis.fault),
     ]
     xyz, which = triangulate_agreeing(judgement.rays, corrected.c2w, tolerance)
     measures = _list_measures(scene, matched, judgement, len(xyz))
