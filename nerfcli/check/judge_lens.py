@@ -62,7 +62,7 @@ def judge_lens(
         "them, "
         f"as stated {format_pixels(stated.median)}: has a lens parameter been lost?"
     )
-    return [Finding("warning", "lens", text)]
+    return [Finding("warning", "distortion", text)]
 
 
 def _is_judged(lens: Lens) -> bool:
