@@ -244,7 +244,7 @@ def test_nsvf_faults_are_named(tmp_path: Path, file: str, text: str, word: str) 
 def test_nerfplusplus_splits_and_camera_path(tmp_path: Path) -> None:
     writers.write_nerfplusplus(tmp_path, writers.rig(5))
     writers.photo(tmp_path / "train/mask/00000.png", 255, "L")
-    with pytest.raises(NerfError, match="1 files for 3 poses"):
+    with pytest.raises(NerfError, match="1 file for 3 poses"):
         read_source(tmp_path)
     for i in (1, 2):
         writers.photo(tmp_path / f"train/mask/{i:05d}.png", 255, "L")

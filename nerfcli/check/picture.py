@@ -63,9 +63,9 @@ def choose_axes(check: SceneCheck) -> np.ndarray:
     Returns:
         [3, 3], orthonormal rows.
     """
-    cameras, upright = check.cameras, check.scene.upright
-    stated = upright is not None and not check.hypothesis.fault  # else its poses were wrong
-    up = np.array(upright.up if stated else mean_up(cameras.c2w.numpy()))
+    cameras, up = check.cameras, mean_up(check.cameras.c2w.numpy())
+    if check.scene.upright is not None and not check.hypothesis.fault:  # else poses were wrong
+        up = np.array(check.scene.upright.up)
     level = np.eye(3) - np.outer(up, up)
     ahead = level @ cameras.forwards.mean(0).numpy()
     if np.linalg.norm(ahead) < ONE_WAY:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from nerfcli.cli.output import describe_views
 from nerfcli.core.progress import Progress
 from nerfcli.core.text import number, quantity, rough_duration
-from nerfcli.engine.resolve import describe_box
 from nerfcli.engine.runs import Run, next_run_path
 
 if TYPE_CHECKING:
@@ -21,6 +20,8 @@ PROBE_STEPS = 50  # at most
 
 def plan(prepared: Prepared, out: Path | None, runs: Path, progress: Progress) -> dict[str, Any]:
     """Say what training would do: scene, method, views, memory, disk and expected time."""
+    from nerfcli.engine.resolve import describe_box
+
     scene, config = prepared.scene, prepared.config
     sizes = sorted(map(list, set(map(tuple, scene.cameras.size.tolist()))))
     value: dict[str, Any] = {
