@@ -31,7 +31,7 @@ JSON lines with `--progress json`, nothing with `--quiet`.
 | 1 | a bug of ours, with a traceback |
 | 2 | bad usage or bad input: one message says what, where, and what to do |
 | 3 | finished, but not met: a target, a sound scene, enough registered views |
-| 75 | SIGTERM, nothing half-written: `train --resume`, `prepare`, `render` go on, `eval` begins anew |
+| 75 | SIGTERM, nothing half-written: `train --resume`, `prepare`, `render` go on, `eval` anew |
 | 130 | stopped by Ctrl-C, likewise |
 
 With `--json` an error is also an object on stdout, `{"error": "..."}`.

@@ -251,7 +251,7 @@ def test_nerfplusplus_splits_and_camera_path(tmp_path: Path) -> None:
     source = read_source(tmp_path)
     assert sorted(str(frame.split) for frame in source.frames) == ["test", *["train"] * 3, "val"]
     assert sum(frame.mask is not None for frame in source.frames) == 3
-    assert any("camera_path has 1 cameras and no images" in note for note in source.notes)
+    assert any("camera_path has 1 camera and no images" in note for note in source.notes)
     (tmp_path / "train/pose/00000.txt").write_text("1 2 3")
     with pytest.raises(NerfError, match="4x4 matrix"):
         read_source(tmp_path)

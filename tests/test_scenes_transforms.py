@@ -413,7 +413,7 @@ def test_mixed_transparency_and_doubled_images_are_faults(tmp_path: Path) -> Non
     pixels = np.zeros((HEIGHT, WIDTH, 4), np.uint8)
     pixels[:, : WIDTH // 4, 3] = 255  # a part of the border is opaque: a mask, or an object
     Image.fromarray(pixels).save(tmp_path / "images" / "2.png")
-    with pytest.raises(NerfError, match=r"1 images have an alpha channel and 9 have none.*2\.png"):
+    with pytest.raises(NerfError, match=r"an alpha channel is in 1 image and not in 9 .*2\.png"):
         load_scene(write(tmp_path, table))
     table["frames"][2] = table["frames"][1]
     with pytest.raises(NerfError, match=r"image images/1\.png more than once"):
