@@ -31,6 +31,7 @@ from nerfcli.cli import (
 )
 from nerfcli.cli.output import ensure_streams, fail, stop_code
 from nerfcli.cli.usage import usage_message
+from nerfcli.core.distributed import joined
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import refusal
 from nerfcli.core.signals import STOPS, Interrupted, interruptible
@@ -99,8 +100,8 @@ def main(args: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if args is None else args)
     as_json = "--json" in words
     try:
-        with interruptible():
-            code = app(words, prog_name="nerf", standalone_mode=False)
+        with interruptible(), joined():
+            code = app(words, prog_name="nerf", standalone_mode=False, obj=words)
     except NerfError as error:
         code = fail(str(error), as_json)
     except UsageError as error:

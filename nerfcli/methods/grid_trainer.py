@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from nerfcli.backends.base import Backend
-from nerfcli.cameras.rays import Batch, Bounds
+from nerfcli.cameras.rays import Batch, Bounds, ColorMap
 from nerfcli.core.config import Config, HashGridConfig, UnboundedConfig, known
+from nerfcli.core.distributed import world
 from nerfcli.core.tensors import ensure_same_shapes
 from nerfcli.methods.base import StepResult, background_of, weight_generator
 from nerfcli.methods.exposure import ExposureCodes
@@ -44,6 +45,7 @@ class GridTrainer(Generic[F]):
         own: HashGridConfig | UnboundedConfig,
     ) -> None:
         self.scene, self.views, self.config, self.ops = scene, views, config, ops
+        self.world = world()
         self.generator, self.device = generator, generator.device
         self.background = background_of(scene, self.device)
         weights = weight_generator(generator, config.train.seed)
@@ -89,12 +91,17 @@ class GridTrainer(Generic[F]):
     def _uniform(self, *size: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.rand(*size, dtype=dtype, generator=self.generator, device=self.device)
 
+    def _uniform_share(self, n_rays: int, *size: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Random numbers of this process's share of n rays; all processes draw all of them."""
+        return self._uniform(n_rays, *size, dtype=dtype)[self.world.share(n_rays)]
+
     def _draw(self, n_rays: int) -> tuple[Batch, Bounds]:
-        u = self._uniform(n_rays, dtype=torch.float64)
+        """This process's share of n rays."""
+        u = self._uniform_share(n_rays, dtype=torch.float64)
         if self.config.train.random_background:
-            background = self._uniform(n_rays, 3)
+            background = self._uniform_share(n_rays, 3)
         else:
-            background = self.background.expand(n_rays, 3).contiguous()
+            background = self.background.expand(len(u), 3).contiguous()
         cameras, space = self.scene.cameras, self.field.space
         wanted = self.field.needs_radii
         batch, bounds = self.ops.draw(self.views, cameras, u, background, space, with_radii=wanted)
@@ -105,6 +112,24 @@ class GridTrainer(Generic[F]):
         if self.codes is None or batch.rays.cameras is None:
             return batch
         return replace(batch, color=self.codes.color(batch.rays.cameras))
+
+    def _combine(self, out: StepOut, share: float, *counts: int) -> tuple[StepOut, list[int]]:
+        """Make gradients and terms those of all processes' rays, and sum counts over them.
+
+        share: of this process's rays in those of all.
+        """
+        if self.world.is_alone:
+            return out, list(counts)
+        means = torch.stack([*out.terms.values(), out.mse]) * share
+        beside = torch.cat([means, means.new_tensor(counts)])  # exact below 2**24
+        beside = self.optimizer.sum_gradients(self.world, share, beside)
+        found = beside[: len(means)].unbind()
+        terms = dict(zip(out.terms, found[:-1], strict=True))
+        color = out.color_grads
+        if color is not None:
+            color = ColorMap(color.gain * share, color.offset * share)
+        summed = [round(count) for count in beside[len(means) :].tolist()]
+        return replace(out, terms=terms, mse=found[-1], color_grads=color), summed
 
     def _optimize(self, batch: Batch, out: StepOut, lr: float) -> None:
         """Step by the gradients of the field, and of the codes where there are any."""

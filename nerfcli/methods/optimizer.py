@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nerfcli.backends.base import Backend
+from nerfcli.core.distributed import World
 from nerfcli.core.tensors import ensure_same_shapes
 from nerfcli.reference.adam import AdamConfig
 from nerfcli.reference.params import ParamSet
@@ -29,6 +30,7 @@ class Optimizer:
     ) -> None:
         self.params, self.ops, self.config, self.keeps_raw = params, ops, config, keeps_raw
         self.grads, self.m, self.v = (params.map(_zeros) for _ in range(3))
+        self._flat: Tensor | None = None  # what `sum_gradients` sends
         self.mean = params.map(lambda p: p.detach().clone()) if config.ema_decay else None
         plain = replace(config, weight_decay=0.0)
         self._configs = {n: config if params.role(n).decays else plain for n in params}
@@ -48,6 +50,31 @@ class Optimizer:
                 ema=None if self.mean is None else _flat(self.mean[name]),
                 **_scaled(rates, self.params.role(name).lr_factor),
             )
+
+    def sum_gradients(self, world: World, share: float, beside: Tensor) -> Tensor:
+        """Make the gradients those of all processes, by one message of one flat buffer.
+
+        Args:
+            share: of this process's rays in those of all: the weight of its means over rays.
+            beside: [n] float32, numbers to be summed as they are.
+
+        Returns:
+            The sums of `beside`.
+        """
+        if world.is_alone:
+            return beside
+        grads = [_flat(grad) for grad in self.grads.values()]
+        if self._flat is None:
+            self._flat = torch.empty(sum(map(len, grads)) + len(beside), device=grads[0].device)
+        flat = self._flat
+        parts = flat.split([*map(len, grads), len(beside)])
+        for part, grad in zip(parts[:-1], grads, strict=True):
+            torch.mul(grad, share, out=part)
+        parts[-1].copy_(beside)
+        world.sum_in_place(flat)
+        for part, grad in zip(parts[:-1], grads, strict=True):
+            grad.copy_(part)
+        return parts[-1].clone()
 
     def model(self) -> ParamSet:
         """What is rendered and saved as the model: the running mean, or else the parameters."""
