@@ -10,6 +10,7 @@ torch is imported inside, so that the command line can ask without it.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -169,6 +170,7 @@ def joined() -> Iterator[World]:
     if not is_one_of_several():
         yield ALONE
         return
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # it prints stack traces of its own
     import torch
     import torch.distributed as dist
 
@@ -219,4 +221,6 @@ class LostProcesses(NerfError):
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    """The reason that torch gives, without its source files and its advice."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return re.sub(r"^\[\S*:\d+\]\s*", "", line).partition(". ")[0].rstrip(".")
