@@ -27,6 +27,7 @@ from nerfcli.cli import (
     prepare,
     render,
     runs,
+    split,
     train,
 )
 from nerfcli.cli.output import ensure_streams, fail, stop_code
@@ -85,6 +86,7 @@ COMMANDS = (
     prepare.prepare,
     check.check,
     convert.convert,
+    split.split,
     runs.runs,
     info.info,
     bench.bench,
