@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -52,6 +53,16 @@ class World:
     def share(self, n: int) -> slice:
         """The part of n things that is this process's; sizes differ by one at most."""
         return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
+
+    def portion(self, n: int) -> float:
+        """This process's share of n things, as a part of 1."""
+        mine = self.share(n)
+        return (mine.stop - mine.start) / n
+
+    @property
+    def is_on_one_machine(self) -> bool:
+        """Whether several processes work together, all on this machine."""
+        return not self.is_alone and processes_here() == self.size
 
     def sum_in_place(self, values: Tensor) -> None:
         """Replace values by their sum over the processes."""
@@ -214,6 +225,24 @@ def lost_processes() -> Iterator[None]:
             f"another of the {world().size} processes has ended or does not answer "
             f"({_first_line(error)}). What was saved stays: the same command with --resume goes on."
         ) from error
+
+
+def map_shared(values: Tensor) -> Tensor:
+    """The values as a tensor in memory that all processes of this machine map.
+
+    All have the same values. Nothing of it is left on the disk, whatever ends them.
+    """
+    import torch
+
+    folder = "/dev/shm" if os.path.isdir("/dev/shm") else None
+    with tempfile.TemporaryDirectory(prefix="nerf-", dir=folder) as own:
+        name = world().gather_objects(f"{own}/values")[0]
+        if world().is_first:  # of its full size, and on disks that count what is not written
+            values.contiguous().cpu().numpy().tofile(name)
+        world().wait()
+        shared = torch.from_file(name, shared=True, size=values.numel(), dtype=values.dtype)
+        world().wait()  # till all have it, before the name goes
+    return shared.view(values.shape)
 
 
 class LostProcesses(NerfError):

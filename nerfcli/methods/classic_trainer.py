@@ -16,7 +16,7 @@ from nerfcli.core.tensors import ensure_same_shapes
 from nerfcli.methods import classic
 from nerfcli.methods.base import Method, StepResult, background_of, weight_generator
 from nerfcli.methods.classic import ClassicField, Jitter
-from nerfcli.methods.optimizer import Optimizer
+from nerfcli.methods.shared_optimizer import create_optimizer
 from nerfcli.reference.adam import AdamConfig
 from nerfcli.reference.losses import mse
 from nerfcli.scenes import Scene
@@ -43,7 +43,8 @@ class ClassicTrainer:
         self.field = field.to(str(self.device))
         for p in self.field.params.values():
             p.requires_grad_()
-        self.optimizer = Optimizer(self.field.params, ops, ADAM)
+        self.optimizer = create_optimizer(self.field.params, ops, ADAM)
+        self.field.params = self.optimizer.params
         self.sizes = scene.cameras.size.to(self.device)
         self.step_count = 0
 
@@ -73,11 +74,10 @@ class ClassicTrainer:
             self.field, rays, target, self.background, jitter
         )
         for name, grad in zip(self.field.params, grads, strict=True):
-            self.optimizer.grads[name] = grad.contiguous()
+            self.optimizer.grads[name].copy_(grad)
         if not self.world.is_alone:
-            share = len(rays) / n_rays
-            means = torch.stack([loss, fine_mse]) * share
-            loss, fine_mse = self.optimizer.sum_gradients(self.world, share, means).unbind()
+            means = torch.stack([loss, fine_mse]) * self.world.portion(n_rays)
+            loss, fine_mse = self.optimizer.sum_gradients(self.world, n_rays, means).unbind()
         self.optimizer.step(step=self.step_count, lr=lr)
         terms = {"coarse": loss - fine_mse, "fine": fine_mse}
         per_ray = 2 * own.n_coarse + own.n_fine

@@ -17,7 +17,7 @@ from nerfcli.core.tensors import ensure_same_shapes
 from nerfcli.methods.base import StepResult, background_of, weight_generator
 from nerfcli.methods.exposure import ExposureCodes
 from nerfcli.methods.grid_field import GridField
-from nerfcli.methods.optimizer import Optimizer
+from nerfcli.methods.shared_optimizer import create_optimizer
 from nerfcli.reference.adam import AdamConfig
 from nerfcli.reference.fused import Objective, StepOut, loss_terms, render_samples
 from nerfcli.reference.radiance import NetParams
@@ -52,7 +52,8 @@ class GridTrainer(Generic[F]):
         field = create(config, scene, ops, weights)
         self.field = field.to(str(self.device))
         adam = AdamConfig(weight_decay=own.weight_decay, ema_decay=own.ema_decay)
-        self.optimizer = Optimizer(self.field.params.named(), ops, adam, keeps_raw=True)
+        self.optimizer = create_optimizer(self.field.params.named(), ops, adam, keeps_raw=True)
+        self.field.params = NetParams.of(self.optimizer.params)
         self.grads = NetParams.of(self.optimizer.grads)
         self.objective = Objective(
             known(config.train.loss), min_transmittance=own.min_transmittance
@@ -113,16 +114,14 @@ class GridTrainer(Generic[F]):
             return batch
         return replace(batch, color=self.codes.color(batch.rays.cameras))
 
-    def _combine(self, out: StepOut, share: float, *counts: int) -> tuple[StepOut, list[int]]:
-        """Make gradients and terms those of all processes' rays, and sum counts over them.
-
-        share: of this process's rays in those of all.
-        """
+    def _combine(self, out: StepOut, n_rays: int, *counts: int) -> tuple[StepOut, list[int]]:
+        """Make gradients and terms those of all processes' n_rays, and sum counts over them."""
         if self.world.is_alone:
             return out, list(counts)
+        share = self.world.portion(n_rays)
         means = torch.stack([*out.terms.values(), out.mse]) * share
         beside = torch.cat([means, means.new_tensor(counts)])  # exact below 2**24
-        beside = self.optimizer.sum_gradients(self.world, share, beside)
+        beside = self.optimizer.sum_gradients(self.world, n_rays, beside)
         found = beside[: len(means)].unbind()
         terms = dict(zip(out.terms, found[:-1], strict=True))
         color = out.color_grads

@@ -88,7 +88,7 @@ class HashGridTrainer(GridTrainer[HashField]):
             self.field.network, self.grads, batch, samples, self.objective
         )
         out, (n_kept, n_marched) = self._combine(
-            out, len(batch.rays) / n_rays, int(out.n_kept), samples.capacity
+            out, n_rays, int(out.n_kept), samples.capacity
         )  # sync
         self._adapt(n_rays, n_marched, n_kept)
         self._optimize(batch, out, lr)

@@ -65,7 +65,7 @@ class UnboundedTrainer(GridTrainer[UnboundedField]):
         )
         n_kept = out.n_kept
         if not self.world.is_alone:
-            out, (n_kept,) = self._combine(out, len(batch.rays) / n_rays, int(out.n_kept))
+            out, (n_kept,) = self._combine(out, n_rays, int(out.n_kept))
         self._optimize(batch, out, lr)
         assert out.weights is not None
         sampler.learn(*self._of_all(batch.rays, samples, out.weights))
