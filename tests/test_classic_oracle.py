@@ -201,8 +201,9 @@ def test_both_passes_agree_in_outputs_and_gradients(random: bool, white: bool) -
     n_rays, n_coarse, n_fine = 9, 16, 24
     field, rays = some_field(32, n_coarse, n_fine), some_rays(n_rays)
     background = torch.ones(3) if white else torch.linspace(0, 1, 3 * n_rays).reshape(-1, 3)
-    generator = torch.Generator().manual_seed(7) if random else None
-    coarse, fine = field.render_coarse_fine(rays, background, generator)
+    generator = torch.Generator().manual_seed(7)
+    drawn = classic.Jitter.draw(n_rays, field.config, generator) if random else None
+    coarse, fine = field.render_coarse_fine(rays, background, drawn)
 
     jitter = np.full((n_rays, n_coarse), 0.5)
     u = np.tile((np.arange(n_fine) + 0.5) / n_fine, (n_rays, 1))
@@ -250,7 +251,8 @@ def test_the_fine_network_sees_all_192_points_sorted(monkeypatch: pytest.MonkeyP
         return network(name, positions, *rest)
 
     monkeypatch.setattr(field, "network", spy)
-    field.render_coarse_fine(rays, torch.ones(3), torch.Generator().manual_seed(0))
+    drawn = classic.Jitter.draw(3, field.config, torch.Generator().manual_seed(0))
+    field.render_coarse_fine(rays, torch.ones(3), drawn)
     assert seen["coarse"].shape == (3 * 64, 3) and seen["fine"].shape == (3 * 192, 3)
     offsets = seen["fine"].reshape(3, 192, 3) - rays.origins[:, None]
     t = (offsets * rays.directions[:, None]).sum(-1)
@@ -291,14 +293,10 @@ def test_gradients_in_parts_are_those_of_the_whole(monkeypatch: pytest.MonkeyPat
     background = torch.ones(3)
     for p in field.params.values():
         p.requires_grad_()
-    got = classic.gradients(field, rays, target, background, torch.Generator().manual_seed(7))
+    drawn = classic.Jitter.draw(9, field.config, torch.Generator().manual_seed(7))
+    got = classic.gradients(field, rays, target, background, drawn)
 
-    generator = torch.Generator().manual_seed(7)
-    parts = [
-        field.render_coarse_fine(rays[start : start + 4], background, generator)
-        for start in (0, 4, 8)
-    ]
-    coarse, fine = (torch.cat([part[i].rgb for part in parts]) for i in (0, 1))
+    coarse, fine = (p.rgb for p in field.render_coarse_fine(rays, background, drawn))
     fine_loss = (fine - target).square().mean()
     loss = (coarse - target).square().mean() + fine_loss
     loss.backward()

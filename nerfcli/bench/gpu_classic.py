@@ -14,7 +14,7 @@ from nerfcli.core.config import ClassicConfig, Config, known
 from nerfcli.core.devices import random_generator
 from nerfcli.engine.resolve import resolve
 from nerfcli.methods.base import background_of
-from nerfcli.methods.classic import ClassicField, gradients
+from nerfcli.methods.classic import ClassicField, Jitter, gradients
 from nerfcli.scenes.views import over_background
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
@@ -62,8 +62,8 @@ def _steps(bench: Bench, config: Config, precision: str) -> tuple[torch.Tensor, 
     target = over_background(views.colors(flat), background)
 
     def step() -> torch.Tensor:
-        generator = random_generator(bench.device, 2)
-        _, _, grads = gradients(field, rays, target, background, generator)
+        jitter = Jitter.draw(len(rays), config, random_generator(bench.device, 2))
+        _, _, grads = gradients(field, rays, target, background, jitter)
         return torch.cat([g.reshape(-1) for g in grads])
 
     effort = bench.sizes.effort

@@ -27,10 +27,12 @@ from nerfcli.cli import (
     prepare,
     render,
     runs,
+    split,
     train,
 )
 from nerfcli.cli.output import ensure_streams, fail, stop_code
 from nerfcli.cli.usage import usage_message
+from nerfcli.core.distributed import joined
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import refusal
 from nerfcli.core.signals import STOPS, Interrupted, interruptible
@@ -84,6 +86,7 @@ COMMANDS = (
     prepare.prepare,
     check.check,
     convert.convert,
+    split.split,
     runs.runs,
     info.info,
     bench.bench,
@@ -99,8 +102,8 @@ def main(args: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if args is None else args)
     as_json = "--json" in words
     try:
-        with interruptible():
-            code = app(words, prog_name="nerf", standalone_mode=False)
+        with interruptible(), joined():
+            code = app(words, prog_name="nerf", standalone_mode=False, obj=words)
     except NerfError as error:
         code = fail(str(error), as_json)
     except UsageError as error:

@@ -10,9 +10,11 @@ from typing import Annotated, Any
 import typer
 
 from nerfcli.cli.image_source import recorded_path, scene_of_run
+from nerfcli.cli.launch import launch, wants_several
 from nerfcli.cli.options import (
     Backend,
     Device,
+    Devices,
     Json,
     Overwrite,
     ProgressKind,
@@ -24,6 +26,8 @@ from nerfcli.cli.options import (
 )
 from nerfcli.cli.output import NOT_MET, remark, show, stop_code
 from nerfcli.cli.output_paths import NAME_ANOTHER, ensure_absent
+from nerfcli.core.config import known
+from nerfcli.core.distributed import world
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import ensure_writable, write_json
 from nerfcli.core.progress import Progress
@@ -35,6 +39,7 @@ EVAL = "eval.json"
 
 
 def eval(
+    context: typer.Context,
     run: RunPath = None,
     scene: Annotated[
         Path | None,
@@ -66,6 +71,7 @@ def eval(
     ] = None,
     backend: Backend = "auto",
     device: Device = "auto",
+    devices: Devices = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -88,6 +94,8 @@ def eval(
       nerf eval /data/runs/chair --out scores/
     """
     kind = progress_kind(progress, quiet)
+    if wants_several(devices):
+        return launch(context.obj, known(devices))
     if target_psnr is not None and not math.isfinite(target_psnr):
         raise NerfError(f"--target-psnr must be a finite number of decibels, got {target_psnr}.")
     ensure_device(device)
@@ -125,6 +133,8 @@ def eval(
             progress=reporter,
             stop=stop,
         )
+    if not world().is_first:  # the first one alone measures the shape and reports
+        return stop_code(stop.received if result["n_views"] < total else None) or 0
     if truth is not None and result["n_views"] == total:
         with Progress(kind, None, "step", "geometry") as reporter:
             result["geometry"] = evaluate_mesh(

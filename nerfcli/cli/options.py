@@ -11,6 +11,7 @@ from nerfcli.cli.hints import find_run
 from nerfcli.cli.output import remark
 from nerfcli.core.config import SceneConfig
 from nerfcli.core.devices import KNOWN, NAMES, pick
+from nerfcli.core.distributed import world
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import KINDS
 from nerfcli.engine.runs import Run, newest_run
@@ -27,6 +28,12 @@ Device = Annotated[
     str,
     typer.Option(
         metavar="NAME", help="auto: the GPU if there is one; cpu, cuda, or cuda:1 of several."
+    ),
+]
+Devices = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", help="Work with N processes of this machine together, one for each GPU."
     ),
 ]
 Images = Annotated[
@@ -54,7 +61,7 @@ def progress_kind(progress: str, quiet: bool) -> str:
     known = [kind for kind in KINDS if kind != "quiet"]
     if progress not in known:
         raise NerfError(f"--progress: unknown kind {progress!r}; known: {', '.join(known)}.")
-    return "quiet" if quiet else progress
+    return "quiet" if quiet or not world().is_first else progress
 
 
 def scene_config(images: Path | None, skip_bad_frames: bool) -> SceneConfig:

@@ -8,6 +8,7 @@ import sys
 from contextlib import suppress
 from typing import Any
 
+from nerfcli.core.distributed import reports, world
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import json_text
 
@@ -23,7 +24,8 @@ def show(text: str, value: dict, as_json: bool) -> None:
     """
     try:
         with suppress(BrokenPipeError):
-            print(json_text(value) if as_json else text, flush=True)
+            if world().is_first:
+                print(json_text(value) if as_json else text, flush=True)
     except OSError as error:
         raise NerfError(
             f"the result cannot be written to stdout: {error.strerror}. Everything else is done."
@@ -45,8 +47,13 @@ def describe_views(value: dict[str, Any]) -> str:
 
 
 def fail(message: str, as_json: bool) -> int:
-    """One message on stderr; with --json also an object on stdout. Exit code 2."""
-    remark(f"nerf: {message}")
+    """One message on stderr; with --json also an object on stdout. Exit code 2.
+
+    Of several processes that fail, one tells why.
+    """
+    if not reports():
+        return 2
+    _print_error(f"nerf: {message}")
     if as_json:
         with suppress(OSError):
             print(json_text({"error": message}), flush=True)
@@ -55,6 +62,11 @@ def fail(message: str, as_json: bool) -> int:
 
 def remark(text: str) -> None:
     """A line on stderr, if anybody is there to read it."""
+    if world().is_first:
+        _print_error(text)
+
+
+def _print_error(text: str) -> None:
     with suppress(OSError):
         print(text, file=sys.stderr, flush=True)
 

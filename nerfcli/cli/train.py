@@ -9,7 +9,9 @@ import typer
 
 from nerfcli.cli.dry_run import plan, plan_text
 from nerfcli.cli.hints import RUNS
+from nerfcli.cli.launch import launch, wants_several
 from nerfcli.cli.options import (
+    Devices,
     Images,
     Json,
     ProgressKind,
@@ -20,12 +22,14 @@ from nerfcli.cli.options import (
 from nerfcli.cli.output import show
 from nerfcli.cli.train_job import run_job
 from nerfcli.cli.train_request import fresh_job, ready_scene, resumable_job
+from nerfcli.core.config import known
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Progress
 from nerfcli.core.settings import given_values
 
 
 def train(
+    context: typer.Context,
     scene: Annotated[
         Path | None,
         typer.Argument(metavar="SCENE", help="A folder of posed photos; with --resume also a run."),
@@ -87,6 +91,7 @@ def train(
         str | None,
         typer.Option(metavar="NAME", help="auto, cpu, cuda, or cuda:1 of several. [default: auto]"),
     ] = None,
+    devices: Devices = None,
     resume: Annotated[
         bool,
         typer.Option("--resume", help="Go on from the checkpoint; start if there is no run yet."),
@@ -130,6 +135,8 @@ def train(
             raise NerfError(f"{flag} must be above 0, got {length}.")
     if resume and overwrite:
         raise NerfError("--resume goes on with a run, --overwrite replaces it: give one of them.")
+    if wants_several(devices):
+        return launch(context.obj, known(devices))
     if resume and dry_run:
         raise NerfError("--dry-run is of a new run; a run to --resume is shown by nerf info RUN.")
     kind = progress_kind(progress, quiet)

@@ -10,6 +10,7 @@ from typing import Any
 from nerfcli.cli.more_time import more_time
 from nerfcli.cli.output import NOT_MET, show, stop_code
 from nerfcli.cli.train_request import Job
+from nerfcli.core.distributed import world
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Progress
 from nerfcli.core.signals import StopSignal
@@ -27,6 +28,8 @@ def run_job(job: Job, progress: Progress, *, as_json: bool, quiet: bool = False)
         run, summary = _train(job, progress, stop, held)
         progress.close()
         code = stop_code(summary["stopped"])
+        if not world().is_first:  # the first one alone measures and reports
+            return code or 0
         name = run.scene_json.get("name")
         value: dict[str, Any] = {"run": str(run.path), "scene": name, **summary}
         value["n_held_out"] = len(run.scene_json.get("splits", {}).get("test", ()))

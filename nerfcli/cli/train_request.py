@@ -13,6 +13,7 @@ from nerfcli.cli.hints import RUNS, ensure_resumable, ensure_scene, named_run, n
 from nerfcli.cli.image_source import recorded_path, scene_of_run
 from nerfcli.core.config import Config, TrainConfig, known
 from nerfcli.core.devices import cuda_missing, pick
+from nerfcli.core.distributed import world
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import ensure_writable
 from nerfcli.core.progress import Note
@@ -102,6 +103,8 @@ def fresh_job(
         scene_json["method_reason"] = prepared.method_reason
 
     def create(held: ExitStack) -> Run:
+        if not world().is_first:  # the first process alone writes
+            return Run(out or RUNS / prepared.scene.name, prepared.config, scene_json)
         if out is None:
             run = Run.create_next(prepared.scene.name, prepared.config, scene_json, RUNS, held=held)
         else:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from nerfcli.core.distributed import is_one_of_several, local_rank
 from nerfcli.core.errors import NerfError
 
 if TYPE_CHECKING:
@@ -64,10 +65,14 @@ def pick(name: str) -> str:
         return name
     missing = cuda_missing()
     if name == "auto":
-        return "cpu" if missing else "cuda"
+        if missing:
+            return "cpu"
+        name = "cuda"
     if missing:
         raise NerfError(f"device {name}: {missing}. Use --device cpu, or auto.")
     kind, _, index = name.partition(":")
+    if not index and is_one_of_several():
+        index = str(local_rank())
     if index:
         import torch
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from nerfcli.core.distributed import world
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import write_json
 from nerfcli.core.progress import Progress
@@ -66,13 +67,17 @@ def evaluate(
     folder = pairs_folder(place, split) if save_images else None
     start = time.perf_counter()
     rows, exposed = [], bool(run.config.train.exposure)
-    for done, index in enumerate(indices, start=1):
+    own = indices[world().rank :: world().size]
+    for done, index in enumerate(own, start=1):
         if stop is not None and stop.received:
             break
         rows.append(score_view(model, scene, index, folder, exposed))
         if missing := _unscored(rows[-1], scene, index):
             progress.note(missing)
-        progress.update(done, psnr=rows[-1]["psnr"])
+        progress.update(min(done * world().size, len(indices)), psnr=rows[-1]["psnr"])
+    rows = _of_all(rows)
+    if stop is not None:
+        stop.received = world().agree(0.0, stop.received)[1]
     corrected = {}
     if exposed:
         corrected = {"psnr_corrected": _mean([row["psnr_corrected"] for row in rows])}
@@ -88,7 +93,7 @@ def evaluate(
         "protocol": protocol(model, split, exposed),
         "views": rows,
     }
-    if len(rows) == len(indices):
+    if len(rows) == len(indices) and world().is_first:
         write_json(place / "eval.json", result)
     return result
 
@@ -130,6 +135,13 @@ def score_view(
         "ssim": _number(ssim(image, reference, usable), 5),
         **exact,
     }
+
+
+def _of_all(rows: list[dict]) -> list[dict]:
+    """The rows of all processes, in the order of the views, which they take in turn."""
+    parts = world().gather_objects(rows)
+    most = max(map(len, parts))
+    return [part[i] for i in range(most) for part in parts if i < len(part)]
 
 
 def pairs_folder(place: Path, split: str) -> Path:

@@ -23,6 +23,7 @@ from nerfcli.core.devices import (
     random_generator,
     restore_generator,
 )
+from nerfcli.core.distributed import World, world
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Note, Progress
 from nerfcli.core.signals import StopSignal
@@ -141,18 +142,23 @@ def train(
         held = own if held is None else held
         with memory_errors("training", memory_advice(prepared.config)):
             if isinstance(run, Run):
-                held.enter_context(in_training(run.path))
+                if world().is_first:
+                    held.enter_context(in_training(run.path))
                 opened = run
             else:
                 opened = partial(run, held)
             loop = start(prepared, opened, choice.backend, device, progress, resume)
             progress.note(choice.line)  # the images of a resumed run have been read by now, too
             progress.note(describe(prepared.scene, prepared.config))
+            if not world().is_alone:
+                progress.note(f"{world().size} processes share the rays of each step")
             loop.callbacks = callbacks
             stop = held.enter_context(StopSignal() if stop is None else stop)
+            loop.world.wait()  # till all have checked what they were asked for
             _ = loop.run  # its folder is there before the first step
             summary = loop.go(stop)
-        return summary | {"held_out": None if summary["stopped"] else loop.score_held_out()}
+        wanted = not summary["stopped"] and loop.world.is_first
+        return summary | {"held_out": loop.score_held_out() if wanted else None}
 
 
 def memory_advice(config: Config) -> str:
@@ -193,7 +199,8 @@ def start(
     loop = Loop(trainer, residents, config, open_run, budget, clock, progress)
     if checkpoint is not None:
         loop.resume(*checkpoint)
-        loop.run.go_on_with(config)
+        if loop.world.is_first:
+            loop.run.go_on_with(config)
     else:
         remark = trainer.begin(views, prepared.silhouettes)
         if remark:
@@ -215,6 +222,7 @@ class Loop:
         n_rays, n_samples: since `go` began; on the device where nothing waits for it.
         n_rays_before: of the earlier parts of a resumed run.
         saved: the step of the last checkpoint that this loop wrote.
+        world: the processes that take the steps together; the first one alone writes.
     """
 
     trainer: Trainer
@@ -235,6 +243,7 @@ class Loop:
     n_samples: int | Tensor = 0
     n_counted: int = 0  # samples by the last row of metrics.jsonl
     saved: int | None = None
+    world: World = field(default_factory=world)
 
     @cached_property
     def run(self) -> Run:
@@ -272,12 +281,15 @@ class Loop:
             Checkpoints(60 * self.config.train.checkpoint_minutes),
             *self.callbacks,
         )
-        while not budget.done(self.step) and not (stop.received and self.step):
-            self.take_step(clock.elapsed())
-            self.elapsed = clock.elapsed()
+        self.elapsed, received = self.world.agree(clock.elapsed(), stop.received)
+        while not budget.done(self.step) and not (received and self.step):
+            self.take_step(self.elapsed)
+            self.elapsed, received = self.world.agree(clock.elapsed(), stop.received)
             budget.tick(self.step, self.elapsed)
             for callback in callbacks:
                 callback(self)
+            if self.world.is_alone:  # also one that came in a callback
+                received = stop.received
         self.elapsed = clock.elapsed()
         if self.step > first_step and not int(self.n_samples):
             raise nothing_met(self.step)
@@ -291,7 +303,7 @@ class Loop:
             "steps_per_second": (self.step - first_step) / seconds,
             "rays_per_second": int(self.n_rays) / seconds,
             "samples_per_second": int(self.n_samples) / seconds,
-            "stopped": stop.received,
+            "stopped": received,
         }
 
     def take_step(self, elapsed: float) -> None:
@@ -323,6 +335,8 @@ class Loop:
         if int(self.n_samples) == self.n_counted:
             raise nothing_met(self.step)
         self.n_counted = int(self.n_samples)
+        if not self.world.is_first:
+            return
         self.run.append_metrics(
             {
                 "step": self.step,
@@ -371,12 +385,14 @@ class Loop:
             "trainer": self.trainer.extra_state(),
             "budget": self.budget.state(),
             "parts": self.residents.n_shards,
+            **({} if self.world.is_alone else {"processes": self.world.size}),
             "psnr": round(self._psnr(), 3),
             "recent_mse": self._recent_errors(),
             "n_rays": self._all_rays(),
             "finished": self.budget.done(self.step),
         }
-        self.run.save_checkpoint(model, self.trainer.optimizer_state() | random, state)
+        if self.world.is_first:
+            self.run.save_checkpoint(model, self.trainer.optimizer_state() | random, state)
         self.saved = self.step
 
     def _all_rays(self) -> int:

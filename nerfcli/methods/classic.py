@@ -6,6 +6,7 @@ listed in docs/architecture.md.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -36,6 +37,39 @@ from nerfcli.scenes import Scene
 CHUNK_FLOATS = 2**27  # activations that wait for their gradients at once, half a gigabyte
 DISPARITY = Disparity()
 RAYS_PER_CHUNK = 2048  # rendered at once; 192 samples each through a 256-wide network
+
+
+@dataclass(frozen=True)
+class Jitter:
+    """The randomness of rays' samples.
+
+    Attributes:
+        coarse: [n_rays, n_coarse] in [0, 1), places in the strata.
+        fine: [n_rays, n_fine] in [0, 1), what importance sampling is asked for.
+        coarse_noise, fine_noise: normal, a value for each point of a network; None: without.
+    """
+
+    coarse: Tensor
+    fine: Tensor
+    coarse_noise: Tensor | None = None
+    fine_noise: Tensor | None = None
+
+    @staticmethod
+    def draw(n_rays: int, config: Config, generator: torch.Generator) -> Jitter:
+        n_coarse, n_fine = config.classic.n_coarse, config.classic.n_fine
+
+        def draw(kind: Callable[..., Tensor], n: int) -> Tensor:
+            return kind(n_rays, n, generator=generator, device=generator.device)
+
+        coarse, fine = draw(torch.rand, n_coarse), draw(torch.rand, n_fine)
+        if not config.classic.density_noise:
+            return Jitter(coarse, fine)
+        noises = draw(torch.randn, n_coarse), draw(torch.randn, n_coarse + n_fine)
+        return Jitter(coarse, fine, *noises)
+
+    def __getitem__(self, rays: slice) -> Jitter:
+        noises = (n if n is None else n[rays] for n in (self.coarse_noise, self.fine_noise))
+        return Jitter(self.coarse[rays], self.fine[rays], *noises)
 
 
 @dataclass
@@ -123,33 +157,24 @@ class ClassicField:
         return self.network("fine", positions, directions)
 
     def render_coarse_fine(
-        self, rays: Rays, background: Tensor, generator: torch.Generator | None
+        self, rays: Rays, background: Tensor, jitter: Jitter | None
     ) -> tuple[Pixels, Pixels]:
         """Both passes of NeRF (2020), section 5.2.
 
         Args:
             background: [3] or [n_rays, 3].
-            generator: randomness of the samples, on their device; None takes the middle of
-                every stratum.
+            jitter: of these rays; None takes the middle of every stratum.
 
         Returns:
             The pixels of the coarse and of the fine network.
         """
         sampling, n_rays, device = self.config.classic, len(rays), rays.origins.device
 
-        def uniform(n: int) -> Tensor:
-            if generator is None:
-                return torch.full((n_rays, n), 0.5, device=device)
-            return torch.rand(n_rays, n, generator=generator, device=device)
-
-        def shade(name: str, t: Tensor) -> tuple[Pixels, Tensor, Tensor]:
+        def shade(name: str, t: Tensor, noise: Tensor | None) -> tuple[Pixels, Tensor, Tensor]:
             edges = edges_from_points(t, bounds)
             positions = rays.at(t).reshape(-1, 3)
             directions = rays.directions[:, None].expand(-1, t.shape[1], -1).reshape(-1, 3)
-            noise = None
-            if generator is not None and sampling.density_noise > 0:
-                noise = torch.randn(len(positions), generator=generator, device=device)
-                noise = noise * sampling.density_noise
+            noise = None if noise is None else noise.reshape(-1) * sampling.density_noise
             sigmas, rgbs = self.network(name, positions, directions, noise)
             samples = Samples.from_edges(edges)
             pixels = composite(sigmas, rgbs, samples, background)
@@ -157,15 +182,15 @@ class ClassicField:
 
         bounds = self.bounds(rays)
         spacing = DISPARITY if sampling.spacing == "disparity" else LINEAR
-        t = stratified(bounds, uniform(sampling.n_coarse), spacing)
-        coarse, edges, weights = shade("coarse", t)
-        if generator is None:
+        if jitter is None:
             u = (torch.arange(sampling.n_fine, device=device) + 0.5) / sampling.n_fine
-            u = u.expand(n_rays, -1)
-        else:
-            u = uniform(sampling.n_fine)
-        t_fine = importance(edges, weights, u, spacing=spacing)
-        fine, _, _ = shade("fine", torch.cat([t, t_fine], dim=1).sort(dim=1).values)
+            halves = torch.full((n_rays, sampling.n_coarse), 0.5, device=device)
+            jitter = Jitter(halves, u.expand(n_rays, -1))
+        t = stratified(bounds, jitter.coarse, spacing)
+        coarse, edges, weights = shade("coarse", t, jitter.coarse_noise)
+        t_fine = importance(edges, weights, jitter.fine, spacing=spacing)
+        t_all = torch.cat([t, t_fine], dim=1).sort(dim=1).values
+        fine, _, _ = shade("fine", t_all, jitter.fine_noise)
         return coarse, fine
 
     def render_rays(self, rays: Rays, background: Tensor) -> Pixels:
@@ -187,7 +212,7 @@ class ClassicField:
 
 
 def gradients(
-    field: ClassicField, rays: Rays, target: Tensor, background: Tensor, generator: torch.Generator
+    field: ClassicField, rays: Rays, target: Tensor, background: Tensor, jitter: Jitter
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """||C^_c - C||^2 + ||C^_f - C||^2 (NeRF 2020, eq. 6); on a CPU a part of the rays at a time.
 
@@ -195,7 +220,7 @@ def gradients(
     same time there.
 
     Args:
-        target: [n_rays, 3]. background: [3].
+        target: [n_rays, 3]. background: [3]. jitter: of the rays.
 
     Returns:
         The loss, the fine network's part of it, and the gradients in the order of field.params.
@@ -209,7 +234,7 @@ def gradients(
         part = slice(start, start + chunk)
         share = len(target[part]) / len(rays)
         with float32_products(field.precision):
-            pixels = field.render_coarse_fine(rays[part], background, generator)
+            pixels = field.render_coarse_fine(rays[part], background, jitter[part])
             coarse, fine = (mse(p.rgb, target[part]) * share for p in pixels)
             found = torch.autograd.grad(coarse + fine, params)
         for total, g in zip(grads, found, strict=True):

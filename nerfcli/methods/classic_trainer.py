@@ -11,11 +11,12 @@ from torch import Tensor
 from nerfcli.backends.base import Backend
 from nerfcli.cameras.rays import Batch
 from nerfcli.core.config import Config, known
+from nerfcli.core.distributed import world
 from nerfcli.core.tensors import ensure_same_shapes
 from nerfcli.methods import classic
 from nerfcli.methods.base import Method, StepResult, background_of, weight_generator
-from nerfcli.methods.classic import ClassicField
-from nerfcli.methods.optimizer import Optimizer
+from nerfcli.methods.classic import ClassicField, Jitter
+from nerfcli.methods.shared_optimizer import create_optimizer
 from nerfcli.reference.adam import AdamConfig
 from nerfcli.reference.losses import mse
 from nerfcli.scenes import Scene
@@ -35,13 +36,15 @@ class ClassicTrainer:
     ) -> None:
         self.scene, self.views, self.config, self.ops = scene, views, config, ops
         self.generator, self.device = generator, generator.device
+        self.world = world()
         self.background = background_of(scene, self.device)
         weights = weight_generator(generator, config.train.seed)
         field = ClassicField.create(config, scene, ops, weights)
         self.field = field.to(str(self.device))
         for p in self.field.params.values():
             p.requires_grad_()
-        self.optimizer = Optimizer(self.field.params, ops, ADAM)
+        self.optimizer = create_optimizer(self.field.params, ops, ADAM)
+        self.field.params = self.optimizer.params
         self.sizes = scene.cameras.size.to(self.device)
         self.step_count = 0
 
@@ -53,25 +56,32 @@ class ClassicTrainer:
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """||C^_c - C||^2 and ||C^_f - C||^2; NeRF (2020), eq. 6."""
-        pixels = self.field.render_coarse_fine(batch.rays, batch.background, self.generator)
+        jitter = Jitter.draw(len(batch.rays), self.config, self.generator)
+        pixels = self.field.render_coarse_fine(batch.rays, batch.background, jitter)
         names = ("coarse", "fine")
         return {n: mse(p.rgb, batch.rgb) for n, p in zip(names, pixels, strict=True)}
 
     def step(self, lr: float) -> StepResult:
         self.step_count += 1
         own = self.config.classic
-        flat = self._pixels(known(own.n_rays))
+        n_rays = known(own.n_rays)
+        mine = self.world.share(n_rays)
+        flat = self._pixels(n_rays)[mine]
+        jitter = Jitter.draw(n_rays, self.config, self.generator)[mine]
         rays = self.scene.cameras.rays(self.views.locate(flat))
         target = over_background(self.views.colors(flat), self.background)
         loss, fine_mse, grads = classic.gradients(
-            self.field, rays, target, self.background, self.generator
+            self.field, rays, target, self.background, jitter
         )
         for name, grad in zip(self.field.params, grads, strict=True):
-            self.optimizer.grads[name] = grad.contiguous()
+            self.optimizer.grads[name].copy_(grad)
+        if not self.world.is_alone:
+            means = torch.stack([loss, fine_mse]) * self.world.portion(n_rays)
+            loss, fine_mse = self.optimizer.sum_gradients(self.world, n_rays, means).unbind()
         self.optimizer.step(step=self.step_count, lr=lr)
         terms = {"coarse": loss - fine_mse, "fine": fine_mse}
         per_ray = 2 * own.n_coarse + own.n_fine
-        return StepResult(loss, terms, fine_mse, len(rays), len(rays) * per_ray)
+        return StepResult(loss, terms, fine_mse, n_rays, n_rays * per_ray)
 
     def _pixels(self, n_rays: int) -> Tensor:
         """Uniform over all pixels; in the first steps, over the centre of every image."""

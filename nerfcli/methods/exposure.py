@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from nerfcli.cameras.rays import Batch, ColorMap
+from nerfcli.core.distributed import world
 from nerfcli.core.tensors import ensure_same_shapes
 from nerfcli.reference.adam import AdamConfig, adam_step
 
@@ -29,6 +30,7 @@ class ExposureCodes:
     def __init__(
         self, n_cameras: int, trained: tuple[int, ...], device: torch.device | str
     ) -> None:
+        self.world = world()
         self.trained = torch.tensor(trained, device=device)
         self.codes, self.m, self.v = (torch.zeros(n_cameras, 6, device=device) for _ in range(3))
 
@@ -48,6 +50,7 @@ class ExposureCodes:
         of_rays = torch.cat([grads.gain * batch.color.gain, grads.offset], dim=1)
         total = torch.zeros_like(self.codes)
         total.index_add_(0, batch.rays.cameras.long(), of_rays)
+        self.world.sum_in_place(total)
         adam_step(
             self.codes.view(-1),
             total.view(-1),

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from nerfcli.backends.base import Backend
-from nerfcli.cameras.rays import Batch, Bounds
+from nerfcli.cameras.rays import Batch, Bounds, ColorMap
 from nerfcli.core.config import Config, HashGridConfig, UnboundedConfig, known
+from nerfcli.core.distributed import world
 from nerfcli.core.tensors import ensure_same_shapes
 from nerfcli.methods.base import StepResult, background_of, weight_generator
 from nerfcli.methods.exposure import ExposureCodes
 from nerfcli.methods.grid_field import GridField
-from nerfcli.methods.optimizer import Optimizer
+from nerfcli.methods.shared_optimizer import create_optimizer
 from nerfcli.reference.adam import AdamConfig
 from nerfcli.reference.fused import Objective, StepOut, loss_terms, render_samples
 from nerfcli.reference.radiance import NetParams
@@ -44,13 +45,15 @@ class GridTrainer(Generic[F]):
         own: HashGridConfig | UnboundedConfig,
     ) -> None:
         self.scene, self.views, self.config, self.ops = scene, views, config, ops
+        self.world = world()
         self.generator, self.device = generator, generator.device
         self.background = background_of(scene, self.device)
         weights = weight_generator(generator, config.train.seed)
         field = create(config, scene, ops, weights)
         self.field = field.to(str(self.device))
         adam = AdamConfig(weight_decay=own.weight_decay, ema_decay=own.ema_decay)
-        self.optimizer = Optimizer(self.field.params.named(), ops, adam, keeps_raw=True)
+        self.optimizer = create_optimizer(self.field.params.named(), ops, adam, keeps_raw=True)
+        self.field.params = NetParams.of(self.optimizer.params)
         self.grads = NetParams.of(self.optimizer.grads)
         self.objective = Objective(
             known(config.train.loss), min_transmittance=own.min_transmittance
@@ -89,12 +92,17 @@ class GridTrainer(Generic[F]):
     def _uniform(self, *size: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.rand(*size, dtype=dtype, generator=self.generator, device=self.device)
 
+    def _uniform_share(self, n_rays: int, *size: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Random numbers of this process's share of n rays; all processes draw all of them."""
+        return self._uniform(n_rays, *size, dtype=dtype)[self.world.share(n_rays)]
+
     def _draw(self, n_rays: int) -> tuple[Batch, Bounds]:
-        u = self._uniform(n_rays, dtype=torch.float64)
+        """This process's share of n rays."""
+        u = self._uniform_share(n_rays, dtype=torch.float64)
         if self.config.train.random_background:
-            background = self._uniform(n_rays, 3)
+            background = self._uniform_share(n_rays, 3)
         else:
-            background = self.background.expand(n_rays, 3).contiguous()
+            background = self.background.expand(len(u), 3).contiguous()
         cameras, space = self.scene.cameras, self.field.space
         wanted = self.field.needs_radii
         batch, bounds = self.ops.draw(self.views, cameras, u, background, space, with_radii=wanted)
@@ -105,6 +113,22 @@ class GridTrainer(Generic[F]):
         if self.codes is None or batch.rays.cameras is None:
             return batch
         return replace(batch, color=self.codes.color(batch.rays.cameras))
+
+    def _combine(self, out: StepOut, n_rays: int, *counts: int) -> tuple[StepOut, list[int]]:
+        """Make gradients and terms those of all processes' n_rays, and sum counts over them."""
+        if self.world.is_alone:
+            return out, list(counts)
+        share = self.world.portion(n_rays)
+        means = torch.stack([*out.terms.values(), out.mse]) * share
+        beside = torch.cat([means, means.new_tensor(counts)])  # exact below 2**24
+        beside = self.optimizer.sum_gradients(self.world, n_rays, beside)
+        found = beside[: len(means)].unbind()
+        terms = dict(zip(out.terms, found[:-1], strict=True))
+        color = out.color_grads
+        if color is not None:
+            color = ColorMap(color.gain * share, color.offset * share)
+        summed = [round(count) for count in beside[len(means) :].tolist()]
+        return replace(out, terms=terms, mse=found[-1], color_grads=color), summed
 
     def _optimize(self, batch: Batch, out: StepOut, lr: float) -> None:
         """Step by the gradients of the field, and of the codes where there are any."""

@@ -9,6 +9,7 @@ import torch
 
 from nerfcli.backends.base import Backend
 from nerfcli.core.config import Config
+from nerfcli.core.distributed import world
 from nerfcli.methods.base import Method
 from nerfcli.methods.hashgrid import HashField
 from nerfcli.methods.hashgrid_graph_trainer import GraphTrainer
@@ -73,7 +74,7 @@ def create_trainer(
     scene: Scene, views: Views, config: Config, ops: Backend, generator: torch.Generator
 ) -> HashGridTrainer:
     """The trainer that never waits for the device, where backend and settings can do that."""
-    composed = config.hashgrid.anti_aliasing or config.train.exposure
+    composed = config.hashgrid.anti_aliasing or config.train.exposure or not world().is_alone
     kind = GraphTrainer if ops.is_asynchronous and not composed else HashGridTrainer
     return kind(scene, views, config, ops, generator)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -80,17 +81,20 @@ class HashGridTrainer(GridTrainer[HashField]):
 
     def step(self, lr: float) -> StepResult:
         self.step_count += 1
-        batch, bounds = self._draw(self.n_rays())
-        n_rays = len(batch.rays)
-        samples = self.field.sampler.sample(batch.rays, bounds, self._uniform(n_rays))
+        n_rays = self.n_rays()
+        batch, bounds = self._draw(n_rays)
+        samples = self.field.sampler.sample(batch.rays, bounds, self._uniform_share(n_rays))
         out = self.ops.step_gradients(
             self.field.network, self.grads, batch, samples, self.objective
         )
-        n_kept = int(out.n_kept)  # sync
-        self._adapt(n_rays, samples.capacity, n_kept)
+        out, (n_kept, n_marched) = self._combine(
+            out, n_rays, int(out.n_kept), samples.capacity
+        )  # sync
+        self._adapt(n_rays, n_marched, n_kept)
         self._optimize(batch, out, lr)
         if self._update_due():
-            self.field.sampler.update(self.field.density, self.generator)
+            density = partial(self.world.compute_shared, self.field.density)
+            self.field.sampler.update(density, self.generator)
         return self._result(out, n_rays, n_kept)
 
     def _adapt(self, n_rays: int, n_marched: int, n_kept: int) -> None:

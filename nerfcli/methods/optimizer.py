@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nerfcli.backends.base import Backend
+from nerfcli.core.distributed import World
 from nerfcli.core.tensors import ensure_same_shapes
 from nerfcli.reference.adam import AdamConfig
 from nerfcli.reference.params import ParamSet
@@ -29,6 +30,7 @@ class Optimizer:
     ) -> None:
         self.params, self.ops, self.config, self.keeps_raw = params, ops, config, keeps_raw
         self.grads, self.m, self.v = (params.map(_zeros) for _ in range(3))
+        self._message: Tensor | None = None  # what `sum_gradients` sends
         self.mean = params.map(lambda p: p.detach().clone()) if config.ema_decay else None
         plain = replace(config, weight_decay=0.0)
         self._configs = {n: config if params.role(n).decays else plain for n in params}
@@ -40,14 +42,37 @@ class Optimizer:
         """
         for name, p in self.params.items():
             self.ops.adam_step(
-                _flat(p),
-                _flat(self.grads[name]),
-                _flat(self.m[name]),
-                _flat(self.v[name]),
+                flat(p),
+                flat(self.grads[name]),
+                flat(self.m[name]),
+                flat(self.v[name]),
                 self._configs[name],
-                ema=None if self.mean is None else _flat(self.mean[name]),
-                **_scaled(rates, self.params.role(name).lr_factor),
+                ema=None if self.mean is None else flat(self.mean[name]),
+                **scaled(rates, self.params.role(name).lr_factor),
             )
+
+    def sum_gradients(self, world: World, n_rays: int, beside: Tensor) -> Tensor:
+        """Make the gradients those of all processes, by one message of one flat buffer.
+
+        Args:
+            n_rays: of all processes; the gradients here are means over this one's share.
+            beside: [n] float32, numbers to be summed as they are.
+
+        Returns:
+            The sums of `beside`.
+        """
+        grads = [flat(grad) for grad in self.grads.values()]
+        sizes = [*map(len, grads), len(beside)]
+        if self._message is None:
+            self._message = torch.empty(sum(sizes), device=beside.device)
+        parts = self._message.split(sizes)
+        for part, grad in zip(parts[:-1], grads, strict=True):
+            torch.mul(grad, world.portion(n_rays), out=part)
+        parts[-1].copy_(beside)
+        world.sum_in_place(self._message)
+        for part, grad in zip(parts[:-1], grads, strict=True):
+            grad.copy_(part)
+        return parts[-1].clone()
 
     def model(self) -> ParamSet:
         """What is rendered and saved as the model: the running mean, or else the parameters."""
@@ -77,12 +102,12 @@ def _zeros(p: Tensor) -> Tensor:
     return torch.zeros_like(p, requires_grad=False)
 
 
-def _flat(tensor: Tensor) -> Tensor:
+def flat(tensor: Tensor) -> Tensor:
     """[n]; the very same where it is flat already, since a backend may know it by identity."""
     return tensor if tensor.dim() == 1 and not tensor.requires_grad else tensor.detach().view(-1)
 
 
-def _scaled(rates: dict[str, Any], factor: float) -> dict[str, Any]:
+def scaled(rates: dict[str, Any], factor: float) -> dict[str, Any]:
     if factor == 1.0:
         return rates
     if "rates" in rates:

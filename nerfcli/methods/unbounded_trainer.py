@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from nerfcli.backends.base import Backend
+from nerfcli.cameras.rays import Rays
 from nerfcli.core.config import Config, known
 from nerfcli.methods.base import Method, StepResult
 from nerfcli.methods.grid_trainer import GridTrainer
 from nerfcli.methods.hashgrid_method import detail_pixels
 from nerfcli.methods.proposals import count_views
 from nerfcli.methods.unbounded import UnboundedField
+from nerfcli.reference.samples import Samples
 from nerfcli.scenes import Scene
 from nerfcli.scenes.capture import faces_one_way
 from nerfcli.scenes.hull import Silhouettes
@@ -57,15 +59,33 @@ class UnboundedTrainer(GridTrainer[UnboundedField]):
         batch, bounds = self._draw(n_rays)
         sampler = self.field.sampler
         sampler.annealing = self._annealing()
-        samples = sampler.sample(batch.rays, bounds, self._uniform(n_rays))
+        samples = sampler.sample(batch.rays, bounds, self._uniform_share(n_rays))
         out = self.ops.step_gradients(
             self.field.network, self.grads, batch, samples, self.objective, with_weights=True
         )
+        n_kept = out.n_kept
+        if not self.world.is_alone:
+            out, (n_kept,) = self._combine(out, n_rays, int(out.n_kept))
         self._optimize(batch, out, lr)
         assert out.weights is not None
-        sampler.learn(batch.rays, samples, out.weights)
+        sampler.learn(*self._of_all(batch.rays, samples, out.weights))
         sampler.annealing = 1.0
-        return self._result(out, n_rays, out.n_kept)
+        return self._result(out, n_rays, n_kept)
+
+    def _of_all(
+        self, rays: Rays, samples: Samples, weights: Tensor
+    ) -> tuple[Rays, Samples, Tensor]:
+        """Rays, samples and weights of all processes, so that all remember the same."""
+        if self.world.is_alone:
+            return rays, samples, weights
+        of_rays = [rays.origins, rays.directions, samples.ray_offsets.diff()[:, None].float()]
+        origins, directions, counts = self.world.gather(torch.cat(of_rays, 1)).split([3, 3, 1], 1)
+        n = int(samples.ray_offsets[-1])
+        of_samples = torch.stack([samples.t_starts[:n], samples.t_ends[:n], weights[:n]], 1)
+        starts, ends, weights = (c.contiguous() for c in self.world.gather(of_samples).unbind(1))
+        offsets = torch.nn.functional.pad(counts[:, 0].long().cumsum(0), (1, 0))
+        rays = Rays(origins.contiguous(), directions.contiguous())
+        return rays, Samples(starts, ends, offsets), weights
 
     def _annealing(self) -> float:
         """How far the samples follow the proposals: a fast rise from 0 to 1."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from nerfcli.core.distributed import processes_here, world
 from nerfcli.core.errors import NerfError
 from nerfcli.core.memory import available_memory, image_budget
 from nerfcli.core.progress import Note
@@ -35,7 +36,7 @@ def views_bytes(scene: Scene, indices: Sequence[int]) -> int:
 
 def count_shards(scene: Scene, indices: Sequence[int]) -> int:
     """Count the shards into which images must be split to fit into memory; 1: all at once."""
-    needed, budget = views_bytes(scene, indices), image_budget()
+    needed, budget = views_bytes(scene, indices), image_budget() // processes_here()
     if needed <= budget or len(indices) < 2:
         return 1
     # two shards are in memory while one replaces the other
@@ -59,7 +60,7 @@ class ImageCache:
         note: Note | None = None,
     ) -> None:
         self.scene, self.indices, self.note = scene, list(indices), note
-        self.n_shards = count_shards(scene, self.indices)
+        self.n_shards = round(world().largest(count_shards(scene, self.indices)))
         self._current = -1
         self._views: Views | None = None
 
