@@ -28,6 +28,7 @@ from nerfcli.core.progress import Progress
 from nerfcli.engine import train
 from nerfcli.engine.callbacks import Callback, Checkpoints, Every
 from nerfcli.engine.render import Model, render_image
+from nerfcli.engine.resolve import resolve
 from nerfcli.engine.runs import Run
 from nerfcli.engine.train import Loop
 from nerfcli.methods import METHODS, hashgrid_trainer
@@ -189,10 +190,10 @@ def test_what_the_scene_gave_is_not_repeated_in_the_config(ball: Path, tmp_path:
 def test_a_resolved_config_stays_as_it_is(ball: Path) -> None:
     scene = load_scene(ball)
     for method in METHODS:
-        config = train.resolve(replace(config_of(method), train=TrainConfig()), scene)
+        config = resolve(replace(config_of(method), train=TrainConfig()), scene)
         assert config.train.minutes == (5.0 if method == "unbounded" else 2.0)
         assert config.train.lr is not None
-        assert train.resolve(config, scene) == config
+        assert resolve(config, scene) == config
 
 
 class Asynchronous(Backend):

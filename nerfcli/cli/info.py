@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from nerfcli.cli.options import Json, Quiet, open_run
-from nerfcli.cli.output import describe_views, show
+from nerfcli.cli.output import describe_views, remark, show
 from nerfcli.cli.runs import held_out_score, size_of
 from nerfcli.core.settings import config_tree
 from nerfcli.core.text import duration
@@ -74,6 +74,8 @@ def machine() -> dict[str, Any]:
 def contents(run: Run) -> dict[str, Any]:
     """What a run holds: its scene, settings, progress and size on the disk."""
     tensors, state = run.load_model()
+    if run.remark:
+        remark(run.remark)
     scene = run.scene_json
     sizes = {tuple(frame.get("size", ())) for frame in scene.get("frames", ())}
     return {

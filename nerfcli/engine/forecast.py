@@ -28,7 +28,7 @@ class Forecast:
             self.start = loop.step, loop.elapsed
             return
         steps, seconds = loop.step - self.start[0], loop.elapsed - self.start[1]
-        if seconds < FORECAST_AFTER:
+        if seconds < FORECAST_AFTER or steps <= 0:  # the run may have gone back
             return
         self.said = True
         left = (loop.budget.total_steps - loop.step) * seconds / steps

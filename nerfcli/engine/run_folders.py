@@ -5,6 +5,7 @@ Needs no torch.
 
 from __future__ import annotations
 
+import re
 import shutil
 import stat
 from collections.abc import Iterator
@@ -16,8 +17,10 @@ from nerfcli.core.files import ensure_writable, locked
 
 TENSOR_FILES = ("model-*.safetensors", "optimizer-*.safetensors")
 ASIDE = (  # of a crash; .tmp??????: of the library that writes tensors
-    *(".*.safetensors", ".tmp??????", ".state.*.json", ".metrics.*.jsonl", ".config.*.toml"),
+    *(".*.safetensors", ".tmp??????", ".state.*.json", ".previous.*.json"),
+    *(".metrics.*.jsonl", ".config.*.toml"),
 )
+STATE, PREVIOUS = "state.json", "previous.json"  # the last checkpoint, and the one before it
 OURS = ("config.toml", "scene.json", "state.json", "metrics.jsonl", "eval*.json", "report.html")
 
 
@@ -138,9 +141,34 @@ def not_made(path: Path, error: OSError) -> NerfError:
 
 
 def clear(path: Path) -> None:
-    """Remove the files of a run and nothing else; the switch first, so it is never half a run."""
-    for pattern in ("state.json", *OURS, *TENSOR_FILES, *ASIDE):
+    """Remove the files of a run and nothing else; the switches first, so it is never half a run."""
+    for pattern in (PREVIOUS, STATE, *OURS, *TENSOR_FILES, *ASIDE):
         for file in path.glob(pattern):
             file.unlink()
     for folder in ("renders", "exports"):
         shutil.rmtree(path / folder, ignore_errors=True)
+
+
+def newest_run(root: Path = Path("runs")) -> Path:
+    """The run under `root` whose checkpoint was written last.
+
+    Raises:
+        NerfError: there is none.
+    """
+    states = [path for path in states_under(root) if is_run(path.parent)]
+    if not states:
+        raise NerfError(
+            f"no run with a checkpoint under {root}/: name one, or make one: nerf train SCENE."
+        )
+    return max(states, key=lambda path: (path.stat().st_mtime_ns, str(path))).parent
+
+
+def next_run_path(scene_name: str, root: Path = Path("runs")) -> Path:
+    """runs/<scene>-<n> with the first n above all that are there."""
+    name = re.sub(r"[^\w.-]+", "-", scene_name).strip("-.") or "scene"
+    taken = [
+        int(match[1])
+        for path in root.glob("*")
+        if (match := re.fullmatch(rf"{re.escape(name)}-(\d+)", path.name))
+    ]
+    return root / f"{name}-{max(taken, default=0) + 1}"

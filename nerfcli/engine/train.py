@@ -21,84 +21,27 @@ from nerfcli.core.devices import (
     random_generator,
     restore_generator,
 )
-from nerfcli.core.errors import NerfError
-from nerfcli.core.progress import Note, Progress
+from nerfcli.core.errors import CannotWrite, NerfError
+from nerfcli.core.progress import Progress
 from nerfcli.core.signals import StopSignal
 from nerfcli.engine.callbacks import Callback, Checkpoints, Every
 from nerfcli.engine.checkpoints import GENERATOR, generator_state
 from nerfcli.engine.estimate import estimate_held_out
-from nerfcli.engine.exposure import choose_exposure
-from nerfcli.engine.failures import diverged, nothing_met
+from nerfcli.engine.failures import not_saved, nothing_met
 from nerfcli.engine.forecast import Forecast
+from nerfcli.engine.ready import Prepared, prepare
+from nerfcli.engine.recovery import NO_SAMPLE, Diverged, Emptiness, ensure_finite, recover
 from nerfcli.engine.render import Model
-from nerfcli.engine.resolve import describe, resolve
+from nerfcli.engine.resolve import describe
 from nerfcli.engine.runs import Run, in_training
 from nerfcli.engine.schedule import Budget, Clock, budget_at, learning_rate
-from nerfcli.methods import StepResult, Trainer, choose_method, method_of
-from nerfcli.scenes import ImageCache, Scene
-from nerfcli.scenes.build import move_box
-from nerfcli.scenes.hull import Silhouettes, silhouettes_of
-from nerfcli.scenes.silhouette_box import silhouette_box
+from nerfcli.methods import StepResult, Trainer, method_of
+from nerfcli.scenes import ImageCache
+
+__all__ = ["Loop", "Prepared", "memory_advice", "prepare", "start", "train"]
 
 LOG_EVERY_SECONDS = 1.0
 METRICS_EVERY = 50  # steps between the rows of metrics.jsonl
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A scene ready to train on: box fitted, config resolved, training images in memory.
-
-    Attributes:
-        seconds: spent on it after the images were read; part of the training time.
-        silhouettes: of the views, where their box was looked for.
-        method_reason: why the scene has this method; "" where the config says which.
-    """
-
-    scene: Scene
-    config: Config
-    residents: ImageCache
-    seconds: float
-    silhouettes: Silhouettes | None = None
-    method_reason: str = ""
-
-
-def prepare(
-    scene: Scene, config: Config, note: Note | None = None, *, resumed: bool = False
-) -> Prepared:
-    """Read the training images, fit the box to their silhouettes, resolve the config.
-
-    The box is left alone where the user states one or the images have no alpha channel.
-
-    Args:
-        note: takes how much memory the images need, before they are read.
-        resumed: the scene is that of a run: it has its box, and its images are read in `start`,
-            where the checkpoint says which.
-
-    Raises:
-        NerfError: no training views, an unreadable image, or a value that does not exist.
-    """
-    if not scene.splits.get("train"):
-        raise NerfError(f"scene {scene.name}: no training views; hold out fewer of its images.")
-    method, reason = choose_method(config, scene)
-    config = replace(config, method=method)
-    if note is not None and reason:
-        note(f"method {method}: {reason}")
-    resolve(config, scene)  # fail early on a wrong value, before the images are read
-    residents = ImageCache(scene, scene.splits["train"], note)
-    if resumed:
-        return Prepared(scene, resolve(config, scene), residents, seconds=0.0)
-    views = residents.at(0)
-    start, silhouettes = time.perf_counter(), None
-    if scene.has_alpha and config.scene.box is None and config.scene.cascades is None:
-        silhouettes = silhouettes_of(scene, views)
-        box = silhouette_box(scene, views, silhouettes)
-        if box is not None:
-            scene = move_box(scene, box, "silhouettes of the training views")
-    scene, config = choose_exposure(scene, config, views, note)
-    seconds = time.perf_counter() - start
-    if note is not None and (remark := method_of(config).remark(scene)):
-        note(remark)
-    return Prepared(scene, resolve(config, scene), residents, seconds, silhouettes, reason)
 
 
 def train(
@@ -174,24 +117,32 @@ def start(
     scene, config, residents = prepared.scene, prepared.config, prepared.residents
     checkpoint = run.load_checkpoint(device) if resume and isinstance(run, Run) else None
     if checkpoint is not None:
+        if isinstance(run, Run) and run.remark:
+            progress.note(run.remark)
         residents.n_shards = checkpoint[2].get("parts", 1)
     views = residents.at(checkpoint[2]["step"] if checkpoint is not None else 0)
     # while one shard replaces another, both are there
     pixels = views.pixels.numel() * (2 if residents.n_shards > 1 else 1)
     ensure_room(pixels, device, f"the pixels of {len(views)} images", memory_advice(config))
-    generator = random_generator(device, config.train.seed)
-    method = method_of(config)
-    trainer = method.create_trainer(scene, views.to(device), config, ops, generator)
+
+    def create(seed: int) -> Trainer:
+        own, views = replace(config, train=replace(config.train, seed=seed)), residents.at(0)
+        generator = random_generator(device, seed)
+        return method_of(config).create_trainer(scene, views.to(device), own, ops, generator)
+
+    def begin(seed: int) -> Trainer:
+        trainer = create(seed)
+        if remark := trainer.begin(residents.at(0), prepared.silhouettes):
+            progress.note(remark)
+        return trainer
+
     budget = Budget.of(config.train)
     open_run = (lambda: run) if isinstance(run, Run) else run
-    loop = Loop(trainer, residents, config, open_run, budget, clock, progress)
+    trainer = (begin if checkpoint is None else create)(config.train.seed)
+    loop = Loop(trainer, residents, config, open_run, budget, clock, progress, begin)
     if checkpoint is not None:
         loop.resume(*checkpoint)
         loop.run.go_on_with(config)
-    else:
-        remark = trainer.begin(views, prepared.silhouettes)
-        if remark:
-            progress.note(remark)
     return loop
 
 
@@ -201,6 +152,7 @@ class Loop:
 
     Attributes:
         open_run: gives the run, and makes its folder where it is new.
+        begin: makes a trainer before its first step, from a seed.
         callbacks: called in order after each step.
         last: what the last step reported. lr: its learning rate.
         elapsed: seconds of training, after the last step; first_seconds: where `go` began.
@@ -209,6 +161,9 @@ class Loop:
         n_rays, n_samples: since `go` began; on the device where nothing waits for it.
         n_rays_before: of the earlier parts of a resumed run.
         saved: the step of the last checkpoint that this loop wrote.
+        setbacks: how often the run went back because its numbers went wrong.
+        caution: what the learning rate is multiplied by since then.
+        disk_refuses: the last attempt to write failed, and the user knows it.
     """
 
     trainer: Trainer
@@ -218,6 +173,7 @@ class Loop:
     budget: Budget
     clock: Clock
     progress: Progress
+    begin: Callable[[int], Trainer]
     callbacks: Sequence[Callback] = ()
     last: StepResult | None = None
     lr: float = 0.0
@@ -230,6 +186,9 @@ class Loop:
     n_samples: int | Tensor = 0
     n_counted: int = 0  # samples by the last row of metrics.jsonl
     saved: int | None = None
+    setbacks: int = 0
+    caution: float = 1.0
+    disk_refuses: bool = False
 
     @cached_property
     def run(self) -> Run:
@@ -254,6 +213,7 @@ class Loop:
         self.psnr_before = state.get("psnr", 0.0)
         self.psnr = state.get("psnr_mean", self.psnr_before)  # old ones lack it
         self.n_rays_before = state.get("n_rays", 0)
+        self.setbacks, self.caution = state.get("setbacks", 0), state.get("caution", 1.0)
 
     def go(self, stop: StopSignal) -> dict:
         """Step until the budget is spent or `stop` has received a signal, save, and sum up."""
@@ -264,20 +224,28 @@ class Loop:
             Loop.record,
             Every(LOG_EVERY_SECONDS, Loop.show),
             *([] if budget.seconds else [Forecast()]),
+            *([] if first_step else [Emptiness()]),
             Checkpoints(60 * self.config.train.checkpoint_minutes),
             *self.callbacks,
         )
-        while not budget.done(self.step) and not (stop.received and self.step):
-            self.take_step(clock.elapsed())
-            self.elapsed = clock.elapsed()
-            budget.tick(self.step, self.elapsed)
-            for callback in callbacks:
-                callback(self)
-        self.elapsed = clock.elapsed()
-        if self.step > first_step and not int(self.n_samples):
-            raise nothing_met(self.step)
-        if self.saved != self.step:
-            self.save()
+        while True:
+            try:
+                while not budget.done(self.step) and not (stop.received and self.step):
+                    self.take_step(clock.elapsed())
+                    self.elapsed = clock.elapsed()
+                    budget.tick(self.step, self.elapsed)
+                    for callback in callbacks:
+                        callback(self)
+                self.elapsed = clock.elapsed()
+                if self.step > first_step and not int(self.n_samples):
+                    raise nothing_met(self.step)
+                if self.saved != self.step:
+                    self.save()
+                break
+            except Diverged as fault:
+                recover(self, fault)
+            except CannotWrite as error:  # at the end; those before it may fail
+                raise not_saved(self.run, error) from error
         seconds = max(self.elapsed - self.first_seconds, 1e-9)
         return {
             "steps": self.step,
@@ -296,6 +264,7 @@ class Loop:
             self.trainer.set_views(views.to(self.trainer.device.type))
         share = self.budget.progress(step, elapsed)
         self.lr = learning_rate(step, share, self.config.train, method_of(self.config).hold)
+        self.lr *= self.caution
         result = self.last = self.trainer.step(self.lr)
         if result.remark:
             self.progress.note(result.remark)
@@ -306,31 +275,40 @@ class Loop:
         """Add a row to metrics.jsonl, each METRICS_EVERY steps.
 
         Raises:
-            NerfError: the loss is not finite, or no sample was kept since the last row.
+            Diverged: the loss is not finite, or no sample is kept any more.
+            NerfError: no sample was ever kept.
         """
         result = self.last
         if result is None or self.step % METRICS_EVERY:
             return
         loss, mse = float(result.loss), float(result.mse)  # sync
         if not math.isfinite(loss):
-            raise diverged(self.run, self.step, f"the loss is {loss}")
+            raise Diverged(f"the loss is {loss}")
         if int(self.n_samples) == self.n_counted:
-            raise nothing_met(self.step)
+            raise Diverged(NO_SAMPLE) if self.n_counted else nothing_met(self.step)
         self.n_counted = int(self.n_samples)
         now = _decibels(mse)
         self.psnr = now if self.psnr == 0.0 else 0.8 * self.psnr + 0.2 * now
-        self.run.append_metrics(
-            {
-                "step": self.step,
-                "seconds": round(self.elapsed, 3),
-                "loss": loss,
-                "terms": {name: float(term) for name, term in result.terms.items()},
-                "psnr": round(now, 4),
-                "lr": self.lr,
-                "n_rays": int(result.n_rays),
-                "n_samples": int(result.n_samples),
-            }
-        )
+        row = {
+            "step": self.step,
+            "seconds": round(self.elapsed, 3),
+            "loss": loss,
+            "terms": {name: float(term) for name, term in result.terms.items()},
+            "psnr": round(now, 4),
+            "lr": self.lr,
+            "n_rays": int(result.n_rays),
+            "n_samples": int(result.n_samples),
+        }
+        try:
+            self.run.append_metrics(row)
+        except CannotWrite as error:
+            self.go_on_unsaved(error)
+
+    def go_on_unsaved(self, error: CannotWrite) -> None:
+        """Say that nothing can be written; once, until the disk takes a checkpoint again."""
+        if not self.disk_refuses:
+            self.progress.note(f"{error} Training goes on, and tries again at the next checkpoint")
+        self.disk_refuses = True
 
     def _psnr(self) -> float:
         """The running mean; before the first row, that of the last step alone."""
@@ -353,13 +331,10 @@ class Loop:
         """Write a checkpoint.
 
         Raises:
-            NerfError: a weight is not finite, or the disk refuses.
+            Diverged: something in it is not finite. CannotWrite: the disk refuses.
         """
-        model = self.trainer.model_state()
-        # densities of the occupancy grid are infinite until they are known
-        learned = (t for name, t in model.items() if not name.startswith("occupancy."))
-        if not all(bool(t.isfinite().all()) for t in learned):
-            raise diverged(self.run, self.step, "the weights are not finite")
+        model, optimizer = self.trainer.model_state(), self.trainer.optimizer_state()
+        ensure_finite(model, optimizer)
         random = {GENERATOR: self.trainer.generator.get_state()}
         state = {
             "step": self.step,
@@ -372,8 +347,10 @@ class Loop:
             "n_rays": self._all_rays(),
             "finished": self.budget.done(self.step),
         }
-        self.run.save_checkpoint(model, self.trainer.optimizer_state() | random, state)
-        self.saved = self.step
+        if self.setbacks:
+            state |= {"setbacks": self.setbacks, "caution": self.caution}
+        self.run.save_checkpoint(model, optimizer | random, state)
+        self.saved, self.disk_refuses = self.step, False
 
     def _all_rays(self) -> int:
         """Rays of the whole run, also of its earlier parts."""
