@@ -14,7 +14,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from errno import ENOSPC
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -135,8 +135,9 @@ class Run:
                 (path / "renders").mkdir(exist_ok=True)
             except OSError as error:
                 raise not_made(path, error) from error
-            write_json(path / "scene.json", scene_json)
-            write_config(config, path / "config.toml")
+            with replacing(path / "scene.json") as aside:  # `is_begun` until both are there
+                aside.write_text(json_text(scene_json, indent=1) + "\n", encoding="utf-8")
+                write_config(config, path / "config.toml")
             if held is not None:
                 held.push(own.pop_all())
         return cls(path, config, scene_json)
@@ -232,7 +233,8 @@ class Run:
         for pattern in TENSOR_FILES + ASIDE:
             for path in self.path.glob(pattern):
                 if path.name not in kept:
-                    path.unlink()
+                    with suppress(OSError):  # the next one takes it away
+                        path.unlink()
 
     def forget_metrics(self) -> None:
         """Let the next row of metrics cut what lies beyond the checkpoint, as a new run does."""
