@@ -87,7 +87,8 @@ def test_a_run_goes_back_to_its_checkpoint(ball: Path, tmp_path: Path) -> None:
     assert (again.setbacks, again.caution) == (1, 0.5)
     first, second = (loop_of(ball, tmp_path / name, 12)[0] for name in "ab")
     second.caution = 0.5
-    first.take_step(0.0), second.take_step(0.0)
+    for each in (first, second):
+        each.take_step(0.0)
     assert second.lr == 0.5 * first.lr
 
 

@@ -68,7 +68,8 @@ def train(
 
     Returns:
         A summary: steps, seconds, psnr (running mean over training rays), held_out (see
-        `estimate_held_out`; None where it was stopped), rates, stopped.
+        `estimate_held_out`; None where it was stopped), rates, stopped (the signal, or None),
+        ended_by (steps, minutes, target or signal).
 
     Raises:
         NerfError: the training diverged, memory ran out, or the run cannot be read or written.
@@ -164,6 +165,7 @@ class Loop:
         setbacks: how often the run went back because its numbers went wrong.
         caution: what the learning rate is multiplied by since then.
         disk_refuses: the last attempt to write failed, and the user knows it.
+        is_good_enough: a callback found that the run need not go on.
     """
 
     trainer: Trainer
@@ -189,6 +191,7 @@ class Loop:
     setbacks: int = 0
     caution: float = 1.0
     disk_refuses: bool = False
+    is_good_enough: bool = False
 
     @cached_property
     def run(self) -> Run:
@@ -230,7 +233,7 @@ class Loop:
         )
         while True:
             try:
-                while not budget.done(self.step) and not (stop.received and self.step):
+                while not self._is_over(stop):
                     self.take_step(clock.elapsed())
                     self.elapsed = clock.elapsed()
                     budget.tick(self.step, self.elapsed)
@@ -255,7 +258,17 @@ class Loop:
             "rays_per_second": int(self.n_rays) / seconds,
             "samples_per_second": int(self.n_samples) / seconds,
             "stopped": stop.received,
+            "ended_by": self._ended_by(stop),
         }
+
+    def _ended_by(self, stop: StopSignal) -> str:
+        if stop.received is not None:
+            return "signal"
+        return "target" if self.is_good_enough else "minutes" if self.budget.seconds else "steps"
+
+    def _is_over(self, stop: StopSignal) -> bool:
+        done = self.budget.done(self.step) or self.is_good_enough
+        return done or (stop.received is not None and self.step > 0)
 
     def take_step(self, elapsed: float) -> None:
         """Take one step at the learning rate of `elapsed` seconds; the shards change in it."""
@@ -344,7 +357,7 @@ class Loop:
             "parts": self.residents.n_shards,
             "psnr": round(self._psnr(), 3),
             "psnr_mean": self.psnr,
-            "n_rays": self._all_rays(),
+            "n_rays": self.all_rays(),
             "finished": self.budget.done(self.step),
         }
         if self.setbacks:
@@ -352,7 +365,7 @@ class Loop:
         self.run.save_checkpoint(model, optimizer | random, state)
         self.saved, self.disk_refuses = self.step, False
 
-    def _all_rays(self) -> int:
+    def all_rays(self) -> int:
         """Rays of the whole run, also of its earlier parts."""
         return self.n_rays_before + int(self.n_rays)
 
@@ -361,7 +374,7 @@ class Loop:
         try:
             model = Model.of(self.trainer)
             with memory_errors("scoring", "nerf eval --device cpu measures them"):
-                found = estimate_held_out(model, self.trainer.scene, self._all_rays())
+                found = estimate_held_out(model, self.trainer.scene, self.all_rays())
             self.run.add_to_state({"held_out": found})
         except (NerfError, MemoryError, OSError) as error:  # the training is done and saved
             self.progress.note(f"held-out views are not scored: {error or 'memory is full'}")
