@@ -102,10 +102,10 @@ CASES: dict[str, list[list[str]]] = {
     ],
     "nerf eval": [["eval", "PLACE/r", "--out", "e", "--no-images", "--target-psnr", "90"]],
     "nerf export": [
-        ["export", "PLACE/r", "--to", "mesh", "--resolution", "8", "--out", "m.ply"],
-        ["export", "PLACE/r", "--to", "voxels", "--resolution", "8", "--out", "v.npz"],
+        ["export", "PLACE/r", "--to", "views", "--views", "2", "--out", "views"],
         ["export", "PLACE/r", "--to", "cameras", "--out", "cameras"],
         ["export", "cube.ply", "--to", "points", "--points", "20", "--out", "p.ply"],
+        ["export", "cube.ply", "--to", "voxels", "--resolution", "8", "--out", "v.npz"],
     ],
     "nerf compare": [["compare", "cube.ply", "cube.ply", "--samples", "200"]],
     "nerf check": [["check", "BALL", "--views", "2", "--picture", "check.png"]],
@@ -116,15 +116,30 @@ CASES: dict[str, list[list[str]]] = {
 }
 
 
-@pytest.mark.parametrize("title", list(CASES))
+SURFACES = [  # some ten seconds each
+    ["export", "PLACE/r", "--to", "mesh", "--resolution", "8", "--out", "m.ply"],
+    ["export", "PLACE/r", "--to", "sdf", "--resolution", "8", "--out", "v.npz"],
+    ["export", "PLACE/r", "--to", "mpi", "--planes", "2", "--out", "mpi"],
+]
+
+
+@pytest.mark.parametrize(
+    ("title", "cases"),
+    [*CASES.items(), pytest.param("nerf export", SURFACES, marks=pytest.mark.slow)],
+)
 def test_the_keys_that_are_printed_are_documented(
-    title: str, call: Call, ball: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+    title: str,
+    cases: list[list[str]],
+    call: Call,
+    ball: Path,
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import trimesh
 
     monkeypatch.setattr(dry_run, "PROBE_SECONDS", 0.0)
     trimesh.creation.box().export("cube.ply")
-    for words in CASES[title]:
+    for words in cases:
         named = [w.replace("BALL", str(ball)).replace("PLACE", str(place)) for w in words]
         done = call(*named, "--json", *([] if "runs" in title else ["--quiet"]))
         assert done.code in (0, 3), done.err
