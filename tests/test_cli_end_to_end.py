@@ -405,7 +405,7 @@ def test_train_target(inside: Inside, ball: Path) -> None:
     met = inside(*(word for word in words if word != "--quiet"), "--target-psnr", 1, "--overwrite")
     assert met.code == 0, met.err
     assert "target 1 dB reached" in met.out
-    assert "2 held-out views are rendered and scored once, after the training" in met.err
+    assert "training ends early where 2 held-out views reach it" in met.err
     assert "2 test views of 16x16, less than a second" in met.err
 
 
