@@ -64,20 +64,23 @@ def recover(loop: Loop, fault: Diverged) -> None:
     loop.setbacks += 1
     loop.caution *= 1.0 if fault.begins_again else CAUTION
     seed = (loop.config.train.seed + SEED_STRIDE * loop.setbacks) % 2**63
+    errors: list[float] = []
     if fresh:
         loop.trainer = loop.begin(seed)
-        loop.psnr, loop.saved, loop.last = 0.0, None, None
+        loop.saved, loop.last = None, None
     else:
         model, optimizer, state = run.load_checkpoint(str(loop.trainer.device))
         optimizer.pop(GENERATOR, None)
         loop.trainer.load(model, optimizer, state["trainer"])
         loop.trainer.generator.manual_seed(seed)
-        loop.psnr, loop.saved = state.get("psnr_mean", 0.0), loop.step
+        errors, loop.saved = state.get("recent_mse", []), loop.step
     where = "step 0" if fresh else f"the checkpoint of step {loop.step}"
     slower = "" if loop.caution == 1.0 else f" and {loop.caution:g} of the learning rate"
     loop.progress.note(
         f"warning: by step {step} {fault}. Going on from {where} with other random numbers{slower}"
     )
+    loop.recent.clear()
+    loop.recent.extend(torch.tensor(errors, device=loop.trainer.device))
     run.forget_metrics()
     loop.elapsed = loop.clock.elapsed()
     if fresh and run.has_checkpoint:  # else a killed run would go on from the field that was left
