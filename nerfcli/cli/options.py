@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from nerfcli.cli.hints import find_run
+from nerfcli.cli.hints import RUNS, find_run
 from nerfcli.cli.output import remark
 from nerfcli.core.config import SceneConfig
 from nerfcli.core.devices import KNOWN, NAMES, pick
 from nerfcli.core.distributed import world
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import KINDS
-from nerfcli.engine.runs import Run, newest_run
+from nerfcli.engine.runs import Run, is_run, newest_run
+
+
+def complete_runs(incomplete: str) -> list[str]:
+    """List the runs that a word on the command line may become; none: the shell offers files."""
+    with suppress(OSError):
+        runs = sorted(path for path in RUNS.iterdir() if is_run(path))
+        return [
+            str(p) for p in runs if f"{p}".startswith(incomplete) or p.name.startswith(incomplete)
+        ]
+    return []
+
 
 RunPath = Annotated[
     Path | None,
-    typer.Argument(metavar="RUN", help="A run folder; the newest under runs/ if left out."),
+    typer.Argument(
+        metavar="RUN",
+        help="A run folder; the newest under runs/ if left out.",
+        autocompletion=complete_runs,
+    ),
 ]
 Backend = Annotated[
     str,

@@ -167,7 +167,9 @@ def ensure_free_output(files: RenderFiles, *, overwrite: bool) -> None:
         raise NerfError(f"--out {out} is a file; PNG frames need a folder.")
     if files.is_folder:
         ensure_own_folder(out, patterns=OURS)
-    ensure_absent(files.there(), overwrite=overwrite)
+    from nerfcli.engine.kept_frames import is_half_moved
+
+    ensure_absent(files.there(), overwrite=overwrite or is_half_moved(files))
 
 
 def free_output(default: Path, layers: tuple[str, ...], *, overwrite: bool) -> Path:

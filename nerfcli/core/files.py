@@ -20,7 +20,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from nerfcli.core.errors import NerfError
+from nerfcli.core.errors import CannotWrite, NerfError
 
 # what the machine refuses, and no program can help: never a bug of ours
 REFUSALS = frozenset((errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT))
@@ -35,8 +35,11 @@ def aside_path(path: Path) -> Path:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a path beside `path`, same suffix, that takes its place when the block succeeds.
 
+    The data is on the disk before the name points to it: a machine that loses its power leaves the
+    old file or the new one.
+
     Raises:
-        NerfError: the operating system refuses to write there.
+        CannotWrite: the operating system refuses to write there.
     """
     aside = aside_path(path)
     try:
@@ -44,11 +47,23 @@ def replacing(path: Path) -> Iterator[Path]:
             try:
                 yield aside
                 open_to_others(aside)
+                with aside.open("rb+") as file:
+                    os.fsync(file.fileno())
                 os.replace(aside, path)
             finally:
                 aside.unlink(missing_ok=True)
     except OSError as error:
-        raise NerfError(f"cannot write {path}: {error.strerror or error}.") from error
+        raise CannotWrite(f"cannot write {path}: {error.strerror or error}.") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk, where the system can do that."""
+    with suppress(OSError):  # Windows, and some network disks
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 @contextmanager
@@ -179,11 +194,9 @@ def _is_open_at(handle: int, path: Path) -> bool:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace `path` by `text`; the data is on the disk before the name points to it."""
-    with replacing(path) as aside, aside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    """Replace `path` by `text`."""
+    with replacing(path) as aside:
+        aside.write_text(text, encoding="utf-8")
 
 
 def json_text(value: object, indent: int | None = None) -> str:

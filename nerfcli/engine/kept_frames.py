@@ -26,7 +26,7 @@ from nerfcli.engine.render import Model
 from nerfcli.engine.render_files import RenderFiles, frame_name, suffixes
 from nerfcli.engine.runs import Run
 
-PREFIX, RECORD = ".frames-", "frames.json"
+PREFIX, RECORD, COMPLETE = ".frames-", "frames.json", "complete.json"
 DEPTH_SIDECAR = {
     "kind": "euclidean",
     "estimator": "expected",
@@ -130,6 +130,10 @@ class KeptFrames:
             with replacing(path) as aside, aside.open("wb") as file:
                 imwrite(file, picture, extension=".png", plugin="pillow", compress_level=1)
 
+    def mark_complete(self, files: RenderFiles) -> None:
+        """Say that all frames are there, and where they go: what lies there is this render's."""
+        write_json(self.folder / COMPLETE, str(files.out.resolve()))
+
     def move(self, files: RenderFiles) -> list[Path]:
         """Put all frames where they belong, and say there what depth is; return the pictures.
 
@@ -150,6 +154,13 @@ class KeptFrames:
 
     def remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def is_half_moved(files: RenderFiles) -> bool:
+    """Whether a render was killed while it put its complete frames where `files` are."""
+    out = str(files.out.resolve())
+    records = list(files.folder.glob(f"{PREFIX}*/{COMPLETE}"))
+    return any(read_json(record) == out for record in records)
 
 
 @contextmanager

@@ -75,6 +75,8 @@ def load_model(
     config, scene, device = run.config, Scene.from_json(run.scene_json), pick(device)
     choice = backends.select(backend, device, note)
     tensors, _ = run.load_model(device)
+    if run.remark and note is not None:
+        note(run.remark)
     generator = torch.Generator("cpu").manual_seed(0)
     create_field = method_of(config).create_field
     field = create_field(config, scene, choice.backend, generator)

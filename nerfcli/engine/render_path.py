@@ -155,6 +155,7 @@ def render_path(
                 progress.note(f"{quantity(len(kept.damaged), 'kept frame')} broken: rendered again")
             files: list[Path] = []
             if stopped is None:
+                kept.mark_complete(outputs)
                 files = [writer.close() for writer in writers.values()]
                 files += [] if outputs.is_video else kept.move(outputs)
                 kept.remove()

@@ -44,7 +44,7 @@ def cut_by_cameras(centers: np.ndarray, n_blocks: int, overlap: float = 0.2) -> 
     Raises:
         NerfError: a block would have fewer than FEWEST cameras.
     """
-    if not 2 <= n_blocks:
+    if not n_blocks >= 2:
         raise NerfError(f"--blocks must be at least 2, got {n_blocks}.")
     if len(centers) < FEWEST * n_blocks:
         raise NerfError(
