@@ -25,7 +25,7 @@ from nerfcli.core.config import (
 )
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Progress
-from nerfcli.engine import train
+from nerfcli.engine import checkpoints, train
 from nerfcli.engine.callbacks import Callback, Checkpoints, Every
 from nerfcli.engine.render import Model, render_image
 from nerfcli.engine.resolve import resolve
@@ -174,9 +174,11 @@ def test_the_generator_is_saved_as_a_tensor(ball: Path, tmp_path: Path) -> None:
     model, optimizer, state = Run.open(tmp_path / "run").load_checkpoint()
     assert "generator" not in state and "generator" not in model
     want = loop.trainer.generator.get_state()
-    assert torch.equal(train.generator_state(optimizer, state), want)
+    assert torch.equal(checkpoints.generator_state(optimizer, state), want)
     assert "generator" not in optimizer  # what is left is the optimiser's
-    assert torch.equal(train.generator_state({}, {"generator": want.tolist()}), want)  # format 1
+    assert torch.equal(
+        checkpoints.generator_state({}, {"generator": want.tolist()}), want
+    )  # format 1
 
 
 def test_what_the_scene_gave_is_not_repeated_in_the_config(ball: Path, tmp_path: Path) -> None:
