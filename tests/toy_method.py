@@ -22,8 +22,8 @@ from nerfcli.cameras.crop import Crop
 from nerfcli.cameras.rays import Batch, Bounds, Rays
 from nerfcli.core.config import Config, Count
 from nerfcli.core.tensors import ensure_same_shapes
-from nerfcli.methods.cropped import CroppedGrid
 from nerfcli.methods.base import Method, StepResult, background_of
+from nerfcli.methods.cropped import CroppedGrid
 from nerfcli.methods.optimizer import Optimizer
 from nerfcli.reference.adam import AdamConfig
 from nerfcli.reference.losses import mse

@@ -18,11 +18,9 @@ from nerfcli.cameras.cameras import Cameras
 from nerfcli.cameras.rays import Rays
 from nerfcli.core.errors import NerfError
 from nerfcli.engine.render import Model, as_image
+from nerfcli.engine.render_files import DEPTH_KINDS, ESTIMATORS, suffixes
 from nerfcli.reference.samples import Pixels
 
-LAYERS = ("rgb", "rgba", "depth", "median-depth", "normal", "opacity")
-ESTIMATORS = {"depth": "expected", "median-depth": "median"}
-DEPTH_KINDS = ("distance", "z")
 View = dict[str, np.ndarray]
 SEEN = 1.0 / 255.0  # opacity below which a pixel shows nothing
 LEAST_OPACITY = 1e-4  # by which colours are divided at least
@@ -46,16 +44,19 @@ class DepthScale:
         """Round depth [...] to 16 bits; what is too far becomes the greatest number."""
         return np.clip(np.round(depth / self.step), 0, MOST).astype(np.uint16)
 
-    def record(self, layer: str) -> dict[str, object]:
-        """Say in a sidecar what a layer's numbers mean."""
+    def record(self, layer: str, kind: str) -> dict[str, object]:
+        """Say in a sidecar what the numbers in a layer's files mean: value * scale is the depth."""
+        files = {
+            ".png": {"dtype": "uint16", "scale": self.step, "saturated": MOST},
+            ".npy": {"dtype": "float32", "scale": 1.0},
+            ".exr": {"dtype": "float32", "scale": 1.0, "channel": "Z"},
+        }
         return {
             "kind": "z" if self.kind == "z" else "euclidean",
             "estimator": ESTIMATORS[layer],
             "unit": "source units",
             "invalid": 0,
-            "png": {"dtype": "uint16", "scale": self.step, "saturated": MOST},
-            "npy": {"dtype": "float32", "scale": 1.0},
-            "exr": {"dtype": "float32", "scale": 1.0, "channel": "Z"},
+            "files": {suffix: files[suffix] for suffix in suffixes(layer, kind)},
         }
 
 

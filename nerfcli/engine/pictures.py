@@ -9,8 +9,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from nerfcli.core.files import replacing
-from nerfcli.engine.layers import ESTIMATORS, DepthScale, View
+from nerfcli.engine.layers import DepthScale, View
 from nerfcli.engine.render import to_uint8
+from nerfcli.engine.render_files import ESTIMATORS
 
 RAMP = np.array(
     [

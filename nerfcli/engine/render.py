@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from dataclasses import field as default
 
 import numpy as np
 import torch
@@ -47,7 +48,7 @@ class Model:
     device: str = "cpu"
     crop: Crop | None = None
     note: Note | None = None
-    room: Room = field(default_factory=Room)
+    room: Room = default(default_factory=Room)
 
     @staticmethod
     def of(trainer: Trainer) -> Model:
