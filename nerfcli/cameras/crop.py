@@ -39,6 +39,11 @@ class Crop:
         """Whether points [..., 3] lie in the box: bool [...]."""
         return self.to_local(points).abs().amax(-1) <= 1.0
 
+    def nearest(self, points: Tensor) -> Tensor:
+        """The places in the box that are nearest to points [..., 3]."""
+        local = self.to_local(points).clamp(-1.0, 1.0) * points.new_tensor(self.half)
+        return local @ self.axes(points).T + points.new_tensor(self.center)
+
     def corners(self) -> Tensor:
         """[8, 3] float64."""
         signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * 3)
