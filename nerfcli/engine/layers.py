@@ -148,6 +148,7 @@ def _colors(colors: Tensor, exact: bool) -> Tensor:
 
 
 OFFSETS = (-1.5, -0.5, 0.5, 1.5)  # steps around the median depth at which normals are taken
+THIN = 0.01  # optical depth of a sample that counts as nothing
 CHUNK = 1 << 15  # pixels whose normals are taken at once
 
 
@@ -178,13 +179,17 @@ def _normals(model: Model, rays: Rays, t: Tensor) -> Tensor:
     alphas = alphas.view(len(t), -1)
     light = torch.cumprod(1.0 - alphas, dim=1)
     weights = alphas * torch.cat([torch.ones_like(light[:, :1]), light[:, :-1]], dim=1)
+    thin = THIN / length
+
+    def log_density(points: Tensor) -> Tensor:
+        # it has the same direction, and is nearly straight where density falls by orders of size
+        return torch.log(torch.maximum(model.field.density(points), thin))
+
     gradient = torch.zeros_like(points)
     for axis in range(3):
         shift = torch.zeros_like(points)
         shift[:, axis] = length
-        gradient[:, axis] = model.field.density(points - shift) - model.field.density(
-            points + shift
-        )
+        gradient[:, axis] = log_density(points - shift) - log_density(points + shift)
     unit = torch.nn.functional.normalize(gradient, dim=-1).view(len(t), -1, 3)
     return torch.nn.functional.normalize((weights[..., None] * unit).sum(1), dim=-1)
 

@@ -190,12 +190,11 @@ class VideoWriter:
     def _ensure_whole(self) -> None:
         """Raise NerfError unless all frames can be read back: ffmpeg's exit status is lost."""
         import imageio_ffmpeg
-        from PIL import Image
 
         try:
             if self.path.suffix.lower() == ".webp":  # which ffmpeg writes and does not read
-                with Image.open(self.aside) as image:
-                    found = getattr(image, "n_frames", 1)
+                seconds = _webp_seconds(self.aside)
+                found = self._n_frames if seconds is None else round(seconds * self.fps)
             else:
                 found = imageio_ffmpeg.count_frames_and_secs(str(self.aside))[0]
         except (RuntimeError, OSError):  # no file, or none that can be read
@@ -210,3 +209,15 @@ class VideoWriter:
         if self._stream is not None:
             self._stream.close()
         self.aside.unlink(missing_ok=True)
+
+
+def _webp_seconds(path: Path) -> float | None:
+    """How long an animated WebP plays; None of a still one, which frames that are all alike make.
+
+    Frames that are alike are one in it, shown for longer.
+    """
+    from PIL import Image, ImageSequence
+
+    with Image.open(path) as image:
+        times = [frame.info.get("duration") for frame in ImageSequence.Iterator(image)]
+    return None if None in times else sum(times) / 1000.0
