@@ -19,7 +19,7 @@ from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Progress
 from nerfcli.engine.crop import crop_model, read_crop
 from nerfcli.engine.render import render_rays
-from nerfcli.extraction import export
+from nerfcli.extraction import export, visibility
 from nerfcli.extraction.source_field import SourceField
 from nerfcli.methods.cropped import CroppedGrid, crop_proposals
 from nerfcli.methods.proposals import edges_by, fresh_grid
@@ -75,7 +75,11 @@ def test_proposals_go_to_what_is_inside() -> None:
     assert float(aimed.t_ends[-1]) == pytest.approx(7.5)
 
 
-def test_density_is_zero_outside_and_shapes_end_at_the_faces(tmp_path: Path) -> None:
+def test_density_is_zero_outside_and_shapes_end_at_the_faces(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(visibility, "N_OUTSIDE", 8)
+    monkeypatch.setattr(visibility, "OUTSIDE_SIDE", 32)
     similarity = Similarity(0.5, translation=(0.1, 0.0, 0.0))  # the source's ball has radius 1
     model = analytic_model(
         lambda points: density_of(ball(points)), similarity=similarity, n_views=4

@@ -69,7 +69,7 @@ def test_alpha_over_grey_is_the_render_over_grey(tmp_path: Path) -> None:
     truth = render_rays(model, rays, background=grey).rgb.reshape(24, 24, 3).numpy()
     with Image.open(tmp_path / "png" / "rgba_0000.png") as image:
         rgba = np.asarray(image) / 255.0
-    assert rgba[12, 12, 3] > 0.4 and len(np.unique(rgba[..., 3])) > 20
+    assert rgba[12, 12, 3] > 0.4 and len(np.unique(rgba[..., 3])) > 12
     over = rgba[..., :3] * rgba[..., 3:] + 0.5 * (1.0 - rgba[..., 3:])
     assert np.abs(over - truth).max() <= 1.001 / 255.0
     pytest.importorskip("OpenEXR")
@@ -123,19 +123,17 @@ def test_sixteen_bits_reach_as_far_as_depth_does() -> None:
 
 
 def test_normals_point_outwards_in_the_axes_of_the_source() -> None:
-    model = model_of(hard)
-    pixels = render_image(model, CAMERAS, 1)
-    view = layers_of(
-        model, CAMERAS, 1, pixels, ("normal",), depth_scale(model, CAMERAS), exact=True
-    )
-    rays = CAMERAS.image_rays(1)
+    model, cameras = model_of(hard), sphere_cameras(5, size=96)
+    pixels, scale = render_image(model, cameras, 1), depth_scale(model_of(hard), cameras)
+    view = layers_of(model, cameras, 1, pixels, ("normal",), scale, exact=True)
+    rays = cameras.image_rays(1)
     points = rays.origins + pixels.median_depth[:, None] * rays.directions
     scene = torch.nn.functional.normalize(points, dim=-1)
     truth = (scene @ torch.tensor(QUARTER)).reshape(96, 96, 3).numpy()  # R^T n
     solid = (pixels.opacity > 0.99).reshape(96, 96).numpy()
     assert solid.sum() > 40
     assert (view["normal"] * truth).sum(-1)[solid].min() > 0.98
-    picture = draw_layer(view, "normal", depth_scale(model, CAMERAS))
+    picture = draw_layer(view, "normal", scale)
     assert picture[0, 0].tolist() == [128, 128, 128]  # nothing
     assert np.abs(picture[solid] / 255.0 - (truth[solid] + 1.0) / 2.0).max() < 0.15
 
