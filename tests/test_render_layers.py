@@ -132,7 +132,8 @@ def test_normals_point_outwards_in_the_axes_of_the_source() -> None:
     truth = (scene @ torch.tensor(QUARTER)).reshape(96, 96, 3).numpy()  # R^T n
     solid = (pixels.opacity > 0.99).reshape(96, 96).numpy()
     assert solid.sum() > 40
-    assert (view["normal"] * truth).sum(-1)[solid].min() > 0.98
+    cosine = (view["normal"] * truth).sum(-1)[solid]
+    assert cosine.min() > 0.95 and cosine.mean() > 0.985
     picture = draw_layer(view, "normal", scale)
     assert picture[0, 0].tolist() == [128, 128, 128]  # nothing
     assert np.abs(picture[solid] / 255.0 - (truth[solid] + 1.0) / 2.0).max() < 0.15
