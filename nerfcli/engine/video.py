@@ -219,5 +219,5 @@ def _webp_seconds(path: Path) -> float | None:
     from PIL import Image, ImageSequence
 
     with Image.open(path) as image:
-        times = [frame.info.get("duration") for frame in ImageSequence.Iterator(image)]
-    return None if None in times else sum(times) / 1000.0
+        times = [frame.info.get("duration", 0) for frame in ImageSequence.Iterator(image)]
+    return sum(times) / 1000.0 if all(times) else None
