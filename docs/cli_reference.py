@@ -31,20 +31,22 @@ JSON lines with `--progress json`, nothing with `--quiet`.
 | 1 | a bug of ours, with a traceback |
 | 2 | bad usage or bad input: one message says what, where, and what to do |
 | 3 | finished, but not met: a target, a sound scene, enough registered views |
-| 75 | stopped by SIGTERM: nothing half-written; `train --resume`, `prepare` and `render` go on |
+| 75 | SIGTERM, nothing half-written: `train --resume`, `prepare`, `render` go on, `eval` anew |
 | 130 | stopped by Ctrl-C, likewise |
 
 With `--json` an error is also an object on stdout, `{"error": "..."}`.
 
 `nerf train SCENE --out RUN --resume` begins the run if there is none and goes on with it if there
 is, so that a script may repeat it until its exit code is 0; a line says which. Another length than
-the run's is taken for its new one; where that is reached, there is nothing to do. Another backend,
+the run's is taken for its new one; where that is reached, there is nothing to do (in JSON
+`nothing_to_do`, and the rates are null). Another backend,
 device or time between checkpoints is taken as well; any other setting than the run's is refused.
 
 A signal before the first step of a run ends `train` at once and leaves no folder. Its summary, in
 JSON `held_out`, names the mean PSNR of up to 8 held-out views, from up to 4096 pixels of each: an
 estimate of what `nerf eval` measures, which takes less than 5 % of the training time. It is null
-where no view is held out, and where the run was stopped.
+where no view is held out, and where the run was stopped. `psnr` is that of the training rays of the
+last 20 steps. `box_half_size`, also among the `measures` of `nerf check`, is in source units.
 
 Nothing is replaced without `--overwrite`. Default names count up (`orbit-2.mp4`, `mesh-2.ply`). A
 folder with a data set, or anything else that `nerf` has not made there, is never written into.

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from spoiled import SOUND, SPOILERS, scenes_with_masks, spoil, write_textured_scene
 
-from conftest import Nerf
+from conftest import ROOT, Nerf
 from nerfcli.check import SceneCheck, check_few_views, check_source, write_corrected
 from nerfcli.check.scene_check import judge_scene
 from nerfcli.cli import main
@@ -208,7 +208,7 @@ def test_the_command(textured: Path, tmp_path: Path, nerf: Nerf) -> None:
     assert [f["what"] for f in value["findings"] if f["level"] == "fault"] == ["convention"]
     assert sorted(path.name for path in flipped.rglob("*")) == before
     with Image.open(tmp_path / "check.png") as image:
-        assert image.size == (1440, 760)
+        assert image.size == (1440, 800)
         assert len(image.getcolors(1 << 20) or ()) >= 5  # paper, ink, points, cameras, box
     assert faults(check(tmp_path / "fixed")) == {}
 
@@ -276,6 +276,12 @@ def real_scene(name: str) -> Path:
     if not data or not (Path(data) / name).is_dir():
         pytest.skip("NERF_DATA does not name the folder of the real scenes")
     return Path(data) / name
+
+
+@pytest.mark.slow
+def test_the_bundled_scene_has_no_warning() -> None:
+    report = check(ROOT / "datasets" / "biplane").report
+    assert {finding.level for finding in report.findings} <= {"note"}
 
 
 @pytest.mark.slow

@@ -21,9 +21,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from conftest import HANGS, ROOT, SMALL, Nerf, nerf_environment
+from conftest import HANGS, SMALL, Nerf, nerf_environment
 from nerfcli.backends import why_unavailable
-from nerfcli.cli import main, train_job
+from nerfcli.cli import main
 from nerfcli.engine import resolve, train
 from nerfcli.engine.runs import in_training
 from nerfcli.methods import StepResult, hashgrid_trainer
@@ -288,7 +288,7 @@ def test_finished_run_resumes_to_nothing(
         result = json.loads(done.out)
         assert result.keys() == trained.result.keys()
         assert (result["steps"], result["stopped"]) == (150, None)
-        assert (result["psnr"], result["steps_per_second"]) == (trained.result["psnr"], 0.0)
+        assert (result["psnr"], result["steps_per_second"]) == (trained.result["psnr"], None)
     assert "nothing to do" in inside("train", "--resume", copy).out
     assert {path: path.stat().st_mtime_ns for path in copy.rglob("*")} == before
 
@@ -396,7 +396,7 @@ def test_resume_without_a_run_begins_one(inside: Inside, ball: Path) -> None:
     assert "run r has no checkpoint; it begins again from step 0" in third.err
     named = inside("train", ball, "--resume", "--steps", 2, *SMALL)
     assert "no run under runs/ has a checkpoint of" in named.err
-    assert json.loads(second.out)["steps_per_second"] == 0.0
+    assert json.loads(second.out)["steps_per_second"] is None
     assert_refused(inside("train", "--resume", "--out", "none"), "none holds no checkpoint")
 
 
@@ -549,7 +549,7 @@ def test_held_out_quality_is_estimated(inside: Inside, ball: Path) -> None:
     value = inside("train", "--resume", "r", "--json")
     found = json.loads(value.out)["held_out"]
     assert (found["n_views"], found["n_held_out"]) == (2, 2)
-    line = f"about {found['psnr']:.1f} dB on 2 held-out views, {found['n_pixels']} pixels of each"
+    line = f"about {found['psnr']:.1f} dB on 2 held-out views, up to 256 pixels of each"
     assert f"{line}; nerf eval measures all of them" in done.out
     exact = json.loads(inside("eval", "r", "--json", "--no-images").out)["psnr"]
     assert found["psnr"] == pytest.approx(exact, abs=1.0)
@@ -811,9 +811,6 @@ def test_the_default_length_says_what_more_time_gives(
     assert "nerf train --resume r --minutes 10" in done.out
     asked = inside("train", ball, "--out", "q", "--steps", 2, *SMALL)
     assert "more time" not in asked.out
-    table = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
-    for _, decibels in train_job.LEGO_DB:
-        assert f"{decibels} dB" in table
 
 
 def test_a_wrong_number_of_threads_is_told_before_there_is_a_run(

@@ -155,7 +155,7 @@ def test_the_user_says_where_images_are(tmp_path: Path) -> None:
     colmap.write_images(photos, ["0.JPG", *colmap.NAMES[1:4]])
     source = read_source(root, SceneConfig(images=str(photos)))
     assert [frame.image and frame.image.parent for frame in source.frames] == [photos] * 4
-    assert source.notes == ("1 images are named .png, their .JPG is read",)
+    assert source.notes == ("1 image is named .png, their .JPG is read",)
     with pytest.raises(NerfError, match=r"photosz \(scene\.images\) does not exist"):
         read_source(root, SceneConfig(images=f"{photos}z"))
     shutil.rmtree(root / "images")

@@ -207,7 +207,7 @@ def test_images_of_another_size_scale_all_that_is_in_pixels(tmp_path: Path) -> N
     np.testing.assert_allclose(source.points.xy[0], made.images[0]["xy"][1] / 2)
     assert source.points.error is not None
     np.testing.assert_allclose(source.points.error, 0.25 / 2)
-    assert "10 images have another size than stated (12x8 instead of 24x16)" in source.notes[0]
+    assert "another size than stated in 10 images (12x8 instead of 24x16)" in source.notes[0]
     write_images(tmp_path / "images", NAMES)
     assert read_source(tmp_path).frames[0].size == (24, 16)
     Image.new("RGB", (16, 24)).save(tmp_path / "images/3.png")
@@ -261,7 +261,7 @@ def test_masks_and_split_lists(tmp_path: Path) -> None:
     (tmp_path / "test_list.txt").write_text("\n".join(NAMES[6:9]) + "\n\n")
     scene = load_scene(tmp_path)
     assert scene.splits["train"] == (0, 1, 2, 3, 4, 5) and scene.splits["test"] == (6, 7, 8)
-    assert "1 images that no list names are left out: 9.png" in scene.notes[0]
+    assert "left out are images that no list names: 9.png" in scene.notes[0]
     for i in (0, 1):
         views = load_views(scene, [i])
         assert views.n_pixels == 6 * HEIGHT

@@ -244,14 +244,14 @@ def test_nsvf_faults_are_named(tmp_path: Path, file: str, text: str, word: str) 
 def test_nerfplusplus_splits_and_camera_path(tmp_path: Path) -> None:
     writers.write_nerfplusplus(tmp_path, writers.rig(5))
     writers.photo(tmp_path / "train/mask/00000.png", 255, "L")
-    with pytest.raises(NerfError, match="1 files for 3 poses"):
+    with pytest.raises(NerfError, match="1 file for 3 poses"):
         read_source(tmp_path)
     for i in (1, 2):
         writers.photo(tmp_path / f"train/mask/{i:05d}.png", 255, "L")
     source = read_source(tmp_path)
     assert sorted(str(frame.split) for frame in source.frames) == ["test", *["train"] * 3, "val"]
     assert sum(frame.mask is not None for frame in source.frames) == 3
-    assert any("camera_path has 1 cameras and no images" in note for note in source.notes)
+    assert any("camera_path has 1 camera and no images" in note for note in source.notes)
     (tmp_path / "train/pose/00000.txt").write_text("1 2 3")
     with pytest.raises(NerfError, match="4x4 matrix"):
         read_source(tmp_path)

@@ -48,6 +48,12 @@ def why_unavailable(name: str, device: str) -> str | None:
     return backend_class(name).why_unavailable(device)
 
 
+def ensure_available(name: str, device: str) -> None:
+    """Raise BackendUnavailable where backend `name` cannot run on `device` ("cpu" or "cuda")."""
+    if reason := why_unavailable(name, device):
+        raise BackendUnavailable(f"backend {name!r} cannot run on {device}: {reason}.")
+
+
 def select(name: str, device: str, note: Note | None = None) -> Choice:
     """Take the fastest usable backend for `auto`; an explicit name never falls back.
 
@@ -59,8 +65,7 @@ def select(name: str, device: str, note: Note | None = None) -> Choice:
         BackendUnavailable: the named backend cannot run here.
     """
     if name != "auto":
-        if reason := why_unavailable(name, device):
-            raise BackendUnavailable(f"backend {name!r} cannot run on {device}: {reason}.")
+        ensure_available(name, device)
         return Choice(backend_class(name)(), f"backend {name} on {device}, as asked")
     passed_over = []
     for candidate in ORDER[device]:

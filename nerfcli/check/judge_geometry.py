@@ -55,10 +55,12 @@ def judge_extent(
         return []
     origin = scene.cameras.positions[rays.cameras[which, 0]]
     distance = (xyz - origin).norm(dim=-1)
-    nearer = _judge_beyond(distance < scene.near, f"nearer than near ({scene.near:.3g})", "near")
+    where = f"nearer than near ({scene.near:.3g} scene units)"
+    nearer = _judge_beyond(distance < scene.near, where, "near")
     if is_unbounded:
         return nearer
-    farther = _judge_beyond(distance > scene.far, f"farther than far ({scene.far:.3g})", "far")
+    where = f"farther than far ({scene.far:.3g} scene units)"
+    farther = _judge_beyond(distance > scene.far, where, "far")
     return _judge_box(scene, xyz) + nearer + farther
 
 
@@ -237,16 +239,17 @@ def judge_links(names: Sequence[str], matches: Matches, analysed: Sequence[int])
     if alone:
         text = (
             f"{len(alone)} of {len(analysed)} views share too few features with others to be "
-            f"judged: {abbreviate([names[i] for i in alone])}"
+            f"judged, as where little texture is seen: {abbreviate([names[i] for i in alone])}"
         )
         findings.append(Finding("note", "unmatched", text, tuple(names[i] for i in alone)))
     groups = _connect_views(matches)
     if len(groups) > 1:
         small = [names[group[0]] for group in groups[1:]]
         text = (
-            f"the views fall into {len(groups)} groups that share nothing with each other "
+            f"the views fall into {len(groups)} groups that share no features "
             f"({', '.join(str(len(group)) for group in groups)} views; the smaller ones begin "
-            f"with {abbreviate(small)}): nothing shows whether these groups fit together"
+            f"with {abbreviate(small)}), which is usual for an object seen from all sides: "
+            "whether the groups fit together is not judged"
         )
         findings.append(Finding("note", "groups", text, tuple(small)))
     return findings

@@ -16,6 +16,8 @@ from nerfcli.scenes.source import abbreviate
 EQUAL = 1.5 / 255  # largest difference of thumbnails of one photo saved twice; a step of rounding
 BLUR = 0.4  # share of the neighbours' sharpness below which an image is blurred
 STOPS = 0.5  # of exposure: 17 % of a pixel's value, which keeps a view below about 20 dB
+ALIKE = 0.3  # stops: largest median deviation of a pair's points that still tells the exposure
+LEAST_POINTS = 8  # of a pair
 GAMMA = 2.2
 LEAST_CONTRAST = 0.02  # standard deviation of grey below which an image shows nothing
 
@@ -107,8 +109,12 @@ def _find_odd_exposures(
         grey = [images[c].sample_brightness(xy[:, side]) for side, c in enumerate((a, b))]
         # neither black nor burnt: there the exposure does not show
         usable = (grey[0].minimum(grey[1]) > 0.05) & (grey[0].maximum(grey[1]) < 0.95)
-        if int(usable.sum()) >= 8:
-            ratio[p] = GAMMA * torch.log2(grey[1][usable] / grey[0][usable]).median()
+        if int(usable.sum()) < LEAST_POINTS:
+            continue
+        stops = GAMMA * torch.log2(grey[1][usable] / grey[0][usable])
+        # the exposure moves all points alike, while gloss and wrong matches move each by its own
+        if float((stops - stops.median()).abs().median()) <= ALIKE:
+            ratio[p] = stops.median()
     known = ratio.isfinite()
     pairs, ratio = matches.pairs[known], ratio[known]
     stops, weight = torch.zeros(n, dtype=torch.float64), torch.ones(len(ratio), dtype=torch.float64)

@@ -21,6 +21,7 @@ from nerfcli.check.judge_geometry import (
     triangulate_agreeing,
 )
 from nerfcli.check.judge_images import is_visibly_moved, judge_images
+from nerfcli.check.judge_lens import judge_lens
 from nerfcli.check.judge_poses import (
     PoseJudgement,
     format_pixels,
@@ -95,7 +96,8 @@ def judge_scene(
     """Judge a scene whose images have been matched, and what its method will train."""
     config = Config(method)
     name, reason = choose_method(config, scene)
-    is_unbounded = method_of(replace(config, method=name)).is_unbounded
+    config = replace(config, method=name)
+    is_unbounded = method_of(config).is_unbounded
     names, matches, images = scene.names, matched.matches, matched.images
     working_scale = compute_working_scale(scene, images)
     source_from_scene = scene.scene_from_source.inverse()
@@ -105,12 +107,16 @@ def judge_scene(
     rank = measure_similarity_rank(matched.shared, distances)
     judgement = judge_poses(names, matches, cameras, working_scale, tolerance, rank)
     corrected = judgement.hypothesis.correct_cameras(cameras)
+    lens_findings = []
+    if not judgement.hypothesis.fault:
+        lens_findings = judge_lens(matches, cameras, working_scale, tolerance)
     moved = is_visibly_moved(cameras.c2w, cameras.focal.mean(-1) * working_scale)
     findings = [
         *(Finding("note", "reader", note) for note in source.notes),
         *_report_missing(names, matched),
         *_report_blind(scene),
         *judgement.findings,
+        *lens_findings,
         *judge_images(names, images, matches, moved),
         *judge_links(names, matches, matched.analysed),
         *judge_alpha(source, scene, judgement.convincing and not judgement.hypothesis.fault),
@@ -192,16 +198,19 @@ def _list_measures(
     }
 
 
-def _list_extent(scene: Scene, is_unbounded: bool) -> dict[str, str]:
-    """List what is trained of the scene."""
-    half, source = f"half size {scene.box.half_size:.3g}", f"from {scene.box_source}"
-    if scene.has_alpha:
-        source += "; training fits it to the silhouettes"
-    if is_unbounded:
-        return {"detail cube": f"{half}, {source}", "near, far": f"{scene.near:.3g}, no end"}
+def _list_extent(scene: Scene, is_unbounded: bool) -> dict[str, Any]:
+    """List what is trained of the scene, in source units."""
+    box = "detail cube" if is_unbounded else "box"
+    fitted = "; training fits it to the silhouettes" if scene.has_alpha else ""
+    near, far = (depth / scene.scene_from_source.scale for depth in (scene.near, scene.far))
+    end = "no end" if is_unbounded else f"{far:.4g}"
     return {
-        "box": f"{half}, {quantity(scene.box.n_cascades, 'cascade')}, {source}",
-        "near, far": f"{scene.near:.3g}, {scene.far:.3g}",
+        box: f"{scene.describe_box(is_unbounded=is_unbounded)}{fitted}",
+        "near, far": f"{near:.4g}, {end} in source units",
+        "box_half_size": scene.half_size_in_source,
+        "box_cascades": scene.box.n_cascades,
+        "near_distance": near,
+        "far_distance": None if is_unbounded else far,
     }
 
 

@@ -20,6 +20,8 @@ PROBE_STEPS = 50  # at most
 
 def plan(prepared: Prepared, out: Path | None, runs: Path, progress: Progress) -> dict[str, Any]:
     """Say what training would do: scene, method, views, memory, disk and expected time."""
+    from nerfcli.engine.resolve import describe_box
+
     scene, config = prepared.scene, prepared.config
     sizes = sorted(map(list, set(map(tuple, scene.cameras.size.tolist()))))
     value: dict[str, Any] = {
@@ -31,8 +33,9 @@ def plan(prepared: Prepared, out: Path | None, runs: Path, progress: Progress) -
         "views": {name: len(views) for name, views in scene.splits.items()},
         "sizes": sizes,
         "downscale": scene.downscale,
-        "box_half_size": scene.box.half_size / scene.scene_from_source.scale,
+        "box_half_size": scene.half_size_in_source,
         "box_source": scene.box_source,
+        "box": describe_box(scene, config),
         "device": config.device,
         "steps": config.train.steps,
         "minutes": config.train.minutes,
@@ -49,7 +52,8 @@ def plan_text(value: dict[str, Any]) -> str:
     """Write a plan for people."""
     why = f" ({value['method_reason']})" if value["method_reason"] else ""
     rate = value["steps_per_second"]
-    length = quantity(value["steps"], "step") if value["steps"] else f"{value['minutes']:g} minutes"
+    unit = "step" if value["steps"] else "minute"
+    length = quantity(value[f"{unit}s"], unit)
     expected = f"about {rough_duration(value['expected_seconds'])} here" if value["steps"] else ""
     pace = f"{number(rate)} steps a second in the first {quantity(value['probe_steps'], 'step')}"
     return "\n".join(
@@ -57,8 +61,7 @@ def plan_text(value: dict[str, Any]) -> str:
             f"would make {value['run']} of scene {value['scene']}; nothing is written",
             f"method   {value['method']}{why}",
             f"views    {describe_views(value)}",
-            f"box      half size {value['box_half_size']:.4g} in source units "
-            f"({value['box_source']})",
+            f"trains   {value['box']}",
             f"runs on  {value['device']}, backend {value['backend']}",
             f"time     {', '.join(filter(None, [length, expected, pace]))}",
             f"memory   {_megabytes(value['memory_bytes'])}",

@@ -133,6 +133,7 @@ def eval(
         write_json((out or opened.path) / EVAL, result)
     value: dict[str, Any] = {"run": str(opened.path), **result}
     code = stop_code(stop.received if result["n_views"] < total else None)
+    value["n_split_views"] = total
     text = _summary(value)
     if code is not None:
         text += f"\nstopped after {result['n_views']} of {total} views; eval.json is not written"
@@ -180,10 +181,12 @@ def _ensure_nothing_else(out: Path) -> None:
 
 
 def _summary(value: dict[str, Any]) -> str:
-    width = max([len(view["name"]) for view in value["views"]] + [4])
+    n, total = value["n_views"], value["n_split_views"]
+    mean = "mean" if n == total else f"mean of {n} of {total} views"
+    width = max(len(name) for name in (mean, *(view["name"] for view in value["views"])))
     exposed = "psnr_corrected" in value
     lines = [f"{'view':<{width}}   PSNR    SSIM" + (" corrected" if exposed else "")]
-    for row in (*value["views"], {**value, "name": "mean"}):
+    for row in (*value["views"], {**value, "name": mean}):
         decibels = math.inf if row.get("exact") else row["psnr"]
         line = f"{row['name']:<{width}}  {_cell(decibels, 2)}  {_cell(row['ssim'], 4)}"
         lines.append(line + (f"    {_cell(row['psnr_corrected'], 2)}" if exposed else ""))

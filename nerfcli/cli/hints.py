@@ -13,6 +13,7 @@ from nerfcli.engine.run_folders import is_run, states_under
 from nerfcli.engine.source_record import ImageSource
 
 RUNS = Path("runs")  # where `nerf train` puts runs by default
+LISTED = "`nerf runs` lists those that are there."
 SHAPES = (".ply", ".obj", ".glb", ".stl", ".binvox", ".off")
 VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".gif")
 
@@ -32,7 +33,7 @@ def find_run(path: Path) -> Path:
     if named := named_run(path):
         return named
     near = _near_run(path)
-    hint = f"did you mean {near}?" if near else "`nerf runs` lists those that are there."
+    hint = f"did you mean {near}?" if near else LISTED
     raise NerfError(f"no such run: {path}; {hint}")
 
 
@@ -59,6 +60,15 @@ def ensure_scene(path: Path, verb: str) -> None:
         raise NerfError(f"{path} is {_describe_begun(path)}")
     if not path.exists() and (near := _near(path, path.parent)):
         raise NerfError(f"{path} does not exist; did you mean {near}?")
+
+
+def ensure_resumable(path: Path) -> None:
+    """Raise NerfError where nothing is at `path`, neither a run nor a scene to begin one with."""
+    if path.exists():
+        return
+    near = [str(name) for name in (_near_run(path), _near(path, path.parent)) if name]
+    hint = f"did you mean {' or '.join(dict.fromkeys(near))}?"
+    raise NerfError(f"no such run: {path}; {hint if near else LISTED}")
 
 
 def ensure_capture(path: Path) -> None:
@@ -110,7 +120,7 @@ def _describe_folder(path: Path) -> str:
     if _holds_photos(path):
         return f"a folder of photos, not a run. {_prepare(path)}"
     missing = "scene.json" if (path / "config.toml").is_file() else "config.toml"
-    return f"not a run folder: it has no {missing}. `nerf runs` lists those that are there."
+    return f"not a run folder: it has no {missing}. {LISTED}"
 
 
 def _describe_file(path: Path) -> str:
@@ -124,7 +134,7 @@ def _describe_file(path: Path) -> str:
         return f"a video, not a run. {_prepare(path)}"
     if suffix == ".json":
         return f"a file, not a run. If it is a scene, train it: {command('nerf train', path)}."
-    return "a file; a run is a folder. `nerf runs` lists those that are there."
+    return f"a file; a run is a folder. {LISTED}"
 
 
 def _describe_begun(path: Path) -> str:

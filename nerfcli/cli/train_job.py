@@ -7,6 +7,7 @@ import sys
 from contextlib import ExitStack
 from typing import Any
 
+from nerfcli.cli.more_time import more_time
 from nerfcli.cli.output import NOT_MET, show, stop_code
 from nerfcli.cli.train_request import Job
 from nerfcli.core.errors import NerfError
@@ -14,9 +15,6 @@ from nerfcli.core.progress import Progress
 from nerfcli.core.signals import StopSignal
 from nerfcli.core.text import duration, quantity, roughly
 from nerfcli.engine.runs import Run
-
-LONGER_MINUTES = 10  # of the command that is named where the user gave no length
-LEGO_DB = ((1, 30.85), (3, 33.39))  # minutes, dB; a test holds docs/benchmarks.md to it
 
 
 def run_job(job: Job, progress: Progress, *, as_json: bool, quiet: bool = False) -> int:
@@ -35,6 +33,7 @@ def run_job(job: Job, progress: Progress, *, as_json: bool, quiet: bool = False)
         value["method"] = run.config.method
         value["method_reason"] = run.scene_json.get("method_reason")
         value["peak_memory_bytes"] = peak_memory()
+        value["box_half_size"] = _half_size(run.scene_json)
         now = run.using(backend=job.config.backend, device=job.config.device)
         unmeasured = ""
         if job.target_psnr is not None and code is None:
@@ -52,10 +51,11 @@ def run_job(job: Job, progress: Progress, *, as_json: bool, quiet: bool = False)
             from nerfcli.engine.cost import estimate_path
 
             value["render_seconds"] = estimate_path(now)
-        nothing_done = job.prepared is None
+        value["nothing_to_do"] = nothing_done = job.prepared is None
         text = _summary(value, nothing_done=nothing_done, quiet=quiet, unmeasured=unmeasured)
-        if job.default_length and code is None and not quiet:
-            text += f"\n{more_time(value['run'])}"
+        if code in (None, NOT_MET) and not nothing_done and not quiet:
+            hint = more_time(value, run.config, default_length=job.default_length)
+            text += f"\n{hint}" if hint else ""
         show(text, value, as_json)
     return code or 0
 
@@ -106,17 +106,6 @@ def peak_memory() -> int | None:
     return unit * getrusage(RUSAGE_SELF).ru_maxrss
 
 
-def more_time(run: str) -> str:
-    """Say what a longer run gains, as measured on one scene, and name the command."""
-    (short, before), (long, after) = LEGO_DB
-    command = f"nerf train --resume {shlex.quote(run)} --minutes {LONGER_MINUTES}"
-    return (
-        f"more time gives a sharper field: on the 400x400 lego of docs/benchmarks.md, {long} "
-        f"minutes\nreached {after - before:.1f} dB more than {short}. Go on to {LONGER_MINUTES} "
-        f"minutes in all: {command}"
-    )
-
-
 def _score_held_out(
     job: Job, run: Run, target: float, progress: Progress, stop: StopSignal
 ) -> dict[str, Any]:
@@ -139,6 +128,12 @@ def _score_held_out(
     return {"test_psnr": result["psnr"], "target_met": reaches(result, target)}
 
 
+def _half_size(scene: dict[str, Any]) -> float | None:
+    """Half size of the detail cube in source units, by a run's scene.json."""
+    box, similarity = scene.get("box"), scene.get("scene_from_source")
+    return box["half_size"] / similarity["scale"] if box and similarity else None
+
+
 def _nothing_done(run: Run) -> dict[str, Any]:
     """The summary of a run that had reached its length before."""
     state = run.state
@@ -147,9 +142,7 @@ def _nothing_done(run: Run) -> dict[str, Any]:
         "seconds": round(state["seconds"], 3),
         "psnr": state.get("psnr", 0.0),
         "held_out": state.get("held_out"),
-        "steps_per_second": 0.0,
-        "rays_per_second": 0.0,
-        "samples_per_second": 0.0,
+        **dict.fromkeys(("steps_per_second", "rays_per_second", "samples_per_second")),
         "stopped": None,
     }
 
@@ -175,7 +168,7 @@ def _held_out(found: dict[str, Any]) -> str:
     views = quantity(found["n_views"], "held-out view")
     if found["n_views"] < found["n_held_out"]:
         views = f"{found['n_views']} of {found['n_held_out']} held-out views"
-    each = f", {quantity(found['n_pixels'], 'pixel')} of each"
+    each = f", up to {quantity(found['n_pixels'], 'pixel')} of each"
     return f"about {found['psnr']:.1f} dB on {views}{each}; nerf eval measures all of them"
 
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nerfcli.cli.hints import RUNS, ensure_scene, named_run, newest_run_of
+from nerfcli.cli.hints import RUNS, ensure_resumable, ensure_scene, named_run, newest_run_of
 from nerfcli.cli.image_source import recorded_path, scene_of_run
 from nerfcli.core.config import Config, TrainConfig, known
-from nerfcli.core.devices import cuda_missing
+from nerfcli.core.devices import cuda_missing, pick
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import ensure_writable
 from nerfcli.core.progress import Note
@@ -22,7 +22,7 @@ from nerfcli.core.settings import (
     ensure_own_table,
     with_values,
 )
-from nerfcli.core.text import command
+from nerfcli.core.text import command, quantity
 from nerfcli.engine.runs import Run, ensure_free, is_run, newest_run
 from nerfcli.engine.schedule import budget_at
 from nerfcli.engine.source_record import ImageSource
@@ -136,8 +136,7 @@ def ready_scene(
     else:
         ensure_free(out, overwrite=overwrite)
     config = config_from_values(given)
-    if config.backend != "auto":
-        backends.why_unavailable(config.backend, "cpu")  # fail early on an unknown name
+    _ensure_runs_here(config)
     if config.scene.images is not None:  # a run remembers it, wherever it is used later
         folder = str(Path(config.scene.images).resolve())
         config = replace(config, scene=replace(config.scene, images=folder))
@@ -171,7 +170,9 @@ def resumable_job(
     target = target and (named_run(target) or target)
     path = run_to_resume(target, out)
     if path is None:
-        note(_begins_again(target, out))
+        if target is not None:
+            ensure_resumable(target)
+        note = _preceded(_begins_again(target, out), note)
         return fresh_job(target, out, given, overwrite=True, target_psnr=target_psnr, note=note)
     run = Run.open(path)
     config = same_settings(run, given)
@@ -180,6 +181,7 @@ def resumable_job(
     if "device" not in given and config.device.startswith("cuda") and (missing := cuda_missing()):
         note(f"the run was on cuda, and here {missing}: going on on the CPU")
         config = replace(config, device="cpu")
+    _ensure_runs_here(config)
     if has_reached(run, config.train):
         run.ensure_whole()
         scene = None
@@ -197,6 +199,18 @@ def resumable_job(
     return Job(prepared, scene, prepared.config, run, target_psnr)
 
 
+def _preceded(line: str, note: Note) -> Note:
+    """Give a note that says `line` before its first remark: the scene has been read by then."""
+    lines = [line]
+
+    def say(text: str) -> None:
+        while lines:
+            note(lines.pop())
+        note(text)
+
+    return say
+
+
 def _begins_again(scene: Path | None, out: Path | None) -> str:
     """Say what --resume does where there is no checkpoint."""
     if out is None:
@@ -204,6 +218,16 @@ def _begins_again(scene: Path | None, out: Path | None) -> str:
     if is_run(out):
         return f"--resume: run {out} has no checkpoint; it begins again from step 0"
     return f"--resume: there is no run {out} yet; it begins"
+
+
+def _ensure_runs_here(config: Config) -> None:
+    """Raise NerfError where a device or a backend that is named cannot be used, before any work."""
+    from nerfcli import backends
+
+    if config.device != "auto":
+        pick(config.device)
+    if config.backend != "auto":
+        backends.ensure_available(config.backend, pick(config.device))
 
 
 def has_reached(run: Run, train: TrainConfig) -> bool:
@@ -215,7 +239,7 @@ def has_reached(run: Run, train: TrainConfig) -> bool:
 def _length(train: TrainConfig) -> str:
     if train.steps is not None:
         return f"step {train.steps}"
-    return f"{train.minutes:g} minutes in all"
+    return f"{quantity(known(train.minutes), 'minute')} in all"
 
 
 def same_settings(run: Run, given: Mapping[str, object]) -> Config:

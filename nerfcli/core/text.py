@@ -10,9 +10,10 @@ from pathlib import Path
 NEAR = 0.75  # likeness of a name that is suggested, as difflib measures it
 
 
-def quantity(n: int, noun: str) -> str:
-    """Format a count with its noun: 1 view, 2 views."""
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+def quantity(n: float, noun: str) -> str:
+    """Format a count with its noun: 1 view, 2 views, 2.5 minutes."""
+    count = f"{n:g}" if isinstance(n, float) else n
+    return f"{count} {noun}" if n == 1 else f"{count} {noun}s"
 
 
 def clock(seconds: float) -> str:
@@ -33,7 +34,9 @@ def rough_duration(seconds: float) -> str:
         if seconds >= 1.5 * size:
             count = seconds / size
             return f"{count:.2g} {noun}s" if count < 10 else f"{count:.0f} {noun}s"
-    return quantity(round(seconds / 60), "minute") if seconds >= 90 else f"{seconds:.0f} seconds"
+    if seconds >= 90:
+        return quantity(round(seconds / 60), "minute")
+    return quantity(round(seconds), "second")
 
 
 def roughly(seconds: float) -> str:

@@ -10,7 +10,7 @@ import torch
 from nerfcli.engine.image_metrics import psnr, round_to_8_bits
 from nerfcli.engine.render import Model, render_rays
 from nerfcli.scenes import Scene, load_views
-from nerfcli.scenes.views import over_background
+from nerfcli.scenes.views import Views, over_background
 
 MOST_VIEWS = 8
 MOST_PIXELS = 4096  # of a view
@@ -28,7 +28,8 @@ def estimate_held_out(model: Model, scene: Scene, n_trained: int) -> dict | None
 
     Returns:
         psnr (None: each view is exact, or has no usable pixel), n_views that were looked at,
-        n_held_out that there are, n_pixels of each view; None where no view is held out.
+        n_held_out that there are, n_pixels of the view that gave most; None where no view is held
+        out.
 
     Raises:
         NerfError: an image cannot be read, or the GPU's memory is full.
@@ -38,9 +39,14 @@ def estimate_held_out(model: Model, scene: Scene, n_trained: int) -> dict | None
         return None
     n_views = min(MOST_VIEWS, len(held_out))
     chosen = [held_out[(2 * i + 1) * len(held_out) // (2 * n_views)] for i in range(n_views)]
-    n_pixels = max(1, min(MOST_PIXELS, int(SHARE_OF_RAYS * n_trained) // n_views))
+    limit = max(1, min(MOST_PIXELS, int(SHARE_OF_RAYS * n_trained) // n_views))
     generator = torch.Generator("cpu").manual_seed(0)
-    scores = [_score(model, scene, index, n_pixels, generator) for index in chosen]
+    scores, n_pixels = [], 0
+    for index in chosen:
+        views = load_views(scene, [index])
+        n = min(limit, views.n_pixels)
+        n_pixels = max(n_pixels, n)
+        scores.append(_score(model, scene, views, n, generator) if n else None)
     known = [score for score in scores if score is not None]
     return {
         "psnr": round(sum(known) / len(known), 3) if known else None,
@@ -51,12 +57,9 @@ def estimate_held_out(model: Model, scene: Scene, n_trained: int) -> dict | None
 
 
 def _score(
-    model: Model, scene: Scene, index: int, n_pixels: int, generator: torch.Generator
+    model: Model, scene: Scene, views: Views, n_pixels: int, generator: torch.Generator
 ) -> float | None:
-    """PSNR of pixels spread over one view; None where none is usable, or all are exact."""
-    views = load_views(scene, [index])
-    if views.n_pixels == 0:
-        return None
+    """PSNR of pixels spread over the one view in `views`; None where all are exact."""
     u = torch.rand(n_pixels, dtype=torch.float64, generator=generator)
     flat = views.draw((torch.arange(n_pixels) + u) / n_pixels)
     truth = over_background(views.colors(flat), model.background.cpu())

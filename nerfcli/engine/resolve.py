@@ -32,15 +32,18 @@ def resolve(config: Config, scene: Scene) -> Config:
 
 def describe(scene: Scene, config: Config) -> str:
     """What will be trained, in a line: method, views, box and where it comes from."""
-    box, units = scene.box, scene.scene_from_source.scale
-    cube = f"box of half size {box.half_size / units:.4g}"
-    if box.n_cascades > 1:
-        cube += f" and {box.n_cascades} cascades (cubes around it, each twice as wide)"
     n_train, n_test = (len(scene.splits.get(name, ())) for name in ("train", "test"))
     return (
-        f"{config.method}: {n_train} views to train on, {n_test} held out; "
-        f"{cube} in source units ({scene.box_source}); {_length(config)}"
+        f"{config.method}: {quantity(n_train, 'view')} to train on, {n_test} held out; "
+        f"{describe_box(scene, config)}; {_length(config)}"
     )
+
+
+def describe_box(scene: Scene, config: Config) -> str:
+    """Say what the box is to the method, how large it is, and where it comes from."""
+    is_unbounded = method_of(config).is_unbounded
+    name = "detail cube" if is_unbounded else "box"
+    return f"{name} of {scene.describe_box(is_unbounded=is_unbounded)}"
 
 
 def _length(config: Config) -> str:
@@ -48,4 +51,5 @@ def _length(config: Config) -> str:
     train = config.train
     if train.steps is not None:
         return quantity(train.steps, "step")
-    return f"takes {known(train.minutes):g} minutes, more (--minutes) bring more detail"
+    minutes = quantity(known(train.minutes), "minute")
+    return f"takes {minutes}, more (--minutes) bring more detail"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
+import torch
 from torch import Tensor
 
 from nerfcli import backends
@@ -24,6 +26,7 @@ from nerfcli.core.devices import (
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Note, Progress
 from nerfcli.core.signals import StopSignal
+from nerfcli.core.text import quantity
 from nerfcli.engine.callbacks import Callback, Checkpoints, Every
 from nerfcli.engine.checkpoints import GENERATOR, generator_state
 from nerfcli.engine.estimate import estimate_held_out
@@ -42,6 +45,7 @@ from nerfcli.scenes.silhouette_box import silhouette_box
 
 LOG_EVERY_SECONDS = 1.0
 METRICS_EVERY = 50  # steps between the rows of metrics.jsonl
+RECENT = 20  # last steps, over which the PSNR on training rays is taken
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,7 @@ def train(
         callbacks: called after each step.
 
     Returns:
-        A summary: steps, seconds, psnr (running mean over training rays), held_out (see
+        A summary: steps, seconds, psnr (of the training rays of the last steps), held_out (see
         `estimate_held_out`; None where it was stopped), rates, stopped.
 
     Raises:
@@ -133,8 +137,6 @@ def train(
     """
     device = pick(prepared.config.device)
     choice = backends.select(prepared.config.backend, device, progress.note)
-    progress.note(choice.line)
-    progress.note(describe(prepared.scene, prepared.config))
     with ExitStack() as own:
         held = own if held is None else held
         with memory_errors("training", memory_advice(prepared.config)):
@@ -144,6 +146,8 @@ def train(
             else:
                 opened = partial(run, held)
             loop = start(prepared, opened, choice.backend, device, progress, resume)
+            progress.note(choice.line)  # the images of a resumed run have been read by now, too
+            progress.note(describe(prepared.scene, prepared.config))
             loop.callbacks = callbacks
             stop = held.enter_context(StopSignal() if stop is None else stop)
             _ = loop.run  # its folder is there before the first step
@@ -178,7 +182,9 @@ def start(
     views = residents.at(checkpoint[2]["step"] if checkpoint is not None else 0)
     # while one shard replaces another, both are there
     pixels = views.pixels.numel() * (2 if residents.n_shards > 1 else 1)
-    ensure_room(pixels, device, f"the pixels of {len(views)} images", memory_advice(config))
+    ensure_room(
+        pixels, device, f"the pixels of {quantity(len(views), 'image')}", memory_advice(config)
+    )
     generator = random_generator(device, config.train.seed)
     method = method_of(config)
     trainer = method.create_trainer(scene, views.to(device), config, ops, generator)
@@ -204,8 +210,8 @@ class Loop:
         callbacks: called in order after each step.
         last: what the last step reported. lr: its learning rate.
         elapsed: seconds of training, after the last step; first_seconds: where `go` began.
-        psnr: running mean over the rows of metrics.jsonl; 0 before the first one.
-        psnr_before: as it was shown where the run was resumed.
+        recent: mean squared errors of the last steps. They are kept in checkpoints, so that a run
+            that was resumed shows the same PSNR.
         n_rays, n_samples: since `go` began; on the device where nothing waits for it.
         n_rays_before: of the earlier parts of a resumed run.
         saved: the step of the last checkpoint that this loop wrote.
@@ -223,8 +229,7 @@ class Loop:
     lr: float = 0.0
     elapsed: float = 0.0
     first_seconds: float = 0.0
-    psnr: float = 0.0
-    psnr_before: float = 0.0
+    recent: deque[Tensor] = field(default_factory=lambda: deque(maxlen=RECENT))
     n_rays: int | Tensor = 0
     n_rays_before: int = 0
     n_samples: int | Tensor = 0
@@ -251,8 +256,8 @@ class Loop:
             )
         self.budget = budget_at(self.config.train, self.run.config.train, state)
         self.clock.before = state["seconds"]
-        self.psnr_before = state.get("psnr", 0.0)
-        self.psnr = state.get("psnr_mean", self.psnr_before)  # old ones lack it
+        errors = state.get("recent_mse") or [10 ** (-0.1 * state.get("psnr", 0.0))]  # old ones
+        self.recent.extend(torch.tensor(errors, device=device))
         self.n_rays_before = state.get("n_rays", 0)
 
     def go(self, stop: StopSignal) -> dict:
@@ -299,6 +304,7 @@ class Loop:
         result = self.last = self.trainer.step(self.lr)
         if result.remark:
             self.progress.note(result.remark)
+        self.recent.append(result.mse.detach().clone())  # a graph writes over its own
         self.n_rays += result.n_rays
         self.n_samples += result.n_samples
 
@@ -317,15 +323,13 @@ class Loop:
         if int(self.n_samples) == self.n_counted:
             raise nothing_met(self.step)
         self.n_counted = int(self.n_samples)
-        now = _decibels(mse)
-        self.psnr = now if self.psnr == 0.0 else 0.8 * self.psnr + 0.2 * now
         self.run.append_metrics(
             {
                 "step": self.step,
                 "seconds": round(self.elapsed, 3),
                 "loss": loss,
                 "terms": {name: float(term) for name, term in result.terms.items()},
-                "psnr": round(now, 4),
+                "psnr": round(_decibels(mse), 4),
                 "lr": self.lr,
                 "n_rays": int(result.n_rays),
                 "n_samples": int(result.n_samples),
@@ -333,12 +337,12 @@ class Loop:
         )
 
     def _psnr(self) -> float:
-        """The running mean; before the first row, that of the last step alone."""
-        if self.psnr:
-            return self.psnr
-        if self.last is None:
-            return self.psnr_before
-        return _decibels(float(self.last.mse))
+        """The PSNR of the last steps' rays together."""
+        errors = self._recent_errors()
+        return _decibels(sum(errors) / len(errors)) if errors else 0.0
+
+    def _recent_errors(self) -> list[float]:
+        return torch.stack(list(self.recent)).tolist() if self.recent else []  # sync
 
     def show(self) -> None:
         """Show progress, the rate and the PSNR on training rays."""
@@ -368,7 +372,7 @@ class Loop:
             "budget": self.budget.state(),
             "parts": self.residents.n_shards,
             "psnr": round(self._psnr(), 3),
-            "psnr_mean": self.psnr,
+            "recent_mse": self._recent_errors(),
             "n_rays": self._all_rays(),
             "finished": self.budget.done(self.step),
         }

@@ -10,6 +10,7 @@ from scipy.spatial import KDTree
 
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Note, Progress
+from nerfcli.core.text import quantity
 from nerfcli.engine.render import render_rays
 from nerfcli.extraction.source_field import SourceField
 from nerfcli.extraction.visibility import Visibility
@@ -49,7 +50,8 @@ def field_points(
         seen.draw(int(SPARE * wanted) + NEIGHBOURS + 1, progress)
         if len(seen) <= NEIGHBOURS:
             raise NerfError(
-                f"the field is empty: the training views see {len(seen)} points of a surface. "
+                f"the field is empty: the training views see {quantity(len(seen), 'point')} of a "
+                "surface. "
                 "Train longer, or look at it with nerf render."
             )
         points, colors = seen.points, seen.colors

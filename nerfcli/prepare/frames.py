@@ -18,6 +18,7 @@ from PIL import Image
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import replacing
 from nerfcli.core.progress import Note, Update, ignore_update
+from nerfcli.core.text import quantity
 
 LEAST_SIDE = 480  # pixels of the shorter side at which sharpness is measured
 QUALITY = 95
@@ -59,7 +60,9 @@ def take_frames(
     if is_stopped():
         return []
     if len(found) < 3:
-        raise NerfError(f"{video} has only {len(found)} frames; at least three are needed.")
+        raise NerfError(
+            f"{video} has only {quantity(len(found), 'frame')}; at least three are needed."
+        )
     if len(found) < n_frames:
         note(f"{video} has no more than {len(found)} different frames: all of them are taken")
     chosen = _choose_sharpest(found, min(n_frames, len(found)))

@@ -79,12 +79,24 @@ def ensure_same_request(
         )
 
 
+def read_record(path: Path) -> dict[str, Any]:
+    """Read a record that `nerf prepare` has written.
+
+    Raises:
+        NerfError: it cannot be read, or is no object.
+    """
+    record = read_json(path)
+    if not isinstance(record, dict):
+        raise NerfError(f"{path} holds no record of nerf prepare; start again with --overwrite.")
+    return record
+
+
 def repeat_command(out: Path) -> str:
     """Name the command that goes on with the scene that was begun in `out`."""
-    before: Any = None
+    before: dict[str, Any] = {}
     with suppress(NerfError):
-        before = read_json(out / WORK / REQUEST)
-    return _command(out, before if isinstance(before, dict) else {})
+        before = read_record(out / WORK / REQUEST)
+    return _command(out, before)
 
 
 def _command(out: Path, request: dict[str, Any]) -> str:
@@ -123,5 +135,5 @@ def remove_made(out: Path) -> None:
 def _has_masks(out: Path) -> bool:
     """Whether the scene's masks are ours: a run with masks records it."""
     with suppress(NerfError):
-        return (out / WORK / MASKED).exists() or bool(read_json(out / RECORD).get("masks"))
+        return (out / WORK / MASKED).exists() or bool(read_record(out / RECORD).get("masks"))
     return False

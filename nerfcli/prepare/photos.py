@@ -84,7 +84,8 @@ def find_photos(folder: Path, note: Note = lambda text: None) -> list[str]:
         note(f"{quantity(len(unread), 'file')} ({endings}) cannot be read; convert them to PNG")
     if len(names) < 3:
         raise NerfError(
-            f"{folder} holds {len(names)} images ({', '.join(COPIED)}, ...); at least three are "
+            f"{folder} holds {quantity(len(names), 'image')} ({', '.join(COPIED)}, ...); at "
+            "least three are "
             "needed, and twenty or more for a good scene."
         )
     return names

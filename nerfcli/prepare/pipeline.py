@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from nerfcli.core.errors import NerfError
-from nerfcli.core.files import read_json, replacing_folder, write_json
+from nerfcli.core.files import replacing_folder, write_json
 from nerfcli.core.progress import Progress
 from nerfcli.core.text import quantity
 from nerfcli.prepare import frames, photos, sfm
@@ -30,6 +30,7 @@ from nerfcli.prepare.options import (
     PrepareOptions,
     describe_request,
     ensure_same_request,
+    read_record,
     remove_made,
 )
 from nerfcli.prepare.panoramas import N_VIEWS, cut_panoramas, view_rotations
@@ -95,7 +96,7 @@ class _Job:
         """Record what the folder is made from, or ensure that it is the same as before."""
         request = describe_request(self.capture, self.options)
         if self.record.is_file():
-            before = read_json(self.record)
+            before = read_record(self.record)
             failed = before.pop(FAILED, False)
             if not failed:
                 ensure_same_request(self.out, before, self.capture, self.options)
@@ -109,7 +110,7 @@ class _Job:
     def give_up(self) -> None:
         """Leave nothing after a failure that would refuse another attempt, and no empty folder."""
         if any(folder.is_dir() for folder in (self.images, self.photos)):
-            write_json(self.record, read_json(self.record) | {FAILED: True})
+            write_json(self.record, read_record(self.record) | {FAILED: True})
             return
         remove_made(self.out)
         with suppress(OSError):  # it holds something else
@@ -151,7 +152,9 @@ def _make_scene(job: _Job) -> dict[str, Any]:
     taken, failed = _take_images(job)
     if len(taken) < 3:
         reasons = [f"{name} {reason}" for name, reason in list(failed.items())[:3]]
-        raise NerfError(f"only {len(taken)} images can be read: {'; '.join(reasons) or 'none'}")
+        raise NerfError(
+            f"only {quantity(len(taken), 'image')} can be read: {'; '.join(reasons) or 'none'}"
+        )
     if options.undistort and any(photo.has_alpha for photo in taken):
         raise NerfError(
             "--undistort would lose the images' transparency; leave it out, the lens is kept."

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nerfcli.core.errors import NerfError
+from nerfcli.core.text import quantity
 from nerfcli.scenes.images import read_with_alpha
 from nerfcli.scenes.source import Frame
 
@@ -108,7 +109,7 @@ def decide_alpha(frames: Sequence[Frame], wanted: str | None) -> tuple[bool, boo
         note = f"{which}: it counts as a mask, as others show all (else --alpha transparent)"
         return False, True, (note,)
     raise NerfError(
-        f"{len(clear)} images have an alpha channel and {len(opaque)} have none "
+        f"an alpha channel is in {quantity(len(clear), 'image')} and not in {len(opaque)} "
         f"({clear[0]}, but not {opaque[0]}), and {survey.border:.0%} of the former's border is "
         "opaque. Say what alpha means: --alpha transparent (nothing is there) or "
         "--alpha ignore (a mask)."

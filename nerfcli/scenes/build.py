@@ -17,6 +17,7 @@ from nerfcli.core.config import SceneConfig
 from nerfcli.core.errors import NerfError
 from nerfcli.core.memory import image_budget
 from nerfcli.core.settings import ensure_valid
+from nerfcli.core.text import quantity
 from nerfcli.scenes.alpha import decide_alpha
 from nerfcli.scenes.extent import (
     NEAR_OF_NEAREST,
@@ -167,7 +168,7 @@ def choose_downscale(
     downscale = min(math.ceil(math.sqrt(needed / max(budget, 1))), MOST_DOWNSCALE, smallest)
     width, height = frames[0].size
     return downscale, (
-        f"{len(frames)} images of {width}x{height} need {needed / 1e9:.1f} GB, "
+        f"{quantity(len(frames), 'image')} of {width}x{height} need {needed / 1e9:.1f} GB, "
         f"{budget / 1e9:.1f} GB of memory are free for them: they are read at 1/{downscale} of "
         f"their size; --downscale {downscale} repeats this anywhere (with --downscale 1 they keep "
         "their size and take turns in memory)",
@@ -214,7 +215,10 @@ def _choose_box(source: Source, cameras: Cameras, wanted: SceneConfig) -> tuple[
     if source.box is not None:
         box, words = source.box, source.box_source
     elif source.points is not None:
-        box, words = box_from_points(source.points.xyz, cameras), f"{len(source.points)} points"
+        box, words = (
+            box_from_points(source.points.xyz, cameras),
+            f"{quantity(len(source.points), 'point')}",
+        )
     elif all(frame.bounds for frame in source.frames):
         seen = points_in_view(cameras, [frame.bounds for frame in source.frames if frame.bounds])
         box, words = box_from_points(seen, cameras), "what the views see within their depth bounds"

@@ -57,6 +57,9 @@ def _find_colmap(root: Path) -> Path | None:
     return next((model.path for model in colmap_models(root)), None)
 
 
+N_USUAL = 4  # formats, from the first, whose files an error names
+
+
 def _read_json(root: Path, path: Path, wanted: SceneConfig) -> Source:
     is_blender = path.stem in [f"transforms_{split}" for split in SPLITS]
     return read_blender(root, path, wanted) if is_blender else read_transforms(path, wanted)
@@ -154,6 +157,7 @@ def format_of(path: Path) -> Format | None:
 
 
 def describe_formats() -> str:
-    """List what was looked for in a folder."""
-    shown = [f"{form.shown_by} ({form.name})" for form in FORMATS if form.name != "transforms"]
-    return "; ".join(shown)
+    """List what was looked for in a folder: of the rarer formats, the names alone."""
+    forms = [form for form in FORMATS if form.name != "transforms"]
+    usual = ", ".join(f"{form.shown_by.split(',')[0]} ({form.name})" for form in forms[:N_USUAL])
+    return f"{usual}, files of {', '.join(form.name for form in forms[N_USUAL:])}"

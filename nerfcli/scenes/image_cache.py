@@ -14,6 +14,7 @@ from torch import Tensor
 from nerfcli.core.errors import NerfError
 from nerfcli.core.memory import available_memory, image_budget
 from nerfcli.core.progress import Note
+from nerfcli.core.text import quantity
 from nerfcli.scenes.alpha import OPAQUE
 from nerfcli.scenes.blind import describe_blind_lenses, explain_unusable, find_blind_lenses
 from nerfcli.scenes.images import read_mask, read_with_alpha
@@ -118,11 +119,12 @@ def load_views(
     needed, available = views_bytes(scene, indices), available_memory()
     if needed > available:
         raise NerfError(
-            f"{len(indices)} images need {needed / 1e9:.1f} GB, {available / 1e9:.1f} GB of memory "
+            f"{quantity(len(indices), 'image')} need {needed / 1e9:.1f} GB, "
+            f"{available / 1e9:.1f} GB of memory "
             "are available; use --downscale."
         )
     if note is not None:
-        note(f"reading {len(indices)} images, {needed / 1e6:.0f} MB")
+        note(f"reading {quantity(len(indices), 'image')}, {needed / 1e6:.0f} MB")
     sizes = scene.cameras.size[torch.tensor(indices, dtype=torch.int64)]
     offsets = torch.cat([torch.zeros(1, dtype=torch.int64), sizes.prod(-1).cumsum(0)])
     pixels = torch.empty((int(offsets[-1]), 4 if scene.has_alpha else 3), dtype=torch.uint8)

@@ -120,6 +120,21 @@ class Scene:
     upright: Upright | None = None
     box_is_stated: bool = False
 
+    @property
+    def half_size_in_source(self) -> float:
+        """Half size of the detail cube, source units."""
+        return self.box.half_size / self.scene_from_source.scale
+
+    def describe_box(self, *, is_unbounded: bool) -> str:
+        """Say how large the box is, and where it comes from.
+
+        is_unbounded: of the method, for which the outer cubes have no meaning.
+        """
+        text = f"half size {self.half_size_in_source:.4g} in source units"
+        if self.box.n_cascades > 1 and not is_unbounded:
+            text += f", {self.box.n_cascades} cascades (cubes around it, each twice as wide)"
+        return f"{text} ({self.box_source})"
+
     def to_json(self) -> dict[str, Any]:
         """Return all that rendering needs as plain JSON values, without paths of this machine."""
         cameras = self.cameras

@@ -9,6 +9,7 @@ import numpy as np
 
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Note
+from nerfcli.core.text import quantity
 from nerfcli.shapes.align import align_similarity, scale_of
 from nerfcli.shapes.distance import Surface
 from nerfcli.shapes.iou import volumetric_iou
@@ -102,7 +103,7 @@ def compare_shapes(
         raise NerfError(f"{names[1]} is degenerate: all its points are equal.")
     volume, volume_reason = _volume(a, b, options, names)  # first: the only part that may refuse
     p, q = (_sample(surface, options, 0) for surface in (surface_a, surface_b))
-    note(f"nearest neighbours of {len(p.points)} and {len(q.points)} points")
+    note(f"nearest neighbours of {len(p.points)} and {quantity(len(q.points), 'point')}")
     found = neighbours(p, q)
     radii = options.radii or tuple(share * size for share in RADIUS_SHARES)
     value: dict[str, Any] = {

@@ -16,6 +16,7 @@ import numpy as np
 from nerfcli.cameras.lenses import Lens
 from nerfcli.core.config import SceneConfig
 from nerfcli.core.errors import NerfError
+from nerfcli.core.text import quantity
 from nerfcli.scenes.readers.arrays import read_numbers, read_text
 from nerfcli.scenes.readers.collector import Collector, Pinhole, find_images
 from nerfcli.scenes.source import NoFrames, Points, Source
@@ -44,7 +45,8 @@ def read_bundler(root: Path, path: Path, wanted: SceneConfig) -> Source:
     n_cameras, n_points = numbers.take_counts(2, "the numbers of cameras and points")
     if n_cameras != len(names):
         raise NerfError(
-            f"{path} has {n_cameras} cameras, and its list {len(names)} images; each camera needs "
+            f"{path} has {quantity(n_cameras, 'camera')}, and its list "
+            f"{quantity(len(names), 'image')}; each camera needs "
             "one, in the same order."
         )
     pictures = find_images(root, names, wanted)

@@ -13,6 +13,7 @@ import numpy as np
 from nerfcli.cameras.lenses import Lens
 from nerfcli.core.config import SceneConfig
 from nerfcli.core.errors import NerfError
+from nerfcli.core.text import quantity
 from nerfcli.scenes.images import ensure_complete, image_header
 from nerfcli.scenes.readers.folders import resized_note, size_ratio
 from nerfcli.scenes.readers.frame_faults import FrameFaults
@@ -214,7 +215,8 @@ class Collector:
                 )
             looked = f" Looked in: {looked}." if looked else ""
             raise NoFrames(
-                f"{self.file}: none of the {len(self.missing)} images exists, the first is "
+                f"{self.file}: none of the {quantity(len(self.missing), 'image')} exists, the "
+                "first is "
                 f"{self.missing[0]!r}.{looked} --images DIR says where they are."
             )
         if near_origin:

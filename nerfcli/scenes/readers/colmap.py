@@ -10,6 +10,7 @@ import numpy as np
 
 from nerfcli.core.config import SceneConfig
 from nerfcli.core.errors import NerfError
+from nerfcli.core.text import quantity
 from nerfcli.scenes.images import ensure_complete
 from nerfcli.scenes.readers.colmap_binary import read_binary
 from nerfcli.scenes.readers.colmap_cameras import Intrinsics, intrinsics_of
@@ -163,7 +164,8 @@ def _find_images(pictures: Pictures, images: list[ColmapImage]) -> tuple[Path, d
     places = [os.path.relpath(place, root) for place in pictures.places]
     looked = ", ".join("the folder itself" if place == "." else place for place in places)
     raise NoFrames(
-        f"{root}: none of the {len(images)} images of the COLMAP model exists, the first is "
+        f"{root}: none of the {quantity(len(images), 'image')} of the COLMAP model exists, the "
+        "first is "
         f"{images[0].name!r}. Looked in: {looked}. "
         "--images DIR says where they are."
     )
@@ -297,7 +299,7 @@ def _splits(bases: list[Path], names: list[str]) -> tuple[dict[str, str], list[s
     lost = [name for name in names if name not in splits]
     if not lost:
         return splits, []
-    return splits, [f"{len(lost)} images that no list names are left out: {abbreviate(lost)}"]
+    return splits, [f"left out are images that no list names: {abbreviate(lost)}"]
 
 
 def _find_masks(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nerfcli.core.errors import NerfError
+from nerfcli.core.text import quantity
 from nerfcli.scenes.source import Frame, abbreviate
 
 ASPECT_TOLERANCE = 0.05
@@ -42,6 +43,6 @@ def resized_note(resized: list[tuple[tuple[int, int], tuple[int, int]]]) -> list
         return []
     (w, h), (stated_w, stated_h) = resized[0]
     return [
-        f"{len(resized)} images have another size than stated ({w}x{h} instead of "
+        f"another size than stated in {quantity(len(resized), 'image')} ({w}x{h} instead of "
         f"{stated_w}x{stated_h}); the intrinsics follow the images"
     ]

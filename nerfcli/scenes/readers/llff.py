@@ -10,6 +10,7 @@ import numpy as np
 from nerfcli.cameras.lenses import Lens
 from nerfcli.core.config import SceneConfig
 from nerfcli.core.errors import NerfError
+from nerfcli.core.text import quantity
 from nerfcli.scenes.images import ensure_complete
 from nerfcli.scenes.readers.arrays import parse_npy
 from nerfcli.scenes.readers.folders import resized_note, size_ratio
@@ -121,7 +122,7 @@ def _images(folders: list[Path], n_rows: int, path: Path) -> tuple[list[Path], l
         if images:
             raise NerfError(
                 f"{path} has {n_rows} rows, one for each image in the order of their names; "
-                f"{folder} holds {len(images)} images."
+                f"{folder} holds {quantity(len(images), 'image')}."
             )
     looked = ", ".join(str(folder) for folder in folders)
     raise NoFrames(f"{path} has no images. Looked in {looked}; --images DIR says where they are.")

@@ -22,6 +22,7 @@ import numpy as np
 from nerfcli.cameras.lenses import Lens, panorama
 from nerfcli.core.config import SceneConfig
 from nerfcli.core.errors import NerfError
+from nerfcli.core.text import quantity
 from nerfcli.scenes.readers.arrays import parse_numbers, read_text
 from nerfcli.scenes.readers.collector import (
     Collector,
@@ -128,7 +129,9 @@ def _cameras(chunk: ElementTree.Element, path: Path) -> tuple[list[ElementTree.E
             labels = abbreviate([camera.get("label", "?") for camera in group])
             notes.append(f"{len(group)} of {len(cameras)} cameras are {why}: {labels}")
     if not usable:
-        raise NerfError(f"{path}: none of the {len(cameras)} cameras is aligned and enabled.")
+        raise NerfError(
+            f"{path}: none of the {quantity(len(cameras), 'camera')} is aligned and enabled."
+        )
     return usable, notes
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from nerfcli.core.config import SceneConfig
 from nerfcli.core.errors import NerfError
+from nerfcli.core.text import quantity
 from nerfcli.scenes.readers.arrays import read_matrix
 from nerfcli.scenes.readers.collector import Collector, Pinhole
 from nerfcli.scenes.readers.listings import list_files
@@ -45,7 +46,8 @@ def _read_split(folder: Path, split: str | None, collector: Collector) -> None:
     poses = list_files(folder / "pose", "*.txt")
     if not images or split is None:
         collector.notes.append(
-            f"{folder.name} has {len(poses)} cameras and no images; this camera path is left out"
+            f"{folder.name} has {quantity(len(poses), 'camera')} and no images; this camera path "
+            "is left out"
         )
         return
     cameras = _pair(poses, list_files(folder / "intrinsics", "*.txt"), folder / "intrinsics")
@@ -68,6 +70,7 @@ def _pair(poses: list[Path], files: list[Path], folder: Path) -> dict[Path, Path
         return {pose: by_stem[pose.stem] for pose in poses}
     if len(files) != len(poses):
         raise NerfError(
-            f"{folder} holds {len(files)} files for {len(poses)} poses; each pose needs one."
+            f"{folder} holds {quantity(len(files), 'file')} for {len(poses)} poses; each pose "
+            "needs one."
         )
     return dict(zip(poses, files, strict=True))

@@ -49,9 +49,7 @@ def read_nsvf(root: Path, path: Path, wanted: SceneConfig) -> Source:
             image = images.pop(pose.stem, None)
             collector.add(pose.stem, image, read_matrix(pose), camera, str(pose), split=split)
     if images:
-        collector.notes.append(
-            f"{len(images)} images have no pose and are left out: {abbreviate(sorted(images))}"
-        )
+        collector.notes.append(f"left out are images without a pose: {abbreviate(sorted(images))}")
     if (root / "test_traj.txt").is_file():
         collector.notes.append("test_traj.txt, a camera path, is not used")
     box = _box(root / "bbox.txt")

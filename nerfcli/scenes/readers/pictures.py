@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
+from nerfcli.core.text import quantity
 from nerfcli.scenes.readers.listings import (
     EXTENSIONS,
     Listing,
@@ -183,6 +184,10 @@ class Pictures:
         """The one of `folders` and `others` in which the files were found."""
         return next((find.folder for find in self._finds if find.folder is not None), None)
 
+    def _are(self, n: int) -> str:
+        """Count files with their verb: 1 image is, 2 images are."""
+        return f"{quantity(n, self.what.removesuffix('s'))} {'is' if n == 1 else 'are'}"
+
     @property
     def notes(self) -> list[str]:
         """What was assumed, one line for each kind of assumption."""
@@ -191,7 +196,7 @@ class Pictures:
         if moved:
             read = relative_name(moved[0].path, self.root)
             notes.append(
-                f"{len(moved)} {self.what} are not where they are stated ({moved[0].stated}), "
+                f"{self._are(len(moved))} not where they are stated ({moved[0].stated}), "
                 f"{read} is read"
             )
         if len(self._alike) > 1 and self.folder in self._alike:
@@ -201,14 +206,12 @@ class Pictures:
         outside = [find for find in self._finds if find.is_outside]
         if outside:
             notes.append(
-                f"{len(outside)} {self.what} are read from outside of the scene, as stated: "
+                f"{self._are(len(outside))} read from outside of the scene, as stated: "
                 f"{outside[0].path}"
             )
         pairs = Counter(find.endings for find in self._finds if find.endings is not None)
         if pairs:
-            each = (
-                f"{n} {self.what} are named {a}, their {b} is read" for (a, b), n in pairs.items()
-            )
+            each = (f"{self._are(n)} named {a}, their {b} is read" for (a, b), n in pairs.items())
             notes.append(", ".join(each))
         named = [find for find in self._finds if find.is_renamed]
         if named:

@@ -11,6 +11,7 @@ import numpy as np
 
 from nerfcli.core.config import SceneConfig
 from nerfcli.core.errors import NerfError
+from nerfcli.core.text import quantity
 from nerfcli.scenes.images import ensure_complete
 from nerfcli.scenes.readers.folders import mask_note, resized_note
 from nerfcli.scenes.readers.frame_faults import FrameFaults
@@ -155,7 +156,8 @@ def read_frames(
     notes += faults.finish(len(reading.frames))
     if not reading.frames:
         raise NoFrames(
-            f"{path}: none of the {len(listed)} images exists, the first was looked for at "
+            f"{path}: none of the {quantity(len(listed), 'image')} exists, the first was looked "
+            "for at "
             f"{path.parent / reading.missing[0]}. --images DIR says where they are."
         )
     frames = sorted(reading.frames, key=lambda frame: natural_key(frame.name))

@@ -73,7 +73,7 @@ def _spread(frames: Sequence[Frame], values: Sequence[float], what: str, used: s
     low, high = min(values), max(values)
     if high - low <= 1e-9 * max(abs(low), abs(high)):
         return ""
-    return f"{what} from {low:.6g} to {high:.6g} in {len(frames)} images; {used}"
+    return f"{what} from {low:.6g} to {high:.6g} in {quantity(len(frames), 'image')}; {used}"
 
 
 def _one_focal(source: Source) -> str:
@@ -88,7 +88,8 @@ def _square_pixels(source: Source) -> str:
         return ""
     worst = max(off, key=lambda f: abs(f.focal[0] / f.focal[1] - 1))
     x, y = worst.focal
-    return f"{len(off)} images have fx other than fy (as {x:.6g} and {y:.6g}); fx is written"
+    images = quantity(len(off), "image")
+    return f"fx other than fy in {images} (as {x:.6g} and {y:.6g}); fx is written"
 
 
 def _central_principal(source: Source) -> str:
@@ -99,7 +100,7 @@ def _central_principal(source: Source) -> str:
     if not off:
         return ""
     most = max(map(miss, off))
-    return f"{len(off)} images have theirs off the middle, by up to {most:.4g} pixels"
+    return f"off the middle in {quantity(len(off), 'image')}, by up to {most:.4g} pixels"
 
 
 def _splits(source: Source) -> str:
@@ -115,17 +116,17 @@ def _splits_without_training(source: Source) -> str:
 
 def _masks(source: Source) -> str:
     n = sum(frame.mask is not None for frame in source.frames)
-    return f"of {n} images" if n else ""
+    return f"of {quantity(n, 'image')}" if n else ""
 
 
 def _depths(source: Source) -> str:
     n = sum(frame.depth is not None for frame in source.frames)
-    return f"depth images of {n} views" if n else ""
+    return f"depth images of {quantity(n, 'view')}" if n else ""
 
 
 def _bounds(source: Source) -> str:
     n = sum(frame.bounds is not None for frame in source.frames)
-    return f"near and far of {n} views" if n else ""
+    return f"near and far of {quantity(n, 'view')}" if n else ""
 
 
 def _box(source: Source) -> str:
