@@ -238,7 +238,7 @@ def test_the_estimate_halves_its_rays_where_memory_is_full(
         return Pixels(torch.zeros(n, 3), *(torch.zeros(n) for _ in range(3)))
 
     views = SimpleNamespace(
-        n_pixels=16,
+        n_pixels=4096,
         draw=lambda u: torch.zeros(len(u), dtype=torch.int64),
         colors=lambda flat: torch.full((len(flat), 4), 0.5),
         locate=lambda flat: torch.zeros(len(flat), 3, dtype=torch.int64),
