@@ -144,7 +144,8 @@ def test_render_one_frame(copy: Path, inside: Inside) -> None:
     assert done.code == 0, done.err
     assert "1 frame" in done.out
     assert {path.name for path in (copy / "renders").iterdir()} == {
-        *("orbit_0002.png", "orbit_0002_depth.png", "orbit_0002_depth.npy")
+        *("orbit_0002.png", "orbit_0002_depth.png", "orbit_0002_depth.npy"),
+        "orbit_0002_depth.json",
     }
     assert inside(*words, "--frame", 2, "--out", "x.png", "--scale", 0.9).code == 0
     assert np.asarray(Image.open("x.png")).shape == (14, 14, 3)
@@ -152,7 +153,9 @@ def test_render_one_frame(copy: Path, inside: Inside) -> None:
     assert inside(*words, "--out", "x.png", "--overwrite").code == 0  # the first frame
     first = np.asarray(Image.open("all/rgb_0000.png"))
     np.testing.assert_array_equal(np.asarray(Image.open("x.png")), first)
-    assert sorted(os.listdir()) == ["all", "runs", "x.png", "x_depth.npy", "x_depth.png"]
+    assert sorted(os.listdir()) == [
+        *("all", "runs", "x.png", "x_depth.json", "x_depth.npy", "x_depth.png")
+    ]
 
 
 def test_render_layers_to_a_folder(copy: Path, inside: Inside) -> None:
@@ -164,9 +167,10 @@ def test_render_layers_to_a_folder(copy: Path, inside: Inside) -> None:
         f"{layer}_{i:04d}.png" for layer in ("depth", "opacity", "rgb") for i in (0, 1)
     ]
     assert np.asarray(Image.open("views/rgb_0000.png")).shape == (16, 16, 3)
-    refused = inside(*words)
+    assert "2 of them finished before" in inside(*words).out
+    refused = inside(*words, "--scale", 0.5)
     assert refused.code == 2
-    assert "views/rgb_0000.png exists" in refused.err
+    assert "views/rgb_0000.png is a frame of another render" in refused.err
     assert inside(*words, "--overwrite").code == 0
 
 

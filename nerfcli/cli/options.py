@@ -59,6 +59,15 @@ Images = Annotated[
 SkipBadFrames = Annotated[
     bool, typer.Option("--skip-bad-frames", help="Leave out single frames that cannot be used.")
 ]
+CropText = Annotated[
+    str | None,
+    typer.Option(
+        "--crop",
+        metavar="BOX",
+        help="Only what is in a box, in the source's units: x0,y0,z0,x1,y1,z1, or a JSON file with "
+        "center, size and rotation.",
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no remarks.")]

@@ -152,15 +152,20 @@ def _removed(folder: Path) -> Iterator[None]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+class BusyError(NerfError):
+    """Another process holds a lock."""
+
+
 @contextmanager
-def locked(folder: Path, busy: str) -> Iterator[None]:
-    """Hold a lock on a folder; the system releases it when the process ends.
+def locked(folder: Path, busy: str, *, shared: bool = False) -> Iterator[None]:
+    """Hold a lock on a folder or a file; the system releases it when the process ends.
 
     Args:
         busy: the error message if another process holds the lock.
+        shared: others may hold a shared lock at the same time.
 
     Raises:
-        NerfError: another process holds it, or has just removed the folder; never on a system
+        BusyError: another process holds it, or has just removed the folder; never on a system
             without such locks.
     """
     try:
@@ -168,18 +173,19 @@ def locked(folder: Path, busy: str) -> Iterator[None]:
     except ImportError:  # Windows
         yield
         return
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
         handle = os.open(folder, os.O_RDONLY)
     except FileNotFoundError as error:  # its holder has removed it this moment
-        raise NerfError(busy) from error
+        raise BusyError(busy) from error
     try:
         with suppress(OSError):  # some network disks cannot
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(handle, kind | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise NerfError(busy) from error
+                raise BusyError(busy) from error
         if not _is_open_at(handle, folder):  # removed before we had the lock
-            raise NerfError(busy)
+            raise BusyError(busy)
         yield
     finally:
         os.close(handle)

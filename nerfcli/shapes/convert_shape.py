@@ -49,7 +49,8 @@ class ExportOptions:
     threshold: density per source unit. fill: what no light reaches counts as inside.
     faces: about how many of a mesh. texture: side of a baked texture in texels; 0: vertex colours.
     points: how many. view: name or number of the camera of an MPI. planes: of an MPI.
-    views: on the sphere. scale: of the width and height of rendered views.
+    views: on the sphere. scale: of the width and height of rendered views. crop: of a run, a box
+    as --crop takes it.
     """
 
     to: str = "mesh"
@@ -65,6 +66,7 @@ class ExportOptions:
     views: int = 64
     scale: float = 1.0
     seed: int = 0
+    crop: str | None = None
 
     def __post_init__(self) -> None:
         if self.to not in KINDS:
