@@ -8,10 +8,12 @@ from typing import Annotated
 import typer
 
 from nerfcli.cli import path_options as opts
+from nerfcli.cli.launch import launch, wants_several
 from nerfcli.cli.options import (
     Backend,
     CropText,
     Device,
+    Devices,
     Json,
     Overwrite,
     ProgressKind,
@@ -37,10 +39,20 @@ from nerfcli.cli.render_output import (
     free_output,
     make_output,
 )
+from nerfcli.core.config import known
+from nerfcli.core.distributed import world
+from nerfcli.core.errors import NerfError
 from nerfcli.core.files import ensure_writable
 from nerfcli.core.progress import Progress
 from nerfcli.core.signals import StopSignal
 from nerfcli.engine.render_files import STILLS, Output
+
+Blocks = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="Show the blocks that `nerf split` made and that are trained as one."
+    ),
+]
 
 
 def render(
@@ -85,8 +97,10 @@ def render(
     sheet: Sheet = None,
     crop: CropText = None,
     shard: ShardText = None,
+    blocks: Blocks = None,
     backend: Backend = "auto",
     device: Device = "auto",
+    devices: Devices = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -139,18 +153,26 @@ def render(
     rate = request.choose_fps()
     suffix = (".mp4" if "rgba" not in save else ".webm") if frame is None else ".png"
     layers = output_at(Path(f"render{suffix}") if out is None else out, rate).files.layers
-    opened = open_run(run, quiet=quiet).using(backend=backend, device=device)
+    if wants_several(devices):
+        return launch(context.obj, known(devices))
+    if blocks is not None and run is not None:
+        raise NerfError(f"--blocks {blocks} and {run}: name one of them.")
+    from nerfcli.engine.blocks import load_blocks, open_blocks
+
+    found = open_run(run, quiet=quiet) if blocks is None else open_blocks(blocks)[0]
+    opened = found.using(backend=backend, device=device)
     if out is not None:
         ensure_free_output(output_at(out, rate))
     else:
         ensure_writable(opened.renders, NAME_ANOTHER)
     from nerfcli.engine.plan import plan_path
     from nerfcli.engine.render import load_model
-    from nerfcli.engine.render_path import render_path
+    from nerfcli.engine.render_together import render_together
 
     # a signal before the first frame counts, too
     with Progress(kind, None, "frame", "render") as reporter, StopSignal() as stop:
-        model = load_model(opened, backend, opened.config.device, reporter.note)
+        where = backend, opened.config.device, reporter.note
+        model = load_model(opened, *where) if blocks is None else load_blocks(blocks, *where)
         chosen = plan_path(opened, request, model)
         if save_path is not None:
             opts.save_path(save_path, chosen, key_frames)
@@ -162,7 +184,8 @@ def render(
             number = "" if frame is None else f"_{frame:04d}"
             default = opened.renders / f"{chosen.name}{number}{suffix}"
             out = free_output(default, layers, overwrite=overwrite)
-        result = render_path(
+        out = world().gather_objects(out)[0]
+        result = render_together(
             opened,
             chosen.cameras,
             output_at(out, chosen.fps),
@@ -170,7 +193,10 @@ def render(
             remark=chosen.remark,
             progress=reporter,
             stop=stop,
+            world=world(),
         )
+    if not world().is_first:
+        return stop_code(result["stopped"]) or 0
     facts = {"run": str(opened.path), "path": chosen.name, **chosen.facts, **result}
     show(describe_result(result, len(chosen.cameras)), facts, as_json)
     return stop_code(result["stopped"]) or 0

@@ -42,10 +42,14 @@ def has_numbers(layer: str, kind: str) -> bool:
 
 @dataclass(frozen=True)
 class Shard:
-    """A part of a path's frames: number i belongs to shard i % count + 1."""
+    """A part of a path's frames: number i belongs to shard i % count + 1.
+
+    finishes: whether the one that comes last writes the files of the whole.
+    """
 
     number: int
     count: int
+    finishes: bool = True
 
     def frames(self, n_frames: int) -> list[int]:
         return list(range(self.number - 1, n_frames, self.count))

@@ -145,7 +145,8 @@ def render_path(
                 n_frames = len(kept.there())
                 n_kept = max(n_frames - n_rendered, 0)
             n_there = len(kept.there()) if shard is not None else n_frames
-        if shard is not None and stopped is None and n_there == len(cameras):
+        whole = shard is not None and shard.finishes and n_there == len(cameras)
+        if whole and stopped is None:
             with suppress(BusyError):
                 written = _assemble(model, cameras, output, what, in_place, progress, stop)
     except OSError as error:

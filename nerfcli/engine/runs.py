@@ -10,6 +10,7 @@ previous.json names those of the checkpoint before it, which is taken where the 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import os
@@ -168,12 +169,11 @@ class Run:
 
     def using(self, *, backend: str | None = None, device: str | None = None) -> Run:
         """The same folder, to be run on another backend or device; the folder is not changed."""
-        config = dataclasses.replace(
-            self.config,
-            backend=backend or self.config.backend,
-            device=device or self.config.device,
+        other, now = copy.copy(self), self.config
+        other.config = dataclasses.replace(
+            now, backend=backend or now.backend, device=device or now.device
         )
-        return Run(self.path, config, self.scene_json)
+        return other
 
     def go_on_with(self, config: Config) -> None:
         """Let config.toml state the length and the folder of images that the run goes on with."""
