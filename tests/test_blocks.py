@@ -53,7 +53,7 @@ def test_an_overlap_is_a_share_of_the_other_side() -> None:
 
 def test_what_cannot_be_cut_is_told() -> None:
     with pytest.raises(NerfError, match="at most --blocks 2"):
-        cut_by_cameras(street(20), 3)
+        cut_by_cameras(street(11), 3)
     with pytest.raises(NerfError, match="--blocks must be at least 2"):
         cut_by_cameras(street(), 1)
     with pytest.raises(NerfError, match="--overlap"):

@@ -26,6 +26,7 @@ from nerfcli.engine import render_path as rendering
 from nerfcli.engine.frame_files import from_linear, read_layer, to_linear
 from nerfcli.engine.kept_frames import PREFIX
 from nerfcli.engine.layers import DepthScale, depth_scale, layers_of
+from nerfcli.engine.path_request import PathRequest
 from nerfcli.engine.pictures import draw_layer, draw_legend
 from nerfcli.engine.render import Model, render_image, render_rays
 from nerfcli.engine.render_files import Output, RenderFiles, Shard
@@ -328,7 +329,7 @@ def test_memory_that_is_full_is_told_once_and_remembered(monkeypatch: pytest.Mon
         ("a.mp4", {"codec": "av1"}, "--codec: unknown"),
         ("a.webm", {"codec": "h265"}, "--codec is of an .mp4"),
         ("o", {"depth": "z"}, "is of the layers"),
-        ("o", {"fps": 30}, "--fps is of a video"),
+        ("o", {"request": PathRequest(fps=30)}, "--fps is of a video"),
         ("o", {"sheet": Path("a.gif")}, "--sheet"),
         ("o", {"shard": "0/4"}, "--shard"),
         ("o", {"shard": "5/4"}, "--shard"),
@@ -336,8 +337,8 @@ def test_memory_that_is_full_is_told_once_and_remembered(monkeypatch: pytest.Mon
 )
 def test_what_does_not_fit_is_told(out: str, changed: dict[str, Any], message: str) -> None:
     usual: dict[str, Any] = {
-        **{"save": "rgb", "folder_format": None, "fps": None, "codec": None, "depth": "distance"},
-        **{"sheet": None, "shard": None, "overwrite": False},
+        **{"save": "rgb", "folder_format": None, "fps": 30, "codec": None, "depth": "distance"},
+        **{"request": PathRequest(), "sheet": None, "shard": None, "overwrite": False},
     }
     with pytest.raises(NerfError, match=message):
         make_output(Path(out), **(usual | changed))

@@ -110,6 +110,7 @@ CASES: dict[str, list[list[str]]] = {
     "nerf compare": [["compare", "cube.ply", "cube.ply", "--samples", "200"]],
     "nerf check": [["check", "BALL", "--views", "2", "--picture", "check.png"]],
     "nerf convert": [["convert", "BALL", "--to", "nerfstudio", "--out", "c", "--link"]],
+    "nerf split": [["split", "BALL", "--blocks", "2", "--out", "blocks"]],
     "nerf runs": [["runs", "PLACE"]],
     "nerf info": [["info"]],
     "nerf info RUN": [["info", "PLACE/r"]],

@@ -64,6 +64,14 @@ class BlendedField:
         return self.parts[0].field.box
 
     @property
+    def near(self) -> float:
+        return min(part.field.near / part.from_whole.scale for part in self.parts)
+
+    @property
+    def far(self) -> float:
+        return max(part.field.far / part.from_whole.scale for part in self.parts)
+
+    @property
     def ops(self) -> Backend:
         return self.parts[0].field.ops
 
