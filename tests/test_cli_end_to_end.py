@@ -536,7 +536,7 @@ def test_a_killed_run_is_rendered_and_gone_on_with(
     step, ticks = hashgrid_trainer.HashGridTrainer.step, count()
     with monkeypatch.context() as patched:
         patched.setattr(
-            "nerfcli.engine.schedule.Clock.elapsed", lambda self: self.before + 0.4 * next(ticks)
+            "nerfcli.engine.schedule.Clock.elapsed", lambda self: self.before + 0.8 * next(ticks)
         )
         patched.setattr(hashgrid_trainer.HashGridTrainer, "step", killed)
         with pytest.raises(Killed):

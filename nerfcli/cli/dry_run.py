@@ -106,9 +106,11 @@ def _probe(prepared: Prepared, progress: Progress) -> dict[str, Any]:
         loop = start(prepared, _no_run, choice.backend, device, progress)
         _step(loop)  # prepares what the others use
         begin, n = time.perf_counter(), 0
-        while n < PROBE_STEPS and (n < 1 or time.perf_counter() - begin < PROBE_SECONDS):
+        spent = 0.0
+        while n < PROBE_STEPS and (n < 1 or spent < PROBE_SECONDS):
             _step(loop)
             n += 1
+            spent = loop.world.agree(time.perf_counter() - begin)[0]
         seconds = time.perf_counter() - begin
         assert loop.last is not None
         mse = float(loop.last.mse)

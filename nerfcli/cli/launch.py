@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import socket
@@ -19,6 +20,7 @@ from nerfcli.core.signals import StopSignal
 FLAG = "--devices"
 MOST = 64
 GRACE = 10.0  # seconds for the others to end by themselves when one has failed
+PR_SET_PDEATHSIG = 1  # of Linux's prctl
 LOOK_EVERY = 0.05  # seconds between looks at the processes
 
 
@@ -32,6 +34,10 @@ def wants_several(devices: int | None) -> bool:
         return False
     if not 1 <= devices <= MOST:
         raise NerfError(f"{FLAG} must be from 1 to {MOST}, got {devices}.")
+    if sys.platform == "win32" and devices > 1:
+        raise NerfError(
+            f"{FLAG} {devices}: several processes need Linux or macOS."
+        )
     if is_one_of_several():
         raise NerfError(f"{FLAG} starts processes, and torchrun has started some: use one of both.")
     return devices > 1
@@ -57,7 +63,11 @@ def launch(words: Sequence[str], n: int) -> int:
                 own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
                 own = os.environ | common | own
                 # a session of its own: Ctrl-C comes once, from here
-                processes.append(subprocess.Popen(command, env=own, start_new_session=True))
+                processes.append(
+                    subprocess.Popen(
+                        command, env=own, start_new_session=True, preexec_fn=_end_with_parent
+                    )
+                )
             return _wait_for(processes, stop, "--json" in words)
         finally:
             for process in processes:
@@ -73,12 +83,15 @@ def _wait_for(processes: Sequence[subprocess.Popen[bytes]], stop: StopSignal, as
             told = True
             _tell(processes, stop.received)
         codes = [process.poll() for process in processes]
-        if failed is None and any(codes):
-            failed = next(rank for rank, code in enumerate(codes) if code)
-            deadline = time.monotonic() + GRACE
-        if time.monotonic() > deadline and stop.received is None:
+        if failed is None and any(code is not None for code in codes):
+            failed = next((rank for rank, code in enumerate(codes) if code), None)
+            deadline = time.monotonic() + GRACE  # the others end with it, or hang
+        if time.monotonic() > deadline + GRACE:
+            for process in processes:  # blocked where no signal is heard
+                process.kill()
+        elif time.monotonic() > deadline and not told:
+            told = True
             _tell(processes, signal.SIGTERM)
-            deadline = float("inf")
         time.sleep(LOOK_EVERY)
     codes = [process.wait() for process in processes]
     killed = next((rank for rank, code in enumerate(codes) if code < 0), None)
@@ -88,6 +101,12 @@ def _wait_for(processes: Sequence[subprocess.Popen[bytes]], stop: StopSignal, as
         return 1
     failed = 0 if failed is None else failed
     return codes[0] or codes[failed] or next((code for code in codes if code), 0)
+
+
+def _end_with_parent() -> None:
+    """Let a process get SIGTERM where the one that started it is killed; Linux alone can."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _tell(processes: Sequence[subprocess.Popen[bytes]], number: int) -> None:

@@ -129,7 +129,8 @@ def render(
     if out is not None and out.suffix.lower() in STILLS and frame is None:
         frame = 0
     request = opts.path_request({**context.params, "frame": frame})
-    opts.ensure_saveable(save_path, key_frames, overwrite=overwrite)
+    if world().is_first:
+        opts.ensure_saveable(save_path, key_frames, overwrite=overwrite)
     ensure_whole_path(shard, frame, out)
     ensure_one_picture(frame, out)
     from nerfcli.engine.crop import crop_model, read_crop
@@ -175,7 +176,8 @@ def render(
         model = load_model(opened, *where) if blocks is None else load_blocks(blocks, *where)
         chosen = plan_path(opened, request, model)
         if save_path is not None:
-            opts.save_path(save_path, chosen, key_frames)
+            if world().is_first:
+                opts.save_path(save_path, chosen, key_frames)
             if out is None:
                 if chosen.remark:
                     reporter.note(chosen.remark)

@@ -20,6 +20,7 @@ from nerfcli.cli.options import (
 )
 from nerfcli.cli.output import show
 from nerfcli.cli.output_paths import ensure_new_folder
+from nerfcli.core.errors import NerfError
 from nerfcli.core.files import replacing_folder, write_json
 from nerfcli.core.progress import Progress
 from nerfcli.core.text import quantity
@@ -75,6 +76,11 @@ def split(
     kind = progress_kind(progress, quiet)
     ensure_scene(scene, "split")
     ensure_new_folder(out, scene, [RECORD], overwrite=overwrite)
+    if (out / "runs").is_dir() and any((out / "runs").iterdir()):
+        raise NerfError(
+            f"--overwrite: {out / 'runs'} holds runs of the blocks that were there; move them "
+            "away, or choose another --out."
+        )
     source = read_source(scene, scene_config(images, skip_bad_frames))
     centers = np.array([frame.c2w[:, 3] for frame in source.frames])
     cut = cut_by_cameras(centers, blocks, overlap)

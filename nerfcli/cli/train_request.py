@@ -24,6 +24,7 @@ from nerfcli.core.settings import (
     with_values,
 )
 from nerfcli.core.text import command, quantity
+from nerfcli.engine.run_folders import has_checkpoint
 from nerfcli.engine.runs import Run, ensure_free, is_run, newest_run
 from nerfcli.engine.schedule import budget_at
 from nerfcli.engine.source_record import ImageSource
@@ -79,7 +80,7 @@ def run_to_resume(target: Path | None, out: Path | None) -> Path | None:
             raise NerfError(f"--resume: {target} and --out {out} are two runs; name one.")
         return target
     if out is not None:
-        if is_run(out) and (out / "state.json").is_file():
+        if is_run(out) and has_checkpoint(out):
             return out
         if target is None:
             raise NerfError(f"--resume: {out} holds no checkpoint to go on from; name a SCENE.")
@@ -104,11 +105,13 @@ def fresh_job(
 
     def create(held: ExitStack) -> Run:
         if not world().is_first:  # the first process alone writes
-            return Run(out or RUNS / prepared.scene.name, prepared.config, scene_json)
+            path = world().gather_objects(None)[0]
+            return Run(known(path), prepared.config, scene_json)
         if out is None:
             run = Run.create_next(prepared.scene.name, prepared.config, scene_json, RUNS, held=held)
         else:
             run = Run.create(out, prepared.config, scene_json, overwrite=overwrite, held=held)
+        world().gather_objects(run.path)
         note(f"run {run.path}")
         return run
 
@@ -137,7 +140,8 @@ def ready_scene(
     if out is None:
         ensure_writable(RUNS)
     else:
-        ensure_free(out, overwrite=overwrite)
+        if world().is_first:  # it takes the lock for a moment
+            ensure_free(out, overwrite=overwrite)
     config = config_from_values(given)
     _ensure_runs_here(config)
     if config.scene.images is not None:  # a run remembers it, wherever it is used later

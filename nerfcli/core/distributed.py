@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -230,15 +231,24 @@ def lost_processes() -> Iterator[None]:
         ) from error
 
 
+def _shared_folder() -> str | None:
+    return "/dev/shm" if os.path.isdir("/dev/shm") else None
+
+
+def has_shared_room(n_bytes: int) -> bool:
+    """Whether every process finds room for so many bytes in shared memory, in all together."""
+    free = shutil.disk_usage(_shared_folder() or tempfile.gettempdir()).free
+    return world().largest(n_bytes - free) < 0
+
+
 def map_shared(values: Tensor) -> Tensor:
     """The values as a tensor in memory that all processes of this machine map.
 
-    All have the same values. Nothing of it is left on the disk, whatever ends them.
+    All have the same values. Its name is gone as soon as all have mapped it.
     """
     import torch
 
-    folder = "/dev/shm" if os.path.isdir("/dev/shm") else None
-    with tempfile.TemporaryDirectory(prefix="nerf-", dir=folder) as own:
+    with tempfile.TemporaryDirectory(prefix="nerf-", dir=_shared_folder()) as own:
         name = world().gather_objects(f"{own}/values")[0]
         if world().is_first:  # of its full size, and on disks that count what is not written
             values.contiguous().cpu().numpy().tofile(name)

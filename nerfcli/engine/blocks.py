@@ -35,7 +35,7 @@ RECORD, RUNS = "blocks.json", "runs"  # `nerf split` makes them
 FORMAT = 1
 POWER = 4.0  # of the inverse distance by which blocks are weighed
 SOFT = 0.1  # added to distances, as a share of that between the nearest two blocks
-LEAST_WEIGHT = 0.02  # of a block that is rendered at all
+LEAST_WEIGHT = 0.02  # of a block that is rendered at all, as a share of the greatest
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class BlendedField:
         weights = (torch.stack(distances, 1) + self.soft) ** -POWER
         weights = weights / weights.sum(1, keepdim=True)
         # from 0, so that nothing jumps where a block comes in
-        weights = (weights - LEAST_WEIGHT).clamp(min=0.0)
+        weights = (weights - LEAST_WEIGHT * weights.amax(1, keepdim=True)).clamp(min=0.0)
         return (weights / weights.sum(1, keepdim=True)).to(origins.dtype)
 
     def render_rays(self, rays: Rays, background: Tensor) -> Pixels:

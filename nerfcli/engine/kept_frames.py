@@ -22,7 +22,7 @@ import numpy as np
 from nerfcli import __version__
 from nerfcli.cameras.cameras import Cameras
 from nerfcli.core.errors import NerfError
-from nerfcli.core.files import folders_above, json_text, locked, read_json, write_json
+from nerfcli.core.files import BusyError, folders_above, json_text, locked, read_json, write_json
 from nerfcli.engine.frame_files import encode_layer, picture_of, read_layer, write_layer
 from nerfcli.engine.layers import DepthScale, View
 from nerfcli.engine.render import Model
@@ -180,6 +180,24 @@ class KeptFrames:
             os.replace(self.folder / RECORD, files.out / RECORD)
         return [path for paths in placed.values() for path in paths]
 
+    def write_description(self, what: dict[str, Any], *, is_shared: bool) -> None:
+        """Say what the frames are of, unless it is said.
+
+        Raises:
+            BusyError: another render has begun here, and its frames are still to come.
+        """
+        path, said = self.folder / RECORD, None
+        with suppress(NerfError):
+            said = read_json(path) if path.is_file() else None
+        if pixels_of(said) == pixels_of(what):
+            return
+        if said is not None and is_shared:
+            raise BusyError(
+                f"{path} is of another render, of which no frame is there yet: wait for it, remove "
+                "that file, or choose another --out."
+            )
+        write_json(path, what)
+
     def write_records(self) -> None:
         """Write the sidecars that say what depth is."""
         for layer, path in self.files.records():
@@ -249,9 +267,8 @@ def keeping_frames(
             mine.touch()
             busy = f"another process renders shard {shard} in {folder}: wait for it."
             stack.enter_context(locked(mine, busy))
-        if not (folder / RECORD).is_file():
-            write_json(folder / RECORD, what)
         kept = KeptFrames(folder, files, cameras.size.numpy(), scale, in_place)
+        kept.write_description(what, is_shared=shard is not None)
         if shard is None:
             kept.clean()
         if in_place:

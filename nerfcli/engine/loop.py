@@ -54,7 +54,8 @@ class Loop:
         disk_refuses: the last attempt to write failed, and the user knows it.
         is_good_enough: a callback found that the run need not go on.
         world: the processes that take the steps together; the first one alone writes.
-        received: a signal that one of these processes got.
+        received: a signal that one of these processes got. all_found_it_good: they all know that
+            one found the run good enough.
     """
 
     trainer: Trainer
@@ -82,6 +83,7 @@ class Loop:
     is_good_enough: bool = False
     world: World = field(default_factory=world)
     received: int | None = None
+    all_found_it_good: bool = False
 
     @cached_property
     def run(self) -> Run:
@@ -160,7 +162,7 @@ class Loop:
         """Take the time of the first process, and what any of them was told to do."""
         told = (stop.received or 0, int(self.is_good_enough))
         self.elapsed, (received, good) = self.world.agree(self.elapsed, told)
-        self.received, self.is_good_enough = received or None, bool(good)
+        self.received, self.all_found_it_good = received or None, bool(good)
 
     def _signal(self, stop: StopSignal) -> int | None:
         """The signal by which to end: of several processes, what all know of."""
@@ -172,7 +174,8 @@ class Loop:
         return "target" if self.is_good_enough else "minutes" if self.budget.seconds else "steps"
 
     def _is_over(self, stop: StopSignal) -> bool:
-        done = self.budget.done(self.step) or self.is_good_enough
+        good = self.is_good_enough if self.world.is_alone else self.all_found_it_good
+        done = self.budget.done(self.step) or good
         return done or (self._signal(stop) is not None and self.step > 0)
 
     def take_step(self, elapsed: float) -> None:

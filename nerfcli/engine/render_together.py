@@ -9,7 +9,7 @@ from nerfcli.core.distributed import World
 from nerfcli.core.progress import Progress
 from nerfcli.core.signals import StopSignal
 from nerfcli.engine.render import Model
-from nerfcli.engine.render_files import Output, Shard
+from nerfcli.engine.render_files import RECORD, Output, Shard
 from nerfcli.engine.render_path import render_path
 from nerfcli.engine.runs import Run
 
@@ -34,6 +34,10 @@ def render_together(
         return render_path(
             run, cameras, output, model=model, remark=remark, progress=progress, stop=stop
         )
+    if output.overwrite and world.is_first:  # anew, by all
+        for path in (*output.files.there(), output.files.out / RECORD):
+            path.unlink(missing_ok=True)
+    world.wait()
     mine = replace(output, shard=Shard(world.rank + 1, world.size, finishes=False))
     part = render_path(run, cameras, mine, model=model, remark=remark, progress=progress, stop=stop)
     n_rendered = sum(world.gather_objects(part["n_frames"] - part["n_kept"]))

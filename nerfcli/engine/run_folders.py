@@ -44,6 +44,11 @@ def is_begun(path: Path) -> bool:
     return any(path.glob(".scene.*.json")) and ours.issuperset({*names} - {*FOLDERS})
 
 
+def has_checkpoint(path: Path) -> bool:
+    """Whether a run has a checkpoint, be it only the one before the last."""
+    return any((path / name).is_file() for name in (STATE, PREVIOUS))
+
+
 def states_under(root: Path) -> list[Path]:
     """List state.json of each run under `root` that has a checkpoint and may be read.
 
@@ -126,7 +131,7 @@ def kept_if_saved(path: Path, made: list[Path]) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if not (path / "state.json").is_file():
+        if not has_checkpoint(path):
             clear(path)
             for folder in reversed(made):
                 with suppress(OSError):  # something else is in it

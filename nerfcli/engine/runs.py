@@ -33,6 +33,7 @@ from nerfcli.engine.run_folders import (
     clear,
     ensure_free,
     ensure_replaceable,
+    has_checkpoint,
     in_training,
     is_run,
     kept_if_saved,
@@ -198,7 +199,7 @@ class Run:
 
     @property
     def has_checkpoint(self) -> bool:
-        return any((self.path / name).is_file() for name in (STATE, PREVIOUS))
+        return has_checkpoint(self.path)
 
     def save_checkpoint(
         self, model: dict[str, Tensor], optimizer: dict[str, Tensor], state: dict[str, Any]
@@ -382,8 +383,7 @@ class Run:
         return state
 
     def _tensors(self, part: str, device: str) -> dict[str, Tensor]:
-        state = self.state
-        return read_tensors(self.path / state["files"][part], state["step"], device)
+        return read_tensors(self.path / self.state["files"][part], self.step, device)
 
 
 def _object(path: Path) -> dict[str, Any]:

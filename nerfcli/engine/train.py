@@ -28,6 +28,7 @@ from nerfcli.engine.resolve import describe
 from nerfcli.engine.runs import Run, in_training
 from nerfcli.engine.schedule import Budget, Clock
 from nerfcli.methods import Trainer, method_of
+from nerfcli.scenes.views import Views
 
 __all__ = ["Loop", "Prepared", "memory_advice", "prepare", "start", "train"]
 
@@ -121,20 +122,21 @@ def start(
         pixels, device, f"the pixels of {quantity(len(views), 'image')}", memory_advice(config)
     )
 
-    def create(seed: int) -> Trainer:
-        own, views = replace(config, train=replace(config.train, seed=seed)), residents.at(0)
+    def create(seed: int, views: Views) -> Trainer:
+        own = replace(config, train=replace(config.train, seed=seed))
         generator = random_generator(device, seed)
         return method_of(config).create_trainer(scene, views.to(device), own, ops, generator)
 
     def begin(seed: int) -> Trainer:
-        trainer = create(seed)
+        trainer = create(seed, residents.at(0))
         if remark := trainer.begin(residents.at(0), prepared.silhouettes):
             progress.note(remark)
         return trainer
 
     budget = Budget.of(config.train)
     open_run = (lambda: run) if isinstance(run, Run) else run
-    trainer = (begin if checkpoint is None else create)(config.train.seed)
+    seed = config.train.seed
+    trainer = begin(seed) if checkpoint is None else create(seed, views)
     loop = Loop(trainer, residents, config, open_run, budget, clock, progress, begin)
     if checkpoint is not None:
         loop.resume(*checkpoint)

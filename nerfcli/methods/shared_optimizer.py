@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from nerfcli.backends.base import Backend
-from nerfcli.core.distributed import World, map_shared, world
+from nerfcli.core.distributed import World, has_shared_room, map_shared, world
 from nerfcli.core.tensors import ensure_same_shapes
 from nerfcli.methods.optimizer import Optimizer, flat, scaled
 from nerfcli.reference.adam import AdamConfig
@@ -90,5 +90,9 @@ def create_optimizer(
 ) -> Optimizer:
     """The optimiser for the processes that work together; its `params` are the field's."""
     device = next(iter(params.values())).device
-    kind = SharedOptimizer if world().is_on_one_machine and device.type == "cpu" else Optimizer
-    return kind(params, ops, config, keeps_raw=keeps_raw)
+    if world().is_on_one_machine and device.type == "cpu":
+        n_copies = 3 + bool(config.ema_decay) + world().size  # values, moments, means, gradients
+        n_bytes = n_copies * sum(p.numel() * p.element_size() for p in params.values())
+        if has_shared_room(n_bytes):
+            return SharedOptimizer(params, ops, config, keeps_raw=keeps_raw)
+    return Optimizer(params, ops, config, keeps_raw=keeps_raw)

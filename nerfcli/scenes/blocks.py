@@ -95,7 +95,12 @@ def source_of_block(source: Source, block: Block, name: str) -> Source:
     """
     frames = hold_out(source.frames)
     core = set(block.core)
-    kept = [i for i in block.frames if (frames[i].split or "train") == "train" or i in core]
+    held = [i for i, frame in enumerate(frames) if (frame.split or "train") != "train"]
+    mine = core & set(held)
+    if held and not mine:  # a scene that states none would hold out others
+        middle = np.mean([frames[i].c2w[:, 3] for i in block.core], axis=0)
+        mine = {min(held, key=lambda i: float(np.linalg.norm(frames[i].c2w[:, 3] - middle)))}
+    kept = [i for i in block.frames if i not in held] + sorted(mine)
     return replace(
         source,
         name=name,

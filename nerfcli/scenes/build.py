@@ -14,6 +14,7 @@ from nerfcli.cameras.boxes import Box
 from nerfcli.cameras.cameras import Cameras
 from nerfcli.cameras.upright import find_upright
 from nerfcli.core.config import SceneConfig
+from nerfcli.core.distributed import processes_here, world
 from nerfcli.core.errors import NerfError
 from nerfcli.core.memory import image_budget
 from nerfcli.core.settings import ensure_valid
@@ -163,11 +164,12 @@ def choose_downscale(
     channels = 4 if any(frame.has_alpha for frame in frames) and not alpha_ignored else 3
     masked = 4 if alpha_ignored or any(frame.mask is not None for frame in frames) else 0
     needed = (channels + masked) * sum(frame.size[0] * frame.size[1] for frame in frames)
-    budget = image_budget()
-    if needed <= budget:
-        return 1, ()
+    budget = image_budget() // processes_here()
     smallest = min(min(frame.size) for frame in frames)
     downscale = min(math.ceil(math.sqrt(needed / max(budget, 1))), MOST_DOWNSCALE, smallest)
+    downscale = round(world().largest(max(downscale, 1)))  # all processes read them alike
+    if downscale == 1:
+        return 1, ()
     width, height = frames[0].size
     return downscale, (
         f"{quantity(len(frames), 'image')} of {width}x{height} need {needed / 1e9:.1f} GB, "
