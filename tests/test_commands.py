@@ -19,6 +19,7 @@ from nerfcli.cli.prepare import summarise
 from nerfcli.core.text import number, rough_duration
 from nerfcli.engine import forecast
 from nerfcli.engine.forecast import Forecast
+from nerfcli.engine.run_folders import score_file
 
 
 @pytest.mark.parametrize(
@@ -98,6 +99,7 @@ def test_runs_are_listed_newest_first_and_broken_ones_named(call: Call, tmp_path
             save_file({"x": torch.ones(3)}, run / f"{part}-5.safetensors", metadata={"step": "5"})
         os.utime(run / "state.json", (n, n))
     score = {"psnr": 27.345, "step": 4, "protocol": {"split": "test"}}
+    assert (score_file(), score_file("val")) == ("eval.json", "eval-val.json")
     (tmp_path / "runs" / "chair-3" / "eval.json").write_text(json.dumps(score))
     (tmp_path / "runs" / "chair-2" / "scene.json").write_text("{")
     (tmp_path / "runs" / "not-a-run").mkdir()

@@ -95,7 +95,8 @@ def test_a_signal_within_an_import_waits_for_its_end(
 ) -> None:
     """A module's own lazy imports would swallow what is raised within."""
     (tmp_path / "deep_inside.py").write_text(
-        f"import os\nos.kill(os.getpid(), {int(number)})\nfor i in range(1000): pass\nwhole = True\n"
+        f"import os\nos.kill(os.getpid(), {int(number)})\n"
+        "for i in range(1000): pass\nwhole = True\n"
     )
     (tmp_path / "lazy_outside.py").write_text(
         "try:\n    import deep_inside\nexcept BaseException:\n    raise RecursionError\n"
