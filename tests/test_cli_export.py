@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 import trimesh
 
-from conftest import Nerf
+from conftest import Call, Nerf
 from nerfcli.cli import main
 from nerfcli.cli.export import _summary
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Progress
+from nerfcli.extraction import export
 from nerfcli.scenes import load_scene
+from nerfcli.shapes import convert_shape as conversions
 from nerfcli.shapes.convert_shape import KINDS, POSSIBLE, ExportOptions, convert_shape, kind_of
 from nerfcli.shapes.inside import closedness
 from nerfcli.shapes.mesh_files import load_shape, save_shape
@@ -136,12 +138,15 @@ def test_bad_usage_is_one_clear_message(
         assert said in capsys.readouterr().err
 
 
-def test_a_trained_run_leaves_as_everything(nerf: Nerf, ball: Path, tmp_path: Path) -> None:
-    nerf("train", ball, "--out", "run", "--steps", 150, "--quiet")
+def test_a_trained_run_leaves_as_everything(
+    call: Call, ball: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (conversions, export):
+        monkeypatch.setattr(module, "MESH_RESOLUTION", 64)
+    call("train", ball, "--out", "run", "--steps", 150, "--quiet")
     save_shape(icosphere(4), tmp_path / "truth.ply")
-    value = json.loads(
-        nerf("eval", "run", "--geometry", "truth.ply", "--no-images", "--json", "--quiet").stdout
-    )
+    words = ("--geometry", "truth.ply", "--no-images", "--json", "--quiet")
+    value = call("eval", "run", *words).value
     # eight views of 16 pixels, so one pixel is 8 % of the diagonal: this is about the way there
     assert value["geometry"]["iou"] > 0.7
     assert value["geometry"]["chamfer_percent"] < 4.0
@@ -150,19 +155,19 @@ def test_a_trained_run_leaves_as_everything(nerf: Nerf, ball: Path, tmp_path: Pa
     assert mesh.vertex_colors is not None
     found = closedness(mesh)
     assert found.closed and found.oriented and mesh.volume > 0
-    nerf("export", "run", "--to", "mpi", "--planes", 4, "--scale", 0.5, "--quiet")
+    call("export", "run", "--to", "mpi", "--planes", 4, "--scale", 0.5, "--quiet")
     camera = json.loads((tmp_path / "run/exports/mpi/export.json").read_text())["camera"]
     assert (camera["w"], camera["h"]) == (8, 8)  # as its planes
     page = (tmp_path / "run/exports/mpi/index.html").read_text()
     assert page.count("data:image/png;base64,") >= 2
     assert "http" not in page
-    nerf("export", "run", "--to", "views", "--views", 9, "--out", "views", "--quiet")
+    call("export", "run", "--to", "views", "--views", 9, "--out", "views", "--quiet")
     again = load_scene(tmp_path / "views")
     assert len(again.splits["train"]) == 8
     assert len(again.splits["test"]) == 1
     assert again.has_alpha
-    nerf("export", "run", "--to", "cameras", "--quiet")
-    again = json.loads(nerf("export", "run", "--to", "cameras", "--json", "--quiet").stdout)
+    call("export", "run", "--to", "cameras", "--quiet")
+    again = call("export", "run", "--to", "cameras", "--json", "--quiet").value
     assert "run/exports/cameras-2/" in again["files"][0]  # nothing is replaced unasked
     table = json.loads((tmp_path / "run/exports/cameras/transforms.json").read_text())
     stated = json.loads((ball / "transforms_train.json").read_text())["frames"]
@@ -172,8 +177,8 @@ def test_a_trained_run_leaves_as_everything(nerf: Nerf, ball: Path, tmp_path: Pa
     scene = json.loads(record.read_text())
     scene["frames"][0] |= {"lens": "fov", "lens_params": [0.8]}
     record.write_text(json.dumps(scene))
-    done = nerf("export", "run", "--to", "cameras", "--quiet", "--overwrite")
-    assert "lost: lens: 1 image has a lens (fov)" in done.stdout
+    done = call("export", "run", "--to", "cameras", "--quiet", "--overwrite")
+    assert "lost: lens: 1 image has a lens (fov)" in done.out
 
 
 @pytest.mark.slow

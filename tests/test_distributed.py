@@ -101,7 +101,7 @@ def prepared(scene: Path, method: str, **of_train: Any) -> Prepared:
 def steps_of(ready: Prepared, world: World, n: int = 4) -> tuple[list[StepResult], Any]:
     """The results of n steps, and the trainer after them."""
     generator = torch.Generator().manual_seed(0)
-    made = method_of(ready.config).create_trainer(
+    made: Any = method_of(ready.config).create_trainer(
         ready.scene, ready.residents.at(0), ready.config, Backend(), generator
     )
     made.world = world

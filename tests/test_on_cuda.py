@@ -137,7 +137,7 @@ def prepared(scene: Scene, method: str, device: str = "cuda") -> train.Prepared:
         unbounded=UnboundedConfig(
             log2_table_size=10, n_rays=16, n_samples=8, n_bins=16, proposal_resolution=16
         ),
-        classic=ClassicConfig(n_coarse=8, n_fine=8, n_rays=16),
+        classic=ClassicConfig(n_coarse=8, n_fine=8, n_rays=16, width=16, depth=2),
     )
     return train.prepare(scene, config)
 

@@ -146,7 +146,8 @@ def eval(
     value["n_split_views"] = total
     text = _summary(value)
     if code is not None:
-        text += f"\nstopped after {result['n_views']} of {total} views; {score_file(split)} is not written"
+        text += f"\nstopped after {result['n_views']} of {total} views; "
+        text += f"{score_file(split)} is not written"
     if target_psnr is not None and code is None:
         met = reaches(result, target_psnr)
         value |= {"target_psnr": target_psnr, "target_met": met}

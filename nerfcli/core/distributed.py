@@ -186,6 +186,7 @@ def joined() -> Iterator[World]:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # it prints stack traces of its own
     import torch
     import torch.distributed as dist
+    from torch.distributed.rendezvous import rendezvous
 
     missing = [name for name in NAMES if not os.environ.get(name)]
     if missing:
@@ -196,7 +197,7 @@ def joined() -> Iterator[World]:
     try:
         own = World(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
         kind = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        store, *_ = next(dist.rendezvous("env://", timeout=PATIENCE))
+        store, *_ = next(rendezvous("env://", timeout=PATIENCE))
         dist.init_process_group(
             kind, store=store, rank=own.rank, world_size=own.size, timeout=PATIENCE
         )

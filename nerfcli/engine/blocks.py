@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -209,7 +209,8 @@ def load_blocks(
         parts.append(Part(model.field, from_whole, core))
     centers = torch.stack([part.core.mean(0) for part in parts])
     apart = torch.cdist(centers, centers)[~torch.eye(len(parts), dtype=torch.bool)]
-    field = BlendedField(tuple(parts), SOFT * float(apart.min()))
+    blended = BlendedField(tuple(parts), SOFT * float(apart.min()))
+    field = cast(Field, blended)  # it has what rendering asks for
     return Model(field, Scene.from_json(whole.scene_json), models[0].backend, models[0].device)
 
 
@@ -279,7 +280,7 @@ def _record(folder: Path) -> dict[str, Any]:
         if record["format"] != FORMAT:
             raise NerfError(f"{path}: format {record['format']!r}, this version reads {FORMAT}.")
         for block in record["blocks"]:
-            str(block["name"]), np.asarray(block["core"], dtype=np.float64).reshape(-1, 3)
+            _ = str(block["name"]), np.asarray(block["core"], dtype=np.float64).reshape(-1, 3)
     except (KeyError, TypeError, ValueError) as error:
         raise NerfError(f"{path} is damaged ({type(error).__name__}: {error}).") from error
     return record
