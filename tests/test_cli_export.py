@@ -125,6 +125,10 @@ def test_bad_usage_is_one_clear_message(
         (["--to", "sdf", "--out", "x.ply"], "choose .npz"),
         (["--to", "sdf"], "--out is missing"),
         (["--resolution", "1", "--out", "x.ply"], "between 2 and"),
+        (["--resolution", "0", "--out", "x.ply"], "--resolution 0: must lie between 2 and"),
+        (["--faces", "0", "--out", "x.ply"], "--faces 0"),
+        (["--to", "points", "--points", "0", "--out", "x.ply"], "--points 0"),
+        (["--to", "points", "--seed", "-1", "--out", "x.ply"], "--seed -1"),
         (["--threshold", "-1", "--out", "x.ply"], "above 0"),
         (["--texture", "256", "--out", "x.obj"], "name a run"),
     ]:

@@ -19,6 +19,7 @@ from nerfcli.cli.prepare import summarise
 from nerfcli.core.text import number, rough_duration
 from nerfcli.engine import forecast
 from nerfcli.engine.forecast import Forecast
+from nerfcli.engine.run_folders import score_file
 
 
 @pytest.mark.parametrize(
@@ -43,6 +44,18 @@ from nerfcli.engine.forecast import Forecast
         (["render", "--fps", 60, "--out", "x"], "--fps is of a video"),
         (["render", "--fps", 30, "--frame", 2], "--fps is of a video"),
         (["render", "--height", 3, "--distance", 2], "--height: the camera is no higher"),
+        (["render", "--save", "rgb,dpth"], "unknown layer 'dpth'; did you mean depth?"),
+        (["render", "--path", "orbitt"], "unknown path 'orbitt'; did you mean orbit?"),
+        (["render", "--target", "subjct"], "or one of centre, box, subject; did you mean subject?"),
+        (["export", "--to", "pionts"], "--to: unknown 'pionts'; did you mean points?"),
+        (["convert", "s", "--to", "colmpa", "--out", "o"], "'colmpa'; did you mean colmap?"),
+        (["convert", "s", "--to", "colmap"], "nerf: --out is missing: the folder to make. See"),
+        (["prepare", "nope.mp4", "--out", "o"], "nope.mp4 does not exist"),
+        (["train", "s", "--method", "hashgrd"], "did you mean hashgrid?"),
+        (["train", "s", "--minutes", "inf"], "above 0 and at most 1000000; got inf."),
+        (["train", "s", "--minutes", "auto"], "--minutes must be a number, got 'auto'."),
+        (["train", "s", "--minutes", 1e7], "above 0 and at most 1000000; got"),
+        (["train", "s", "--steps", 10**10], "at least 1 and at most 1000000000; got"),
         (["help", "trian"], "No such command 'trian'. Did you mean 'train'?"),
         (["runs", "nowhere"], "nowhere is not a folder"),
     ],
@@ -86,6 +99,7 @@ def test_runs_are_listed_newest_first_and_broken_ones_named(call: Call, tmp_path
             save_file({"x": torch.ones(3)}, run / f"{part}-5.safetensors", metadata={"step": "5"})
         os.utime(run / "state.json", (n, n))
     score = {"psnr": 27.345, "step": 4, "protocol": {"split": "test"}}
+    assert (score_file(), score_file("val")) == ("eval.json", "eval-val.json")
     (tmp_path / "runs" / "chair-3" / "eval.json").write_text(json.dumps(score))
     (tmp_path / "runs" / "chair-2" / "scene.json").write_text("{")
     (tmp_path / "runs" / "not-a-run").mkdir()

@@ -97,7 +97,10 @@ def test_set(text: str, key: str, value: object) -> None:
         ("train.steps=[1]", ["a whole number", "[1]"]),
         ("train.random_background=1", ["true or false", "got 1"]),
         ("train.random_background=auto", ["true or false; got 'auto'"]),
-        ("train.steps=0", ["train.steps must be a whole number, at least 1, or auto; got 0"]),
+        (
+            "train.steps=0",
+            ["train.steps must be a whole number, at least 1 and at most 1000000000, or auto"],
+        ),
         ("train.lr=nan", ["train.lr must be a finite number, above 0"]),
         ("train.lr=inf", ["train.lr must be"]),
         ("scene.near=0", ["scene.near must be a finite number, above 0, or auto; got 0"]),

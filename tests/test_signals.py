@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -86,6 +87,63 @@ def test_a_signal_raises_once_and_the_handlers_come_back(number: int) -> None:
     assert tidied
     assert caught.value.number == number
     assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize("number", list(CODES))
+def test_a_signal_within_an_import_waits_for_its_end(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A module's own lazy imports would swallow what is raised within."""
+    (tmp_path / "deep_inside.py").write_text(
+        f"import os\nos.kill(os.getpid(), {int(number)})\n"
+        "for i in range(1000): pass\nwhole = True\n"
+    )
+    (tmp_path / "lazy_outside.py").write_text(
+        "try:\n    import deep_inside\nexcept BaseException:\n    raise RecursionError\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        with pytest.raises(Interrupted) as caught, interruptible():
+            import lazy_outside  # pyright: ignore[reportMissingImports]
+
+            pytest.fail(f"{lazy_outside} has swallowed the signal")
+        assert caught.value.number == number
+        assert sys.modules["deep_inside"].whole
+        assert sys.getprofile() is None
+    finally:
+        for name in ("deep_inside", "lazy_outside"):
+            sys.modules.pop(name, None)
+
+
+def test_the_outermost_import_counts() -> None:
+    def frame(filename: str, back: Any = None) -> Any:
+        return SimpleNamespace(f_code=SimpleNamespace(co_filename=filename), f_back=back)
+
+    command = frame("check.py")
+    outer = frame(signals.IMPORTS[0], command)
+    inner = frame(signals.IMPORTS[1], frame("numpy/__init__.py", outer))
+    assert signals._outermost_import(frame("numpy/fft.py", inner)) is outer
+    assert signals._outermost_import(command) is None
+    with pytest.raises(Interrupted):
+        signals.raise_outside_imports(signal.SIGINT, command)
+
+
+@pytest.mark.parametrize("number", list(CODES))
+def test_what_fails_after_a_signal_is_told_as_the_signal(
+    number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def swallow(*args: Any, **kinds: Any) -> None:
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(1)
+        except Interrupted:
+            raise RecursionError from None
+
+    monkeypatch.setattr("nerfcli.cli.app", swallow)
+    with pytest.raises(SystemExit) as caught:
+        main(["runs"])
+    assert caught.value.code == CODES[signal.Signals(number)]
+    assert capsys.readouterr().err.startswith("nerf: stopped by ")
 
 
 def test_an_ignored_signal_stays_ignored() -> None:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from nerfcli.core.errors import NerfError
-from nerfcli.engine.video import ENCODINGS, VideoWriter, ensure_video
+from nerfcli.engine.video import ENCODINGS, VideoWriter, ensure_video, written_size
 
 
 def picture(i: int, size: tuple[int, int] = (48, 64)) -> np.ndarray:
@@ -130,6 +130,12 @@ def test_ffmpeg_that_ends_early_is_one_line(tmp_path: Path, monkeypatch: pytest.
     assert "\n" not in str(told.value)
     writer.abort()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_size_that_is_written_is_known_before() -> None:
+    assert written_size(Path("a.mp4"), 135, 241) == (134, 240)
+    for out in ("a.webm", "a.gif", "a.png", "frames"):
+        assert written_size(Path(out), 135, 241) == (135, 241)
 
 
 def test_abort_leaves_nothing(tmp_path: Path):

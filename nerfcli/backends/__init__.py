@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 from nerfcli.backends import selfcheck_cache
 from nerfcli.backends.base import Backend
+from nerfcli.core.devices import KNOWN
 from nerfcli.core.errors import BackendUnavailable, NerfError
 from nerfcli.core.progress import Note
+from nerfcli.core.text import choose_from
 
 # fastest first
 ORDER = {"cuda": ("triton", "tcnn", "torch"), "cpu": ("cpu", "torch")}
@@ -41,7 +43,8 @@ def backend_class(name: str) -> type[Backend]:
 def why_unavailable(name: str, device: str) -> str | None:
     """The reason why backend `name` cannot run on `device` ("cpu" or "cuda"), or None."""
     if name not in names():
-        raise NerfError(f"unknown backend {name!r}; known: {', '.join(names())}.")
+        hint = f" It is a device: --device {name}." if KNOWN.fullmatch(name) else ""
+        raise NerfError(f"unknown backend {name!r}; {choose_from(name, names())}.{hint}")
     if name not in ORDER[device]:
         places = [place for place, order in ORDER.items() if name in order]
         return f"it runs on {' and '.join(places)} only"

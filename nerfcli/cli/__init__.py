@@ -35,7 +35,7 @@ from nerfcli.cli.usage import usage_message
 from nerfcli.core.distributed import joined
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import refusal
-from nerfcli.core.signals import STOPS, Interrupted, interruptible
+from nerfcli.core.signals import STOPS, Interrupted, Interruption, interruptible
 
 # its home differs between versions of typer
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -101,32 +101,41 @@ def main(args: Sequence[str] | None = None) -> None:
     ensure_streams()
     words = list(sys.argv[1:] if args is None else args)
     as_json = "--json" in words
+    interruption = Interruption()
     try:
-        with interruptible(), joined():
+        with interruptible() as interruption, joined():
             code = app(words, prog_name="nerf", standalone_mode=False, obj=words)
-    except NerfError as error:
-        code = fail(str(error), as_json)
-    except UsageError as error:
-        if not words:
-            print(error)  # the help, for someone who typed just `nerf`
-            code = 2
+    except (Exception, Interrupted) as error:
+        # whatever fails after a signal, fails because of it
+        number = error.number if isinstance(error, Interrupted) else interruption.received
+        if number is None:
+            code = _explain(error, words)
         else:
-            code = fail(usage_message(error, words), as_json)
-    except OSError as error:
-        message = refusal(error)
-        prints = words[:1] == ["help"] or not TEXTS.isdisjoint(words)
-        if prints and error.filename is None:  # no file but stdout is written
-            message = f"stdout cannot be written to: {error.strerror}."
-        if message is None:
-            raise
-        code = fail(message, as_json)
-    except Interrupted as stop:
-        name = "Ctrl-C" if stop.number == SIGINT else Signals(stop.number).name
-        fail(f"stopped by {name}; nothing half-written is left.", as_json)
-        code = stop_code(stop.number)
-        if args is None:  # threads of a library may still work on what would now be taken down
-            os._exit(code or 1)
+            name = "Ctrl-C" if number == SIGINT else Signals(number).name
+            fail(f"stopped by {name}; nothing half-written is left.", as_json)
+            code = stop_code(number)
+            if args is None:  # threads of a library may still work on what would be taken down
+                os._exit(code or 1)
     if args is None:  # the work is done, and the code says how; a signal may not replace it now
         for number in STOPS:
             signal(number, SIG_IGN)
     sys.exit(code or 0)
+
+
+def _explain(error: BaseException, words: Sequence[str]) -> int:
+    """Say what is wrong with a command; give the exit code. Raises what is a bug of ours."""
+    as_json = "--json" in words
+    if isinstance(error, NerfError):
+        return fail(str(error), as_json)
+    if isinstance(error, UsageError):
+        if words:
+            return fail(usage_message(error, words), as_json)
+        print(error)  # the help, for someone who typed just `nerf`
+        return 2
+    message = refusal(error) if isinstance(error, OSError) else None
+    prints = words[:1] == ["help"] or not TEXTS.isdisjoint(words)
+    if isinstance(error, OSError) and prints and error.filename is None:
+        message = f"stdout cannot be written to: {error.strerror}."  # no file is written
+    if message is None:
+        raise error
+    return fail(message, as_json)

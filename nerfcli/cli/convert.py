@@ -25,7 +25,7 @@ from nerfcli.cli.output_paths import ensure_new_folder
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import replacing_folder, write_json
 from nerfcli.core.progress import Progress
-from nerfcli.core.text import quantity
+from nerfcli.core.text import choose_from, quantity
 
 if TYPE_CHECKING:
     from nerfcli.scenes.writers.convert import Plan, WriteOptions
@@ -96,8 +96,8 @@ def convert(
 
     target = SAME_TARGET.get(to, to)
     if target not in TARGETS:
-        known = ", ".join((*TARGETS, *SAME_TARGET))
-        raise NerfError(f"--to: unknown format {to!r}; known: {known}.")
+        known = choose_from(to, (*TARGETS, *SAME_TARGET))
+        raise NerfError(f"--to: unknown format {to!r}; {known}.")
     if text and to != "colmap":
         raise NerfError("--text is for --to colmap only.")
     ensure_scene(scene, "convert")

@@ -33,9 +33,7 @@ from nerfcli.core.files import ensure_writable, write_json
 from nerfcli.core.progress import Progress
 from nerfcli.core.signals import StopSignal
 from nerfcli.core.text import quantity
-from nerfcli.engine.runs import is_run
-
-EVAL = "eval.json"
+from nerfcli.engine.run_folders import is_run, score_file
 
 
 def eval(
@@ -60,7 +58,7 @@ def eval(
     out: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="A folder for eval.json and the pairs. [default: the run]"
+            metavar="DIR", help="A folder for the scores and the pairs. [default: the run]"
         ),
     ] = None,
     geometry: Annotated[
@@ -83,8 +81,9 @@ def eval(
     PSNR is also given after the gain and offset of each channel that fit the photo best.
     The shape is measured where a true one is given (--geometry).
 
-    Writes eval.json with the protocol into the run, and pairs of images into its renders/. With
-    --out everything goes there, and the run is only read.
+    Writes eval.json (of val: eval-val.json) with the protocol into the run, and pairs of images
+    into its renders/; newer scores replace older ones. With --out everything goes there, and the
+    run is only read.
 
     \b
     Examples:
@@ -104,7 +103,7 @@ def eval(
         raise NerfError(f"--photos {photos}: no such folder.")
     if overwrite and out is None and not quiet:
         remark("--overwrite has no effect without --out: the run's own scores are replaced anyway")
-    ensure_free_scores(opened.path, out, overwrite=overwrite)
+    ensure_free_scores(opened.path, out, score_file(split), overwrite=overwrite)
     folder = None if photos is None else str(photos.resolve())
     loaded = scene_of_run(opened, scene or recorded_path(opened), folder)
     from nerfcli.engine.evaluate import evaluate, pair_name, pairs_folder, reaches
@@ -141,13 +140,14 @@ def eval(
             result["geometry"] = evaluate_mesh(
                 opened, truth, str(geometry), out, backend=backend, progress=reporter
             )
-        write_json((out or opened.path) / EVAL, result)
+        write_json((out or opened.path) / score_file(split), result)
     value: dict[str, Any] = {"run": str(opened.path), **result}
     code = stop_code(stop.received if result["n_views"] < total else None)
     value["n_split_views"] = total
     text = _summary(value)
     if code is not None:
-        text += f"\nstopped after {result['n_views']} of {total} views; eval.json is not written"
+        text += f"\nstopped after {result['n_views']} of {total} views; "
+        text += f"{score_file(split)} is not written"
     if target_psnr is not None and code is None:
         met = reaches(result, target_psnr)
         value |= {"target_psnr": target_psnr, "target_met": met}
@@ -157,18 +157,21 @@ def eval(
     return code or 0
 
 
-def ensure_free_scores(run: Path, out: Path | None, *, overwrite: bool) -> None:
-    """Raise NerfError where the scores of a run cannot be written, before it is rendered."""
+def ensure_free_scores(run: Path, out: Path | None, name: str, *, overwrite: bool) -> None:
+    """Raise NerfError where the scores of a run cannot be written, before it is rendered.
+
+    name: of their file.
+    """
     if out is None:
-        for name in (EVAL, "renders", "exports"):
-            ensure_writable(run / name, NAME_ANOTHER)
+        for place in (name, "renders", "exports"):
+            ensure_writable(run / place, NAME_ANOTHER)
         return
     if out.exists() and not out.is_dir():
         raise NerfError(f"--out {out} is a file; eval needs a folder.")
     if out.resolve() != run.resolve():
         _ensure_nothing_else(out)
     ensure_writable(out)
-    ensure_absent([out / EVAL], overwrite=overwrite)
+    ensure_absent([out / name], overwrite=overwrite)
 
 
 def ensure_kept_truth(truth: Path, written: list[Path]) -> None:

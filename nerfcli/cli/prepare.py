@@ -97,6 +97,8 @@ def prepare(
     ensure_capture(capture)
     if frames != DEFAULT_FRAMES and capture.is_dir():
         raise NerfError("--frames is for a video; a folder of photos is taken whole.")
+    if not capture.exists():
+        raise NerfError(f"{capture} does not exist; give a folder of photos or a video file.")
     ensure_installed("pycolmap", "nerf prepare")
     ensure_free_scene(capture, out, overwrite=overwrite)
     given = None if masks is None else str(masks.resolve())
@@ -127,11 +129,9 @@ def prepare(
 
 
 def ensure_free_scene(capture: Path, out: Path, *, overwrite: bool) -> None:
-    """Raise NerfError unless `capture` exists and `out` is free, or ours; clear it if asked."""
+    """Raise NerfError unless `out` is free, or ours; clear it if asked."""
     from nerfcli.prepare import RECORD, WORK, clear_scene
 
-    if not capture.exists():
-        raise NerfError(f"{capture} does not exist; give a folder of photos or a video file.")
     ensure_apart(out, capture)
     ensure_own_folder(out, (RECORD, WORK))
     if overwrite and out.is_dir() and any(out.iterdir()):

@@ -14,7 +14,7 @@ from nerfcli.cli.output import show
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import read_json, refusal
 from nerfcli.core.text import duration
-from nerfcli.engine.run_folders import find_files, is_run
+from nerfcli.engine.run_folders import find_files, is_run, score_file
 from nerfcli.engine.runs import Run
 from nerfcli.engine.source_record import ImageSource
 
@@ -85,7 +85,7 @@ def held_out_score(path: Path) -> dict[str, Any]:
     """The PSNR of the held-out views that `nerf eval` left in a run, and the step it is of."""
     none = {"test_psnr": None, "test_psnr_step": None}
     try:
-        score = read_json(path / "eval.json")
+        score = read_json(path / score_file())
         if score["protocol"]["split"] != "test":
             return none
         return {"test_psnr": score["psnr"], "test_psnr_step": score.get("step")}

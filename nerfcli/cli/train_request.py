@@ -24,7 +24,7 @@ from nerfcli.core.settings import (
     with_values,
 )
 from nerfcli.core.text import command, quantity
-from nerfcli.engine.run_folders import has_checkpoint
+from nerfcli.engine.run_folders import has_checkpoint, in_training
 from nerfcli.engine.runs import Run, ensure_free, is_run, newest_run
 from nerfcli.engine.schedule import budget_at
 from nerfcli.engine.source_record import ImageSource
@@ -203,6 +203,9 @@ def resumable_job(
 
     scene = scene_of_run(run, moved or recorded_path(run), images)
     _ensure_held_out(scene, target_psnr)
+    if world().is_first:  # one that another process trains is refused before anything is said
+        with in_training(run.path):
+            pass
     note(f"going on with run {run.path} from step {run.step} to {_length(config.train)}")
     prepared = prepare(scene, config, note, resumed=True)
     return Job(prepared, scene, prepared.config, run, target_psnr)

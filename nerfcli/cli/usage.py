@@ -45,6 +45,8 @@ def usage_message(error: Any, words: Sequence[str]) -> str:
         flags = [f for p in context.command.params for f in (*p.opts, *p.secondary_opts)]
         near = meant(wrong, [flag for flag in flags if flag.startswith("--")])
         message += f". Did you mean {near}?" if near else "."
+    elif (missing := _missing_flag(error)) is not None:
+        message = missing
     else:
         message = _wrong_type(error, words) or error.format_message().rstrip(".")
         message += "" if message.endswith("?") else "."
@@ -66,6 +68,17 @@ def meant(wrong: str, flags: Sequence[str]) -> str | None:
 def _verb(words: Sequence[str]) -> Sequence[str]:
     """The verb, before its flags; some of typer's errors do not name it."""
     return [] if not words or words[0].startswith("-") else words[:1]
+
+
+def _missing_flag(error: Any) -> str | None:
+    """Say which flag a command lacks, and what it is; None for errors of other kinds."""
+    parameter = getattr(error, "param", None)
+    if type(error).__name__ != "MissingParameter" or parameter is None:
+        return None
+    if not parameter.opts or not parameter.opts[0].startswith("-"):
+        return None
+    help_text = (getattr(parameter, "help", None) or "").rstrip(".")
+    return f"{parameter.opts[0]} is missing: {help_text[:1].lower()}{help_text[1:]}."
 
 
 def _wrong_type(error: Any, words: Sequence[str]) -> str | None:

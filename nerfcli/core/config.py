@@ -22,6 +22,8 @@ Natural = Annotated[int, Meta(ge=0)]
 Count = Annotated[int, Meta(ge=1)]
 Amount = Annotated[float, Meta(ge=0, le=sys.float_info.max)]
 Positive = Annotated[float, Meta(gt=0, le=sys.float_info.max)]
+Length = Annotated[int, Meta(ge=1, le=10**9)]
+Minutes = Annotated[float, Meta(gt=0, le=1e6)]  # nearly two years
 Share = Annotated[float, Meta(ge=0, le=1)]
 Growth = Annotated[float, Meta(ge=0, lt=0.5)]  # beyond, empty space is not skipped safely
 Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -56,8 +58,8 @@ class SceneConfig:
 class TrainConfig:
     """What every method reads."""
 
-    steps: Count | None = None  # length of the run; auto: from minutes
-    minutes: Positive | None = None  # wall-clock length; auto: by steps, or 2, for places 5
+    steps: Length | None = None  # length of the run; auto: from minutes
+    minutes: Minutes | None = None  # wall-clock length; auto: by steps, or 2, for places 5
     seed: Seed = 0  # of all randomness
     lr: Positive | None = None  # peak rate; auto: by method, for hashgrid also by n_samples
     lr_final: Positive | None = None  # at the end, as a share of the peak; auto: by method

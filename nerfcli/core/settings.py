@@ -267,11 +267,16 @@ def _checked(key: str, value: object, where: str) -> Any:
         value = msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         subject = where if where == _flag(key) else f"{where}: {key}"
-        raise NerfError(f"{subject} must be {_expected(kind)}; got {value!r}.") from error
+        expected = _expected(kind)
+        if subject == where and "number" in expected:  # such a flag takes no word
+            expected = expected.removesuffix(", or auto")
+        raise NerfError(f"{subject} must be {expected}; got {value!r}.") from error
     if key == "method" and value not in (None, *METHOD_TABLES):
         names = ", ".join(METHOD_TABLES)
         subject = where if where == _flag(key) else f"{where}: {key}"
-        raise NerfError(f"{subject} must be one of {names}; got {value!r}.")
+        near = most_like(str(value), METHOD_TABLES, 0.5)
+        hint = f"; did you mean {near}?" if near else "."
+        raise NerfError(f"{subject} must be one of {names}; got {value!r}{hint}")
     return value
 
 
@@ -297,6 +302,6 @@ def _phrase(info: Any) -> str:
         return "true or false"
     bounds = [("above", info.gt), ("at least", info.ge), ("at most", info.le)]
     bounds.append(("below", info.lt))
-    texts = [f"{word} {n:g}" for word, n in bounds if n is not None and abs(n) < 2**62]
+    texts = [f"{word} {n:.10g}" for word, n in bounds if n is not None and abs(n) < 2**62]
     noun = "a whole number" if isinstance(info, inspect.IntType) else "a finite number"
     return ", ".join([noun, *([" and ".join(texts)] if texts else [])])

@@ -67,3 +67,10 @@ def most_like(word: str, known: Iterable[str], likeness: float = NEAR) -> str | 
     """Return the known name that is most like a word; None where none is like it."""
     close = get_close_matches(word, known, n=1, cutoff=likeness)
     return close[0] if close else None
+
+
+def choose_from(word: str, known: Iterable[str]) -> str:
+    """A clause that lists the known names, after the one that a word most likely means."""
+    names = list(known)
+    near = most_like(word.lower(), names, 0.6)
+    return (f"did you mean {near}? Known: " if near else "known: ") + ", ".join(names)

@@ -24,6 +24,7 @@ from nerfcli.engine.image_metrics import (
     ssim,
 )
 from nerfcli.engine.render import Model, as_image, load_model, render_image, to_uint8
+from nerfcli.engine.run_folders import score_file
 from nerfcli.engine.runs import Run
 from nerfcli.scenes import Scene, load_views
 from nerfcli.scenes.blind import describe_blind_lenses, find_blind_lenses
@@ -43,7 +44,7 @@ def evaluate(
     stop: StopSignal | None = None,
     world: World = ALONE,
 ) -> dict:
-    """PSNR and SSIM of every view of a split, and their means; writes eval.json.
+    """PSNR and SSIM of every view of a split, and their means; writes `score_file`.
 
     A view that equals its photo has an infinite PSNR, which is null in JSON: `exact_views` counts
     these, and the mean is over the others.
@@ -52,8 +53,7 @@ def evaluate(
         scene: with images; its cameras are the run's.
         save_images: also write photo and rendering side by side, renders/<split>/<name>.png.
         out: a folder for all of that; None: the run.
-
-        world: processes that share the views; the first one alone writes eval.json.
+        world: processes that share the views; the first one alone writes their scores.
 
     Raises:
         NerfError: the split is empty, or there is no readable checkpoint.
@@ -97,7 +97,7 @@ def evaluate(
         "views": rows,
     }
     if len(rows) == len(indices) and world.is_first:
-        write_json(place / "eval.json", result)
+        write_json(place / score_file(split), result)
     return result
 
 

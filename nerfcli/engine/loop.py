@@ -134,10 +134,10 @@ class Loop:
                     budget.tick(self.step, self.elapsed)
                     for callback in callbacks:
                         callback(self)
-                self.elapsed = clock.elapsed()
                 if self.step > first_step and not int(self.n_samples):
                     raise nothing_met(self.step)
                 if self.saved != self.step:
+                    self.elapsed = clock.elapsed()
                     self.save()
                 break
             except Diverged as fault:
@@ -149,7 +149,7 @@ class Loop:
         seconds = max(self.elapsed - self.first_seconds, 1e-9)
         return {
             "steps": self.step,
-            "seconds": round(clock.elapsed(), 3),
+            "seconds": round(self.elapsed, 3),  # as the checkpoint says
             "psnr": round(self._psnr(), 3),
             "steps_per_second": (self.step - first_step) / seconds,
             "rays_per_second": int(self.n_rays) / seconds,

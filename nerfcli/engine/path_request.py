@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nerfcli.core.errors import NerfError
+from nerfcli.core.text import choose_from, most_like
 
 # the flags that place the camera, and the named paths that have them
 PLACING = ("target", "distance", "height", "radius", "elevation", "turns", "start")
@@ -27,7 +28,7 @@ TARGETS = ("centre", "box", "subject")
 CAMERAS = ("perspective", "equirectangular", "ods", "vr180")
 FPS = 30.0  # of a video, unless the path's file or the user says otherwise
 N_FRAMES = 120  # of a named path, unless another length is asked for
-MOST_FRAMES = 10**6
+MOST_FRAMES = 100_000  # nearly an hour of film; planning more takes long
 MOST_PIXELS = 2**16  # along a side
 
 
@@ -95,12 +96,21 @@ class PathRequest:
         """Choose the number of frames of a path that has `usual` frames by itself.
 
         fps: of the path's file.
+
+        Raises:
+            NerfError: they are more than MOST_FRAMES.
         """
+        asked = f"--path {self.path}"
         if self.frames is not None:
-            return self.frames
-        if self.seconds is not None:
-            usual = self.seconds * (self.fps or fps or FPS)
-        return max(round(usual / (self.speed or 1.0)), 1)
+            usual, asked = self.frames, f"--frames {self.frames}"
+        elif self.seconds is not None:
+            asked = f"--seconds {self.seconds:g}"
+            usual = self.seconds * (fps or FPS if self.fps is None else self.fps)
+        elif self.speed is not None:
+            usual, asked = usual / self.speed, f"--speed {self.speed:g}"
+        if usual > MOST_FRAMES:
+            raise NerfError(f"{asked}: a path has at most {MOST_FRAMES} frames.")
+        return max(round(usual), 1)
 
     def choose_fps(self, stated: float | None = None) -> float:
         """Choose the frames a second. stated: of the path's file."""
@@ -115,7 +125,7 @@ class PathRequest:
         path, up = self.path, self.up
         if self.is_file and not Path(path).exists():
             raise NerfError(
-                f"--path: unknown path {path!r}; known: {', '.join(NAMES)}, or a file: there is "
+                f"--path: unknown path {path!r}; {choose_from(path, NAMES)}, or a file: there is "
                 "none of this name."
             )
         if up is not None and up not in UPS:
@@ -146,9 +156,8 @@ class PathRequest:
             raise NerfError(
                 f"--{given[0]}: --path {path} has one frame for each {VIEWS[path]}; leave it out."
             )
-        if self.frames is not None and not 1 <= self.frames <= MOST_FRAMES:
-            least = "at least 1" if self.frames < 1 else f"at most {MOST_FRAMES}"
-            raise NerfError(f"--frames must be {least}, got {self.frames}.")
+        if self.frames is not None and self.frames < 1:
+            raise NerfError(f"--frames must be at least 1, got {self.frames}.")
         for name in ("seconds", "speed"):
             number = lengths[name]
             if number is not None and not (math.isfinite(number) and number > 0):
@@ -165,13 +174,13 @@ class PathRequest:
                 f"--frames {self.frames} in --seconds {self.seconds:g} are {rate:.3g} frames a "
                 "second; from 1 to 240 are possible."
             )
-        if self.seconds is not None and self.count_frames(0) > MOST_FRAMES:
-            raise NerfError(f"--seconds {self.seconds:g} is more than {MOST_FRAMES} frames.")
+        if given and not self.is_file:
+            self.count_frames(N_FRAMES)
 
     def _ensure_possible_camera(self) -> None:
         if self.camera is not None and self.camera not in CAMERAS:
-            known = ", ".join(CAMERAS)
-            raise NerfError(f"--camera: unknown camera {self.camera!r}; known: {known}.")
+            known = choose_from(self.camera, CAMERAS)
+            raise NerfError(f"--camera: unknown camera {self.camera!r}; {known}.")
         _ = self.size
         if self.fov is not None and not 0.1 <= self.fov <= 175:
             raise NerfError(
@@ -201,6 +210,8 @@ class PathRequest:
             number = getattr(self, name)
             if number is not None and number <= 0:
                 raise NerfError(f"--{name} must be above 0, got {number}.")
+        if self.turns == 0:
+            raise NerfError("--turns 0 goes nowhere; --frame N is one picture of a path.")
         if self.distance is not None and self.radius is not None:
             raise NerfError(
                 "--distance is from the target, --radius from the upward axis through it; give one."
@@ -230,8 +241,10 @@ def parse_point(text: str) -> list[float]:
     except ValueError:
         numbers = []
     if len(numbers) != 3 or not all(math.isfinite(number) for number in numbers):
+        near = most_like(text, TARGETS, 0.6)
+        hint = f"; did you mean {near}?" if near else "."
         raise NerfError(
             f"--target: {text!r} is no point; give x,y,z in the scene's units, or one of "
-            f"{', '.join(TARGETS)}."
+            f"{', '.join(TARGETS)}{hint}"
         )
     return numbers

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from nerfcli.core.errors import NerfError
 from nerfcli.core.extras import ensure_installed
+from nerfcli.core.text import choose_from
 
 LAYERS = ("rgb", "rgba", "depth", "median-depth", "normal", "opacity")
 ESTIMATORS = {"depth": "expected", "median-depth": "median"}  # the layers of depth
@@ -165,8 +166,10 @@ def frame_name(layer: str, index: int, suffix: str = ".png") -> str:
 def ensure_layers(layers: tuple[str, ...]) -> None:
     """Raise NerfError for layers that do not exist."""
     unknown = [layer for layer in layers if layer not in LAYERS]
-    if unknown or not layers:
-        raise NerfError(f"--save: unknown layer {unknown}; known: {', '.join(LAYERS)}.")
+    if not layers:
+        raise NerfError(f"--save names no layer; known: {', '.join(LAYERS)}.")
+    if unknown:
+        raise NerfError(f"--save: unknown layer {unknown[0]!r}; {choose_from(unknown[0], LAYERS)}.")
 
 
 def ensure_fitting(files: RenderFiles) -> None:

@@ -36,7 +36,7 @@ from nerfcli.engine.render_files import (
     ensure_layers,
 )
 from nerfcli.engine.runs import Run
-from nerfcli.engine.video import VideoWriter, ensure_video
+from nerfcli.engine.video import VideoWriter, ensure_video, written_size
 
 ENCODING = 8  # frames that may wait for their encoder
 PATIENCE, PAUSE = 5, 0.2  # tries of a last shard to get the folder for itself, and seconds between
@@ -130,7 +130,7 @@ def render_path(
     try:
         with keeping_frames(files, what, cameras, scale, in_place=in_place, shard=shard) as kept:
             missing = [i for i in mine if not kept.has(i)]
-            expected = _announce(model, cameras[mine], cameras[missing], progress)
+            expected = _announce(model, cameras[mine], cameras[missing], files.out, progress)
             work = _Work(model, cameras, kept, progress, stop)
             if shard is None:
                 n_frames, n_kept, written = _finish(work, output)
@@ -242,13 +242,23 @@ def _assemble(
     return []
 
 
-def _announce(model: Model, cameras: Cameras, missing: Cameras, progress: Progress) -> float:
-    """Say what is to be rendered and how long it takes; return the expected seconds."""
+def _announce(
+    model: Model, cameras: Cameras, missing: Cameras, out: Path, progress: Progress
+) -> float:
+    """Say what is to be rendered to `out` and how long it takes; return the expected seconds."""
     if not len(missing):
         progress.note(f"all {quantity(len(cameras), 'frame')} were finished before")
         return 0.0
     expected = estimate_seconds(model, missing)
     text = describe_views(missing, "frame", expected)
+    size = missing.size[0].tolist()
+    if (written := written_size(out, *size)) != tuple(size):
+        side = " and ".join(
+            name for name, a, b in zip(("column", "row"), size, written, strict=True) if a != b
+        )
+        text += (
+            f"; {out.suffix} takes even sizes: {written[0]}x{written[1]}, without the last {side}"
+        )
     if len(missing) < len(cameras):
         done = quantity(len(cameras) - len(missing), "frame")
         text = f"{done} finished before; going on with {text}"

@@ -116,6 +116,11 @@ def ensure_replaceable(path: Path, *, overwrite: bool) -> None:
         )
 
 
+def score_file(split: str = "test") -> str:
+    """The name, in a run's folder, of the scores of a split's views."""
+    return "eval.json" if split == "test" else f"eval-{split}.json"
+
+
 def in_training(path: Path) -> AbstractContextManager[None]:
     """Within the block, no other process trains the run at `path`; NerfError if one does."""
     busy = f"run {path} is being trained by another process: wait for it, or choose another --out."

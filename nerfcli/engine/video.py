@@ -81,6 +81,13 @@ def encoding_of(out: Path, codec: str = "h264", *, has_alpha: bool = False) -> E
     return ENCODINGS[f"{suffix} alpha" if has_alpha else suffix]
 
 
+def written_size(out: Path, width: int, height: int) -> tuple[int, int]:
+    """Width and height of what is written to `out`, of frames of a size: an mp4's are even."""
+    encoding = ENCODINGS.get(out.suffix.lower())
+    multiple = 1 if encoding is None else encoding.size_multiple
+    return width - width % multiple, height - height % multiple
+
+
 def ensure_codec(out: Path | None, codec: str | None) -> None:
     """Raise NerfError for an unknown --codec, and for one of a file that has no choice.
 

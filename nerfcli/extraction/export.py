@@ -208,7 +208,9 @@ def _mesh(
     found: Extracted, out: Path, options: ExportOptions, base: dict[str, Any], progress: Progress
 ) -> dict[str, Any]:
     mesh, source = found.mesh, found.solid.source
-    n_faces = options.faces or (TEXTURED_FACES if options.texture else None)
+    n_faces = options.faces
+    if n_faces is None and options.texture:
+        n_faces = TEXTURED_FACES
     if options.fit:
         mesh = fit_shape(mesh, progress, start=simplify_mesh(mesh, n_faces or TEXTURED_FACES))
     elif n_faces is not None:

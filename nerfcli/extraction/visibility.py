@@ -20,6 +20,8 @@ from nerfcli.cameras.boxes import Box
 from nerfcli.cameras.cameras import Cameras
 from nerfcli.cameras.rays import Rays
 from nerfcli.core.progress import Progress
+from nerfcli.core.text import quantity, roughly
+from nerfcli.engine.cost import estimate_seconds
 from nerfcli.engine.render import Model, render_rays
 from nerfcli.extraction.source_field import SourceField
 from nerfcli.methods import Field
@@ -34,6 +36,7 @@ MAX_RAYS = 1_500_000  # of all training views together
 N_OUTSIDE = 24  # directions of the parallel views
 OUTSIDE_SIDE = 128  # pixels of a parallel view, along a side
 DENSITIES = 2000  # of each training view
+RENDERINGS = 2  # of each view: to where its light ends, and to where some of it is lost
 CHUNK = 1 << 17  # points tested at a time: they stay in the cache
 
 
@@ -168,6 +171,7 @@ def compute_visibility(source: SourceField, progress: Progress, share: float = 1
     training = _training_views(scene.cameras[list(scene.splits["train"])])
     training = training[: max(LEAST_VIEWS, math.ceil(share * len(training)))]
     outside = _outside_views(source, max(LEAST_VIEWS, math.ceil(share * N_OUTSIDE)))
+    progress.note(_describe_look(source.model, training, outside))
     total, maps = len(training) + len(outside), []
     for view in (*training, *outside):
         field = source.model.field if isinstance(view, CameraView) else source.from_inside
@@ -178,6 +182,16 @@ def compute_visibility(source: SourceField, progress: Progress, share: float = 1
     length = float(_sample_length(source.steps, known.median())) if len(known) else math.nan
     densities = torch.cat([_half_densities(source, found) for found in maps[: len(training)]])
     return Visibility(tuple(maps[: len(training)]), tuple(maps[len(training) :]), length, densities)
+
+
+def _describe_look(model: Model, training: list[CameraView], outside: list[ParallelView]) -> str:
+    """Say how many views are looked from, and how long it takes."""
+    cameras = training[0].cameras[[view.index for view in training]]
+    n_rays = int(cameras.size.prod(dim=1).sum())
+    share = 1.0 + sum(view.side**2 for view in outside) / n_rays
+    seconds = RENDERINGS * share * estimate_seconds(model, cameras)
+    views = quantity(len(training) + len(outside), "view")
+    return f"looking for the surface from {views}, {roughly(seconds)}"
 
 
 def spread_directions(n: int) -> np.ndarray:

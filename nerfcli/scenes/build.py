@@ -183,7 +183,7 @@ def _cameras(frames: tuple[Frame, ...], downscale: int) -> Cameras:
     # whole blocks of pixels are averaged and a remainder is cut off, so intrinsics divide exactly
     size = torch.tensor([frame.size for frame in frames], dtype=torch.int64) // downscale
     if int(size.min()) < 1:
-        raise NerfError(f"Images cannot be downscaled by {downscale}: nothing would remain.")
+        raise NerfError(f"--downscale {downscale}: nothing would remain of the images.")
     return Cameras(
         torch.from_numpy(np.stack([frame.c2w for frame in frames])),
         torch.tensor([frame.focal for frame in frames], dtype=torch.float64) / downscale,

@@ -12,6 +12,7 @@ from typing import Any
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import write_json
 from nerfcli.core.progress import Progress
+from nerfcli.core.text import choose_from
 from nerfcli.shapes.fit import fit_mesh
 from nerfcli.shapes.grid_files import VALUES_AT
 from nerfcli.shapes.grids import MAX_RESOLUTION, ensure_resolution, sdf_of, voxels_of
@@ -70,7 +71,7 @@ class ExportOptions:
 
     def __post_init__(self) -> None:
         if self.to not in KINDS:
-            raise NerfError(f"--to: unknown {self.to!r}; known: {', '.join(KINDS)}.")
+            raise NerfError(f"--to: unknown {self.to!r}; {choose_from(self.to, KINDS)}.")
         most = MAX_MESH_RESOLUTION if self.to == "mesh" else MAX_RESOLUTION
         ensure_resolution(self.grid_resolution, most)
         if self.threshold is not None and not 0.0 < self.threshold < float("inf"):
@@ -79,6 +80,7 @@ class ExportOptions:
             ("points", 1, 50_000_000),
             ("planes", 2, 256),
             ("views", 1, 10_000),
+            ("seed", 0, 2**63 - 1),
         ):
             value = getattr(self, name)
             if not low <= value <= high:
@@ -94,7 +96,9 @@ class ExportOptions:
 
     @property
     def grid_resolution(self) -> int:
-        return self.resolution or (MESH_RESOLUTION if self.to == "mesh" else GRID_RESOLUTION)
+        if self.resolution is not None:
+            return self.resolution
+        return MESH_RESOLUTION if self.to == "mesh" else GRID_RESOLUTION
 
 
 def kind_of(shape: Shape) -> str:
