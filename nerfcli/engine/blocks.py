@@ -102,7 +102,9 @@ class BlendedField:
                 if "depth" in item.name:
                     values = values / part.from_whole.scale
                 share = weight[seen] if values.dim() == 1 else weight[seen, None]
-                whole = total.setdefault(item.name, values.new_zeros(len(rays), *values.shape[1:]))
+                whole = total.setdefault(
+                    item.name, values.new_zeros(len(rays), *values.shape[1:])
+                )
                 whole[seen] += share * values
         return Pixels(**total)
 
