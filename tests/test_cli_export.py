@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import trimesh
 
-from conftest import Nerf
+from conftest import Call, Nerf
 from nerfcli.cli import main
 from nerfcli.cli.export import _summary
 from nerfcli.core.errors import NerfError
@@ -21,6 +21,7 @@ from nerfcli.shapes.convert_shape import KINDS, POSSIBLE, ExportOptions, convert
 from nerfcli.shapes.inside import closedness
 from nerfcli.shapes.mesh_files import load_shape, save_shape
 from nerfcli.shapes.remesh import icosphere
+from nerfcli.shapes.splat_files import load_splats
 from nerfcli.shapes.types import Mesh, PointCloud, SdfGrid, Shape, VoxelGrid
 
 QUIET = Progress("quiet", None, "step", "test")
@@ -132,7 +133,9 @@ def test_bad_usage_is_one_clear_message(
         assert said in capsys.readouterr().err
 
 
-def test_a_trained_run_leaves_as_everything(nerf: Nerf, ball: Path, tmp_path: Path) -> None:
+def test_a_trained_run_leaves_as_everything(
+    nerf: Nerf, call: Call, ball: Path, tmp_path: Path
+) -> None:
     nerf("train", ball, "--out", "run", "--steps", 150, "--quiet")
     save_shape(icosphere(4), tmp_path / "truth.ply")
     value = json.loads(
@@ -157,6 +160,14 @@ def test_a_trained_run_leaves_as_everything(nerf: Nerf, ball: Path, tmp_path: Pa
     assert len(again.splits["train"]) == 8
     assert len(again.splits["test"]) == 1
     assert again.has_alpha
+    words = ("export", "run", "--to", "splats", "--points", 300, "--fit-steps", 2, "--quiet")
+    value = call(*words, "--json").value
+    splats = tmp_path / "run/exports/splats.ply"
+    assert value["splats"] == len(load_splats(splats))
+    assert value["bytes"] == splats.stat().st_size
+    assert value["scored_split"] == "test"
+    assert min(value["psnr"], value["field_psnr"], value["psnr_to_field"]) > 8.0
+    assert json.loads(splats.with_name("splats.ply.json").read_text())["fit_steps"] == 2
     nerf("export", "run", "--to", "cameras", "--quiet")
     again = json.loads(nerf("export", "run", "--to", "cameras", "--json", "--quiet").stdout)
     assert "run/exports/cameras-2/" in again["files"][0]  # nothing is replaced unasked

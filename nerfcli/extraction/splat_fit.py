@@ -22,10 +22,12 @@ from nerfcli.engine.image_metrics import round_to_8_bits
 from nerfcli.engine.render import Model, as_image, render_image, render_rays
 from nerfcli.extraction.splat_render import WINDOW, Gaussians, Window, render_splats, render_window
 from nerfcli.extraction.splats import cameras_in_source
+from nerfcli.reference.adam import AdamConfig, adam_step
 from nerfcli.scenes.scene import Scene
 from nerfcli.shapes.splat_files import Splats
 
 RATES = {"harmonics": 0.01, "logits": 0.1, "log_scales": 0.02}
+ADAM = AdamConfig(beta2=0.999)
 MOST_SCORED = 24  # views
 NEAR = 0.25  # of the scene's near: splats nearer to a camera are not drawn
 
@@ -39,8 +41,7 @@ def fit_splats(model: Model, splats: Splats, steps: int, seed: int, progress: Pr
     cameras, near = cameras_in_source(scene), near_in_source(scene)
     gaussians = Gaussians.of(splats)
     learned = {name: getattr(gaussians, name).requires_grad_() for name in RATES}
-    groups = [{"params": [learned[name]], "lr": rate} for name, rate in RATES.items()]
-    optimizer = torch.optim.Adam(groups, eps=1e-15)
+    moments = {name: torch.zeros(2, value.numel()) for name, value in learned.items()}
     rng = np.random.default_rng(seed)
     views = np.zeros(0, dtype=np.int64)
     for step in range(1, steps + 1):
@@ -56,9 +57,11 @@ def fit_splats(model: Model, splats: Splats, steps: int, seed: int, progress: Pr
         if not len(error):
             continue
         loss = error.mean()
-        optimizer.zero_grad()
         loss.backward()
-        optimizer.step()
+        for name, value in learned.items():  # what the window does not show stays
+            assert value.grad is not None
+            flat, grad = value.detach().reshape(-1), value.grad.reshape(-1)
+            adam_step(flat, grad, *moments[name], ADAM, step=step, lr=RATES[name])
         progress.update(step, psnr=-10.0 * math.log10(max(loss.item(), 1e-10)))
     return replace(splats, **{name: value.detach().numpy() for name, value in learned.items()})
 
