@@ -34,7 +34,8 @@ JSON lines with `--progress json`, nothing with `--quiet`.
 | 75 | SIGTERM, nothing half-written: `train --resume`, `prepare`, `render` go on, `eval` anew |
 | 130 | stopped by Ctrl-C, likewise |
 
-With `--json` an error is also an object on stdout, `{"error": "..."}`.
+With `--json` an error is also an object on stdout, `{"error": "..."}`. The keys of each
+result are in [scripting.md](scripting.md).
 
 `nerf train SCENE --out RUN --resume` begins the run if there is none and goes on with it if there
 is, so that a script may repeat it until its exit code is 0; a line says which. Another length than

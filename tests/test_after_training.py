@@ -52,11 +52,11 @@ def test_the_second_of_two_programs_leaves_the_run_of_the_first(
 def test_a_run_that_cannot_be_created_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: Path, value: object) -> None:
+    def full(value: object, path: Path) -> None:
         raise NerfError(f"cannot write {path}: No space left on device.")
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "write_json", full)
+        patch.setattr(runs, "write_config", full)
         with pytest.raises(NerfError, match="No space left"):
             Run.create(tmp_path / "a" / "r", Config(), SCENE)
         with pytest.raises(NerfError, match="No space left"):
@@ -89,7 +89,7 @@ def test_an_estimate_that_fails_does_not_fail_the_run(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(train, "estimate_held_out", fail)
+    monkeypatch.setattr("nerfcli.engine.loop.estimate_held_out", fail)
     done = call("train", ball, "--out", "r", "--json", *TRAIN)
     assert done.code == 0, done.err
     assert (done.value["steps"], done.value["held_out"]) == (2, None)

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Call, sphere_c2w
 from torch import Tensor
 
+from conftest import Call, sphere_c2w
 from nerfcli.cameras.rays import Rays
 from nerfcli.core.errors import NerfError
 from nerfcli.engine.blocks import BlendedField, Part, chain, open_blocks
 from nerfcli.reference.samples import Pixels
 from nerfcli.scenes import read_source
-from nerfcli.scenes.blocks import cut_by_cameras, source_of_block
+from nerfcli.scenes.blocks import Block, cut_by_cameras, source_of_block
 from nerfcli.scenes.scene import Similarity
 
 
@@ -53,7 +53,7 @@ def test_an_overlap_is_a_share_of_the_other_side() -> None:
 
 def test_what_cannot_be_cut_is_told() -> None:
     with pytest.raises(NerfError, match="at most --blocks 2"):
-        cut_by_cameras(street(20), 3)
+        cut_by_cameras(street(11), 3)
     with pytest.raises(NerfError, match="--blocks must be at least 2"):
         cut_by_cameras(street(), 1)
     with pytest.raises(NerfError, match="--overlap"):
@@ -121,9 +121,10 @@ def test_a_held_out_view_is_held_out_by_all(ball: Path) -> None:
     frames = tuple(replace(f, split="test" if i % 4 == 0 else "train") for i, f in
                    enumerate(source.frames))  # fmt: skip
     source = replace(source, frames=frames)
-    from nerfcli.scenes.blocks import Block
-
-    blocks = [Block(tuple(range(5)), tuple(range(8))), Block(tuple(range(5, n)), tuple(range(3, n)))]
+    blocks = [
+        Block(tuple(range(5)), tuple(range(8))),
+        Block(tuple(range(5, n)), tuple(range(3, n))),
+    ]
     parts = [source_of_block(source, block, "b") for block in blocks]
     held = [{f.name for f in part.frames if f.split == "test"} for part in parts]
     trained = [{f.name for f in part.frames if f.split == "train"} for part in parts]

@@ -144,7 +144,8 @@ def test_render_one_frame(copy: Path, inside: Inside) -> None:
     assert done.code == 0, done.err
     assert "1 frame" in done.out
     assert {path.name for path in (copy / "renders").iterdir()} == {
-        *("orbit_0002.png", "orbit_0002_depth.png", "orbit_0002_depth.npy")
+        *("orbit_0002.png", "orbit_0002_depth.png", "orbit_0002_depth.npy"),
+        "orbit_0002_depth.json",
     }
     assert inside(*words, "--frame", 2, "--out", "x.png", "--scale", 0.9).code == 0
     assert np.asarray(Image.open("x.png")).shape == (14, 14, 3)
@@ -152,7 +153,9 @@ def test_render_one_frame(copy: Path, inside: Inside) -> None:
     assert inside(*words, "--out", "x.png", "--overwrite").code == 0  # the first frame
     first = np.asarray(Image.open("all/rgb_0000.png"))
     np.testing.assert_array_equal(np.asarray(Image.open("x.png")), first)
-    assert sorted(os.listdir()) == ["all", "runs", "x.png", "x_depth.npy", "x_depth.png"]
+    assert sorted(os.listdir()) == [
+        *("all", "runs", "x.png", "x_depth.json", "x_depth.npy", "x_depth.png")
+    ]
 
 
 def test_render_layers_to_a_folder(copy: Path, inside: Inside) -> None:
@@ -164,9 +167,10 @@ def test_render_layers_to_a_folder(copy: Path, inside: Inside) -> None:
         f"{layer}_{i:04d}.png" for layer in ("depth", "opacity", "rgb") for i in (0, 1)
     ]
     assert np.asarray(Image.open("views/rgb_0000.png")).shape == (16, 16, 3)
-    refused = inside(*words)
+    assert "2 of them finished before" in inside(*words).out
+    refused = inside(*words, "--scale", 0.5)
     assert refused.code == 2
-    assert "views/rgb_0000.png exists" in refused.err
+    assert "views/rgb_0000.png is a frame of another render" in refused.err
     assert inside(*words, "--overwrite").code == 0
 
 
@@ -309,7 +313,9 @@ def test_finished_run_goes_on_to_more_steps_then_to_more_minutes(
     assert rates[3] > 2 * rates[2] > 2 * rates[4]  # 0.6 and 0.8 of the run, then its end
 
     ticks = count()  # a clock that no other process can make late
-    monkeypatch.setattr(train.Clock, "elapsed", lambda self: self.before + 0.02 * next(ticks))
+    monkeypatch.setattr(
+        "nerfcli.engine.schedule.Clock.elapsed", lambda self: self.before + 0.02 * next(ticks)
+    )
     minutes = (spent + 2.0) / 60
     clocked = inside("train", "--resume", copy, "--minutes", minutes, "--json")
     assert clocked.code == 0, clocked.err
@@ -405,7 +411,7 @@ def test_train_target(inside: Inside, ball: Path) -> None:
     met = inside(*(word for word in words if word != "--quiet"), "--target-psnr", 1, "--overwrite")
     assert met.code == 0, met.err
     assert "target 1 dB reached" in met.out
-    assert "2 held-out views are rendered and scored once, after the training" in met.err
+    assert "training ends early where 2 held-out views reach it" in met.err
     assert "2 test views of 16x16, less than a second" in met.err
 
 
@@ -475,7 +481,7 @@ def test_a_resumed_run_prints_and_saves_the_same(
     """Numbers, rows and files; only the seconds that it took are its own."""
     if backend == "cpu" and why_unavailable("cpu", "cpu"):
         pytest.skip("the compiled kernels are not here")
-    monkeypatch.setattr(train, "METRICS_EVERY", 6)
+    monkeypatch.setattr("nerfcli.engine.loop.METRICS_EVERY", 6)
     words = ("train", ball, "--steps", 20, "--backend", backend, "--json", *SMALL)
     straight = inside(*words, "--out", "s")
     step = hashgrid_trainer.HashGridTrainer.step
@@ -490,7 +496,8 @@ def test_a_resumed_run_prints_and_saves_the_same(
     for key in ("steps", "psnr", "held_out", "n_held_out", "method"):
         assert ours[key] == theirs[key], key
     files = {path.name for path in Path("s").iterdir()}
-    assert {path.name for path in Path("r").iterdir()} == files
+    before = {"previous.json", "model-10.safetensors", "optimizer-10.safetensors"}
+    assert {path.name for path in Path("r").iterdir()} == files | before
     for name in files - {"renders", "state.json", "metrics.jsonl"}:
         assert Path("r", name).read_bytes() == Path("s", name).read_bytes(), name
     for name in ("state.json", "metrics.jsonl"):
@@ -528,7 +535,9 @@ def test_a_killed_run_is_rendered_and_gone_on_with(
 
     step, ticks = hashgrid_trainer.HashGridTrainer.step, count()
     with monkeypatch.context() as patched:
-        patched.setattr(train.Clock, "elapsed", lambda self: self.before + 0.4 * next(ticks))
+        patched.setattr(
+            "nerfcli.engine.schedule.Clock.elapsed", lambda self: self.before + 0.4 * next(ticks)
+        )
         patched.setattr(hashgrid_trainer.HashGridTrainer, "step", killed)
         with pytest.raises(Killed):
             main(["train", str(ball), "--out", "r", "--steps", "30", *SMALL])

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Nerf
 from torch import Tensor
 
+from conftest import Nerf
 from nerfcli import backends
 from nerfcli.backends.base import Backend
 from nerfcli.core import distributed
@@ -156,7 +156,7 @@ def test_a_signal_to_one_ends_all_at_the_same_step(
     ready.residents.at(0)
     made = Run.create(tmp_path / "run", ready.config, ready.scene.to_json())
     local = threading.local()
-    monkeypatch.setattr(train, "world", lambda: local.world)
+    monkeypatch.setattr("nerfcli.engine.loop.world", lambda: local.world)
     monkeypatch.setattr("nerfcli.methods.grid_trainer.world", lambda: local.world)
 
     def work(world: World) -> dict:

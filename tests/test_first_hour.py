@@ -31,6 +31,7 @@ from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Progress
 from nerfcli.core.text import quantity, rough_duration
 from nerfcli.engine import resolve, train
+from nerfcli.engine.loop import RECENT
 from nerfcli.matching.features import Features
 from nerfcli.matching.matching import ImageAnalysis, Matches
 from nerfcli.prepare import PrepareOptions, pipeline
@@ -227,9 +228,9 @@ def test_the_psnr_shown_is_that_of_the_last_steps(ball: Path) -> None:
     ready = train.prepare(load_scene(ball), config)
     shown: Any = None  # no run is made
     loop = train.start(ready, shown, train.backends.select("torch", "cpu").backend, "cpu", QUIET)
-    loop.recent.extend(torch.full((train.RECENT,), 1.0))
+    loop.recent.extend(torch.full((RECENT,), 1.0))
     assert loop._psnr() == 0.0
-    for error in [0.01] * (train.RECENT // 2) + [0.03] * (train.RECENT // 2):
+    for error in [0.01] * (RECENT // 2) + [0.03] * (RECENT // 2):
         loop.recent.append(torch.tensor(error))
     assert loop._psnr() == pytest.approx(-10 * math.log10(0.02))
     loop.take_step(0.0)

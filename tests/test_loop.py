@@ -25,9 +25,10 @@ from nerfcli.core.config import (
 )
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Progress
-from nerfcli.engine import train
+from nerfcli.engine import checkpoints, train
 from nerfcli.engine.callbacks import Callback, Checkpoints, Every
 from nerfcli.engine.render import Model, render_image
+from nerfcli.engine.resolve import resolve
 from nerfcli.engine.runs import Run
 from nerfcli.engine.train import Loop
 from nerfcli.methods import METHODS, hashgrid_trainer
@@ -158,7 +159,7 @@ def test_the_first_checkpoint_comes_soon_and_the_others_by_time(
 def test_metrics_name_the_terms_of_the_loss(
     ball: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, names: int
 ) -> None:
-    monkeypatch.setattr(train, "METRICS_EVERY", 2)
+    monkeypatch.setattr("nerfcli.engine.loop.METRICS_EVERY", 2)
     trained(ball, tmp_path / "run", method)
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
@@ -173,9 +174,11 @@ def test_the_generator_is_saved_as_a_tensor(ball: Path, tmp_path: Path) -> None:
     model, optimizer, state = Run.open(tmp_path / "run").load_checkpoint()
     assert "generator" not in state and "generator" not in model
     want = loop.trainer.generator.get_state()
-    assert torch.equal(train.generator_state(optimizer, state), want)
+    assert torch.equal(checkpoints.generator_state(optimizer, state), want)
     assert "generator" not in optimizer  # what is left is the optimiser's
-    assert torch.equal(train.generator_state({}, {"generator": want.tolist()}), want)  # format 1
+    assert torch.equal(
+        checkpoints.generator_state({}, {"generator": want.tolist()}), want
+    )  # format 1
 
 
 def test_what_the_scene_gave_is_not_repeated_in_the_config(ball: Path, tmp_path: Path) -> None:
@@ -189,10 +192,10 @@ def test_what_the_scene_gave_is_not_repeated_in_the_config(ball: Path, tmp_path:
 def test_a_resolved_config_stays_as_it_is(ball: Path) -> None:
     scene = load_scene(ball)
     for method in METHODS:
-        config = train.resolve(replace(config_of(method), train=TrainConfig()), scene)
+        config = resolve(replace(config_of(method), train=TrainConfig()), scene)
         assert config.train.minutes == (5.0 if method == "unbounded" else 2.0)
         assert config.train.lr is not None
-        assert train.resolve(config, scene) == config
+        assert resolve(config, scene) == config
 
 
 class Asynchronous(Backend):
@@ -206,7 +209,7 @@ class Asynchronous(Backend):
 def test_a_run_in_which_no_ray_meets_anything_stops(
     ball: Path, tmp_path: Path, ops: Backend, steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train, "METRICS_EVERY", 3)
+    monkeypatch.setattr("nerfcli.engine.loop.METRICS_EVERY", 3)
     monkeypatch.setattr(hashgrid_trainer, "MAX_RAYS", 64)
     config = replace(config_of("hashgrid"), train=TrainConfig(steps=steps))
     ready = train.prepare(load_scene(ball), config)

@@ -31,6 +31,7 @@ from nerfcli.core.signals import StopSignal
 from nerfcli.engine import train
 from nerfcli.engine.evaluate import evaluate
 from nerfcli.engine.render import load_model, render_image
+from nerfcli.engine.render_files import Output, RenderFiles
 from nerfcli.engine.render_path import render_path
 from nerfcli.engine.runs import Run
 from nerfcli.extraction import source_field
@@ -80,9 +81,8 @@ def test_one_of_several_gpus(
     train.train(ready, run, progress=quiet(), stop=StopSignal())
     torch.cuda.set_device(0)
     ensure_device("cuda:1")
-    render_path(
-        run.using(device="cuda:1"), ready.scene.cameras[:1], out=tmp_path / "o", progress=quiet()
-    )
+    output = Output(RenderFiles(tmp_path / "o", ("rgb",)))
+    render_path(run.using(device="cuda:1"), ready.scene.cameras[:1], output, progress=quiet())
     assert torch.cuda.current_device() == 1 and "cuda:1" in opened
     assert not {"cuda", "cuda:0"} & set(opened)
     with pytest.raises(NerfError, match="cuda:2: there is no such GPU here, only cuda:0, cuda:1"):
@@ -153,7 +153,7 @@ def test_a_run_is_trained_scored_and_rendered(
     assert summary["steps"] == 8
     assert math.isfinite(evaluate(run, ready.scene, progress=quiet())["psnr"])
     out, view = tmp_path / "frames", ready.scene.cameras[:1]
-    render_path(run, view, out=out, save=("rgb", "depth", "opacity"), progress=quiet())
+    render_path(run, view, Output(RenderFiles(out, ("rgb", "depth", "opacity"))), progress=quiet())
     assert len(list(out.rglob("*.png"))) == 3
 
 

@@ -444,7 +444,9 @@ FAULTS: list[tuple[str, Callable[[dict[str, Any]], Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "edit", "message"), FAULTS, ids=lambda v: str(v)[:40])
+@pytest.mark.parametrize(
+    ("kind", "edit", "message"), FAULTS, ids=[f"{k}-{m}" for k, _, m in FAULTS]
+)
 def test_a_fault_in_a_file_is_named(
     kind: str, edit: Callable[[dict[str, Any]], Any], message: str, tmp_path: Path
 ) -> None:

@@ -15,7 +15,7 @@ from analytic_field import analytic_model, ball, density_of, sphere_cameras
 from torch import Tensor
 
 from nerfcli.cli.output_paths import ensure_own_folder
-from nerfcli.cli.render import OURS, ensure_free_output, free_output
+from nerfcli.cli.render_output import OURS, ensure_free_output, free_output
 from nerfcli.core import files
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import folders_above, locked
@@ -23,33 +23,38 @@ from nerfcli.core.progress import Progress
 from nerfcli.engine import cost
 from nerfcli.engine.estimate import estimate_held_out
 from nerfcli.engine.kept_frames import KeptFrames, describe_frames, keeping_frames
+from nerfcli.engine.layers import DepthScale, depth_scale
 from nerfcli.engine.path_request import PathRequest
-from nerfcli.engine.render_files import RenderFiles
+from nerfcli.engine.render_files import Output, RenderFiles
 from nerfcli.engine.render_path import render_path
 from nerfcli.reference.samples import Pixels
 
 CAMERAS = sphere_cameras(3, size=4)
+SCALE = DepthScale("distance", (1.0, 2.0), 0.001)
 
 
 def described(run: Path, **changed: Any) -> dict[str, Any]:
-    what = {"run": str(run), "field": "a", "layers": ["rgb", "depth"], "numbers": True}
-    return what | changed
+    return {"run": str(run), "field": "a", "n_frames": 3} | changed
+
+
+def keeping(place: Path, what: dict[str, Any]) -> Any:
+    return keeping_frames(RenderFiles(place / "a.mp4", ("rgb", "depth")), what, CAMERAS, SCALE)
 
 
 def save_all(kept: KeptFrames) -> None:
-    picture = np.zeros((4, 4, 3), np.uint8)
+    view = {"rgb": np.zeros((4, 4, 3), np.uint8), "depth": np.zeros((4, 4), np.float32)}
     for index in range(len(kept.sizes)):
-        kept.save(index, dict.fromkeys(kept.layers, picture), np.zeros((4, 4)))
+        kept.save(index, view)
 
 
 def test_frames_that_another_process_renders_are_not_removed(tmp_path: Path) -> None:
     place = tmp_path / "run" / "renders"
     before = described(place.parent)
-    with keeping_frames(place, before, CAMERAS) as kept:
+    with keeping(place, before) as kept:
         save_all(kept)
-        with keeping_frames(place, described(place.parent, field="b"), CAMERAS):
+        with keeping(place, described(place.parent, field="b")):
             assert len(kept.there()) == 3
-    with keeping_frames(place, described(place.parent, field="b"), CAMERAS):
+    with keeping(place, described(place.parent, field="b")):
         assert not kept.folder.exists()  # nobody can complete it
     assert os.listdir(place) == []
 
@@ -83,13 +88,14 @@ def test_frames_are_of_the_model_that_was_loaded(monkeypatch: pytest.MonkeyPatch
     """Not of the checkpoint that the run has by then."""
     model = analytic_model(lambda points: density_of(ball(points)))
     run: Any = SimpleNamespace(path=Path("gone"), step=3, scene_json={}, state={})
-    first = describe_frames(run, model, CAMERAS, ("rgb",), False)
-    assert describe_frames(run, model, CAMERAS, ("rgb",), False) == first
+    files = RenderFiles(Path("a.mp4"), ("rgb",))
+    first = describe_frames(run, model, CAMERAS, files, SCALE)
+    assert describe_frames(run, model, CAMERAS, files, SCALE) == first
     state = model.field.state()
     name = next(name for name, tensor in state.items() if tensor.numel())
     changed = state | {name: torch.full_like(state[name], 7)}
     monkeypatch.setattr(type(model.field), "state", lambda self: changed)
-    assert describe_frames(run, model, CAMERAS, ("rgb",), False)["field"] != first["field"]
+    assert describe_frames(run, model, CAMERAS, files, SCALE)["field"] != first["field"]
 
 
 @pytest.mark.parametrize(
@@ -102,6 +108,10 @@ def test_frames_are_of_the_model_that_was_loaded(monkeypatch: pytest.MonkeyPatch
         ("a.gif", "depth", "a.npy", True),
         ("f", "depth", "f/depth_0000.npy", False),
         ("f", "depth", "f/depth.json", False),
+        ("one.png", "rgb,depth", "one_depth.json", False),
+        ("one.exr", "depth", "one.json", False),
+        ("one.jpg", "depth", "one.json", True),
+        ("f", "median-depth", "f/depth_0000.png", True),
         ("f", "rgb", "f/depth.json", True),
         ("f", "rgb", "f/rgb_0119.png", False),
         ("f", "rgb", "f/rgb_mine.png", True),
@@ -117,9 +127,9 @@ def test_every_file_that_is_replaced_is_asked_for(
     assert (asked.there() == []) is is_free
     if not is_free:
         with pytest.raises(NerfError, match=f"{path.name} exists"):
-            ensure_free_output(asked, overwrite=False)
+            ensure_free_output(Output(asked, overwrite=False))
     if not (asked.is_folder and "mine" in there):
-        ensure_free_output(asked, overwrite=True)
+        ensure_free_output(Output(asked))
     if out.endswith(".png"):
         free = free_output(tmp_path / out, asked.layers, overwrite=False)
         assert free.name == ("one.png" if is_free else "one-2.png")
@@ -135,22 +145,22 @@ def test_what_is_written_is_what_is_asked_for(name: str, tmp_path: Path) -> None
             (tmp_path / "f" / old).touch()
     else:
         cameras = cameras[0]
-    with keeping_frames(outputs.folder, described(tmp_path), cameras) as kept:
+    with keeping_frames(outputs, described(tmp_path), cameras, SCALE) as kept:
         save_all(kept)
-        pictures = kept.move(outputs)
+        pictures = kept.place()
         kept.remove()
     left = set(outputs.folder.iterdir()) - set(outputs.there())
     assert {path.name for path in left} == (
-        {"opacity_0007.png", "rgb_mine.png"} if outputs.is_folder else set()
+        {"opacity_0007.png", "rgb_mine.png", "frames.json"} if outputs.is_folder else set()
     )
-    assert len(outputs.there()) == (3 * 3 + 1 if outputs.is_folder else 3)
+    assert len(outputs.there()) == (3 * 3 + 1 if outputs.is_folder else 4)
     assert [path.name for path in pictures] == (
         [f"{layer}_{i:04d}.png" for layer in ("rgb", "depth") for i in range(3)]
         if outputs.is_folder
         else ["one.png", "one_depth.png"]
     )
-    if outputs.record is not None:
-        assert json.loads(outputs.record.read_text())["unit"] == "source units"
+    ((layer, record),) = outputs.records()
+    assert (layer, json.loads(record.read_text())["unit"]) == ("depth", "source units")
 
 
 def test_a_stopped_render_counts_what_is_there_and_leaves_no_folders(tmp_path: Path) -> None:
@@ -158,16 +168,18 @@ def test_a_stopped_render_counts_what_is_there_and_leaves_no_folders(tmp_path: P
     scene = model.scene.to_json()
     run: Any = SimpleNamespace(path=tmp_path / "run", step=3, scene_json=scene)
     out, stop = tmp_path / "new" / "views", SimpleNamespace(received=2)
+    output = Output(RenderFiles(out, ("rgb",)))
     quiet = Progress("quiet", None, "frame", "render")
 
     def stopped() -> dict[str, Any]:
         wanted: Any = stop
-        return render_path(run, CAMERAS, out=out, model=model, progress=quiet, stop=wanted)
+        return render_path(run, CAMERAS, output, model=model, progress=quiet, stop=wanted)
 
     result = stopped()
     assert (result["n_frames"], "frames_in" in result) == (0, False)
     assert os.listdir(tmp_path) == []
-    with keeping_frames(out, describe_frames(run, model, CAMERAS, ("rgb",), True), CAMERAS) as kept:
+    what = describe_frames(run, model, CAMERAS, output.files, depth_scale(model, CAMERAS))
+    with keeping_frames(output.files, what, CAMERAS, SCALE, in_place=True) as kept:
         save_all(kept)
         (kept.folder / ".rgb_0009.1.png").touch()  # what a kill left
         (kept.folder / "rgb_0002.png").unlink()
@@ -226,7 +238,7 @@ def test_the_estimate_halves_its_rays_where_memory_is_full(
         return Pixels(torch.zeros(n, 3), *(torch.zeros(n) for _ in range(3)))
 
     views = SimpleNamespace(
-        n_pixels=16,
+        n_pixels=4096,
         draw=lambda u: torch.zeros(len(u), dtype=torch.int64),
         colors=lambda flat: torch.full((len(flat), 4), 0.5),
         locate=lambda flat: torch.zeros(len(flat), 3, dtype=torch.int64),

@@ -83,14 +83,14 @@ def test_odd_tensors_come_back_bit_for_bit(run: Run) -> None:
     assert (run.path / "model-1.safetensors").stat().st_size < 2000  # not the whole buffer
 
 
-def test_only_the_last_checkpoint_is_kept(run: Run) -> None:
+def test_only_the_last_two_checkpoints_are_kept(run: Run) -> None:
     for name in (".model-3.77.safetensors", ".tmpXq3b9Z", ".state.77.json", ".metrics.77.jsonl"):
         (run.path / name).write_bytes(b"left by a killed process")
     for step in (5, 10, 10, 10, 15):
         save(run, step)
         assert_holds(run.path, step)
     names = sorted(path.name for path in run.path.rglob("*.safetensors"))
-    assert names == ["model-15.safetensors", "optimizer-15.safetensors"]
+    assert names == [f"{part}-{tag}.safetensors" for part in runs.PARTS for tag in ("10c", "15")]
     assert not list(run.path.glob(".*"))
 
 
@@ -238,11 +238,12 @@ def test_a_checkpoint_that_is_replaced_while_it_is_read(
     def late(*args: object) -> dict[str, Tensor]:
         monkeypatch.setattr(runs, "read_tensors", read)
         save(run, 8)
+        save(run, 9)
         return read(*args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(runs, "read_tensors", late)
     model, state = opened.load_model()
-    assert (int(model["n"]), state["step"], opened.step) == (8, 8, 8)
+    assert (int(model["n"]), state["step"], opened.step) == (9, 9, 9)
 
 
 def test_the_header_of_a_checkpoint_is_always_the_same(run: Run) -> None:

@@ -13,6 +13,7 @@ from conftest import ROOT, Nerf
 from nerfcli.cameras.boxes import Box
 from nerfcli.core.config import Config
 from nerfcli.engine import train
+from nerfcli.methods import choose_method
 from nerfcli.scenes import Source, load_scene, read_source
 from nerfcli.scenes.build import box_in_source
 from nerfcli.scenes.scene import Scene
@@ -53,7 +54,7 @@ def test_a_cut_out_object_has_one_box_in_every_format(tmp_path: Path) -> None:
         boxes[target] = box_in_source(scene)
         assert scene.box_source == "silhouettes of the training views"
         assert (scene.background, scene.has_alpha, scene.box.n_cascades) == ("white", True, 1)
-        assert train.choose_method(Config(), scene)[0] == "hashgrid"
+        assert choose_method(Config(), scene)[0] == "hashgrid"
         assert_between_near_and_far(scene)
     # as it states a box, and is converted again, from one that states none
     (tmp_path / "again").mkdir()

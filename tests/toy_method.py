@@ -18,10 +18,12 @@ from torch.nn.functional import grid_sample, softplus
 
 from nerfcli.backends.base import Backend
 from nerfcli.cameras.boxes import Box
+from nerfcli.cameras.crop import Crop
 from nerfcli.cameras.rays import Batch, Bounds, Rays
 from nerfcli.core.config import Config, Count
 from nerfcli.core.tensors import ensure_same_shapes
 from nerfcli.methods.base import Method, StepResult, background_of
+from nerfcli.methods.cropped import CroppedGrid
 from nerfcli.methods.optimizer import Optimizer
 from nerfcli.reference.adam import AdamConfig
 from nerfcli.reference.losses import mse
@@ -70,6 +72,7 @@ class VoxelField:
     rays_per_chunk: int = 2**13
     occupancy: None = None
     needs_radii: bool = False
+    crop: Crop | None = None
 
     @staticmethod
     def create(
@@ -93,7 +96,8 @@ class VoxelField:
     def density(self, positions: Tensor) -> Tensor:
         """positions [n, 3] -> sigmas [n] per scene unit, without gradients."""
         with torch.no_grad():
-            return self.radiance(positions, positions)[0]
+            sigmas = self.radiance(positions, positions)[0]
+        return sigmas if self.crop is None else sigmas * self.crop.contains(positions)
 
     @property
     def steps(self) -> Steps:
@@ -101,13 +105,16 @@ class VoxelField:
 
     def bounds(self, rays: Rays) -> Bounds:
         """Distances within the box; t_max <= t_min where a ray misses it."""
-        return intersect_box(rays, self.box, self.near, self.far)
+        bounds = intersect_box(rays, self.box, self.near, self.far)
+        return bounds if self.crop is None else self.crop.cut(rays, bounds)
 
     def march(self, rays: Rays, background: Tensor, jitter: Tensor) -> tuple[Pixels, Samples]:
         """Pixels of rays and what they are made of. background [3]; jitter [n_rays] in [0, 1)."""
         everywhere = jitter.new_ones(self.box.n_cascades, 1, 1, 1, dtype=torch.bool)
         grid = MarchingGrid(everywhere, self.box, self.steps)
-        samples = self.ops.march(rays, self.bounds(rays), jitter, grid)
+        if self.crop is not None:
+            grid = CroppedGrid(grid, self.crop)
+        samples = grid.sample(self.ops, rays, self.bounds(rays), jitter)
         indices = samples.ray_indices()
         positions, directions = samples.positions(rays, indices), rays.directions[indices]
         sigmas, rgbs = self.radiance(positions, directions)
@@ -120,6 +127,9 @@ class VoxelField:
 
     def between(self, near: float, far: float) -> VoxelField:
         return replace(self, near=near, far=far)
+
+    def within(self, crop: Crop) -> VoxelField:
+        return replace(self, crop=crop)
 
     def ending_at(self, min_transmittance: float) -> None:
         """Its rays have no early end."""

@@ -27,7 +27,8 @@ from nerfcli.engine.evaluate import evaluate
 from nerfcli.engine.render import load_model, render_image
 from nerfcli.engine.resolve import resolve
 from nerfcli.engine.runs import Run
-from nerfcli.engine.train import Clock, Prepared, prepare, start
+from nerfcli.engine.schedule import Clock
+from nerfcli.engine.train import Prepared, prepare, start
 from nerfcli.methods.hashgrid import net_spec
 from nerfcli.methods.hashgrid_method import create_trainer
 from nerfcli.methods.hashgrid_trainer import HashGridTrainer

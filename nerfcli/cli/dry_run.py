@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +18,11 @@ if TYPE_CHECKING:
 
 PROBE_SECONDS = 3.0  # of steps
 PROBE_STEPS = 50  # at most
+CHECKPOINTS = 3  # on the disk at once, while one is written
 
 
 def plan(prepared: Prepared, out: Path | None, runs: Path, progress: Progress) -> dict[str, Any]:
-    """Say what training would do: scene, method, views, memory, disk and expected time."""
+    """Say what training would do: scene, method, views, memory, disk, expected time and quality."""
     from nerfcli.engine.resolve import describe_box
 
     scene, config = prepared.scene, prepared.config
@@ -45,7 +48,23 @@ def plan(prepared: Prepared, out: Path | None, runs: Path, progress: Progress) -
     value["expected_seconds"] = (
         60.0 * (minutes or 0.0) if steps is None else steps / value["steps_per_second"]
     )
+    place = Path(value["run"]).absolute()
+    there = next(folder for folder in place.parents if folder.is_dir())
+    value["disk_free_bytes"] = shutil.disk_usage(there).free
+    if value["disk_free_bytes"] < CHECKPOINTS * value["disk_bytes"]:
+        progress.note(f"warning: {there} has too little room for {CHECKPOINTS} checkpoints")
+    value["expected_psnr"] = None
+    value["quality_reason"] = _why_unknown(value)
     return value
+
+
+def _why_unknown(value: dict[str, Any]) -> str:
+    """Say why the quality cannot be told before the run, and what the probe reached."""
+    steps = quantity(value["probe_steps"] + 1, "step")
+    return (
+        f"it depends on the photos, and {steps} reach {value['probe_psnr']:.1f} dB on training "
+        "rays whatever comes later; nerf train --target-psnr DB ends at a quality"
+    )
 
 
 def plan_text(value: dict[str, Any]) -> str:
@@ -65,7 +84,9 @@ def plan_text(value: dict[str, Any]) -> str:
             f"runs on  {value['device']}, backend {value['backend']}",
             f"time     {', '.join(filter(None, [length, expected, pace]))}",
             f"memory   {_megabytes(value['memory_bytes'])}",
-            f"disk     {_megabytes(value['disk_bytes'])}, twice while one is replaced",
+            f"disk     {_megabytes(value['disk_bytes'])} a checkpoint; two are kept, and three "
+            f"are there while one is written; {_megabytes(value['disk_free_bytes'])} are free",
+            f"quality  unknown: {value['quality_reason']}",
         ]
     )
 
@@ -89,11 +110,14 @@ def _probe(prepared: Prepared, progress: Progress) -> dict[str, Any]:
             _step(loop)
             n += 1
         seconds = time.perf_counter() - begin
+        assert loop.last is not None
+        mse = float(loop.last.mse)
         tensors = (loop.trainer.model_state() | loop.trainer.optimizer_state()).values()
     on_gpu = device == "cuda"
     return {
         "backend": choice.backend.name,
         "probe_steps": n,
+        "probe_psnr": round(-10 * math.log10(max(mse, 1e-12)), 3),
         "steps_per_second": n / max(seconds, 1e-9),
         "memory_bytes": torch.cuda.max_memory_allocated() if on_gpu else peak_memory(),
         "disk_bytes": sum(tensor.numel() * tensor.element_size() for tensor in tensors),

@@ -132,6 +132,7 @@ def eval(
             backend=backend,
             progress=reporter,
             stop=stop,
+            world=world(),
         )
     if not world().is_first:  # the first one alone measures the shape and reports
         return stop_code(stop.received if result["n_views"] < total else None) or 0

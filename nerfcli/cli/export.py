@@ -11,6 +11,7 @@ from nerfcli.cli.export_options import ensure_useful
 from nerfcli.cli.hints import SHAPES
 from nerfcli.cli.options import (
     Backend,
+    CropText,
     Device,
     Json,
     Overwrite,
@@ -111,6 +112,7 @@ def export(
         float, typer.Option(metavar="S", help="Of width and height, for mpi and views.")
     ] = 1.0,
     seed: Annotated[int, typer.Option(metavar="N", help="Of the choice of points.")] = 0,
+    crop: CropText = None,
     backend: Backend = "auto",
     device: Device = "auto",
     overwrite: Overwrite = False,
@@ -126,6 +128,7 @@ def export(
     Examples:
       nerf export
       nerf export runs/chair-1 --to mesh --faces 50000 --texture 2048 --out chair.glb
+      nerf export --to points --crop=-2,-2,0,2,2,3 --out room.ply
       nerf export mesh.ply --to sdf --resolution 64 --out sdf.npz
     """
     from nerfcli.shapes.convert_shape import ExportOptions
@@ -145,6 +148,7 @@ def export(
         scale,
         seed,
         fit_steps,
+        crop,
     )
     ensure_device(device)
     ensure_useful(options, of_file=thing is not None and thing.is_file())

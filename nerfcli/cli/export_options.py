@@ -18,6 +18,7 @@ BELONGS_TO = {
     **dict.fromkeys(("points", "seed"), ("points", "splats")),
     "fit_steps": ("splats",),
     **dict.fromkeys(("view", "planes"), ("mpi",)),
+    "crop": ("mesh", "points", "voxels", "sdf", "splats", "mpi", "views"),
     **{"views": ("views",), "scale": ("mpi", "views")},
 }
 
@@ -32,6 +33,8 @@ def ensure_useful(options: ExportOptions, *, of_file: bool) -> None:
         if getattr(options, field.name) != field.default and options.to not in kinds:
             flag = "--no-fill" if field.name == "fill" else f"--{field.name.replace('_', '-')}"
             raise NerfError(f"{flag} belongs to --to {' or '.join(kinds)}, not {options.to}.")
+    if options.crop is not None and of_file:
+        raise NerfError("--crop is of a field: name a run, not a shape file.")
     if options.texture and of_file:
         raise NerfError("--texture is baked from a field: name a run, not a shape file.")
     if options.texture:

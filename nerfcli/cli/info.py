@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from nerfcli.cli.options import Json, Quiet, open_run
-from nerfcli.cli.output import describe_views, show
+from nerfcli.cli.options import Json, Quiet, complete_runs, open_run
+from nerfcli.cli.output import describe_views, remark, show
 from nerfcli.cli.runs import held_out_score, size_of
 from nerfcli.core.settings import config_tree
 from nerfcli.core.text import duration
@@ -20,7 +20,10 @@ from nerfcli.engine.source_record import ImageSource
 
 def info(
     run: Annotated[
-        Path | None, typer.Argument(metavar="RUN", help="A run folder; else this machine.")
+        Path | None,
+        typer.Argument(
+            metavar="RUN", help="A run folder; else this machine.", autocompletion=complete_runs
+        ),
     ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -74,6 +77,8 @@ def machine() -> dict[str, Any]:
 def contents(run: Run) -> dict[str, Any]:
     """What a run holds: its scene, settings, progress and size on the disk."""
     tensors, state = run.load_model()
+    if run.remark:
+        remark(run.remark)
     scene = run.scene_json
     sizes = {tuple(frame.get("size", ())) for frame in scene.get("frames", ())}
     return {

@@ -66,9 +66,7 @@ def launch(words: Sequence[str], n: int) -> int:
                     process.wait()
 
 
-def _wait_for(
-    processes: Sequence[subprocess.Popen[bytes]], stop: StopSignal, as_json: bool
-) -> int:
+def _wait_for(processes: Sequence[subprocess.Popen[bytes]], stop: StopSignal, as_json: bool) -> int:
     told, failed, deadline = False, None, float("inf")
     while any(process.poll() is None for process in processes):
         if stop.received is not None and not told:

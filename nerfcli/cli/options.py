@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from nerfcli.cli.hints import find_run
+from nerfcli.cli.hints import RUNS, find_run
 from nerfcli.cli.output import remark
 from nerfcli.core.config import SceneConfig
 from nerfcli.core.devices import KNOWN, NAMES, pick
 from nerfcli.core.distributed import world
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import KINDS
-from nerfcli.engine.runs import Run, newest_run
+from nerfcli.engine.runs import Run, is_run, newest_run
+
+
+def complete_runs(incomplete: str) -> list[str]:
+    """List the runs that a word on the command line may become; none: the shell offers files."""
+    with suppress(OSError):
+        runs = sorted(path for path in RUNS.iterdir() if is_run(path))
+        return [
+            str(p) for p in runs if f"{p}".startswith(incomplete) or p.name.startswith(incomplete)
+        ]
+    return []
+
 
 RunPath = Annotated[
     Path | None,
-    typer.Argument(metavar="RUN", help="A run folder; the newest under runs/ if left out."),
+    typer.Argument(
+        metavar="RUN",
+        help="A run folder; the newest under runs/ if left out.",
+        autocompletion=complete_runs,
+    ),
 ]
 Backend = Annotated[
     str,
@@ -42,6 +58,15 @@ Images = Annotated[
 ]
 SkipBadFrames = Annotated[
     bool, typer.Option("--skip-bad-frames", help="Leave out single frames that cannot be used.")
+]
+CropText = Annotated[
+    str | None,
+    typer.Option(
+        "--crop",
+        metavar="BOX",
+        help="Only what is in a box, in the source's units: x0,y0,z0,x1,y1,z1, or a JSON file with "
+        "center, size and rotation.",
+    ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]

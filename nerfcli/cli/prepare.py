@@ -117,7 +117,10 @@ def prepare(
                 capture, out, options, reporter, lambda: stop.received is not None
             )
         except Stopped:
-            reporter.note(f"stopped; the same command goes on with {out}")
+            text = f"stopped; the same command goes on with {out}"
+            reporter.note(text)
+            if as_json:
+                show("", {"error": text}, as_json)
             return stop_code(stop.received) or 130
     show(summarise(record, quiet=quiet), record, as_json)
     return 0 if record["enough"] else NOT_MET

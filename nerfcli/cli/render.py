@@ -8,9 +8,12 @@ from typing import Annotated
 import typer
 
 from nerfcli.cli import path_options as opts
+from nerfcli.cli.launch import launch, wants_several
 from nerfcli.cli.options import (
     Backend,
+    CropText,
     Device,
+    Devices,
     Json,
     Overwrite,
     ProgressKind,
@@ -21,23 +24,35 @@ from nerfcli.cli.options import (
     progress_kind,
 )
 from nerfcli.cli.output import show, stop_code
-from nerfcli.cli.output_paths import NAME_ANOTHER, ensure_absent, ensure_own_folder, first_free
+from nerfcli.cli.output_paths import NAME_ANOTHER
+from nerfcli.cli.render_output import (
+    Codec,
+    Depth,
+    Format,
+    Save,
+    ShardText,
+    Sheet,
+    describe_result,
+    ensure_free_output,
+    ensure_one_picture,
+    ensure_whole_path,
+    free_output,
+    make_output,
+)
+from nerfcli.core.config import known
+from nerfcli.core.distributed import world
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import ensure_writable
 from nerfcli.core.progress import Progress
 from nerfcli.core.signals import StopSignal
-from nerfcli.core.text import duration, quantity
-from nerfcli.engine.path_request import PathRequest
-from nerfcli.engine.render_files import (
-    DEPTH_RECORD,
-    LAYERS,
-    VIDEOS,
-    RenderFiles,
-    ensure_known,
-    ensure_layers,
-)
+from nerfcli.engine.render_files import STILLS, Output
 
-OURS = (*(f"{layer}_*" for layer in LAYERS), DEPTH_RECORD, ".*")  # in a folder of frames
+Blocks = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="Show the blocks that `nerf split` made and that are trained as one."
+    ),
+]
 
 
 def render(
@@ -47,8 +62,8 @@ def render(
         Path | None,
         typer.Option(
             metavar="FILE|DIR",
-            help="x.mp4, x.gif, x.png (one frame), or a folder for PNG frames. [default: "
-            "<run>/renders/<path>.mp4, or the next free name]",
+            help="A video (.mp4, .mov, .webm, .gif, .webp), one frame (.png, .jpg, .exr, .npy), or "
+            "a folder for frames. [default: <run>/renders/<path>.mp4, or the next free name]",
         ),
     ] = None,
     path: opts.PathName = "auto",
@@ -75,21 +90,27 @@ def render(
     scale: Annotated[
         float, typer.Option(metavar="S", help="Of the views' width and height.")
     ] = 1.0,
-    save: Annotated[
-        str, typer.Option(metavar="LAYERS", help="Any of rgb,depth,opacity; a file for each.")
-    ] = "rgb",
+    save: Save = "rgb",
+    format_: Format = None,
+    codec: Codec = None,
+    depth: Depth = "distance",
+    sheet: Sheet = None,
+    crop: CropText = None,
+    shard: ShardText = None,
+    blocks: Blocks = None,
     backend: Backend = "auto",
     device: Device = "auto",
+    devices: Devices = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
     quiet: Quiet = False,
     progress: ProgressKind = "auto",
 ) -> int:
-    """Render a run along a camera path: mp4, GIF or images.
+    """Render a run along a camera path: videos, GIF or images.
 
-    Needs only the run folder, not the photos. Says how long it will take. Finished frames are kept
-    in a hidden folder beside the output until all are there: after Ctrl-C, or a crash, the same
-    command goes on with them.
+    Needs only the run folder, not the photos. Says how long it will take. Finished frames are kept,
+    those of a video in a hidden folder beside it until all are there: after Ctrl-C, or a crash, the
+    same command goes on with them.
 
     \b
     Examples:
@@ -100,28 +121,58 @@ def render(
       nerf render --frame 30 --out picture.png
       nerf render --path camera_path.json --out film.mp4
       nerf render --path orbit --camera equirectangular --resolution 2048x1024
+      nerf render --save rgba --out chair.webm --crop=-1,-1,-1,1,1,1
+      nerf render --save rgb,depth,normal --out frames/ --format exr --shard 3/16
     """
     kind = progress_kind(progress, quiet)
     ensure_device(device)
-    layers = tuple(dict.fromkeys(name for word in save.split(",") if (name := word.strip())))
-    if out is not None and out.suffix.lower() == ".png" and frame is None:
+    if out is not None and out.suffix.lower() in STILLS and frame is None:
         frame = 0
     request = opts.path_request({**context.params, "frame": frame})
     opts.ensure_saveable(save_path, key_frames, overwrite=overwrite)
-    ensure_layers(layers)
-    _check_out(out, request)
-    opened = open_run(run, quiet=quiet).using(backend=backend, device=device)
+    ensure_whole_path(shard, frame, out)
+    ensure_one_picture(frame, out)
+    from nerfcli.engine.crop import crop_model, read_crop
+
+    box = None if crop is None else read_crop(crop)
+
+    def output_at(place: Path, fps: float) -> Output:
+        return make_output(
+            place,
+            save,
+            folder_format=format_,
+            request=request,
+            fps=fps,
+            codec=codec,
+            depth=depth,
+            sheet=sheet,
+            shard=shard,
+            overwrite=overwrite,
+        )
+
+    rate = request.choose_fps()
+    suffix = (".mp4" if "rgba" not in save else ".webm") if frame is None else ".png"
+    layers = output_at(Path(f"render{suffix}") if out is None else out, rate).files.layers
+    if wants_several(devices):
+        return launch(context.obj, known(devices))
+    if blocks is not None and run is not None:
+        raise NerfError(f"--blocks {blocks} and {run}: name one of them.")
+    from nerfcli.engine.blocks import load_blocks, open_blocks
+
+    found = open_run(run, quiet=quiet) if blocks is None else open_blocks(blocks)[0]
+    opened = found.using(backend=backend, device=device)
     if out is not None:
-        ensure_free_output(RenderFiles(out, layers), overwrite=overwrite)
+        ensure_free_output(output_at(out, rate))
     else:
         ensure_writable(opened.renders, NAME_ANOTHER)
     from nerfcli.engine.plan import plan_path
     from nerfcli.engine.render import load_model
-    from nerfcli.engine.render_path import render_path
+    from nerfcli.engine.render_together import render_together
 
     # a signal before the first frame counts, too
     with Progress(kind, None, "frame", "render") as reporter, StopSignal() as stop:
-        model = load_model(opened, backend, opened.config.device, reporter.note)
+        where = backend, opened.config.device, reporter.note
+        model = load_model(opened, *where) if blocks is None else load_blocks(blocks, *where)
         chosen = plan_path(opened, request, model)
         if save_path is not None:
             opts.save_path(save_path, chosen, key_frames)
@@ -129,70 +180,23 @@ def render(
                 if chosen.remark:
                     reporter.note(chosen.remark)
                 return opts.show_saved(save_path, opened, chosen, as_json)
-        number = "" if frame is None else f"_{frame:04d}"
-        default = opened.renders / f"{chosen.name}{number}{'.mp4' if frame is None else '.png'}"
-        result = render_path(
+        if out is None:
+            number = "" if frame is None else f"_{frame:04d}"
+            default = opened.renders / f"{chosen.name}{number}{suffix}"
+            out = free_output(default, layers, overwrite=overwrite)
+        out = world().gather_objects(out)[0]
+        result = render_together(
             opened,
             chosen.cameras,
-            out=free_output(default, layers, overwrite=overwrite) if out is None else out,
-            save=layers,
-            fps=chosen.fps,
-            model=model,
+            output_at(out, chosen.fps),
+            model=model if box is None else crop_model(model, box),
             remark=chosen.remark,
             progress=reporter,
             stop=stop,
+            world=world(),
         )
-    total = len(chosen.cameras)
-    text = f"{quantity(result['n_frames'], 'frame')} in {duration(result['seconds'])}"
-    if result["n_kept"]:
-        text += f" ({result['n_kept']} of them finished before)"
-    if result["stopped"] is None:
-        text += f": {_places(result['files'])}"
-    elif result["n_frames"]:
-        text += f": stopped before all {total} were there. They are kept in {result['frames_in']}; "
-        text += "the same command goes on with them"
-    else:
-        text += f": stopped before the first of {total} was there; nothing is written"
-    show(text, {"run": str(opened.path), "path": chosen.name, **chosen.facts, **result}, as_json)
+    if not world().is_first:
+        return stop_code(result["stopped"]) or 0
+    facts = {"run": str(opened.path), "path": chosen.name, **chosen.facts, **result}
+    show(describe_result(result, len(chosen.cameras)), facts, as_json)
     return stop_code(result["stopped"]) or 0
-
-
-def ensure_free_output(files: RenderFiles, *, overwrite: bool) -> None:
-    """Raise NerfError where `files` cannot be written, or would replace others unasked."""
-    out = files.out
-    ensure_writable(out)
-    if not files.is_folder and out.is_dir():
-        raise NerfError(f"--out {out} is a folder; {out.suffix} needs the name of a file.")
-    if files.is_folder and out.is_file():
-        raise NerfError(f"--out {out} is a file; PNG frames need a folder.")
-    if files.is_folder:
-        ensure_own_folder(out, patterns=OURS)
-    ensure_absent(files.there(), overwrite=overwrite)
-
-
-def free_output(default: Path, layers: tuple[str, ...], *, overwrite: bool) -> Path:
-    """The default name, or the next of it that replaces no file: orbit.mp4, orbit-2.mp4, ..."""
-    if overwrite:
-        return default
-    return first_free(default, lambda path: bool(RenderFiles(path, layers).there()))
-
-
-def _check_out(out: Path | None, request: PathRequest) -> None:
-    """Raise NerfError for an output that does not fit what is asked of it."""
-    frame, fps = request.frame, request.fps
-    if frame is not None and out is not None and out.suffix.lower() != ".png":
-        raise NerfError(f"--frame {frame} is one picture; --out must end in .png, not be {out}.")
-    if out is not None:
-        ensure_known(out)
-    is_video = frame is None if out is None else out.suffix.lower() in VIDEOS
-    if fps is not None and not is_video and request.seconds is None:
-        raise NerfError("--fps is of a video; PNG frames have none. Leave it out.")
-    if out is not None and is_video:
-        from nerfcli.engine.video import ensure_rate
-
-        ensure_rate(out, request.choose_fps())
-
-
-def _places(files: list[str]) -> str:
-    """All files of a video, or the folder of many frames."""
-    return ", ".join(files) if len(files) <= 3 else f"{files[0]} … {files[-1]}"

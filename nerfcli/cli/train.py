@@ -107,7 +107,9 @@ def train(
     ] = False,
     target_psnr: Annotated[
         float | None,
-        typer.Option(metavar="DB", help="Exit code 3 if the held-out views stay below."),
+        typer.Option(
+            metavar="DB", help="End where the held-out views reach it; exit code 3 if not."
+        ),
     ] = None,
     as_json: Json = False,
     quiet: Quiet = False,

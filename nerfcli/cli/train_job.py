@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nerfcli.cli.more_time import more_time
 from nerfcli.cli.output import NOT_MET, show, stop_code
@@ -17,6 +17,9 @@ from nerfcli.core.signals import StopSignal
 from nerfcli.core.text import duration, quantity, roughly
 from nerfcli.engine.runs import Run
 
+if TYPE_CHECKING:
+    from nerfcli.engine.target import Target
+
 
 def run_job(job: Job, progress: Progress, *, as_json: bool, quiet: bool = False) -> int:
     """Train, report the result, and return the exit code.
@@ -25,7 +28,7 @@ def run_job(job: Job, progress: Progress, *, as_json: bool, quiet: bool = False)
     """
     stop = StopSignal()
     with ExitStack() as held:
-        run, summary = _train(job, progress, stop, held)
+        run, summary, target = _train(job, progress, stop, held)
         progress.close()
         code = stop_code(summary["stopped"])
         if not world().is_first:  # the first one alone measures and reports
@@ -42,7 +45,10 @@ def run_job(job: Job, progress: Progress, *, as_json: bool, quiet: bool = False)
         if job.target_psnr is not None and code is None:
             value |= {"target_psnr": job.target_psnr, "test_psnr": None, "target_met": None}
             try:
-                value |= _score_held_out(job, now, job.target_psnr, progress, stop)
+                if target is not None and target.result and target.result["step"] == run.step:
+                    value |= _verdict(target.result, job.target_psnr)
+                else:
+                    value |= _score_held_out(job, now, job.target_psnr, progress, stop)
                 code = 0 if value["target_met"] else NOT_MET
             except NerfError as error:  # the training is done and saved
                 unmeasured, code = str(error), NOT_MET
@@ -65,21 +71,18 @@ def run_job(job: Job, progress: Progress, *, as_json: bool, quiet: bool = False)
 
 def _train(
     job: Job, progress: Progress, stop: StopSignal, held: ExitStack
-) -> tuple[Run, dict[str, Any]]:
-    """Train where there is anything to do; give the run and the summary, and heed `stop` after."""
+) -> tuple[Run, dict[str, Any], Target | None]:
+    """Train where there is anything to do; give the run and the summary, and heed `stop` after.
+
+    The third is what looked for the target of a run that has one.
+    """
     run = job.run
     if job.prepared is None:
         assert isinstance(run, Run)  # it has reached its length
         held.enter_context(stop)
-        return run, _nothing_done(run)
+        return run, _nothing_done(run), None
     from nerfcli.engine.train import train
 
-    if job.scene is not None and job.target_psnr is not None:
-        views = quantity(len(job.scene.splits["test"]), "held-out view")
-        progress.note(
-            f"--target-psnr: {views} are rendered and scored once, after the training; "
-            "that comes on top of its length"
-        )
     made: list[Run] = []
 
     def create(held: ExitStack) -> Run:
@@ -87,6 +90,14 @@ def _train(
         made.append(run(held))
         return made[0]
 
+    target = None
+    if job.scene is not None and job.target_psnr is not None:
+        target = _target(job, job.target_psnr, stop)
+        views = quantity(len(job.scene.splits["test"]), "held-out view")
+        progress.note(
+            f"--target-psnr: training ends early where {views} reach it. Estimates on the way take "
+            "up to 5 % of the time; all pixels are scored once, after the training"
+        )
     resume = isinstance(run, Run)
     summary = train(
         job.prepared,
@@ -95,8 +106,20 @@ def _train(
         stop=stop,
         held=held,
         resume=resume,
+        callbacks=(target,) if target is not None and world().is_first else (),
     )
-    return run if isinstance(run, Run) else made[0], summary
+    return run if isinstance(run, Run) else made[0], summary, target
+
+
+def _target(job: Job, decibels: float, stop: StopSignal) -> Target:
+    """Make what ends the training at the target."""
+    from nerfcli.engine.target import Target
+
+    def measure(run: Run) -> dict[str, Any] | None:
+        now = run.using(backend=job.config.backend, device=job.config.device)
+        return _evaluate(job, now, Progress("quiet", None, "view", "eval"), stop)
+
+    return Target(decibels, measure)
 
 
 def peak_memory() -> int | None:
@@ -113,21 +136,29 @@ def _score_held_out(
     job: Job, run: Run, target: float, progress: Progress, stop: StopSignal
 ) -> dict[str, Any]:
     """Measure test_psnr (None: all exact, or masked) and target_met; nothing if it is stopped."""
-    from nerfcli.core.devices import memory_errors
-    from nerfcli.engine.evaluate import evaluate, reaches
+    assert job.scene is not None  # a target needs it
+    with progress.another(len(job.scene.splits["test"]), "view", "eval") as reporter:
+        result = _evaluate(job, run, reporter, stop)
+    return {} if result is None else _verdict(result, target)
 
-    scene = job.scene
-    assert scene is not None  # a target needs it
-    total, backend = len(scene.splits["test"]), run.config.backend
-    with (
-        progress.another(total, "view", "eval") as reporter,
-        memory_errors("scoring the held-out views", "measure them by nerf eval --device cpu"),
-    ):
+
+def _evaluate(job: Job, run: Run, progress: Progress, stop: StopSignal) -> dict[str, Any] | None:
+    """Score every held-out view of the run's checkpoint; None if it is stopped."""
+    from nerfcli.core.devices import memory_errors
+    from nerfcli.engine.evaluate import evaluate
+
+    scene, backend = job.scene, run.config.backend
+    assert scene is not None
+    with memory_errors("scoring the held-out views", "measure them by nerf eval --device cpu"):
         result = evaluate(
-            *(run, scene), save_images=False, backend=backend, progress=reporter, stop=stop
+            *(run, scene), save_images=False, backend=backend, progress=progress, stop=stop
         )
-    if result["n_views"] < total:
-        return {}
+    return result if result["n_views"] == len(scene.splits["test"]) else None
+
+
+def _verdict(result: dict[str, Any], target: float) -> dict[str, Any]:
+    from nerfcli.engine.evaluate import reaches
+
     return {"test_psnr": result["psnr"], "target_met": reaches(result, target)}
 
 
@@ -147,6 +178,7 @@ def _nothing_done(run: Run) -> dict[str, Any]:
         "held_out": state.get("held_out"),
         **dict.fromkeys(("steps_per_second", "rays_per_second", "samples_per_second")),
         "stopped": None,
+        "ended_by": None,
     }
 
 
@@ -197,6 +229,7 @@ def _summary(
         lines.append(f"target {value['target_psnr']:g} dB not measured: {unmeasured}")
     elif "target_met" in value:
         reached = "reached" if value["target_met"] else "not reached"
+        reached += ", so the run ended early" if value["ended_by"] == "target" else ""
         lines.append(f"target {value['target_psnr']:g} dB {reached}")
     if value["stopped"] is not None:
         lines.append(f"stopped early; everything is saved. Go on: nerf train --resume {run}")

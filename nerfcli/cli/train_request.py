@@ -178,6 +178,7 @@ def resumable_job(
         note = _preceded(_begins_again(target, out), note)
         return fresh_job(target, out, given, overwrite=True, target_psnr=target_psnr, note=note)
     run = Run.open(path)
+    run.ensure_whole()
     config = same_settings(run, given)
     images = str(given["scene.images"]) if given.get("scene.images") else None
     moved = None if target is None or is_run(target) else target
@@ -186,7 +187,8 @@ def resumable_job(
         config = replace(config, device="cpu")
     _ensure_runs_here(config)
     if has_reached(run, config.train):
-        run.ensure_whole()
+        if run.remark:
+            note(run.remark)
         scene = None
         if target_psnr is not None:
             scene = scene_of_run(run, moved or recorded_path(run), images)

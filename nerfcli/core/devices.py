@@ -127,12 +127,24 @@ def ensure_room(needed: int, device: str, what: str, way_out: str) -> None:
         )
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error is torch's report, or Python's, that there is no memory for a tensor."""
+    import torch
+
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
 @contextmanager
 def memory_errors(doing: str, way_out: str) -> Iterator[None]:
-    """Turn torch's report that the GPU's memory is full into one that says what to do."""
+    """Turn the report that the memory is full into one that says what to do."""
     import torch
 
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        raise NerfError(f"{doing}: the GPU's memory is full; {way_out}.") from error
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        whose = "the GPU's memory" if isinstance(error, torch.OutOfMemoryError) else "the memory"
+        raise NerfError(f"{doing}: {whose} is full; {way_out}.") from error

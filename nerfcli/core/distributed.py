@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -105,18 +105,19 @@ class World:
             dist.all_gather_object(found, value)
         return found
 
-    def agree(self, lead: float, signal: int | None) -> tuple[float, int | None]:
-        """`lead` as the first process has it, and a signal if any process received one.
+    def agree(self, lead: float, told: Sequence[int] = ()) -> tuple[float, list[int]]:
+        """`lead` as the first process has it, and of each number of `told` the largest.
 
         lead: at least 0.
         """
         if self.is_alone:
-            return lead, signal
+            return lead, list(told)
         import torch
 
-        both = torch.tensor([lead if self.is_first else -1.0, signal or 0], dtype=torch.float64)
-        self._reduce(both, "MAX")
-        return float(both[0]), int(both[1]) or None
+        both = [lead if self.is_first else -1.0, *told]
+        numbers = torch.tensor(both, dtype=torch.float64)
+        self._reduce(numbers, "MAX")
+        return float(numbers[0]), [int(n) for n in numbers[1:].tolist()]
 
     def largest(self, value: float) -> float:
         """The largest value of any process."""
@@ -125,7 +126,7 @@ class World:
     def wait(self) -> None:
         """Go on when every process has come here."""
         if not self.is_alone:
-            self.agree(0.0, None)
+            self.agree(0.0)
 
     def _reduce(self, values: Tensor, how: str) -> None:
         """Replace values by what a reduction makes of those of all processes."""

@@ -12,3 +12,7 @@ class NerfError(Exception):
 
 class BackendUnavailable(NerfError):
     """An explicitly named backend cannot run here; the message says why and what to do."""
+
+
+class CannotWrite(NerfError):
+    """The disk refuses a file, or gives back something else than was written."""

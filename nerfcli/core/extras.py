@@ -15,6 +15,7 @@ EXTRAS = {
     "pillow_heif": ("pillow-heif", "heic"),
     "rawpy": ("rawpy", "raw"),
     "gsply": ("gsply", "splats"),
+    "OpenEXR": ("OpenEXR", "exr"),
 }
 
 

@@ -20,7 +20,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from nerfcli.core.errors import NerfError
+from nerfcli.core.errors import CannotWrite, NerfError
 
 # what the machine refuses, and no program can help: never a bug of ours
 REFUSALS = frozenset((errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT))
@@ -35,8 +35,11 @@ def aside_path(path: Path) -> Path:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a path beside `path`, same suffix, that takes its place when the block succeeds.
 
+    The data is on the disk before the name points to it: a machine that loses its power leaves the
+    old file or the new one.
+
     Raises:
-        NerfError: the operating system refuses to write there.
+        CannotWrite: the operating system refuses to write there.
     """
     aside = aside_path(path)
     try:
@@ -44,11 +47,23 @@ def replacing(path: Path) -> Iterator[Path]:
             try:
                 yield aside
                 open_to_others(aside)
+                with aside.open("rb+") as file:
+                    os.fsync(file.fileno())
                 os.replace(aside, path)
             finally:
                 aside.unlink(missing_ok=True)
     except OSError as error:
-        raise NerfError(f"cannot write {path}: {error.strerror or error}.") from error
+        raise CannotWrite(f"cannot write {path}: {error.strerror or error}.") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk, where the system can do that."""
+    with suppress(OSError):  # Windows, and some network disks
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 @contextmanager
@@ -137,15 +152,20 @@ def _removed(folder: Path) -> Iterator[None]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+class BusyError(NerfError):
+    """Another process holds a lock."""
+
+
 @contextmanager
-def locked(folder: Path, busy: str) -> Iterator[None]:
-    """Hold a lock on a folder; the system releases it when the process ends.
+def locked(folder: Path, busy: str, *, shared: bool = False) -> Iterator[None]:
+    """Hold a lock on a folder or a file; the system releases it when the process ends.
 
     Args:
         busy: the error message if another process holds the lock.
+        shared: others may hold a shared lock at the same time.
 
     Raises:
-        NerfError: another process holds it, or has just removed the folder; never on a system
+        BusyError: another process holds it, or has just removed the folder; never on a system
             without such locks.
     """
     try:
@@ -153,18 +173,19 @@ def locked(folder: Path, busy: str) -> Iterator[None]:
     except ImportError:  # Windows
         yield
         return
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
         handle = os.open(folder, os.O_RDONLY)
     except FileNotFoundError as error:  # its holder has removed it this moment
-        raise NerfError(busy) from error
+        raise BusyError(busy) from error
     try:
         with suppress(OSError):  # some network disks cannot
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(handle, kind | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise NerfError(busy) from error
+                raise BusyError(busy) from error
         if not _is_open_at(handle, folder):  # removed before we had the lock
-            raise NerfError(busy)
+            raise BusyError(busy)
         yield
     finally:
         os.close(handle)
@@ -179,11 +200,9 @@ def _is_open_at(handle: int, path: Path) -> bool:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace `path` by `text`; the data is on the disk before the name points to it."""
-    with replacing(path) as aside, aside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    """Replace `path` by `text`."""
+    with replacing(path) as aside:
+        aside.write_text(text, encoding="utf-8")
 
 
 def json_text(value: object, indent: int | None = None) -> str:

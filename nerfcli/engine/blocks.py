@@ -18,10 +18,12 @@ from torch import Tensor
 from nerfcli.backends.base import Backend
 from nerfcli.cameras.boxes import Box
 from nerfcli.cameras.cameras import Cameras
+from nerfcli.cameras.crop import Crop
 from nerfcli.cameras.rays import Bounds, Rays
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import read_json
 from nerfcli.core.progress import Note
+from nerfcli.engine.crop import moved
 from nerfcli.engine.render import Model, load_model
 from nerfcli.engine.runs import Run
 from nerfcli.methods import Field
@@ -60,6 +62,14 @@ class BlendedField:
     @property
     def box(self) -> Box:
         return self.parts[0].field.box
+
+    @property
+    def near(self) -> float:
+        return min(part.field.near / part.from_whole.scale for part in self.parts)
+
+    @property
+    def far(self) -> float:
+        return max(part.field.far / part.from_whole.scale for part in self.parts)
 
     @property
     def ops(self) -> Backend:
@@ -102,11 +112,26 @@ class BlendedField:
                 if "depth" in item.name:
                     values = values / part.from_whole.scale
                 share = weight[seen] if values.dim() == 1 else weight[seen, None]
-                whole = total.setdefault(
-                    item.name, values.new_zeros(len(rays), *values.shape[1:])
-                )
+                whole = total.setdefault(item.name, values.new_zeros(len(rays), *values.shape[1:]))
                 whole[seen] += share * values
         return Pixels(**total)
+
+    def density(self, positions: Tensor) -> Tensor:
+        """positions [n, 3] -> sigmas [n] per scene unit, without gradients."""
+        weights = self.weights(positions)
+        total = torch.zeros(len(positions), device=positions.device)
+        for part, weight in zip(self.parts, weights.unbind(1), strict=True):
+            places = part.from_whole.apply(positions.double()).float()
+            total += weight * part.field.density(places) * part.from_whole.scale
+        return total
+
+    def within(self, crop: Crop) -> BlendedField:
+        """The same, and nothing outside of the crop, which is in scene space."""
+        parts = (
+            replace(part, field=part.field.within(moved(crop, part.from_whole)))
+            for part in self.parts
+        )
+        return replace(self, parts=tuple(parts))
 
     def bounds(self, rays: Rays) -> Bounds:
         return self.parts[0].field.bounds(_moved(rays, self.parts[0].from_whole))
@@ -131,8 +156,21 @@ def _moved(rays: Rays, similarity: Similarity) -> Rays:
     )
 
 
-def open_blocks(folder: Path) -> tuple[Run, list[Run]]:
-    """The runs of all blocks, and one that stands for the whole: it has all cameras.
+class WholeRun(Run):
+    """What stands for the runs of all blocks: it has all cameras, and no checkpoint of its own.
+
+    steps: of the blocks together.
+    """
+
+    steps: int = 0
+
+    @property
+    def step(self) -> int:
+        return self.steps
+
+
+def open_blocks(folder: Path) -> tuple[WholeRun, list[Run]]:
+    """The runs of all blocks, and one that stands for the whole.
 
     Raises:
         NerfError: not a folder that `nerf split` made, or a block is not trained yet.
@@ -148,8 +186,9 @@ def open_blocks(folder: Path) -> tuple[Run, list[Run]]:
             )
         runs.append(Run.open(path))
     scenes = [Scene.from_json(run.scene_json) for run in runs]
-    whole = _united(scenes, record["scene"])
-    return Run(folder, runs[0].config, whole.to_json()), runs
+    whole = WholeRun(folder, runs[0].config, _united(scenes, record["scene"]).to_json())
+    whole.steps = sum(run.step for run in runs)
+    return whole, runs
 
 
 def load_blocks(

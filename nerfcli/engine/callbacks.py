@@ -6,8 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from nerfcli.core.errors import CannotWrite
+
 if TYPE_CHECKING:
-    from nerfcli.engine.train import Loop
+    from nerfcli.engine.loop import Loop
 
 Callback = Callable[["Loop"], None]
 
@@ -45,6 +47,9 @@ class Checkpoints:
         if self.due is None:
             self.due = loop.first_seconds + min(FIRST_CHECKPOINT, self.seconds)
         if loop.elapsed > self.due:
-            loop.save()
+            try:
+                loop.save()
+            except CannotWrite as error:
+                loop.go_on_unsaved(error)
             took = loop.clock.elapsed() - loop.elapsed
             self.due = loop.elapsed + max(self.seconds, took / MOST_SAVING)

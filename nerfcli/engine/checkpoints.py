@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nerfcli.core.devices import with_index
-from nerfcli.core.errors import NerfError
+from nerfcli.core.errors import CannotWrite, NerfError
 from nerfcli.core.files import replacing
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], step: int) -> None:
     """Write aside, flush to the disk, read back, compare every byte, then rename.
 
     Raises:
-        NerfError: the disk refuses, or gives back something else.
+        CannotWrite: the disk refuses, or gives back something else.
     """
     import torch
     from safetensors import SafetensorError, safe_open
@@ -38,12 +38,9 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], step: int) -> None:
                 for name, tensor in whole.items():
                     back = file.get_tensor(name).reshape(-1).view(torch.uint8)
                     if not torch.equal(back, tensor.reshape(-1).view(torch.uint8)):
-                        raise NerfError(f"{path}: {name} came back changed: is the disk healthy?")
+                        raise CannotWrite(f"{path}: {name} came back changed: is the disk healthy?")
         except SafetensorError as error:
-            raise NerfError(
-                f"cannot write {path}: {error}. What was saved before is intact; make room and go "
-                "on with --resume."
-            ) from error
+            raise CannotWrite(f"cannot write {path}: {error}.") from error
 
 
 def read_tensors(path: Path, step: int, device: str = "cpu") -> dict[str, Tensor]:

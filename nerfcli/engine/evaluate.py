@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nerfcli.core.distributed import world
+from nerfcli.core.distributed import ALONE, World
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import write_json
 from nerfcli.core.progress import Progress
@@ -41,6 +41,7 @@ def evaluate(
     backend: str = "auto",
     progress: Progress,
     stop: StopSignal | None = None,
+    world: World = ALONE,
 ) -> dict:
     """PSNR and SSIM of every view of a split, and their means; writes eval.json.
 
@@ -51,6 +52,8 @@ def evaluate(
         scene: with images; its cameras are the run's.
         save_images: also write photo and rendering side by side, renders/<split>/<name>.png.
         out: a folder for all of that; None: the run.
+
+        world: processes that share the views; the first one alone writes eval.json.
 
     Raises:
         NerfError: the split is empty, or there is no readable checkpoint.
@@ -67,17 +70,17 @@ def evaluate(
     folder = pairs_folder(place, split) if save_images else None
     start = time.perf_counter()
     rows, exposed = [], bool(run.config.train.exposure)
-    own = indices[world().rank :: world().size]
+    own = indices[world.rank :: world.size]
     for done, index in enumerate(own, start=1):
         if stop is not None and stop.received:
             break
         rows.append(score_view(model, scene, index, folder, exposed))
         if missing := _unscored(rows[-1], scene, index):
             progress.note(missing)
-        progress.update(min(done * world().size, len(indices)), psnr=rows[-1]["psnr"])
-    rows = _of_all(rows)
-    if stop is not None:
-        stop.received = world().agree(0.0, stop.received)[1]
+        progress.update(min(done * world.size, len(indices)), psnr=rows[-1]["psnr"])
+    rows = _of_all(rows, world)
+    if stop is not None and not world.is_alone:
+        stop.received = world.agree(0.0, [stop.received or 0])[1][0] or None
     corrected = {}
     if exposed:
         corrected = {"psnr_corrected": _mean([row["psnr_corrected"] for row in rows])}
@@ -93,7 +96,7 @@ def evaluate(
         "protocol": protocol(model, split, exposed),
         "views": rows,
     }
-    if len(rows) == len(indices) and world().is_first:
+    if len(rows) == len(indices) and world.is_first:
         write_json(place / "eval.json", result)
     return result
 
@@ -132,9 +135,9 @@ def score_view(
     }
 
 
-def _of_all(rows: list[dict]) -> list[dict]:
+def _of_all(rows: list[dict], world: World) -> list[dict]:
     """The rows of all processes, in the order of the views, which they take in turn."""
-    parts = world().gather_objects(rows)
+    parts = world.gather_objects(rows)
     most = max(map(len, parts))
     return [part[i] for i in range(most) for part in parts if i < len(part)]
 

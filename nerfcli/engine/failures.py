@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nerfcli.core.config import known
-from nerfcli.core.errors import NerfError
+from nerfcli.core.errors import CannotWrite, NerfError
 from nerfcli.engine.runs import Run
 
 
@@ -15,9 +15,17 @@ def nothing_met(step: int) -> NerfError:
     )
 
 
+def not_saved(run: Run, error: CannotWrite) -> NerfError:
+    if not run.has_checkpoint:
+        return NerfError(f"{error} Nothing is saved of this run.")
+    return NerfError(
+        f"{error} The checkpoint of step {run.step} is intact; make room and go on with --resume."
+    )
+
+
 def diverged(run: Run, step: int, how: str) -> NerfError:
     kept = "The last checkpoint is kept in" if run.has_checkpoint else "Nothing is saved in"
     return NerfError(
-        f"training diverged by step {step}: {how}. {kept} {run.path}; "
+        f"training diverged again by step {step}: {how}. {kept} {run.path}; "
         f"try a lower rate, e.g. --set train.lr={known(run.config.train.lr) / 3:.2g}."
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from nerfcli.core.text import number, rough_duration
 
 if TYPE_CHECKING:
-    from nerfcli.engine.train import Loop
+    from nerfcli.engine.loop import Loop
 
 FORECAST_AFTER = 3.0  # seconds of steps, by which a run is timed
 FORECAST_FROM = 60.0  # seconds to go that are worth a remark
@@ -28,7 +28,7 @@ class Forecast:
             self.start = loop.step, loop.elapsed
             return
         steps, seconds = loop.step - self.start[0], loop.elapsed - self.start[1]
-        if seconds < FORECAST_AFTER:
+        if seconds < FORECAST_AFTER or steps <= 0:  # the run may have gone back
             return
         self.said = True
         left = (loop.budget.total_steps - loop.step) * seconds / steps

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from contextlib import nullcontext
 from dataclasses import dataclass
+from dataclasses import field as default
 
 import numpy as np
 import torch
@@ -12,8 +13,9 @@ from torch import Tensor
 
 from nerfcli import backends
 from nerfcli.cameras.cameras import Cameras
+from nerfcli.cameras.crop import Crop
 from nerfcli.cameras.rays import Rays
-from nerfcli.core.devices import memory_errors, pick
+from nerfcli.core.devices import is_out_of_memory, memory_errors, pick
 from nerfcli.core.progress import Note
 from nerfcli.engine.runs import Run
 from nerfcli.methods import Field, Trainer, method_of
@@ -25,17 +27,28 @@ LEAST_CHUNK = 1024
 MEMORY_ADVICE = "close what else uses it, render at --scale 0.5, or use --device cpu"
 
 
+@dataclass
+class Room:
+    """How many rays the memory holds at once; None: it has not been full yet."""
+
+    rays: int | None = None
+
+
 @dataclass(frozen=True)
 class Model:
     """A field with what is needed to show it; holds no images.
 
-    backend: a line that says what evaluates it.
+    backend: a line that says what evaluates it. crop: nothing of the field is shown outside, scene
+    space. note: takes a remark where the memory is full.
     """
 
     field: Field
     scene: Scene
     backend: str
     device: str = "cpu"
+    crop: Crop | None = None
+    note: Note | None = None
+    room: Room = default(default_factory=Room)
 
     @staticmethod
     def of(trainer: Trainer) -> Model:
@@ -75,11 +88,13 @@ def load_model(
     config, scene, device = run.config, Scene.from_json(run.scene_json), pick(device)
     choice = backends.select(backend, device, note)
     tensors, _ = run.load_model(device)
+    if run.remark and note is not None:
+        note(run.remark)
     generator = torch.Generator("cpu").manual_seed(0)
     create_field = method_of(config).create_field
     field = create_field(config, scene, choice.backend, generator)
     field.load_state(tensors)
-    return Model(field, scene, choice.line, device)
+    return Model(field, scene, choice.line, device, note=note)
 
 
 def render_image(model: Model, cameras: Cameras, index: int) -> Pixels:
@@ -91,25 +106,35 @@ def render_image(model: Model, cameras: Cameras, index: int) -> Pixels:
     return render_rays(model, cameras.image_rays(index, model.device, model.field.needs_radii))
 
 
-def render_rays(model: Model, rays: Rays) -> Pixels:
+def render_rays(
+    model: Model, rays: Rays, *, field: Field | None = None, background: Tensor | None = None
+) -> Pixels:
     """Render rays on the model's device.
 
-    As many at once as the field likes; half as many, again and again, where the GPU's memory does
-    not hold what they need.
+    As many at once as the field likes; half as many, again and again, where the memory does not
+    hold what they need. The model remembers how many it holds.
+
+    Args:
+        field: another form of the model's field. background: [3]; None: the scene's.
 
     Raises:
         NerfError: it does not even hold LEAST_CHUNK rays.
     """
-    field = model.field
-    chunk = field.rays_per_chunk
+    field = model.field if field is None else field
+    background = model.background if background is None else background
+    chunk = min(field.rays_per_chunk, model.room.rays or field.rays_per_chunk)
     parts, start = [], 0
     while start < len(rays) or not parts:
         enough = chunk <= LEAST_CHUNK
         try:
             with memory_errors("rendering", MEMORY_ADVICE) if enough else nullcontext():
-                parts.append(field.render_rays(rays[start : start + chunk], model.background))
-        except torch.OutOfMemoryError:
-            chunk //= 2
+                parts.append(field.render_rays(rays[start : start + chunk], background))
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            chunk = model.room.rays = min(chunk, len(rays) - start) // 2
+            if model.note is not None:
+                model.note(f"the memory is full: going on with {chunk} rays at once")
         else:
             start += chunk
     return Pixels.cat(parts)

@@ -5,6 +5,7 @@ Needs no torch.
 
 from __future__ import annotations
 
+import re
 import shutil
 import stat
 from collections.abc import Iterator
@@ -16,15 +17,31 @@ from nerfcli.core.files import ensure_writable, locked
 
 TENSOR_FILES = ("model-*.safetensors", "optimizer-*.safetensors")
 ASIDE = (  # of a crash; .tmp??????: of the library that writes tensors
-    *(".*.safetensors", ".tmp??????", ".state.*.json", ".metrics.*.jsonl", ".config.*.toml"),
+    *(".*.safetensors", ".tmp??????", ".state.*.json", ".previous.*.json"),
+    *(".metrics.*.jsonl", ".config.*.toml", ".scene.*.json"),
 )
-OURS = ("config.toml", "scene.json", "state.json", "metrics.jsonl", "eval*.json", "report.html")
+BEGUN = ".scene.cleared.json"  # in a folder that is being cleared
+STATE, PREVIOUS = "state.json", "previous.json"  # the last checkpoint, and the one before it
+OURS = (
+    *("config.toml", "scene.json", STATE, PREVIOUS),
+    *("metrics.jsonl", "eval*.json", "report.html"),
+)
+FOLDERS = ("renders", "exports")
 
 
 def is_run(path: Path) -> bool:
     """Whether a folder is a run, whole or not: other programs also have a config.toml."""
     records = ("scene.json", "state.json")
     return (path / "config.toml").is_file() and any((path / name).is_file() for name in records)
+
+
+def is_begun(path: Path) -> bool:
+    """Whether a folder holds what a killed process left of a run that it made or took away."""
+    names = [entry.name for entry in path.iterdir()]
+    if names == ["renders"]:
+        return not any((path / "renders").iterdir())
+    ours = {file.name for pattern in (*OURS, *TENSOR_FILES, *ASIDE) for file in path.glob(pattern)}
+    return any(path.glob(".scene.*.json")) and ours.issuperset({*names} - {*FOLDERS})
 
 
 def states_under(root: Path) -> list[Path]:
@@ -71,7 +88,7 @@ def find_files(root: Path, name: str) -> tuple[list[Path], dict[Path, str]]:
 def ensure_free(path: Path, *, overwrite: bool = False) -> None:
     """Raise NerfError unless a run can be created at `path`; touches nothing."""
     ensure_replaceable(path, overwrite=overwrite)
-    if is_run(path):
+    if path.is_dir():
         with in_training(path):  # and not of another process
             pass
     ensure_writable(path)
@@ -82,6 +99,8 @@ def ensure_replaceable(path: Path, *, overwrite: bool) -> None:
     if path.exists() and not path.is_dir():
         raise NerfError(f"{path} is a file; --out of `nerf train` names a folder.")
     if not path.is_dir() or not any(path.iterdir()):
+        return
+    if is_begun(path):
         return
     if not is_run(path):
         raise NerfError(f"{path} is not empty and not a run: choose another --out.")
@@ -138,9 +157,39 @@ def not_made(path: Path, error: OSError) -> NerfError:
 
 
 def clear(path: Path) -> None:
-    """Remove the files of a run and nothing else; the switch first, so it is never half a run."""
-    for pattern in ("state.json", *OURS, *TENSOR_FILES, *ASIDE):
+    """Remove the files of a run and nothing else; the switches first, so it is never half a run."""
+    with suppress(OSError):  # a full disk
+        (path / BEGUN).touch()
+    for pattern in (PREVIOUS, STATE, *OURS, *TENSOR_FILES):
         for file in path.glob(pattern):
             file.unlink()
-    for folder in ("renders", "exports"):
+    for folder in FOLDERS:
         shutil.rmtree(path / folder, ignore_errors=True)
+    for pattern in ASIDE:
+        for file in path.glob(pattern):
+            file.unlink()
+
+
+def newest_run(root: Path = Path("runs")) -> Path:
+    """The run under `root` whose checkpoint was written last.
+
+    Raises:
+        NerfError: there is none.
+    """
+    states = [path for path in states_under(root) if is_run(path.parent)]
+    if not states:
+        raise NerfError(
+            f"no run with a checkpoint under {root}/: name one, or make one: nerf train SCENE."
+        )
+    return max(states, key=lambda path: (path.stat().st_mtime_ns, str(path))).parent
+
+
+def next_run_path(scene_name: str, root: Path = Path("runs")) -> Path:
+    """runs/<scene>-<n> with the first n above all that are there."""
+    name = re.sub(r"[^\w.-]+", "-", scene_name).strip("-.") or "scene"
+    taken = [
+        int(match[1])
+        for path in root.glob("*")
+        if (match := re.fullmatch(rf"{re.escape(name)}-(\d+)", path.name))
+    ]
+    return root / f"{name}-{max(taken, default=0) + 1}"

@@ -1,29 +1,34 @@
 """A run folder: everything that rendering needs, under relative names, so that it moves.
 
-    config.toml  scene.json  metrics.jsonl  state.json  renders/
+    config.toml  scene.json  metrics.jsonl  state.json  previous.json  renders/
     model-<step>.safetensors  optimizer-<step>.safetensors
 
 state.json is the switch: it names the tensor files of one step, and one rename puts it in place
 after they have been written and read back. A crash at any moment leaves the old or the new.
+previous.json names those of the checkpoint before it, which is taken where the newest is damaged.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
-import re
+import os
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from errno import ENOSPC
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nerfcli.core.config import Config
-from nerfcli.core.errors import NerfError
-from nerfcli.core.files import json_text, read_json, replacing, write_json
+from nerfcli.core.errors import CannotWrite, NerfError
+from nerfcli.core.files import json_text, read_json, replacing, sync_folder, write_json
 from nerfcli.core.settings import config_from_toml, write_config
 from nerfcli.engine.checkpoints import ensure_whole, read_tensors, write_tensors
 from nerfcli.engine.run_folders import (
     ASIDE,
+    PREVIOUS,
+    STATE,
     TENSOR_FILES,
     clear,
     ensure_free,
@@ -32,8 +37,9 @@ from nerfcli.engine.run_folders import (
     is_run,
     kept_if_saved,
     make_folders,
+    newest_run,
+    next_run_path,
     not_made,
-    states_under,
 )
 
 if TYPE_CHECKING:
@@ -45,6 +51,12 @@ FORMAT = 2  # of the folder; raised when an older version could not read it
 READABLE = (1, 2)  # 1: see core.config_format1
 PARTS = ("model", "optimizer")
 
+__all__ = ["Run", "ensure_free", "in_training", "is_run", "newest_run", "next_run_path"]
+
+
+class UnknownFormat(NerfError):
+    """Another version wrote the checkpoint; it is not damaged."""
+
 
 class Run:
     """An open run folder.
@@ -52,12 +64,15 @@ class Run:
     Attributes:
         path: the folder. config: resolved settings.
         scene_json: cameras, transform, splits, and what was resolved of the scene.
+        remark: to the user, where the newest checkpoint is damaged and the one before it is taken;
+            else "".
     """
 
     def __init__(self, path: Path, config: Config, scene_json: dict[str, Any]) -> None:
         self.path = path
         self.config = config
         self.scene_json = scene_json
+        self.remark = ""
         self._metrics_cut = False
         self._state: dict[str, Any] | None = None  # state.json, once it has been read
 
@@ -121,8 +136,9 @@ class Run:
                 (path / "renders").mkdir(exist_ok=True)
             except OSError as error:
                 raise not_made(path, error) from error
-            write_json(path / "scene.json", scene_json)
-            write_config(config, path / "config.toml")
+            with replacing(path / "scene.json") as aside:  # `is_begun` until both are there
+                aside.write_text(json_text(scene_json, indent=1) + "\n", encoding="utf-8")
+                write_config(config, path / "config.toml")
             if held is not None:
                 held.push(own.pop_all())
         return cls(path, config, scene_json)
@@ -145,7 +161,7 @@ class Run:
         run = cls(path, config, scene_json)
         if not run.has_checkpoint:
             raise NerfError(
-                f"run {path} has no checkpoint (state.json): it was stopped before the first "
+                f"run {path} has no checkpoint ({STATE}): it was stopped before the first "
                 "one, or is still on its way to it. Train it again with --overwrite."
             )
         _ = run.state  # fail early where something is wrong with it
@@ -153,12 +169,11 @@ class Run:
 
     def using(self, *, backend: str | None = None, device: str | None = None) -> Run:
         """The same folder, to be run on another backend or device; the folder is not changed."""
-        config = dataclasses.replace(
-            self.config,
-            backend=backend or self.config.backend,
-            device=device or self.config.device,
+        other, now = copy.copy(self), self.config
+        other.config = dataclasses.replace(
+            now, backend=backend or now.backend, device=device or now.device
         )
-        return Run(self.path, config, self.scene_json)
+        return other
 
     def go_on_with(self, config: Config) -> None:
         """Let config.toml state the length and the folder of images that the run goes on with."""
@@ -183,37 +198,51 @@ class Run:
 
     @property
     def has_checkpoint(self) -> bool:
-        return (self.path / "state.json").is_file()
+        return any((self.path / name).is_file() for name in (STATE, PREVIOUS))
 
     def save_checkpoint(
         self, model: dict[str, Tensor], optimizer: dict[str, Tensor], state: dict[str, Any]
     ) -> None:
-        """Keep one step; the checkpoint before it stays valid until this one is complete.
+        """Keep one step, and the checkpoint before it.
 
         Args:
             state: JSON values, among them `step` (int); `format` and `files` are reserved.
 
         Raises:
-            NerfError: the disk refuses, or gives back something else than was written.
+            CannotWrite: the disk refuses, or gives back something else than was written. What was
+                saved before stays as it is.
         """
         step = int(state["step"])
-        live = self.state["files"] if self.has_checkpoint else {}
-        tag = str(step)
-        if any(name.endswith(f"-{tag}.safetensors") for name in live.values()):
-            tag += "b"  # the same step once more: never write over the files in use
-        files = {part: f"{part}-{tag}.safetensors" for part in PARTS}
+        last = self.state if self.has_checkpoint else None
+        kept = [record["files"] for record in (last, self._before()) if record is not None]
+        in_use = {name for files in kept for name in files.values()}
+        for tag in (f"{step}{letter}" for letter in ("", "b", "c")):  # the same step once more
+            files = {part: f"{part}-{tag}.safetensors" for part in PARTS}
+            if in_use.isdisjoint(files.values()):
+                break
         for part, tensors in zip(PARTS, (model, optimizer), strict=True):
             write_tensors(self.path / files[part], tensors, step)
-        write_json(self.path / "state.json", {"format": FORMAT, "files": files, **state})
-        self._state = None
+        sync_folder(self.path)  # the files are there before a record names them
+        if last is not None and not self.remark:
+            write_json(self.path / PREVIOUS, last)
+        write_json(self.path / STATE, {"format": FORMAT, "files": files, **state})
+        sync_folder(self.path)  # and the records before the files of others go away
+        self._state, self.remark = None, ""
+        before = self._before() or {"files": {}}
+        kept = {*files.values(), *before["files"].values()}
         for pattern in TENSOR_FILES + ASIDE:
             for path in self.path.glob(pattern):
-                if path.name not in files.values():
-                    path.unlink()
+                if path.name not in kept:
+                    with suppress(OSError):  # the next one takes it away
+                        path.unlink()
+
+    def forget_metrics(self) -> None:
+        """Let the next row of metrics cut what lies beyond the checkpoint, as a new run does."""
+        self._metrics_cut = False
 
     def add_to_state(self, values: dict[str, Any]) -> None:
         """Write JSON values into the last checkpoint's state."""
-        write_json(self.path / "state.json", self.state | values)
+        write_json(self.path / STATE, self.state | values)
         self._state = None
 
     def load_checkpoint(
@@ -242,15 +271,43 @@ class Run:
         self._of_one_step(look)
 
     def _of_one_step(self, read: Callable[[], T]) -> T:
-        """Read files of the last checkpoint, and anew where another process has replaced it."""
+        """Read files of the last checkpoint, and anew where another process has replaced it.
+
+        Where it is damaged, read those of the one before it.
+        """
         while True:
-            self._state = None
+            self._state, self.remark = None, ""
             state = self.state
             try:
                 return read()
-            except NerfError:
-                if self._read_state() == state:
+            except NerfError as error:
+                if self._is_replaced(state):
+                    continue
+                before = self._before()
+                if before is None or before == state:
                     raise
+                self._go_back_to(before, error)
+                try:
+                    return read()
+                except NerfError:
+                    raise error from None
+
+    def _is_replaced(self, state: dict[str, Any]) -> bool:
+        try:
+            return self._read_state() != state and not self.remark
+        except NerfError:
+            return False
+
+    def _go_back_to(self, before: dict[str, Any], error: NerfError) -> None:
+        self._state = before
+        self.remark = f"{error} The checkpoint before it, of step {before['step']}, is taken."
+
+    def _before(self) -> dict[str, Any] | None:
+        """The record of the checkpoint before the last one; None where there is none to read."""
+        try:
+            return self._read_state(PREVIOUS)
+        except NerfError:
+            return None
 
     def _user_state(self) -> dict[str, Any]:
         return {k: v for k, v in self.state.items() if k not in ("format", "files")}
@@ -259,12 +316,22 @@ class Run:
         """Add a line to metrics.jsonl. The first one cuts what lies beyond the checkpoint:
 
         rows of steps that a resumed run takes again, and a last line torn by a crash.
+
+        Raises:
+            CannotWrite: the disk refuses; the file is as it was.
         """
         if not self._metrics_cut:
             self._cut_metrics()
             self._metrics_cut = True
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json_text(row) + "\n")
+        path, line = self.path / "metrics.jsonl", f"{json_text(row)}\n".encode()
+        try:
+            with path.open("ab", buffering=0) as file:
+                before = file.tell()
+                if (file.write(line) or 0) < len(line):  # the disk is full
+                    file.truncate(before)
+                    raise OSError(ENOSPC, os.strerror(ENOSPC))
+        except OSError as error:
+            raise CannotWrite(f"cannot write {path}: {error.strerror or error}.") from error
 
     def _cut_metrics(self) -> None:
         path = self.path / "metrics.jsonl"
@@ -283,16 +350,23 @@ class Run:
             NerfError: as for `load_checkpoint`.
         """
         if self._state is None:
-            self._state = self._read_state()
+            try:
+                self._state = self._read_state()
+            except NerfError as error:
+                before = self._before()
+                if before is None or isinstance(error, UnknownFormat):
+                    raise
+                self._go_back_to(before, error)
+        assert self._state is not None
         return self._state
 
-    def _read_state(self) -> dict[str, Any]:
-        path = self.path / "state.json"
+    def _read_state(self, name: str = STATE) -> dict[str, Any]:
+        path = self.path / name
         if not path.is_file():
             raise NerfError(f"run {self.path} has no checkpoint (state.json). Train it first.")
         state = _object(path)
         if state.get("format") not in READABLE:
-            raise NerfError(
+            raise UnknownFormat(
                 f"{path}: checkpoint format {state.get('format')!r}, this version reads up to "
                 f"{FORMAT}. Use the nerfcli that wrote it, or train again."
             )
@@ -310,31 +384,6 @@ class Run:
     def _tensors(self, part: str, device: str) -> dict[str, Tensor]:
         state = self.state
         return read_tensors(self.path / state["files"][part], state["step"], device)
-
-
-def newest_run(root: Path = Path("runs")) -> Path:
-    """The run under `root` whose checkpoint was written last.
-
-    Raises:
-        NerfError: there is none.
-    """
-    states = [path for path in states_under(root) if is_run(path.parent)]
-    if not states:
-        raise NerfError(
-            f"no run with a checkpoint under {root}/: name one, or make one: nerf train SCENE."
-        )
-    return max(states, key=lambda path: (path.stat().st_mtime_ns, str(path))).parent
-
-
-def next_run_path(scene_name: str, root: Path = Path("runs")) -> Path:
-    """runs/<scene>-<n> with the first n above all that are there."""
-    name = re.sub(r"[^\w.-]+", "-", scene_name).strip("-.") or "scene"
-    taken = [
-        int(match[1])
-        for path in root.glob("*")
-        if (match := re.fullmatch(rf"{re.escape(name)}-(\d+)", path.name))
-    ]
-    return root / f"{name}-{max(taken, default=0) + 1}"
 
 
 def _object(path: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from scipy.ndimage import distance_transform_edt
 from nerfcli.cameras.rays import Rays
 from nerfcli.core.errors import NerfError
 from nerfcli.core.extras import missing
+from nerfcli.engine.render import render_rays
 from nerfcli.extraction.rasterize import covered_pixels
 from nerfcli.extraction.source_field import SourceField
 from nerfcli.shapes.types import Mesh, unit
@@ -46,7 +47,8 @@ def surface_colors(source: SourceField, points: np.ndarray, normals: np.ndarray)
     chunk = field.rays_per_chunk
     for start in range(0, len(points), chunk):
         n, at = outward[start : start + chunk], places[start : start + chunk]
-        pixels = field.render_rays(Rays(at + reach * n, -n), black)
+        rays = Rays(at + reach * n, -n)
+        pixels = render_rays(source.model, rays, field=field, background=black)
         colors = pixels.rgb / pixels.opacity.clamp(min=SEEN)[:, None]
         dim = (pixels.opacity < SEEN).nonzero()[:, 0]
         if len(dim):

@@ -6,10 +6,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from nerfcli.core.devices import pick
 from nerfcli.core.errors import NerfError
 from nerfcli.core.files import filling, read_json
 from nerfcli.core.progress import Progress
+from nerfcli.engine.crop import crop_model, read_crop
 from nerfcli.engine.render import Model, load_model
 from nerfcli.engine.runs import Run
 from nerfcli.extraction.bake import color_mesh, texture_mesh
@@ -85,8 +88,12 @@ def export_run(
     base = {"run": str(run.path), "step": run.step, "to": options.to}
     if options.to == "cameras":
         return _cameras(Scene.from_json(run.scene_json), out, base)
+    crop = None if options.crop is None else read_crop(options.crop)
     model = field_for_shapes(run, backend, progress)
     progress.note(model.backend)
+    if crop is not None:
+        base |= {"crop": asdict(crop)}
+        model = crop_model(model, crop)
     if options.to == "views":
         forget_unseen(model)
         return _views(model, out, options, base, progress)
@@ -137,6 +144,9 @@ def extract(source: SourceField, options: ExportOptions, progress: Progress) -> 
         mesh = marching_cubes(solid, reporter)
     mesh = refine_mesh(mesh, solid)
     mesh, n_dropped = drop_unseen_components(mesh, solid, visibility)
+    if options.crop is not None:  # marching cubes places vertices a little outside of a cut
+        inside = read_crop(options.crop).nearest(torch.from_numpy(mesh.vertices))
+        mesh = Mesh(inside.numpy(), mesh.faces)
     if n_dropped:
         progress.note(f"{n_dropped} crumbs and parts that no training camera sees were removed")
     doubts = list_doubts(mesh, solid, visibility, threshold is not None)

@@ -18,6 +18,7 @@ from nerfcli.cameras.cameras import Cameras
 from nerfcli.cameras.rays import Rays
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Progress
+from nerfcli.engine.render import render_rays
 from nerfcli.extraction.source_field import SourceField
 from nerfcli.methods.grid_field import GridField
 from nerfcli.reference.samples import Samples
@@ -85,7 +86,7 @@ def _depth_range(source: SourceField, parts: list[Rays]) -> tuple[float, float]:
     depths, weights = [], []
     for part in parts:
         some = part[torch.arange(0, len(part), 4)]
-        pixels = source.model.field.render_rays(some, torch.zeros(3))
+        pixels = render_rays(source.model, some, background=torch.zeros(3))
         assert some.z_scale is not None
         depths.append(pixels.median_depth * some.z_scale)
         weights.append(pixels.opacity)

@@ -11,6 +11,7 @@ from scipy.spatial import KDTree
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Note, Progress
 from nerfcli.core.text import quantity
+from nerfcli.engine.render import render_rays
 from nerfcli.extraction.source_field import SourceField
 from nerfcli.extraction.visibility import Visibility
 from nerfcli.shapes.types import PointCloud, unit
@@ -153,7 +154,7 @@ class _SeenPoints:
         for start in range(0, len(pixels), chunk):
             some = pixels[start : start + chunk]
             rays = self.cameras.rays(torch.from_numpy(some), field.needs_radii)
-            seen = field.render_rays(rays, background)
+            seen = render_rays(model, rays)
             hit = (seen.opacity >= SOLID).nonzero()[:, 0]
             points.append(rays.origins[hit] + seen.median_depth[hit, None] * rays.directions[hit])
             # remove the share of the run's background in a nearly opaque pixel

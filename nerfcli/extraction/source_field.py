@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from nerfcli.cameras.boxes import Box
+from nerfcli.cameras.crop import Crop
 from nerfcli.engine.render import Model
 from nerfcli.methods import Field
 from nerfcli.reference.sampling import Steps, occupancy_lookup
@@ -44,6 +45,8 @@ class SourceField:
         """Let a model stand for a shape. Its occupancy grid loses the cells that no camera sees."""
         field, scene, grid = model.field, model.scene, model.field.occupancy
         seen = forget_unseen(model)
+        if model.crop is not None:
+            return _within(model, model.crop)
         if grid is not None and seen is not None:
             return SourceField(model, field.steps, grid.occupied, seen, grid.box)
         box = Box(field.box.center, field.box.outer_half_size)
@@ -131,11 +134,37 @@ def forget_unseen(model: Model) -> Tensor | None:
     return seen
 
 
+def _within(model: Model, crop: Crop) -> SourceField:
+    """Let what is in a crop stand for a shape, wherever it lies; the cells are of its cube."""
+    field, box = model.field, crop.cube()
+    seen = seen_cells(model.scene, box, LATTICE, masked=False)
+    if field.occupancy is None:
+        cells = _lattice_cells(field, box, field.steps.size)
+    else:
+        points = _lattice(box, 2 * LATTICE)
+        some = [
+            occupancy_lookup(part, field.occupancy.occupied, field.occupancy.box)
+            for part in points.split(1 << 20)
+        ]
+        cells = torch.cat(some).float().reshape(1, 1, *(2 * LATTICE,) * 3)
+        cells = torch.nn.functional.max_pool3d(cells, 2)
+        cells = torch.nn.functional.max_pool3d(cells, 3, stride=1, padding=1)[0, 0] > 0
+    reach = 3.0**0.5 * box.half_size / LATTICE / min(crop.half)
+    near = crop.to_local(_lattice(box, LATTICE)).abs().amax(-1) <= 1.0 + reach
+    return SourceField(
+        model, field.steps, (cells & near.reshape(cells.shape))[None] & seen, seen, box
+    )
+
+
+def _lattice(box: Box, n: int) -> Tensor:
+    """The middles of the cells of a cube, [n**3, 3], z slowest."""
+    axis = (torch.arange(n) + 0.5) * (2.0 * box.half_size / n) - box.half_size
+    z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+    return torch.stack([x, y, z], dim=-1).reshape(-1, 3) + torch.tensor(box.center)
+
+
 def _lattice_cells(field: Field, box: Box, step: float) -> Tensor:
     """Cells [R, R, R] of a field without a grid of its own: those near a dense lattice point."""
-    axis = (torch.arange(LATTICE) + 0.5) * (box.side / LATTICE) - box.half_size
-    z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
-    points = torch.stack([x, y, z], dim=-1).reshape(-1, 3) + torch.tensor(box.center)
-    sigmas = torch.cat([field.density(part) for part in points.split(1 << 16)])
+    sigmas = torch.cat([field.density(part) for part in _lattice(box, LATTICE).split(1 << 16)])
     dense = (sigmas * step > LATTICE_SHARE).float().reshape(1, 1, LATTICE, LATTICE, LATTICE)
     return torch.nn.functional.max_pool3d(dense, 3, stride=1, padding=1)[0, 0] > 0

@@ -33,6 +33,7 @@ def export_splats(
         NerfError: the field is empty.
     """
     model, n, seed = source.model, options.n_points, options.seed
+    photos = photos if options.crop is None else None  # they show more than the crop
     with progress.another(None, "view", "look") as reporter:
         visibility = compute_visibility(source, reporter, min(1.0, n / ALL_VIEWS_POINTS))
     splats = field_splats(source, visibility, n, seed, progress)

@@ -20,9 +20,9 @@ from nerfcli.cameras.boxes import Box
 from nerfcli.cameras.cameras import Cameras
 from nerfcli.cameras.rays import Rays
 from nerfcli.core.progress import Progress
+from nerfcli.engine.render import Model, render_rays
 from nerfcli.extraction.source_field import SourceField
 from nerfcli.methods import Field
-from nerfcli.reference.samples import Pixels
 from nerfcli.reference.sampling import Steps, intersect_box
 
 FREE_OPACITY = 0.1  # light that lost less has arrived: a glossy shell stops more
@@ -171,7 +171,7 @@ def compute_visibility(source: SourceField, progress: Progress, share: float = 1
     total, maps = len(training) + len(outside), []
     for view in (*training, *outside):
         field = source.model.field if isinstance(view, CameraView) else source.from_inside
-        maps.append(_map(field, view))
+        maps.append(_map(source.model, field, view))
         progress.update(len(maps), total=total)
     half_t = torch.cat([found.half_t for found in maps[: len(training)]])
     known = half_t[half_t.isfinite()]
@@ -209,7 +209,7 @@ def _outside_views(source: SourceField, n: int) -> list[ParallelView]:
     return views
 
 
-def _map(field: Field, view: CameraView | ParallelView) -> ViewMap:
+def _map(model: Model, field: Field, view: CameraView | ParallelView) -> ViewMap:
     """Find where the light of a view stops, from two renderings.
 
     The second ends its rays as soon as FREE_OPACITY is passed, so its median depth is where they
@@ -222,12 +222,12 @@ def _map(field: Field, view: CameraView | ParallelView) -> ViewMap:
         met = start.isfinite()
     half_t = torch.full((len(rays),), torch.inf)
     free_t = half_t.clone()
-    opacity, depth = _render(field, rays[met])
+    opacity, depth = _render(model, field, rays[met])
     half_t[met] = torch.where(opacity >= HALF, depth, torch.inf)
     short = field.ending_at(1.0 - FREE_OPACITY)
     if short is None:
         return ViewMap(view, half_t + start, half_t + start)
-    opacity, depth = _render(short, rays[met])
+    opacity, depth = _render(model, short, rays[met])
     free_t[met] = torch.where(opacity >= FREE_OPACITY, depth, torch.inf)
     return ViewMap(view, free_t + start, half_t + start)
 
@@ -240,14 +240,9 @@ def _half_densities(source: SourceField, found: ViewMap) -> Tensor:
     return source.model.field.density(rays.origins + found.half_t[hit, None] * rays.directions)
 
 
-def _render(field: Field, rays: Rays) -> tuple[Tensor, Tensor]:
-    """Render the opacity and median depth [n] of rays."""
-    chunk, black = field.rays_per_chunk, torch.zeros(3)
-    parts = [
-        field.render_rays(rays[start : start + chunk], black)
-        for start in range(0, len(rays), chunk)
-    ]
-    pixels = Pixels.cat(parts)
+def _render(model: Model, field: Field, rays: Rays) -> tuple[Tensor, Tensor]:
+    """Render the opacity and median depth [n] of rays through a form of the model's field."""
+    pixels = render_rays(model, rays, field=field, background=torch.zeros(3))
     return pixels.opacity, pixels.median_depth
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nerfcli.backends.base import Backend
 from nerfcli.cameras.boxes import Box
+from nerfcli.cameras.crop import Crop
 from nerfcli.cameras.rays import Batch, Bounds, Rays
 from nerfcli.core.config import Config
 from nerfcli.methods.occupancy import OccupancyGrid
@@ -107,6 +108,10 @@ class Field(Protocol):
 
     def between(self, near: float, far: float) -> Field:
         """The same field with other bounds of a ray."""
+        ...
+
+    def within(self, crop: Crop) -> Field:
+        """The same field, and nothing outside of the crop, which is in scene space."""
         ...
 
     def ending_at(self, min_transmittance: float) -> Field | None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nerfcli.backends.base import Backend
 from nerfcli.cameras.boxes import Box
+from nerfcli.cameras.crop import Crop
 from nerfcli.cameras.rays import Bounds, Rays
 from nerfcli.core.config import Config
 from nerfcli.core.devices import float32_products
@@ -83,6 +84,7 @@ class ClassicField:
     params: ParamSet  # "coarse.<layer>.weight", ...
     ops: Backend
     precision: str = "float32"  # of the networks' products in training: float32 | tf32 | bfloat16
+    crop: Crop | None = None  # nothing is outside of it
 
     @staticmethod
     def create(
@@ -128,6 +130,9 @@ class ClassicField:
     def between(self, near: float, far: float) -> ClassicField:
         return replace(self, near=near, far=far)
 
+    def within(self, crop: Crop) -> ClassicField:
+        return replace(self, crop=crop)
+
     def ending_at(self, min_transmittance: float) -> None:
         """Its rays have no early end."""
 
@@ -150,11 +155,14 @@ class ClassicField:
     def density(self, positions: Tensor) -> Tensor:
         """positions [n, 3] in scene space -> sigmas [n] per scene unit, without gradients."""
         with torch.no_grad():
-            return self.network("fine", positions, torch.zeros_like(positions))[0]
+            return self.radiance(positions, torch.zeros_like(positions))[0]
 
     def radiance(self, positions: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
         """positions, directions [n, 3] -> sigmas [n] per scene unit, rgbs [n, 3]."""
-        return self.network("fine", positions, directions)
+        sigmas, rgbs = self.network("fine", positions, directions)
+        if self.crop is not None:
+            sigmas = torch.where(self.crop.contains(positions), sigmas, 0.0)
+        return sigmas, rgbs
 
     def render_coarse_fine(
         self, rays: Rays, background: Tensor, jitter: Jitter | None
@@ -199,9 +207,10 @@ class ClassicField:
             return self.render_coarse_fine(rays, background, None)[1]
 
     def bounds(self, rays: Rays) -> Bounds:
-        """near and far, for every ray."""
+        """near and far, for every ray; within the crop."""
         t_min = torch.full((len(rays),), self.near, device=rays.origins.device)
-        return Bounds(t_min, torch.full_like(t_min, self.far))
+        bounds = Bounds(t_min, torch.full_like(t_min, self.far))
+        return bounds if self.crop is None else self.crop.cut(rays, bounds)
 
     def state(self) -> dict[str, Tensor]:
         return self.params.state()

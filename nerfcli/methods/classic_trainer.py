@@ -70,9 +70,7 @@ class ClassicTrainer:
         jitter = Jitter.draw(n_rays, self.config, self.generator)[mine]
         rays = self.scene.cameras.rays(self.views.locate(flat))
         target = over_background(self.views.colors(flat), self.background)
-        loss, fine_mse, grads = classic.gradients(
-            self.field, rays, target, self.background, jitter
-        )
+        loss, fine_mse, grads = classic.gradients(self.field, rays, target, self.background, jitter)
         for name, grad in zip(self.field.params, grads, strict=True):
             self.optimizer.grads[name].copy_(grad)
         if not self.world.is_alone:

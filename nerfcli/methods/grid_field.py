@@ -12,10 +12,13 @@ from torch import Tensor
 from nerfcli.backends.base import Backend
 from nerfcli.backends.cpu_bridge import CpuBridge
 from nerfcli.cameras.boxes import Box
+from nerfcli.cameras.crop import Crop
 from nerfcli.cameras.rays import Bounds, Rays
 from nerfcli.core.config import HashGridConfig, UnboundedConfig, known
 from nerfcli.core.tensors import ensure_same_shapes
 from nerfcli.methods.base import Sampler
+from nerfcli.methods.cropped import CroppedGrid
+from nerfcli.reference import fused
 from nerfcli.reference.contraction import BoxSpace, ContractedSpace, PerspectiveSpace
 from nerfcli.reference.encoding import GridSpec
 from nerfcli.reference.fused import SampleGrid
@@ -42,6 +45,7 @@ class GridField(ABC, Generic[S]):
     ops: Backend
     min_transmittance: float = 1e-4  # a ray ends where less light comes through
     needs_radii: bool = False  # it is trained with the cones of pixels
+    crop: Crop | None = None  # nothing is outside of it
 
     def to(self, device: str) -> Self:
         params = NetParams.of(self.params.named().map(lambda p: p.to(device)))
@@ -59,17 +63,28 @@ class GridField(ABC, Generic[S]):
     def between(self, near: float, far: float) -> Self:
         return replace(self, space=replace(self.space, near=near, far=far))
 
+    def within(self, crop: Crop) -> Self:
+        return replace(self, crop=crop)
+
     def ending_at(self, min_transmittance: float) -> Self:
         return replace(self, min_transmittance=min_transmittance)
 
     def density(self, positions: Tensor) -> Tensor:
         """positions [n, 3] in scene space -> sigmas [n] per scene unit, without gradients."""
         with torch.no_grad():
-            return self.ops.density(self.network, positions)
+            return self._kept(positions, self.ops.density(self.network, positions))
 
     def radiance(self, positions: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
         """positions, directions [n, 3] -> sigmas [n] per scene unit, rgbs [n, 3]."""
-        return self.ops.radiance(self.network, positions, self.ops.spherical_harmonics(directions))
+        inputs = self.ops.spherical_harmonics(directions)
+        sigmas, rgbs = self.ops.radiance(self.network, positions, inputs)
+        return self._kept(positions, sigmas), rgbs
+
+    def _kept(self, positions: Tensor, sigmas: Tensor) -> Tensor:
+        """The densities, 0 outside of the crop."""
+        if self.crop is None:
+            return sigmas
+        return torch.where(self.crop.contains(positions), sigmas, 0.0)
 
     @property
     def box(self) -> Box:
@@ -89,26 +104,29 @@ class GridField(ABC, Generic[S]):
         return Network(self.net, self.params, self.space)
 
     def bounds(self, rays: Rays) -> Bounds:
-        """Distances within the box; t_max <= t_min where a ray misses it."""
-        return self.space.bounds(rays)
+        """Distances within box and crop; t_max <= t_min where a ray misses them."""
+        bounds = self.space.bounds(rays)
+        return bounds if self.crop is None else self.crop.cut(rays, bounds)
 
     @property
     @abstractmethod
+    def whole_grid(self) -> SampleGrid:
+        """What its rays are sampled by when they are rendered, without a crop."""
+
+    @property
     def sample_grid(self) -> SampleGrid:
         """What its rays are sampled by when they are rendered."""
+        return self.whole_grid if self.crop is None else CroppedGrid(self.whole_grid, self.crop)
 
     def render_rays(self, rays: Rays, background: Tensor) -> Pixels:
         """Pixels of rays, without gradients. background [3]."""
         bounds = self.bounds(rays)
-        return self.ops.render_rays(
-            self.network,
-            rays,
-            bounds,
-            torch.full_like(bounds.t_min, 0.5),
-            self.sample_grid,
-            background,
-            min_transmittance=max(self.min_transmittance, RENDER_MIN_TRANSMITTANCE),
-        )
+        jitter = torch.full_like(bounds.t_min, 0.5)
+        least = max(self.min_transmittance, RENDER_MIN_TRANSMITTANCE)
+        where = (self.network, rays, bounds, jitter, self.sample_grid, background)
+        if self.crop is not None:  # the kernels that render at once know only whole grids
+            return fused.render_rays(self.ops, *where, min_transmittance=least)
+        return self.ops.render_rays(*where, min_transmittance=least)
 
     def state(self) -> dict[str, Tensor]:
         return self.params.named().state() | self.sampler.state()

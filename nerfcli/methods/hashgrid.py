@@ -49,7 +49,7 @@ class HashField(GridField[OccupancySampler]):
         return self.sampler.grid
 
     @property
-    def sample_grid(self) -> MarchingGrid:
+    def whole_grid(self) -> MarchingGrid:
         return self.sampler.marching_grid
 
 

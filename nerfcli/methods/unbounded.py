@@ -13,7 +13,9 @@ import torch
 from nerfcli.backends.base import Backend
 from nerfcli.cameras.boxes import Box
 from nerfcli.cameras.cameras import Cameras
+from nerfcli.cameras.crop import Crop
 from nerfcli.core.config import Config, UnboundedConfig
+from nerfcli.methods.cropped import crop_proposals
 from nerfcli.methods.grid_field import (
     GridField,
     init_params,
@@ -81,8 +83,12 @@ class UnboundedField(GridField[ProposalSampler]):
         grid = replace(old, space=moved.space, edges=edges.to(old.edges))
         return replace(moved, sampler=replace(self.sampler, grid=grid))
 
+    def within(self, crop: Crop) -> UnboundedField:
+        grid = crop_proposals(self.sampler.grid, crop)
+        return replace(super().within(crop), sampler=replace(self.sampler, grid=grid))
+
     @property
-    def sample_grid(self) -> ProposalGrid:
+    def whole_grid(self) -> ProposalGrid:
         grid = self.sampler.grid
         padding = min(grid.padding, RENDER_PADDING)
         return replace(grid, n_samples=self.n_rendered, padding=padding)

@@ -15,7 +15,7 @@ from nerfcli.core.errors import NerfError
 from nerfcli.scenes.source import Points, Source
 from nerfcli.scenes.writers.splits import hold_out
 
-FEWEST = 8  # training views of a block, without those of the overlap
+FEWEST = 4  # training views of a block, without those of the overlap
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,13 @@ def cut_by_cameras(centers: np.ndarray, n_blocks: int, overlap: float = 0.2) -> 
     Raises:
         NerfError: a block would have fewer than FEWEST cameras.
     """
-    if not 2 <= n_blocks:
+    if not n_blocks >= 2:
         raise NerfError(f"--blocks must be at least 2, got {n_blocks}.")
     if len(centers) < FEWEST * n_blocks:
+        most = len(centers) // FEWEST
         raise NerfError(
             f"--blocks {n_blocks}: {len(centers)} views are too few, each block needs {FEWEST} of "
-            f"its own; at most --blocks {len(centers) // FEWEST}."
+            f"its own; {f'at most --blocks {most}' if most > 1 else 'train them as they are'}."
         )
     if not 0.0 <= overlap <= 1.0:
         raise NerfError(f"--overlap must be from 0 to 1, got {overlap}.")

@@ -53,7 +53,7 @@ class ExportOptions:
     faces: about how many of a mesh. texture: side of a baked texture in texels; 0: vertex colours.
     points: how many, also of splats. fit_steps: of splats, 0: none.
     view: name or number of the camera of an MPI. planes: of an MPI. views: on the sphere.
-    scale: of the width and height of rendered views.
+    scale: of the width and height of rendered views. crop: of a run, a box as --crop takes it.
     """
 
     to: str = "mesh"
@@ -70,6 +70,7 @@ class ExportOptions:
     scale: float = 1.0
     seed: int = 0
     fit_steps: int = 120
+    crop: str | None = None
 
     def __post_init__(self) -> None:
         if self.to not in KINDS:
