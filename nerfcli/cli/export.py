@@ -29,6 +29,7 @@ from nerfcli.cli.output_paths import (
     first_free,
 )
 from nerfcli.core.errors import NerfError
+from nerfcli.core.extras import ensure_installed
 from nerfcli.core.files import ensure_writable
 from nerfcli.core.progress import Progress
 from nerfcli.core.text import quantity
@@ -44,14 +45,17 @@ def export(
     ] = None,
     to: Annotated[
         str,
-        typer.Option(metavar="KIND", help="mesh, points, voxels, sdf, mpi, views or cameras."),
+        typer.Option(
+            metavar="KIND", help="mesh, points, voxels, sdf, splats, mpi, views or cameras."
+        ),
     ] = "mesh",
     out: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE|DIR",
-            help="Meshes .ply .obj .glb .stl, points .ply, voxels .npz .binvox, sdf .npz; a folder "
-            "for mpi, views and cameras. [default: <run>/exports/<kind>]",
+            help="Meshes .ply .obj .glb .stl, points .ply, voxels .npz .binvox, sdf .npz, "
+            "splats .ply .splat .spz; a folder for mpi, views and cameras. "
+            "[default: <run>/exports/<kind>]",
         ),
     ] = None,
     resolution: Annotated[
@@ -87,7 +91,15 @@ def export(
     fit: Annotated[
         bool, typer.Option("--fit", help="Move even triangles onto the surface (mesh only).")
     ] = False,
-    points: Annotated[int, typer.Option(metavar="N", help="How many points.")] = 500_000,
+    points: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="How many points, or splats. [default: 500000 points, 100000 splats]"
+        ),
+    ] = None,
+    fit_steps: Annotated[
+        int, typer.Option(metavar="N", help="Of splats, towards the field's views. 0: none.")
+    ] = 120,
     view: Annotated[
         str | None,
         typer.Option(
@@ -135,6 +147,7 @@ def export(
         views,
         scale,
         seed,
+        fit_steps,
         crop,
     )
     ensure_device(device)
@@ -186,7 +199,19 @@ def _run(
                 out, lambda path: any(p.exists() for p in _places(path, options.to, textured))
             )
         ensure_writable(out, NAME_ANOTHER)
-    return export_run(run, out, options, backend, progress)
+    photos = _photos(run, progress) if options.to == "splats" else None
+    return export_run(run, out, options, backend, progress, photos)
+
+
+def _photos(run: Any, progress: Progress) -> Any:
+    """The run's scene with its photos; None where they are not found."""
+    from nerfcli.cli.image_source import recorded_path, scene_of_run
+
+    try:
+        return scene_of_run(run, recorded_path(run))
+    except NerfError as error:
+        progress.note(f"splats are compared with the field's renderings: {error}")
+        return None
 
 
 def ensure_free_place(out: Path, to: str, *, textured: bool = False, overwrite: bool) -> None:
@@ -203,6 +228,8 @@ def ensure_free_place(out: Path, to: str, *, textured: bool = False, overwrite: 
         raise NerfError(
             f"--out {out}: {to} cannot be written as {out.suffix or 'that'!r}; choose {known}."
         )
+    if out.suffix.lower() == ".spz":
+        ensure_installed("gsply", "a .spz file")
     ensure_absent(_places(out, to, textured), overwrite=overwrite)
 
 
@@ -217,7 +244,7 @@ def _places(out: Path, to: str, textured: bool) -> list[Path]:
 
 
 def _summary(value: dict[str, Any]) -> str:
-    keys = ("vertices", "faces", "points", "shape", "views", "planes", "cameras")
+    keys = ("vertices", "faces", "points", "splats", "shape", "views", "planes", "cameras")
     parts = []
     for key in keys:
         if key in value and not isinstance(value[key], bool):
@@ -225,6 +252,8 @@ def _summary(value: dict[str, Any]) -> str:
             text = " x ".join(map(str, number)) if isinstance(number, list) else f"{number:,}"
             parts.append(text if key == "shape" else f"{text} {key}")
     lines = [f"{value['to']}: {', '.join(parts)}"]
+    if value["to"] == "splats":
+        lines.append(f"{value['score']}; {value['bytes'] / 1e6:.1f} MB")
     if value.get("threshold") is not None:
         lines.append(f"surface at density {value['threshold']:.4g} per unit of the source")
     lines += [f"warning: {doubt}" for doubt in value.get("doubts", ())]

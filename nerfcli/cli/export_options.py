@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 BELONGS_TO = {
     **dict.fromkeys(("resolution", "threshold", "fill"), ("mesh", "voxels", "sdf")),
     **dict.fromkeys(("faces", "texture", "fit"), ("mesh",)),
-    **dict.fromkeys(("points", "seed"), ("points",)),
+    **dict.fromkeys(("points", "seed"), ("points", "splats")),
+    "fit_steps": ("splats",),
     **dict.fromkeys(("view", "planes"), ("mpi",)),
-    "crop": ("mesh", "points", "voxels", "sdf", "mpi", "views"),
+    "crop": ("mesh", "points", "voxels", "sdf", "splats", "mpi", "views"),
     **{"views": ("views",), "scale": ("mpi", "views")},
 }
 
@@ -30,7 +31,7 @@ def ensure_useful(options: ExportOptions, *, of_file: bool) -> None:
     for field in fields(options):
         kinds = BELONGS_TO.get(field.name, (options.to,))
         if getattr(options, field.name) != field.default and options.to not in kinds:
-            flag = "--no-fill" if field.name == "fill" else f"--{field.name}"
+            flag = "--no-fill" if field.name == "fill" else f"--{field.name.replace('_', '-')}"
             raise NerfError(f"{flag} belongs to --to {' or '.join(kinds)}, not {options.to}.")
     if options.crop is not None and of_file:
         raise NerfError("--crop is of a field: name a run, not a shape file.")

@@ -14,6 +14,7 @@ EXTRAS = {
     "pycolmap": ("pycolmap", "prepare"),
     "pillow_heif": ("pillow-heif", "heic"),
     "rawpy": ("rawpy", "raw"),
+    "gsply": ("gsply", "splats"),
     "OpenEXR": ("OpenEXR", "exr"),
 }
 

@@ -111,11 +111,7 @@ def score_view(
     Args:
         exposed: also give psnr_corrected, with the colours fitted to the photo.
     """
-    views = load_views(scene, [index])
-    truth = views.image(0).float() / 255.0
-    shape = truth.shape[:2]
-    truth = over_background(truth.reshape(-1, truth.shape[2]), model.background.cpu())
-    reference = round_to_8_bits(truth.reshape(*shape, 3).numpy())
+    reference, usable = read_photo(scene, index, model.background.cpu())
     pixels = render_image(model, scene.cameras, index)
     image = round_to_8_bits(as_image(pixels.rgb, scene.cameras, index))
     if folder is not None:
@@ -124,13 +120,12 @@ def score_view(
             folder / pair_name(scene.names[index]),
             to_uint8(np.concatenate([reference, image], axis=1)),
         )
-    usable = _usable(views.usable, shape)
-    decibels = _masked_psnr(image, reference, usable)
+    decibels = masked_psnr(image, reference, usable)
     exact = {"exact": True} if decibels == math.inf else {}
     corrected = {}
     if exposed:
         fitted = fit_colors(image, reference, usable)
-        corrected = {"psnr_corrected": _number(_masked_psnr(fitted, reference, usable), 4)}
+        corrected = {"psnr_corrected": _number(masked_psnr(fitted, reference, usable), 4)}
     return {
         "name": scene.names[index],
         "psnr": _number(decibels, 4),
@@ -176,15 +171,24 @@ def _unscored(row: dict, scene: Scene, index: int) -> str:
     return ""
 
 
-def _usable(usable: torch.Tensor | None, shape: tuple[int, ...]) -> np.ndarray | None:
-    if usable is None:
-        return None
-    mask = torch.zeros(shape[0] * shape[1], dtype=torch.bool)
-    mask[usable] = True
-    return mask.reshape(shape[0], shape[1]).numpy()
+def read_photo(
+    scene: Scene, index: int, background: torch.Tensor
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Read a photo over a background, in 8 bits [height, width, 3], and which pixels are scored."""
+    views = load_views(scene, [index])
+    truth = views.image(0).float() / 255.0
+    shape = truth.shape[:2]
+    truth = over_background(truth.reshape(-1, truth.shape[2]), background)
+    reference = round_to_8_bits(truth.reshape(*shape, 3).numpy())
+    if views.usable is None:
+        return reference, None
+    usable = torch.zeros(shape[0] * shape[1], dtype=torch.bool)
+    usable[views.usable] = True
+    return reference, usable.reshape(shape).numpy()
 
 
-def _masked_psnr(image: np.ndarray, reference: np.ndarray, usable: np.ndarray | None) -> float:
+def masked_psnr(image: np.ndarray, reference: np.ndarray, usable: np.ndarray | None) -> float:
+    """Compute the PSNR over the usable pixels [height, width] bool; None: all; nan of none."""
     if usable is None:
         return psnr(image, reference)
     if not usable.any():

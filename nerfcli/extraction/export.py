@@ -22,9 +22,10 @@ from nerfcli.extraction.mpi import plane_images, write_planes
 from nerfcli.extraction.mpi_page import parallax_page
 from nerfcli.extraction.multiview import sphere_cameras, write_cameras, write_views
 from nerfcli.extraction.plausible import list_doubts
-from nerfcli.extraction.point_cloud import field_points
+from nerfcli.extraction.point_cloud import ALL_VIEWS_POINTS, field_points
 from nerfcli.extraction.solid import Solid, solid_of
 from nerfcli.extraction.source_field import SourceField, forget_unseen
+from nerfcli.extraction.splat_export import export_splats
 from nerfcli.extraction.textured_files import save_textured
 from nerfcli.extraction.visibility import Visibility, compute_visibility
 from nerfcli.extraction.voxels import field_voxels
@@ -49,7 +50,7 @@ from nerfcli.shapes.simplify import simplify_mesh
 from nerfcli.shapes.types import Mesh
 
 EXPORTS = "exports"  # folder in a run
-ALL_VIEWS_POINTS = 100_000  # so many points are worth a look from everywhere for outliers
+
 TEXTURED_FACES = 50_000  # of a mesh with a texture, unless --faces says otherwise
 
 
@@ -70,9 +71,16 @@ def default_out(run: Run, to: str) -> Path:
 
 
 def export_run(
-    run: Run, out: Path, options: ExportOptions, backend: str, progress: Progress
+    run: Run,
+    out: Path,
+    options: ExportOptions,
+    backend: str,
+    progress: Progress,
+    photos: Scene | None = None,
 ) -> dict[str, Any]:
     """Write one representation of a run and its sidecar; return the JSON value of the command.
+
+    photos: the run's scene with its photos, which splats are scored against.
 
     Raises:
         NerfError: an empty field, a threshold that leaves nothing, or a missing package.
@@ -93,13 +101,15 @@ def export_run(
     if options.to == "mpi":
         return _planes(source, out, options, base, progress)
     if options.to == "points":
-        n, seed = options.points, options.seed
+        n, seed = options.n_points, options.seed
         with progress.another(None, "view", "look") as reporter:
             visibility = compute_visibility(source, reporter, min(1.0, n / ALL_VIEWS_POINTS))
         with progress.another(None, "point", "points") as reporter:
             cloud = field_points(source, visibility, n, seed, reporter, progress.note)
         save_shape(cloud, out)
         return finish([out], base | describe_shape(cloud) | {"seed": seed})
+    if options.to == "splats":
+        return export_splats(source, out, options, base, progress, photos)
     return _surface(source, out, options, base, progress)
 
 

@@ -23,6 +23,7 @@ SPARE = 1.1  # times the points that are wanted: a few are outliers
 ROUNDS = 8  # of drawing more
 LEAST_SHARE = 1e-3  # of pixels that show a surface: bounds what is drawn at once
 MOST_DRAWN = 10  # times the points that are wanted, where most are outliers
+ALL_VIEWS_POINTS = 100_000  # so many points are worth a look from everywhere for outliers
 LOOKED_THROUGH = 3.0  # samples: a point this far in front of other views' surface is wrong
 
 
@@ -33,12 +34,15 @@ def field_points(
     seed: int,
     progress: Progress,
     note: Note,
+    far: bool = False,
 ) -> PointCloud:
     """Make n_points points with rendered colours and outward normals, in the source's frame.
 
     Pixels of all training views are drawn until enough points are left of them: points that two
     views look through, and points far from all others, are removed. Normals are fitted to the
     nearest points and turned to where the field is thinner.
+
+    far: keep what lies outside of the detail cube, where points are sparser and depths less exact.
 
     Raises:
         NerfError: no training view sees a surface.
@@ -57,9 +61,11 @@ def field_points(
         points, colors = seen.points, seen.colors
         inside = visibility.depth_inside(points, 2.0 * LOOKED_THROUGH * source.step)
         solid = inside > -LOOKED_THROUGH * source.step
+        reach = source.remoteness(points) if far else torch.ones(len(points))
+        solid |= reach > 1.0
         places = source.to_source(points)
         distance, nearest = KDTree(places).query(places, NEIGHBOURS + 1, workers=-1)
-        spread = distance[:, 1:].mean(axis=1)
+        spread = distance[:, 1:].mean(axis=1) / reach.numpy()
         keep = np.flatnonzero(solid.numpy() & (spread <= SPARSE * np.median(spread)))
         if len(keep) >= n_points:
             break

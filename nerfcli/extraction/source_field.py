@@ -98,6 +98,11 @@ class SourceField:
         """Whether a training camera's frame reaches scene points [n, 3]: bool [n]."""
         return occupancy_lookup(points, self.seen, self.cells_box)
 
+    def remoteness(self, points: Tensor) -> Tensor:
+        """Distance of scene points [n, 3] in sizes of the detail cube, [n]; 1 within it."""
+        away = (points - points.new_tensor(self.box.center)).abs().amax(dim=-1)
+        return (away / self.box.half_size).clamp(min=1.0)
+
     def reaching(self, length: float) -> Field:
         """Return the field for rays that start anywhere and end after `length` scene units."""
         return self.model.field.between(0.0, length)

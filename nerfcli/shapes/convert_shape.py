@@ -19,17 +19,19 @@ from nerfcli.shapes.grids import MAX_RESOLUTION, ensure_resolution, sdf_of, voxe
 from nerfcli.shapes.manifold import count_nonmanifold_edges, split_nonmanifold_edges
 from nerfcli.shapes.mesh_files import load_shape, save_shape
 from nerfcli.shapes.simplify import simplify_mesh
+from nerfcli.shapes.splat_files import SPLAT_SUFFIXES
 from nerfcli.shapes.surface import surface_of
 from nerfcli.shapes.surface_samples import sample_surface
 from nerfcli.shapes.types import Mesh, PointCloud, SdfGrid, Shape, VoxelGrid, bounds
 
-KINDS = ("mesh", "points", "voxels", "sdf", "mpi", "views", "cameras")
+KINDS = ("mesh", "points", "voxels", "sdf", "splats", "mpi", "views", "cameras")
 FOLDERS = ("mpi", "views", "cameras")
 SUFFIXES = {
     "mesh": (".ply", ".obj", ".glb", ".stl"),
     "points": (".ply",),
     "voxels": (".npz", ".binvox"),
     "sdf": (".npz",),
+    "splats": SPLAT_SUFFIXES,
 }
 # source -> targets; a run converts to everything
 POSSIBLE = {
@@ -40,6 +42,7 @@ POSSIBLE = {
 }
 MESH_RESOLUTION, GRID_RESOLUTION = 256, 128
 MAX_MESH_RESOLUTION = 2048
+N_POINTS, N_SPLATS = 500_000, 100_000
 SIDECAR = "export.json"  # in a folder; beside a file it is the file's name with .json added
 
 
@@ -49,9 +52,9 @@ class ExportOptions:
 
     threshold: density per source unit. fill: what no light reaches counts as inside.
     faces: about how many of a mesh. texture: side of a baked texture in texels; 0: vertex colours.
-    points: how many. view: name or number of the camera of an MPI. planes: of an MPI.
-    views: on the sphere. scale: of the width and height of rendered views. crop: of a run, a box
-    as --crop takes it.
+    points: how many, also of splats. fit_steps: of splats, 0: none.
+    view: name or number of the camera of an MPI. planes: of an MPI. views: on the sphere.
+    scale: of the width and height of rendered views. crop: of a run, a box as --crop takes it.
     """
 
     to: str = "mesh"
@@ -61,12 +64,13 @@ class ExportOptions:
     faces: int | None = None
     texture: int = 0
     fit: bool = False
-    points: int = 500_000
+    points: int | None = None
     view: str | None = None
     planes: int = 32
     views: int = 64
     scale: float = 1.0
     seed: int = 0
+    fit_steps: int = 120
     crop: str | None = None
 
     def __post_init__(self) -> None:
@@ -77,14 +81,16 @@ class ExportOptions:
         if self.threshold is not None and not 0.0 < self.threshold < float("inf"):
             raise NerfError(f"--threshold {self.threshold:g}: a density must be above 0.")
         for name, low, high in (
-            ("points", 1, 50_000_000),
+            ("n_points", 1, 50_000_000),
+            ("fit_steps", 0, 100_000),
             ("planes", 2, 256),
             ("views", 1, 10_000),
             ("seed", 0, 2**63 - 1),
         ):
             value = getattr(self, name)
             if not low <= value <= high:
-                raise NerfError(f"--{name} {value}: must lie between {low} and {high}.")
+                flag = name.removeprefix("n_").replace("_", "-")
+                raise NerfError(f"--{flag} {value}: must lie between {low} and {high}.")
         if self.faces is not None and self.faces < 4:
             raise NerfError(f"--faces {self.faces}: a closed mesh has at least 4.")
         if self.texture and not 64 <= self.texture <= 16384:
@@ -93,6 +99,12 @@ class ExportOptions:
             raise NerfError("--texture belongs to --to mesh.")
         if not 0.0 < self.scale <= 16.0:
             raise NerfError(f"--scale {self.scale:g}: must be above 0 and at most 16.")
+
+    @property
+    def n_points(self) -> int:
+        if self.points is not None:
+            return self.points
+        return N_SPLATS if self.to == "splats" else N_POINTS
 
     @property
     def grid_resolution(self) -> int:
@@ -134,7 +146,7 @@ def convert_shape(name: str, shape: Shape, options: ExportOptions, progress: Pro
         hint = "; a mesh by --fit, if they have normals" if kind == "points" else ""
         raise NerfError(
             f"--to {to}: {name} holds {kind}, from which there are {possible}{hint}. "
-            f"{'A run gives everything' if to in FOLDERS else 'See docs/representations.md'}."
+            f"{'See docs/representations.md' if to in SUFFIXES else 'A run gives everything'}."
         )
     if options.texture:
         raise NerfError("--texture is baked from a field: name a run, not a shape file.")
@@ -203,7 +215,7 @@ def _sample(mesh: Mesh, options: ExportOptions) -> PointCloud:
     import numpy as np
 
     rng = np.random.default_rng(options.seed)
-    found = sample_surface(mesh, options.points, rng)
+    found = sample_surface(mesh, options.n_points, rng)
     if mesh.vertex_colors is None:
         return PointCloud(found.points, found.normals)
     from scipy.spatial import KDTree
