@@ -140,17 +140,11 @@ def test_bad_usage_is_one_clear_message(
 
 
 def test_a_trained_run_leaves_as_everything(
-<<<<<<< HEAD
     call: Call, ball: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in (conversions, export):
         monkeypatch.setattr(module, "MESH_RESOLUTION", 64)
     call("train", ball, "--out", "run", "--steps", 150, "--quiet")
-=======
-    nerf: Nerf, call: Call, ball: Path, tmp_path: Path
-) -> None:
-    nerf("train", ball, "--out", "run", "--steps", 150, "--quiet")
->>>>>>> splats
     save_shape(icosphere(4), tmp_path / "truth.ply")
     words = ("--geometry", "truth.ply", "--no-images", "--json", "--quiet")
     value = call("eval", "run", *words).value
@@ -173,10 +167,6 @@ def test_a_trained_run_leaves_as_everything(
     assert len(again.splits["train"]) == 8
     assert len(again.splits["test"]) == 1
     assert again.has_alpha
-<<<<<<< HEAD
-    call("export", "run", "--to", "cameras", "--quiet")
-    again = call("export", "run", "--to", "cameras", "--json", "--quiet").value
-=======
     words = ("export", "run", "--to", "splats", "--points", 300, "--fit-steps", 2, "--quiet")
     value = call(*words, "--json").value
     splats = tmp_path / "run/exports/splats.ply"
@@ -185,9 +175,8 @@ def test_a_trained_run_leaves_as_everything(
     assert value["scored_split"] == "test"
     assert min(value["psnr"], value["field_psnr"], value["psnr_to_field"]) > 8.0
     assert json.loads(splats.with_name("splats.ply.json").read_text())["fit_steps"] == 2
-    nerf("export", "run", "--to", "cameras", "--quiet")
-    again = json.loads(nerf("export", "run", "--to", "cameras", "--json", "--quiet").stdout)
->>>>>>> splats
+    call("export", "run", "--to", "cameras", "--quiet")
+    again = call("export", "run", "--to", "cameras", "--json", "--quiet").value
     assert "run/exports/cameras-2/" in again["files"][0]  # nothing is replaced unasked
     table = json.loads((tmp_path / "run/exports/cameras/transforms.json").read_text())
     stated = json.loads((ball / "transforms_train.json").read_text())["frames"]

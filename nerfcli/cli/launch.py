@@ -35,9 +35,7 @@ def wants_several(devices: int | None) -> bool:
     if not 1 <= devices <= MOST:
         raise NerfError(f"{FLAG} must be from 1 to {MOST}, got {devices}.")
     if sys.platform == "win32" and devices > 1:
-        raise NerfError(
-            f"{FLAG} {devices}: several processes need Linux or macOS."
-        )
+        raise NerfError(f"{FLAG} {devices}: several processes need Linux or macOS.")
     if is_one_of_several():
         raise NerfError(f"{FLAG} starts processes, and torchrun has started some: use one of both.")
     return devices > 1
