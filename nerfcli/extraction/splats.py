@@ -86,17 +86,10 @@ def _frames(normals: np.ndarray) -> np.ndarray:
 def _opacities(source: SourceField, points: Tensor, normals: np.ndarray) -> np.ndarray:
     """Render the opacity [n] of short rays through scene points, against their normals."""
     reach = SHORT * source.step
-    field, black = source.reaching(2.0 * reach), torch.zeros(3)
     ahead = -source.directions_to_scene(normals)
-    origins = points - reach * ahead
-    chunk = field.rays_per_chunk
-    parts = [
-        field.render_rays(
-            Rays(origins[i : i + chunk].contiguous(), ahead[i : i + chunk].contiguous()), black
-        ).opacity
-        for i in range(0, len(points), chunk)
-    ]
-    return torch.cat(parts).numpy()
+    rays = Rays((points - reach * ahead).contiguous(), ahead.contiguous())
+    short, black = source.reaching(2.0 * reach), torch.zeros(3)
+    return render_rays(source.model, rays, field=short, background=black).opacity.numpy()
 
 
 def _harmonics(
