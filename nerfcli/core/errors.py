@@ -16,3 +16,7 @@ class BackendUnavailable(NerfError):
 
 class CannotWrite(NerfError):
     """The disk refuses a file, or gives back something else than was written."""
+
+
+class EmptyField(NerfError):
+    """A run, or the part of it that is looked at, shows no surface."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from nerfcli.core.devices import pick
-from nerfcli.core.errors import NerfError
+from nerfcli.core.errors import EmptyField, NerfError
 from nerfcli.core.files import filling, read_json
 from nerfcli.core.progress import Progress
 from nerfcli.engine.crop import crop_model, read_crop
@@ -88,6 +88,26 @@ def export_run(
     base = {"run": str(run.path), "step": run.step, "to": options.to}
     if options.to == "cameras":
         return _cameras(Scene.from_json(run.scene_json), out, base)
+    try:
+        return _export_field(run, out, options, backend, progress, photos, base)
+    except EmptyField as error:
+        if options.crop is None:
+            raise
+        raise NerfError(
+            f"--crop {options.crop}: nothing of the scene is in that box, which is in the units of "
+            "the scene's files; `nerf info RUN` and `nerf check --picture` show where it lies."
+        ) from error
+
+
+def _export_field(
+    run: Run,
+    out: Path,
+    options: ExportOptions,
+    backend: str,
+    progress: Progress,
+    photos: Scene | None,
+    base: dict[str, Any],
+) -> dict[str, Any]:
     crop = None if options.crop is None else read_crop(options.crop)
     model = field_for_shapes(run, backend, progress)
     progress.note(model.backend)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from scipy.spatial import KDTree
 
-from nerfcli.core.errors import NerfError
+from nerfcli.core.errors import EmptyField
 from nerfcli.core.progress import Note, Progress
 from nerfcli.core.text import quantity
 from nerfcli.engine.render import render_rays
@@ -53,7 +53,7 @@ def field_points(
     for _ in range(ROUNDS):
         seen.draw(int(SPARE * wanted) + NEIGHBOURS + 1, progress)
         if len(seen) <= NEIGHBOURS:
-            raise NerfError(
+            raise EmptyField(
                 f"the field is empty: the training views see {quantity(len(seen), 'point')} of a "
                 "surface. "
                 "Train longer, or look at it with nerf render."

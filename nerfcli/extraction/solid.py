@@ -20,7 +20,7 @@ from scipy.ndimage import binary_dilation, label, map_coordinates
 from torch import Tensor
 from torch.nn.functional import max_pool3d
 
-from nerfcli.core.errors import NerfError
+from nerfcli.core.errors import EmptyField
 from nerfcli.core.progress import Progress
 from nerfcli.extraction.source_field import SourceField
 from nerfcli.extraction.visibility import Visibility
@@ -171,7 +171,7 @@ def choose_threshold(source: SourceField, visibility: Visibility) -> float:
         NerfError: no training ray reaches half opacity.
     """
     if not math.isfinite(visibility.sample_length):
-        raise NerfError(
+        raise EmptyField(
             "the field is empty: no ray of the training views reaches half opacity, so there is "
             "no surface to extract. Train longer, or look at it with nerf render."
         )
@@ -188,7 +188,7 @@ def content_box(source: SourceField) -> np.ndarray:
     """
     cells = source.cells[0].nonzero().flip(1).double()  # to x, y, z
     if not len(cells):
-        raise NerfError(
+        raise EmptyField(
             "the field is empty: its occupancy grid has no occupied cell. Train longer."
         )
     box, side = source.cells_box, 2.0 * source.cells_box.half_size / source.cells.shape[1]
