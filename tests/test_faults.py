@@ -110,14 +110,16 @@ def torture(
     return ended
 
 
-@pytest.mark.parametrize("n", [3, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.slow  # a fork of a process in which other tests ran threads may crash
+@pytest.mark.parametrize("n", [3, 100])
 def test_a_training_outlives_every_kill(ball: Path, n: int) -> None:
     assert torture(lambda out: training(ball, out), result_of_training, "", n, n) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("n", "suffix"),
-    [(3, ""), *(pytest.param(*case, marks=pytest.mark.slow) for case in [(70, ""), (30, ".mp4")])],
+    [(3, ""), (70, ""), (30, ".mp4")],
 )
 def test_a_render_outlives_every_kill(ball: Path, n: int, suffix: str) -> None:
     assert live(training(ball, "run"), None, Path("log.txt")) == 0

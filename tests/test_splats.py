@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -293,8 +294,8 @@ def test_a_lens_shows_a_splat_where_its_samples_land(lens: Lens) -> None:
     splats = replace(
         some_splats(1, seed=3),
         positions=np.array([[0.8, 0.4, 2.0]]),
-        logits=np.float32([0.0]),
-        log_scales=np.log(np.float32([[0.2, 0.05, 0.1]])),
+        logits=np.array([0.0], np.float32),
+        log_scales=np.log(np.array([[0.2, 0.05, 0.1]], np.float32)),
         harmonics=np.zeros((1, 16, 3), np.float32),
     )
     cameras = one_view(lens, (0.0, 0.0, 1.0))
@@ -394,8 +395,9 @@ def test_harmonics_are_those_of_directions_in_the_source() -> None:
     """What a training camera sees of a glossy ball, by the formula of 3DGS."""
     model = turned_ball()
     backend = Glossy(lambda points: density_of(ball(points)))
-    field = replace(model.field, ops=backend)  # pyright: ignore[reportCallIssue]
-    field.sampler.ops = backend  # pyright: ignore[reportAttributeAccessIssue]
+    inner: Any = model.field
+    field = replace(inner, ops=backend)
+    field.sampler.ops = backend
     splats = field_splats(*look(replace(model, field=field)), 200, 0, QUIET)
     errors = []
     for index in range(0, 16, 4):
@@ -430,7 +432,9 @@ def test_what_lies_far_away_is_kept_for_splats(
     points = torch.tensor([[0.0, 0.05, 0.0], [0.0, -0.4, 0.2]])
     assert source.remoteness(points).tolist() == pytest.approx([1.0, 4.0])
     monkeypatch.setattr(type(seen), "depth_inside", lambda self, p, reach: -torch.ones(len(p)))
-    cloud = field_points(source, seen, 100, 0, QUIET, str, far=True)  # all are "looked through"
+    cloud = field_points(
+        source, seen, 100, 0, QUIET, lambda text: None, far=True
+    )  # all are "looked through"
     assert len(cloud.points) == 100
 
 

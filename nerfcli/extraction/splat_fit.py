@@ -61,7 +61,8 @@ def fit_splats(model: Model, splats: Splats, steps: int, seed: int, progress: Pr
         for name, value in learned.items():  # what the window does not show stays
             assert value.grad is not None
             flat, grad = value.detach().reshape(-1), value.grad.reshape(-1)
-            adam_step(flat, grad, *moments[name], ADAM, step=step, lr=RATES[name])
+            m, v = moments[name]
+            adam_step(flat, grad, m, v, ADAM, step=step, lr=RATES[name])
         progress.update(step, psnr=-10.0 * math.log10(max(loss.item(), 1e-10)))
     return replace(splats, **{name: value.detach().numpy() for name, value in learned.items()})
 
