@@ -391,6 +391,12 @@ def test_splats_of_a_ball_lie_on_it_and_a_fit_brings_them_nearer(
     assert "against the field's renderings of 16 train views" in describe_score(after)
 
 
+@pytest.mark.parametrize("n", [1, 3])
+def test_few_splats_have_a_size(seen_ball: tuple[SourceField, Visibility], n: int) -> None:
+    splats = field_splats(*seen_ball, n, 0, QUIET)
+    assert len(splats.visible) == n
+
+
 def test_harmonics_are_those_of_directions_in_the_source() -> None:
     """What a training camera sees of a glossy ball, by the formula of 3DGS."""
     model = turned_ball()

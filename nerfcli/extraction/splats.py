@@ -1,11 +1,14 @@
 """Make Gaussian splats of a field: flat ones on the surface that the training views see.
 
 A splat lies along the surface, as wide as its neighbours are far. Its harmonics are fitted to the
-colours that the training views show at its place (least squares), its opacity is that of a short
-ray. `splat_fit` then improves what no neighbour knows of: how splats overlap.
+colours that the training views show at its place (least squares). `splat_fit` then finds opacities,
+and improves what no neighbour knows of: how splats overlap.
 """
 
 from __future__ import annotations
+
+import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,23 +16,23 @@ from scipy.spatial import KDTree
 from torch import Tensor
 
 from nerfcli.cameras.cameras import Cameras
-from nerfcli.cameras.rays import Rays
 from nerfcli.core.progress import Progress
 from nerfcli.engine.render import render_rays
 from nerfcli.extraction.point_cloud import SOLID, field_points
 from nerfcli.extraction.source_field import SourceField
+from nerfcli.extraction.splat_render import WIDER
 from nerfcli.extraction.visibility import ViewMap, Visibility
 from nerfcli.reference.encoding import spherical_harmonics
 from nerfcli.scenes.scene import Scene
 from nerfcli.shapes.splat_files import CONSTANT, N_HARMONICS, Splats, quaternions_of
 
-NEIGHBOURS = 3  # whose mean distance sets a splat's size
-TANGENT = 0.35  # standard deviation along the surface, in that distance
-FLATNESS = 0.15  # across the surface, in that along it
+NEIGHBOURS, AROUND = 3, 16  # nearest points that set a splat's size, and how flat it is
+COVERING = 0.6  # standard deviation along the surface, in the mean distance of NEIGHBOURS
+LEAST = 0.35  # the same, where points lie closer than pixels
+FLATTEST = 0.15  # across the surface, in that along it: where the points lie in a plane
 WIDEST = 0.95  # quantile of the distances: larger ones are cut to it
-OPACITY = 0.6  # of that of the surface: splats overlap
-LEAST, MOST = 0.05, 0.95  # of the first opacities
-SHORT = 3.0  # samples that a short ray reaches to both sides of the surface
+SIZED_BY = 16  # training views
+OPACITY = 0.6  # at first
 NEAR_SURFACE = 4.0  # samples: a pixel whose light stops so near to a splat shows it
 MOST_VIEWS = 40  # of the training views, whose colours the harmonics are fitted to
 DEGREES = (1, 3, 5, 7)  # harmonics a degree
@@ -48,14 +51,8 @@ def field_splats(
     with progress.another(None, "splat", "splats") as reporter:
         cloud = field_points(source, visibility, n_splats, seed, reporter, progress.note, far=True)
     assert cloud.normals is not None and cloud.colors is not None
-    points = source.to_scene(cloud.points)
-    remote = source.remoteness(points).numpy()
-    distance, _ = KDTree(cloud.points).query(cloud.points, NEIGHBOURS + 1, workers=-1)
-    spread = distance[:, 1:].mean(axis=1) / remote
-    spread = np.minimum(spread, np.quantile(spread, WIDEST)) * remote
-    along = np.log(np.maximum(TANGENT * spread, 1e-12))
-    opacity = np.where(remote > 1.0, 1.0, _opacities(source, points, cloud.normals))
-    opacity = np.clip(OPACITY * opacity, LEAST, MOST)
+    log_scales = np.log(_scales(source, cloud.points))
+    opacity = np.full(len(log_scales), OPACITY)
     with progress.another(None, "splat", "colours") as reporter:
         harmonics = _harmonics(source, visibility, cloud.points, cloud.colors, reporter)
     return Splats(
@@ -63,7 +60,7 @@ def field_splats(
         cloud.normals.astype(np.float32),
         harmonics,
         np.log(opacity / (1.0 - opacity)).astype(np.float32),
-        np.stack([along, along, along + np.log(FLATNESS)], axis=1).astype(np.float32),
+        log_scales.astype(np.float32),
         quaternions_of(_frames(cloud.normals)),
     )
 
@@ -83,13 +80,42 @@ def _frames(normals: np.ndarray) -> np.ndarray:
     return np.stack([first, np.cross(normals, first), normals], axis=-1)
 
 
-def _opacities(source: SourceField, points: Tensor, normals: np.ndarray) -> np.ndarray:
-    """Render the opacity [n] of short rays through scene points, against their normals."""
-    reach = SHORT * source.step
-    ahead = -source.directions_to_scene(normals)
-    rays = Rays((points - reach * ahead).contiguous(), ahead.contiguous())
-    short, black = source.reaching(2.0 * reach), torch.zeros(3)
-    return render_rays(source.model, rays, field=short, background=black).opacity.numpy()
+def _scales(source: SourceField, points: np.ndarray) -> np.ndarray:
+    """Choose standard deviations [n, 3] of splats at source points, the last along the normal.
+
+    Viewers widen images by a third of a pixel, which covers what lies that close together.
+    """
+    remote = source.remoteness(source.to_scene(points)).numpy()
+    pixel = _pixel_sizes(source, points)
+    ranks: Any = range(1, min(AROUND + 1, len(points)) + 1)  # a column of each, also of one
+    distance, nearest = KDTree(points).query(points, ranks, workers=-1)
+    near = distance[:, 1 : NEIGHBOURS + 1]
+    spread = (near.mean(axis=1) if near.size else pixel) / remote
+    spread = np.minimum(spread, np.quantile(spread, WIDEST)) * remote
+    along = np.sqrt(np.maximum((COVERING * spread) ** 2 - WIDER * pixel**2, (LEAST * spread) ** 2))
+    flatness = np.empty(len(points))
+    for start in range(0, len(points), CHUNK):
+        around = points[np.asarray(nearest)[start : start + CHUNK]]
+        around = around - around.mean(axis=1, keepdims=True)
+        values = np.linalg.eigvalsh(np.einsum("nki,nkj->nij", around, around))
+        flatness[start : start + CHUNK] = np.sqrt(
+            values[:, 0].clip(min=0.0) / values[:, 1].clip(min=1e-30)
+        )
+    along = np.maximum(along, 1e-12)
+    return np.stack([along, along, along * flatness.clip(FLATTEST, 1.0)], axis=1)
+
+
+def _pixel_sizes(source: SourceField, points: np.ndarray) -> np.ndarray:
+    """Estimate how wide a pixel is at source points [n]: the median of some training views."""
+    scene = source.model.scene
+    cameras = cameras_in_source(scene)[list(scene.splits["train"])]
+    cameras = cameras[:: math.ceil(len(cameras) / SIZED_BY)]
+    centers, focal = cameras.positions.numpy(), cameras.focal.mean(dim=1).numpy()
+    sizes = [
+        np.linalg.norm(points - center, axis=1) / f
+        for center, f in zip(centers, focal, strict=True)
+    ]
+    return np.median(sizes, axis=0)
 
 
 def _harmonics(
