@@ -12,13 +12,15 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from faults import FIRED, KINDS, Fault, count_operations, live
 
-from conftest import SMALL
+from conftest import HANGS, ROOT, SMALL, nerf_environment
 from nerfcli.cli import main
 from nerfcli.engine import callbacks
 
@@ -110,17 +112,30 @@ def torture(
     return ended
 
 
-@pytest.mark.slow  # a fork of a process in which other tests ran threads may crash
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [3, 100])
 def test_a_training_outlives_every_kill(ball: Path, n: int) -> None:
     assert torture(lambda out: training(ball, out), result_of_training, "", n, n) > 0
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("n", "suffix"),
-    [(3, ""), (70, ""), (30, ".mp4")],
-)
+@pytest.mark.parametrize(("n", "suffix"), [(3, ""), (70, ""), (30, ".mp4")])
 def test_a_render_outlives_every_kill(ball: Path, n: int, suffix: str) -> None:
     assert live(training(ball, "run"), None, Path("log.txt")) == 0
     assert torture(lambda out: rendering(Path("run"), out), result_of_render, suffix, n, n) > 0
+
+
+def test_a_few_kills_of_both() -> None:
+    """In a process of their own: children of one in which other tests ran threads may crash."""
+    cases = ("test_a_training_outlives_every_kill[3]", "test_a_render_outlives_every_kill[3-]")
+    names = [f"{__file__}::{case}" for case in cases]
+    alone = ("-q", "-n", "0", "-m", "slow", "-p", "no:cacheprovider")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *alone, *names],
+        cwd=ROOT,
+        env=nerf_environment(),
+        capture_output=True,
+        text=True,
+        timeout=HANGS,
+    )
+    assert done.returncode == 0 and "2 passed" in done.stdout, done.stdout[-3000:]
