@@ -132,6 +132,26 @@ def test_a_held_out_view_is_held_out_by_all(ball: Path) -> None:
     assert not (trained[0] | trained[1]) & (held[0] | held[1])
 
 
+def test_many_blocks_far_away_still_share_a_ray() -> None:
+    """60 blocks on a circle, seen from its centre: each has 1/60."""
+    angles = torch.arange(60) * (2 * torch.pi / 60)
+    cores = torch.stack([10 * angles.cos(), 10 * angles.sin(), 0 * angles], 1).double()
+    red: Any = Plain((1.0, 0.0, 0.0), torch.zeros(3))
+    field = BlendedField(tuple(Part(red, Similarity(), core[None]) for core in cores), 0.1)
+    weights = field.weights(torch.zeros(1, 3))
+    torch.testing.assert_close(weights, torch.full((1, 60), 1 / 60), atol=1e-6, rtol=0)
+
+
+def test_a_block_without_a_held_out_view_of_its_own_borrows_one(ball: Path) -> None:
+    """Else its reader would hold out others, which other blocks train on."""
+    source = read_source(ball)
+    frames = tuple(replace(f, split="test" if i == 0 else "train") for i, f in
+                   enumerate(source.frames))  # fmt: skip
+    block = Block(tuple(range(5, 9)), tuple(range(4, 10)))
+    part = source_of_block(replace(source, frames=frames), block, "b")
+    assert [f.name for f in part.frames if f.split == "test"] == [frames[0].name]
+
+
 def row_of_cameras(folder: Path, n: int = 18) -> Path:
     """n cameras about a ball, in a transforms.json."""
     from imageio.v3 import imwrite
@@ -170,3 +190,6 @@ def test_a_scene_is_split_trained_and_shown_as_one(call: Call, tmp_path: Path) -
     assert shown.value["n_frames"] == 2 and len(list((tmp_path / "out").glob("rgb_*.png"))) == 2
     again = call("split", scene, "--blocks", 2, "--out", "blocks")
     assert again.code == 2 and "--overwrite" in again.err
+    again = call("split", scene, "--blocks", 2, "--out", "blocks", "--overwrite")
+    assert again.code == 2 and "blocks/runs holds runs" in again.err
+    assert (tmp_path / "blocks/runs/block-1/state.json").is_file()

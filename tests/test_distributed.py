@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,6 +28,10 @@ from nerfcli.engine import train
 from nerfcli.engine.runs import Run
 from nerfcli.engine.train import Prepared
 from nerfcli.methods import StepResult, method_of
+from nerfcli.methods.optimizer import Optimizer
+from nerfcli.methods.shared_optimizer import SharedOptimizer, create_optimizer
+from nerfcli.reference.adam import AdamConfig
+from nerfcli.reference.params import ParamSet
 from nerfcli.scenes import load_scene
 
 TINY = {
@@ -148,8 +154,9 @@ def test_rows_of_several_lengths_are_gathered_in_order() -> None:
         assert whole[:, 0].tolist() == [1.0, 2.0, 2.0]
 
 
-def test_a_signal_to_one_ends_all_at_the_same_step(
-    ball: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("rank", "event"), [(1, "signal"), (0, "target")])
+def test_what_one_process_learns_ends_all_at_the_same_step(
+    ball: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int, event: str
 ) -> None:
     """The first alone writes; another number of processes goes on."""
     ready = prepared(ball, "hashgrid")
@@ -164,8 +171,10 @@ def test_a_signal_to_one_ends_all_at_the_same_step(
         stop = StopSignal()
 
         def after(loop: train.Loop) -> None:
-            if world.rank == 1 and loop.step == 1:
+            if world.rank == rank and loop.step == 1 and event == "signal":
                 stop.received = 15
+            elif world.rank == rank and loop.step == 1:
+                loop.is_good_enough = True
 
         with Progress("quiet", None, "step", "train") as progress:
             ops = backends.backend_class("torch")()
@@ -175,7 +184,8 @@ def test_a_signal_to_one_ends_all_at_the_same_step(
             return loop.go(stop)
 
     for summary in together(2, work):
-        assert (summary["steps"], summary["stopped"]) == (2, 15)
+        assert (summary["steps"], summary["ended_by"]) == (2, event)
+        assert summary["stopped"] == (15 if event == "signal" else None)
     assert not (tmp_path / "other").exists()
     assert made.state["step"] == 2 and made.state["processes"] == 2
     local.world = distributed.ALONE
@@ -183,6 +193,23 @@ def test_a_signal_to_one_ends_all_at_the_same_step(
         opened = Run.open(made.path)
         done = train.train(ready, opened, progress=progress, stop=StopSignal(), resume=True)
     assert done["steps"] == 4
+
+
+def test_too_little_shared_memory_sends_the_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container's /dev/shm has 64 MB."""
+    params, config = ParamSet({"w": torch.zeros(1000)}), AdamConfig()
+    monkeypatch.setattr(World, "is_on_one_machine", property(lambda self: True))
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10_000))
+    assert type(create_optimizer(params, Backend(), config)) is Optimizer
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10**9))
+    assert type(create_optimizer(params, Backend(), config)) is SharedOptimizer
+
+
+def test_shared_memory_leaves_no_name_behind() -> None:
+    before = set(Path(distributed._shared_folder() or "/tmp").glob("nerf-*"))
+    shared = distributed.map_shared(torch.arange(6.0).view(2, 3))
+    assert shared.tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert set(Path(distributed._shared_folder() or "/tmp").glob("nerf-*")) == before
 
 
 def test_processes_are_started_and_joined(nerf: Nerf, ball: Path, tmp_path: Path) -> None:

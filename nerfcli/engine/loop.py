@@ -171,11 +171,16 @@ class Loop:
     def _ended_by(self, stop: StopSignal) -> str:
         if self._signal(stop) is not None:
             return "signal"
-        return "target" if self.is_good_enough else "minutes" if self.budget.seconds else "steps"
+        if self._met():
+            return "target"
+        return "minutes" if self.budget.seconds else "steps"
+
+    def _met(self) -> bool:
+        """Whether the run need not go on: of several processes, when all know it."""
+        return self.is_good_enough if self.world.is_alone else self.all_found_it_good
 
     def _is_over(self, stop: StopSignal) -> bool:
-        good = self.is_good_enough if self.world.is_alone else self.all_found_it_good
-        done = self.budget.done(self.step) or good
+        done = self.budget.done(self.step) or self._met()
         return done or (self._signal(stop) is not None and self.step > 0)
 
     def take_step(self, elapsed: float) -> None:
