@@ -15,11 +15,13 @@ from test_loop import NeverStop, config_of, tensors_of
 
 from conftest import SMALL, Call
 from nerfcli.backends.base import Backend
+from nerfcli.cli.train_request import run_to_resume
 from nerfcli.core.config import TrainConfig
 from nerfcli.core.errors import CannotWrite, NerfError
 from nerfcli.core.progress import Progress
 from nerfcli.engine import callbacks, checkpoints, recovery, runs, train
 from nerfcli.engine.recovery import MOST_SETBACKS, Collapsed, Diverged, shows_nothing
+from nerfcli.engine.run_folders import kept_if_saved
 from nerfcli.engine.runs import Run
 from nerfcli.engine.train import Loop
 from nerfcli.scenes import load_scene
@@ -239,3 +241,15 @@ def test_a_record_of_a_newer_version_is_not_damaged(ball: Path, tmp_path: Path) 
     with pytest.raises(NerfError, match="checkpoint format 99"):
         Run.open(tmp_path / "r")
     assert checkpoints.GENERATOR  # the module that reads them
+
+
+def test_a_run_of_which_only_the_earlier_checkpoint_is_left_goes_on(
+    ball: Path, tmp_path: Path
+) -> None:
+    """It is not taken for one that never began, which --resume would begin again."""
+    loop_of(ball, tmp_path / "run", 12, saving)[0].go(NEVER)
+    (tmp_path / "run" / "state.json").unlink()
+    assert run_to_resume(None, tmp_path / "run") == tmp_path / "run"
+    with pytest.raises(KeyError), kept_if_saved(tmp_path / "run", []):
+        raise KeyError
+    assert Run.open(tmp_path / "run").step == 10

@@ -18,14 +18,14 @@ from nerfcli.cli.output_paths import ensure_own_folder
 from nerfcli.cli.render_output import OURS, ensure_free_output, free_output
 from nerfcli.core import files
 from nerfcli.core.errors import NerfError
-from nerfcli.core.files import folders_above, locked
+from nerfcli.core.files import BusyError, folders_above, locked
 from nerfcli.core.progress import Progress
 from nerfcli.engine import cost
 from nerfcli.engine.estimate import estimate_held_out
 from nerfcli.engine.kept_frames import KeptFrames, describe_frames, keeping_frames
 from nerfcli.engine.layers import DepthScale, depth_scale
 from nerfcli.engine.path_request import PathRequest
-from nerfcli.engine.render_files import Output, RenderFiles
+from nerfcli.engine.render_files import Output, RenderFiles, Shard
 from nerfcli.engine.render_path import render_path
 from nerfcli.reference.samples import Pixels
 
@@ -57,6 +57,25 @@ def test_frames_that_another_process_renders_are_not_removed(tmp_path: Path) -> 
     with keeping(place, described(place.parent, field="b")):
         assert not kept.folder.exists()  # nobody can complete it
     assert os.listdir(place) == []
+
+
+def test_a_shard_does_not_join_another_render_that_has_no_frame_yet(tmp_path: Path) -> None:
+    """Its frames would pass for those of the other; alone, it takes the folder over."""
+    files = RenderFiles(tmp_path / "frames", ("rgb", "depth"))
+    first, other = described(tmp_path / "run"), described(tmp_path / "run", field="b")
+    part = Shard(1, 2)
+    with keeping_frames(files, first, CAMERAS, SCALE, in_place=True, shard=part):
+        pass  # killed before its first frame: only the record is there
+    with (
+        pytest.raises(BusyError, match="of another render"),
+        keeping_frames(files, other, CAMERAS, SCALE, in_place=True, shard=part),
+    ):
+        pass
+    with keeping_frames(files, first, CAMERAS, SCALE, in_place=True, shard=Shard(2, 2)):
+        pass
+    with keeping_frames(files, other, CAMERAS, SCALE, in_place=True) as kept:
+        save_all(kept)
+    assert json.loads((files.out / "frames.json").read_text())["field"] == "b"
 
 
 def test_a_folder_that_is_removed_meanwhile_is_busy(
