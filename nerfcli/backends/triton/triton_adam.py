@@ -23,8 +23,8 @@ GROUP = 4
 
 
 @triton.jit
-def _adam(
-    params, grads, m, v, ema, copy, rates, n, lr, beta1, beta2, eps, weight_decay, bias1, bias2,
+def _adam(  # an argument must not be called `params`: Triton's own launch code has a variable of it
+    values, grads, m, v, ema, copy, rates, n, lr, beta1, beta2, eps, weight_decay, bias1, bias2,
     ema_decay, HAS_EMA: tl.constexpr, HAS_COPY: tl.constexpr, HAS_RATES: tl.constexpr,
     GROUP: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -35,7 +35,7 @@ def _adam(
     some = (tl.max(touched.to(tl.int32), 1) > 0)[:, None]  # the same for a whole group
     if HAS_RATES:
         lr, bias1, bias2 = tl.load(rates), tl.load(rates + 1), tl.load(rates + 2)
-    p = tl.load(params + index, some, 0.0)
+    p = tl.load(values + index, some, 0.0)
     m_old, v_old = tl.load(m + index, some, 0.0), tl.load(v + index, some, 0.0)
     g += weight_decay * p
     m_new = tl.where(touched, beta1 * m_old + (1.0 - beta1) * g, m_old)
@@ -45,7 +45,7 @@ def _adam(
     tl.store(grads + index, tl.zeros((BLOCK, GROUP), tl.float32), some)
     tl.store(m + index, m_new, some)
     tl.store(v + index, v_new, some)
-    tl.store(params + index, p, some)
+    tl.store(values + index, p, some)
     if HAS_EMA:
         mean = tl.load(ema + index, some, 0.0)
         mean = tl.where(touched, ema_decay * mean + (1.0 - ema_decay) * p, mean)
