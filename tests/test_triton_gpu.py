@@ -187,7 +187,8 @@ def test_a_run_trains_goes_on_and_renders_on_both_devices(
     ready = prepared(ball, method, steps=200 if method == "hashgrid" else 20)
     run = Run.create(tmp_path / "run", ready.config, ready.scene.to_json())
     quiet = Progress("quiet", None, "step", "train")
-    train.train(ready, run, progress=quiet, stop=StopSignal())
+    summary = train.train(ready, run, progress=quiet, stop=StopSignal())
+    assert summary["psnr"] > (30 if method == "hashgrid" else 5)
     backend = "triton" if method == "hashgrid" else "torch"
     models = [
         load_model(Run.open(run.path), *where) for where in (("torch", "cpu"), (backend, "cuda"))
@@ -195,7 +196,7 @@ def test_a_run_trains_goes_on_and_renders_on_both_devices(
     a, b = (render_image(model, ready.scene.cameras, 0).rgb.cpu() for model in models)
     assert (a - b).abs().mean() < 0.01  # half precision
     scores = evaluate(run, ready.scene, save_images=False, backend=backend, progress=quiet)
-    assert scores["psnr"] > (15 if method == "hashgrid" else 5)
+    assert scores["psnr"] > 5  # so few views leave the rest open
     on_cpu = replace(ready, config=replace(ready.config, device="cpu", backend="torch"))
     summary = train.train(
         on_cpu, Run.open(run.path), progress=quiet, stop=StopSignal(), resume=True

@@ -107,24 +107,27 @@ def plan(
     usable = [name for name in usable if not wanted or name in wanted]
     bench = Bench(scene, out / RUNS, device, sizes)
     first, others = usable[0], usable[1:]
-    sections = [Section("limits", 5, bench.limits)]
-    for name in usable:
+    *short, longest = sizes.quality
+    sections = [
+        Section("limits", 5, bench.limits),
+        Section(f"parity {first}", 30, lambda: bench.parity(first)),
+        Section(f"step {first}", 10, lambda: bench.step(first)),
+        *(_quality(bench, first, seconds) for seconds in short),
+        Section(f"frames {first}", 10, lambda: bench.frames(first, short[-1])),
+        Section(f"kernels {first}", 5, lambda: bench.kernels(first)),
+        Section("classic", 5, lambda: classic_rows(bench, sizes.classic_rays)),
+        _quality(bench, first, longest),
+    ]
+    for name in others:
         sections += [
             Section(f"parity {name}", 30, lambda n=name: bench.parity(n)),
-            Section(f"kernels {name}", 20, lambda n=name: bench.kernels(n)),
             Section(f"step {name}", 25, lambda n=name: bench.step(n)),
+            Section(f"kernels {name}", 20, lambda n=name: bench.kernels(n)),
         ]
-    if nerfacc_missing(device) is None:
-        sections.append(Section("kernels nerfacc", 30, lambda: nerfacc_rows(device, sizes)))
-    sections.append(Section("classic", 20, lambda: classic_rows(bench, sizes.classic_rays)))
-    *short, longest = sizes.quality
-    for seconds in short:
-        sections.append(_quality(bench, first, seconds))
-    sections.append(Section(f"frames {first}", 20, lambda: bench.frames(first, short[-1])))
-    sections.append(_quality(bench, first, longest))
-    for name in others:
         if name != "torch" or device == "cpu":
             sections.append(_quality(bench, name, sizes.peer_seconds))
+    if nerfacc_missing(device) is None:
+        sections.append(Section("kernels nerfacc", 30, lambda: nerfacc_rows(device, sizes)))
     return sections
 
 

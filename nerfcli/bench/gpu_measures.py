@@ -30,6 +30,7 @@ from nerfcli.engine.runs import Run
 from nerfcli.engine.schedule import Clock
 from nerfcli.engine.train import Prepared, prepare, start
 from nerfcli.methods.hashgrid import net_spec
+from nerfcli.methods.hashgrid_graph_trainer import GraphTrainer
 from nerfcli.methods.hashgrid_method import create_trainer
 from nerfcli.methods.hashgrid_trainer import HashGridTrainer
 from nerfcli.reference.radiance import NetSpec
@@ -56,7 +57,7 @@ class Sizes:
 
     effort: Effort
     settle_steps: int = 1024
-    quality: tuple[float, ...] = (3, 5, 15, 60, 300)
+    quality: tuple[float, ...] = (5, 15, 60, 300)
     peer_seconds: float = 15
     views: int = 25  # every 8th of the 200 that Blender scenes have
     copy_bytes: int = COPY_BYTES
@@ -160,8 +161,33 @@ class Bench:
         trainer = create_trainer(ready.scene, views, ready.config, backend, generator)
         trainer.begin(ready.residents.at(0))
         self._settle(trainer)
-        every, effort = ready.config.hashgrid.occupancy_every, self.sizes.effort
-        times: list[float] = []
+        every = ready.config.hashgrid.occupancy_every
+        times, n_rays, n_samples = self._time_steps(trainer, every)
+        alone = None
+        if isinstance(trainer, GraphTrainer) and trainer.captures:
+            trainer.captures = False
+            trainer.forget_graph()
+            alone = statistics.median(self._time_steps(trainer, every)[0])
+        n_steps, seconds = every * len(times), statistics.median(times)
+        samples = int(n_samples) / n_steps
+        limit = self._limit(net_spec(ready.config.hashgrid), samples)
+        return [
+            {
+                "backend": name,
+                "ms a step": _digits(1e3 * seconds),
+                "without a graph": None if alone is None else _digits(1e3 * alone),
+                "spread": f"{(max(times) - min(times)) / seconds:.0%}",
+                "samples": round(samples),
+                "rays": round(int(n_rays) / n_steps),
+                "limit ms": _digits(1e3 * limit),
+                "times the limit": _digits(seconds / limit),
+                "memory GB": _peak_memory(self.device),
+            }
+        ]
+
+    def _time_steps(self, trainer: HashGridTrainer, every: int) -> tuple[list[float], int, int]:
+        """Seconds a step in each block of `every` steps; rays and samples of all of them."""
+        effort, times = self.sizes.effort, []
         n_rays = n_samples = 0
         begin = time.perf_counter()
         while len(times) < 2 or (
@@ -173,21 +199,7 @@ class Bench:
                 n_rays, n_samples = n_rays + result.n_rays, n_samples + result.n_samples
             wait(self.device)
             times.append((time.perf_counter() - start) / every)
-        n_steps, seconds = every * len(times), statistics.median(times)
-        samples = int(n_samples) / n_steps
-        limit = self._limit(net_spec(ready.config.hashgrid), samples)
-        return [
-            {
-                "backend": name,
-                "ms a step": _digits(1e3 * seconds),
-                "spread": f"{(max(times) - min(times)) / seconds:.0%}",
-                "samples": round(samples),
-                "rays": round(int(n_rays) / n_steps),
-                "limit ms": _digits(1e3 * limit),
-                "times the limit": _digits(seconds / limit),
-                "memory GB": _peak_memory(self.device),
-            }
-        ]
+        return times, int(n_rays), int(n_samples)
 
     def _settle(self, trainer: HashGridTrainer) -> None:
         """Train for some ten seconds at most; with a slow backend the scene is less settled."""

@@ -163,13 +163,14 @@ class GraphTrainer(HashGridTrainer):
         super().load(model, optimizer, extra)
         self.rate.fill_(self.samples_per_ray)
         self.wanted.fill_(min(self.n_rays(), self.max_rays))
-        self._forget_graph()
+        self.forget_graph()
 
     def set_views(self, views: Views) -> None:
         """Go on with other pixels; a graph knows where the old ones lie, so it is made anew."""
         super().set_views(views)
-        self._forget_graph()
+        self.forget_graph()
 
-    def _forget_graph(self) -> None:
+    def forget_graph(self) -> None:
+        """Launch the next steps one by one, then record one anew."""
         self._graph, self._captured = None, None
         self.first_step = self.step_count
