@@ -34,9 +34,10 @@ from nerfcli.scenes import load_scene
 
 pytestmark = pytest.mark.gpu
 
-# float32 products on a GPU are exact ones (no TF32), so only the order of sums differs; bfloat16
-# holds a log density of 4 within 0.016
-LIMITS = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.2}
+# float32 products on a GPU are exact ones (no TF32), so only the order of sums differs; but where that
+# makes a neuron begin to fire, gradients jump: weights moved by 3e-6 of themselves change those of the
+# 128 rays here by 3e-3. bfloat16 holds a log density of 4 within 0.016
+LIMITS = {torch.float32: 1e-2, torch.float16: 0.05, torch.bfloat16: 0.2}
 
 
 @pytest.fixture(autouse=True)
@@ -144,7 +145,7 @@ def test_the_first_steps_lead_where_the_reference_goes(
         a, b = mine.step(1e-3), right.step(1e-3)
         # Adam's first steps have the size lr whatever the gradient: where tiny ones differ in
         # sign, the fields part
-        limit = LIMITS[dtype] / 5 if i < 2 else 0.1
+        limit = {torch.float32: 2e-4, torch.float16: 0.01}[dtype] if i < 2 else 0.1
         assert float(a.loss) == pytest.approx(float(b.loss), rel=limit), i
         assert int(a.n_rays) == int(b.n_rays)
         assert int(a.n_samples) == pytest.approx(int(b.n_samples), rel=1e-3)

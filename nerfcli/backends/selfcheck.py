@@ -97,7 +97,8 @@ def find_fault(backend: Backend, device: str) -> str | None:
     """The first mismatch of `backend` with the reference on `device`, or None."""
     for name, error in differences(backend, device):
         if not error <= LIMIT:
-            return f"{name} differs from the reference by {error:.0%}"
+            percent = f"{error:.0%}" if error >= 0.01 else f"{error:.2%}"
+            return f"{name} differs from the reference by {percent}"
     return None
 
 
