@@ -70,14 +70,14 @@ class Page:
         A panel that fails is told in the page, which goes on without it.
         """
         self._add_basics()
-        for panel in panels:
+        self.client.camera.on_update(lambda _: self.refresh())
+        self.painter.start()
+        self.refresh()
+        for panel in panels:  # after the first picture: the photos of many cameras take a while
             try:
                 panel(self)
             except Exception as error:
                 self._tell(repr(error))
-        self.client.camera.on_update(lambda _: self.refresh())
-        self.painter.start()
-        self.refresh()
 
     def close(self) -> None:
         self.painter.stop()

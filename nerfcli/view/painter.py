@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,7 +103,8 @@ class Painter:
                 self._paint(look, number, moves=is_new)
             except Exception as error:  # the server lives on, whatever a renderer says
                 told = str(error) if isinstance(error, NerfError) else repr(error)
-                self.fail(told)
+                with suppress(Exception):  # the page may be gone
+                    self.fail(told)
 
     def _paint(self, look: Look, number: int, *, moves: bool) -> None:
         """Paint a look: at once and coarse if the camera moves, then sharp if it rests."""
