@@ -98,9 +98,7 @@ def eval(
     ] = False,
     psnr_cc: Annotated[
         bool,
-        typer.Option(
-            "--psnr-cc", help="Also PSNR after the colour correction of the mip-NeRF 360 code."
-        ),
+        typer.Option("--psnr-cc", help="Also PSNR after the colour correction of multinerf."),
     ] = False,
     backend: Backend = "auto",
     device: Device = "auto",

@@ -17,6 +17,7 @@ EXTRAS = {
     "gsply": ("gsply", "splats"),
     "OpenEXR": ("OpenEXR", "exr"),
     "tensorboard": ("tensorboard", "tensorboard"),
+    "viser": ("viser", "view"),
 }
 
 
