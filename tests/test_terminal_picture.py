@@ -6,6 +6,7 @@ import base64
 import io
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import SIZE, SMALL, Call
+from conftest import SIZE, SMALL, Call, nerf_environment
 from nerfcli.cli import preview
 from nerfcli.cli import terminal_picture as module
 from nerfcli.cli.terminal_picture import (
@@ -34,7 +35,7 @@ from nerfcli.engine.runs import Run
 
 NOISE = np.random.default_rng(0).integers(0, 256, (46, 90, 3), dtype=np.uint8)
 x, y = np.meshgrid(np.linspace(0, 1, 61), np.linspace(0, 1, 44))
-SMOOTH = np.uint8(255 * np.stack([x, y, 0.5 + 0.5 * np.sin(9 * x * y)], -1))
+SMOOTH = (255 * np.stack([x, y, 0.5 + 0.5 * np.sin(9 * x * y)], -1)).astype(np.uint8)
 
 
 def decode_blocks(text: str) -> np.ndarray:
@@ -190,6 +191,39 @@ def test_what_is_typed_meanwhile_is_no_answer() -> None:
     os.close(reader)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals")
+@pytest.mark.parametrize(("answer", "known"), [(b"\x1b[?62;4c", True), (b"\x1b[?62;22c", False)])
+def test_a_terminal_is_asked_and_left_as_it_was(answer: bytes, known: bool) -> None:
+    import fcntl
+    import pty
+    import termios
+
+    code = (
+        "from nerfcli.cli import terminal_picture as m; import termios\n"
+        "m.ANSWERS_WITHIN = 600.0; before = termios.tcgetattr(0)\n"
+        "print(m.knows_sixel(), termios.tcgetattr(0) == before)"
+    )
+    ours, theirs = pty.openpty()
+    child = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=theirs,
+        stdout=theirs,
+        env=nerf_environment(),
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    seen = b""
+    while not seen.endswith(b"\x1b[c"):
+        seen += os.read(ours, 64)
+    os.write(ours, answer)
+    while not seen.endswith(b"\n"):
+        seen += os.read(ours, 64)
+    assert child.wait() == 0
+    assert seen.decode().split()[-2:] == [str(known), "True"]
+    os.close(ours)
+    os.close(theirs)
+
+
 @pytest.fixture
 def run(ball: Path, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     words = ["--steps", "2", "--quiet", "--backend", "torch", "--device", "cpu", *SMALL]
@@ -234,7 +268,7 @@ def test_info_shows_a_run_and_never_to_a_program(
     assert "\x1b" not in call("info", "r", "--json").out + call("info", "r", "--quiet").out
     monkeypatch.setattr(preview, "GLANCE_SECONDS", -1.0)
     assert "\x1b" not in call("info", "r").out  # no time for it
-    red = np.tile(np.uint8([200, 0, 0]), (8, 12, 1))
+    red = np.full((8, 12, 3), [200, 0, 0], np.uint8)
     Image.fromarray(red).save(run / "renders" / "orbit_0000.png")
     _, _, picture = call("info", "r").out.partition("\x1b")
     assert (decode_blocks("\x1b" + picture) == [200, 0, 0]).all()
