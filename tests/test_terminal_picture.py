@@ -6,6 +6,7 @@ import base64
 import io
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 from PIL import Image
 
 from conftest import SIZE, SMALL, Call, nerf_environment
-from nerfcli.cli import preview
+from nerfcli.cli import main, preview
 from nerfcli.cli import terminal_picture as module
 from nerfcli.cli.terminal_picture import (
     CHUNK,
@@ -219,17 +220,26 @@ def test_a_terminal_is_asked_and_left_as_it_was(answer: bytes, known: bool) -> N
     while not seen.endswith(b"\n"):
         seen += os.read(ours, 64)
     assert child.wait() == 0
-    assert seen.decode().split()[-2:] == [str(known), "True"]
+    assert seen.decode().partition("\x1b[c")[2].split() == [str(known), "True"]
     os.close(ours)
     os.close(theirs)
 
 
+@pytest.fixture(scope="module")
+def trained(ball: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures") / "r"
+    words = ["train", str(ball), "--out", str(folder), "--steps", "2", "--quiet", *SMALL]
+    with pytest.raises(SystemExit, match="0"):
+        main([*words, "--backend", "torch", "--device", "cpu"])
+    return folder
+
+
 @pytest.fixture
-def run(ball: Path, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    words = ["--steps", "2", "--quiet", "--backend", "torch", "--device", "cpu", *SMALL]
-    assert call("train", ball, "--out", "r", *words).code == 0
+def run(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run in the current folder, and a terminal that shows blocks."""
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(preview, "find_protocol", lambda: "blocks")
-    return tmp_path / "r"
+    return Path(shutil.copytree(trained, tmp_path / "r"))
 
 
 def test_a_preview_is_the_first_frame_and_writes_nothing(run: Path, call: Call) -> None:
