@@ -26,7 +26,7 @@ OURS = (
     *("config.toml", "scene.json", STATE, PREVIOUS),
     *("metrics.jsonl", "eval*.json", "report.html"),
 )
-FOLDERS = ("renders", "exports")
+FOLDERS = ("renders", "exports", "tensorboard")
 
 
 def is_run(path: Path) -> bool:
