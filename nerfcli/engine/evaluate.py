@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import platform
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +35,28 @@ from nerfcli.scenes.images import write_png
 from nerfcli.scenes.views import over_background
 
 
+@dataclass(frozen=True)
+class ScoredView:
+    """A view that was rendered and scored, for whoever shows it.
+
+    Attributes:
+        row: its name and scores. photo, image: [height, width, 3] in 8 bits, in [0, 1].
+        usable: [height, width] bool, the pixels that are scored; None: all.
+        depth: [height, width] along the ray, source units; 0 where nothing is hit.
+        opacity: [height, width].
+    """
+
+    row: dict
+    photo: np.ndarray
+    image: np.ndarray
+    usable: np.ndarray | None
+    depth: np.ndarray
+    opacity: np.ndarray
+
+
+See = Callable[[ScoredView], None]
+
+
 def evaluate(
     run: Run,
     scene: Scene,
@@ -43,6 +68,7 @@ def evaluate(
     progress: Progress,
     stop: StopSignal | None = None,
     world: World = ALONE,
+    see: See | None = None,
 ) -> dict:
     """PSNR and SSIM of every view of a split, and their means; writes `score_file`.
 
@@ -54,6 +80,7 @@ def evaluate(
         save_images: also write photo and rendering side by side, renders/<split>/<name>.png.
         out: a folder for all of that; None: the run.
         world: processes that share the views; the first one alone writes their scores.
+        see: takes each view that this process scores, once it is; nothing keeps it afterwards.
 
     Raises:
         NerfError: the split is empty, or there is no readable checkpoint.
@@ -74,7 +101,7 @@ def evaluate(
     for done, index in enumerate(own, start=1):
         if stop is not None and stop.received:
             break
-        rows.append(score_view(model, scene, index, folder, exposed))
+        rows.append(score_view(model, scene, index, folder, exposed, see))
         if missing := _unscored(rows[-1], scene, index):
             progress.note(missing)
         progress.update(min(done * world.size, len(indices)), psnr=rows[-1]["psnr"])
@@ -94,6 +121,7 @@ def evaluate(
         "exact_views": sum(row.get("exact", False) for row in rows),
         "seconds_per_view": round((time.perf_counter() - start) / max(len(rows), 1), 4),
         "protocol": protocol(model, split, exposed),
+        "environment": environment(model),
         "views": rows,
     }
     if len(rows) == len(indices) and world.is_first:
@@ -102,9 +130,14 @@ def evaluate(
 
 
 def score_view(
-    model: Model, scene: Scene, index: int, folder: Path | None, exposed: bool = False
+    model: Model,
+    scene: Scene,
+    index: int,
+    folder: Path | None,
+    exposed: bool = False,
+    see: See | None = None,
 ) -> dict:
-    """One view: {name, psnr, ssim}, and exact where it is; the images go to `folder`.
+    """One view: {name, psnr, ssim}, and exact where it is; the images go to `folder` and `see`.
 
     psnr is None where no pixel is usable, or the view is exact; ssim where no window is usable.
 
@@ -126,13 +159,18 @@ def score_view(
     if exposed:
         fitted = fit_colors(image, reference, usable)
         corrected = {"psnr_corrected": _number(masked_psnr(fitted, reference, usable), 4)}
-    return {
+    row = {
         "name": scene.names[index],
         "psnr": _number(decibels, 4),
         **corrected,
         "ssim": _number(ssim(image, reference, usable), 5),
         **exact,
     }
+    if see is not None:
+        depth = as_image(pixels.depth, scene.cameras, index) / scene.scene_from_source.scale
+        opacity = as_image(pixels.opacity, scene.cameras, index)
+        see(ScoredView(row, reference, image, usable, depth, opacity))
+    return row
 
 
 def _of_all(rows: list[dict], world: World) -> list[dict]:
@@ -226,4 +264,17 @@ def protocol(model: Model, split: str, exposed: bool = False) -> dict:
         "mean over channels and the windows within the image that hold no masked pixel",
         **corrected,
         "masked_pixels": "not scored: masks, fisheye circle, limit of the lens",
+    }
+
+
+def environment(model: Model) -> dict:
+    """What the numbers were computed with."""
+    from nerfcli import __version__
+
+    return {
+        "nerf": __version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "platform": platform.platform(),
+        "backend": model.backend,
     }

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from nerfcli.report.page import esc
 
-WIDTH, HEIGHT = 400, 210
+WIDTH, HEIGHT = 340, 200
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 24, 40  # around the plot
 MOST_POINTS = 300  # of a curve; more are averaged
 SIZES = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -79,12 +79,15 @@ def line_chart(title: str, label: str, x_label: str, curves: Sequence[tuple[str,
     return _chart(title, x_axis, y_axis, "".join(lines))
 
 
-def histogram(title: str, x_label: str, values: Sequence[float], color: str = "first") -> str:
-    """Draw how many values lie in each of some equal ranges with round ends; empty without any."""
+def histogram(title: str, x_label: str, values: Sequence[float], least: float) -> str:
+    """Draw how many values lie in each of some equal ranges; empty without any.
+
+    least: width of a range. Their ends are round numbers.
+    """
     if not values:
         return ""
     low, high = min(values), max(values)
-    step = round_step(max((high - low) / min(12, max(4, len(values) // 2)), 0.05))
+    step = round_step(max((high - low) / min(12, max(4, len(values) // 2)), least))
     start = math.floor(low / step + 1e-9)
     counts = [0] * (math.floor(high / step + 1e-9) - start + 1)
     for value in values:
@@ -98,7 +101,7 @@ def histogram(title: str, x_label: str, values: Sequence[float], color: str = "f
         about = f"{x_axis.low + k * step:g} to {x_axis.low + (k + 1) * step:g}: {count}"
         bars.append(
             f'<rect x="{left + 0.75:.1f}" y="{top:.1f}" width="{right - left - 1.5:.1f}" '
-            f'height="{HEIGHT - BOTTOM - top:.1f}" fill="var(--{color})"><title>{esc(about)}'
+            f'height="{HEIGHT - BOTTOM - top:.1f}" fill="var(--first)"><title>{esc(about)}'
             "</title></rect>"
         )
     return _chart(title, x_axis, y_axis, "".join(bars), whole=True)
@@ -112,8 +115,7 @@ def dot_chart(title: str, label: str, x_label: str, series: Sequence[tuple[str, 
         return ""
     x_axis, y_axis = Axis(0.0, max(most, 1.0), x_label), Axis(*_padded(min(ys), max(ys)), label)
     dots = "".join(
-        f'<circle cx="{_x(x_axis, x):.1f}" cy="{_y(y_axis, y):.1f}" r="2.2" '
-        f'fill="var(--{color})"/>'
+        f'<circle cx="{_x(x_axis, x):.1f}" cy="{_y(y_axis, y):.1f}" r="2.2" fill="var(--{color})"/>'
         for color, points in series
         for x, y in points
     )

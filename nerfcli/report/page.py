@@ -65,7 +65,7 @@ def number_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def headline(figures: Iterable[tuple[str, str, str]]) -> str:
     """Large numbers: (name, number, unit)."""
     cells = "".join(
-        f"<div><dd>{esc(number)} <small>{esc(unit)}</small></dd><dt>{esc(name)}</dt></div>"
+        f"<div><dt>{esc(name)}</dt><dd>{esc(number)} <small>{esc(unit)}</small></dd></div>"
         for name, number, unit in figures
     )
     return f'<dl class="figures">{cells}</dl>'
@@ -96,18 +96,20 @@ def figure(role: str, jpeg: bytes, size: tuple[int, int], caption: str, alt: str
     )
 
 
-def slider(under: tuple[str, str], over: tuple[str, str]) -> str:
+def slider(under: tuple[str, str], over: tuple[str, str], width: int) -> str:
     """A picture over another, up to a line that moves; shown where scripts run.
 
     Args:
         under, over: (role, name) of two figures in the same view; `under` is on the left.
+        width: of their pictures, which are shown at twice that at most.
     """
+    widest = f'style="--widest: {2 * width}px"'
     label = f"Line between {under[1]} and {over[1]}"
     return (
-        f'<div class="slider" hidden data-under="{esc(under[0])}" data-over="{esc(over[0])}">'
+        f'<div class="slider" {widest} hidden data-under="{esc(under[0])}" data-over="{esc(over[0])}">'
         '<img alt=""><img alt=""><input type="range" min="0" max="100" value="50" step="0.5" '
         f'aria-label="{esc(label)}"></div>'
-        f'<div class="sides note" hidden><span>{esc(under[1])}</span>'
+        f'<div class="sides note" {widest} hidden><span>{esc(under[1])}</span>'
         f"<span>{esc(over[1])}</span></div>"
     )
 
