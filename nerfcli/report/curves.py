@@ -149,8 +149,8 @@ def _y(axis: Axis, value: float) -> float:
 def _chart(title: str, x_axis: Axis, y_axis: Axis, inner: str, *, whole: bool = False) -> str:
     """The axes around what is drawn. whole: y counts things."""
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
-    lines, x_text, y_text = [], _formatter(x_axis.ticks(5)), _formatter(y_axis.ticks(4))
-    for tick in y_axis.ticks(4):
+    lines, x_text, y_text = [], _formatter(x_axis.ticks(5)), _formatter(y_axis.ticks(5))
+    for tick in y_axis.ticks(5):
         if whole and tick != round(tick):
             continue
         y = _y(y_axis, tick)

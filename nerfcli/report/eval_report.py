@@ -197,12 +197,14 @@ def _scene(run: Run) -> str:
 def _protocol(run: Run, result: dict[str, Any]) -> str:
     state, protocol = run.state, result["protocol"]
     seconds = state.get("seconds")
-    environment = result.get("environment") or {}
+    software = result["environment"]
     rows: list[tuple[str, object]] = [
         ("Training", None if seconds is None else
          f"{duration(seconds)}, {state['step']:,} steps, seed {run.config.train.seed}"),
         ("Scoring", f"{result['seconds_per_view']:.3g} s a view"),
-        *((_title(key), value) for key, value in environment.items()),
+        ("Software", f"nerf {software['nerf']}, Python {software['python']}, torch "
+         f"{software['torch']}, {software['backend']}"),
+        ("Platform", software["platform"]),
         *((_title(key), value) for key, value in protocol.items()),
     ]  # fmt: skip
     geometry = result.get("geometry")
@@ -222,7 +224,5 @@ def _commands(run: Run, split: str) -> list[str]:
     return [
         command_line(train_command(run)),
         command_line(eval_command(run, split)),
-        folded(
-            "Settings of the run (config.toml)", f"<pre>{esc(config_to_toml(run.config))}</pre>"
-        ),
+        folded("Settings of the run (config.toml)", f"<pre>{settings}</pre>"),
     ]

@@ -105,8 +105,9 @@ def slider(under: tuple[str, str], over: tuple[str, str], width: int) -> str:
     """
     widest = f'style="--widest: {2 * width}px"'
     label = f"Line between {under[1]} and {over[1]}"
+    sides = f'data-under="{esc(under[0])}" data-over="{esc(over[0])}"'
     return (
-        f'<div class="slider" {widest} hidden data-under="{esc(under[0])}" data-over="{esc(over[0])}">'
+        f'<div class="slider" {widest} hidden {sides}>'
         '<img alt=""><img alt=""><input type="range" min="0" max="100" value="50" step="0.5" '
         f'aria-label="{esc(label)}"></div>'
         f'<div class="sides note" {widest} hidden><span>{esc(under[1])}</span>'
@@ -121,16 +122,16 @@ def view_list(heads: Sequence[str], rows: Iterable[tuple[Sequence[str], str]]) -
         heads: of the columns, the name's first. rows: cells of a line, and the HTML it opens;
             where that is empty, the line does not open.
     """
-    columns = f'style="--columns: {len(heads) - 1}"'
-    lines = [f'<div class="row heads" {columns}>{_cells(heads)}</div>']
+    columns, row = f'style="--columns: {len(heads) - 1}"', "row many" if len(heads) > 3 else "row"
+    lines = [f'<div class="{row} heads" {columns}>{_cells(heads)}</div>']
     is_first = True
     for cells, inner in rows:
         if not inner:
-            lines.append(f'<div class="row" {columns}>{_cells(cells)}</div>')
+            lines.append(f'<div class="{row}" {columns}>{_cells(cells)}</div>')
             continue
         lines.append(
             f'<details class="view"{" open" if is_first else ""}>'
-            f'<summary class="row" {columns}>{_cells(cells)}</summary>'
+            f'<summary class="{row}" {columns}>{_cells(cells)}</summary>'
             f'<div class="opened">{inner}</div></details>'
         )
         is_first = False
