@@ -180,3 +180,9 @@ def _formatter(ticks: Sequence[float]) -> Callable[[float], str]:
     most = max(map(abs, ticks), default=0.0)
     size, letter = next(((s, c) for s, c in SIZES if most >= 10 * s), (1.0, ""))
     return lambda tick: f"{tick / size:.6g}{letter if tick else ''}".replace("-", "−")
+
+
+def charts(found: Sequence[str]) -> str:
+    """Charts beside each other; nothing where all are empty."""
+    inner = "".join(found)
+    return f'<div class="charts">{inner}</div>' if inner else ""

@@ -12,7 +12,7 @@ from nerfcli.core.text import duration, quantity
 from nerfcli.engine.run_folders import report_file
 from nerfcli.engine.runs import Run
 from nerfcli.engine.source_record import ImageSource
-from nerfcli.report.curves import dot_chart, histogram, line_chart
+from nerfcli.report.curves import charts, dot_chart, histogram, line_chart
 from nerfcli.report.page import (
     command_line,
     esc,
@@ -28,7 +28,7 @@ from nerfcli.report.page import (
     to_number,
     view_list,
 )
-from nerfcli.report.pictures import ERROR_TEXT, ERROR_TICKS, ViewPictures, size_remark
+from nerfcli.report.pictures import ViewPictures, error_caption, size_remark
 from nerfcli.report.run_record import (
     curve,
     eval_command,
@@ -75,12 +75,6 @@ def eval_page(run: Run, result: dict[str, Any], views: Sequence[ViewPictures]) -
     return fill_page(f"{name}: {split} views of {run.path.name}", "\n".join(body))
 
 
-def error_legend() -> str:
-    """What the colours of an error map mean, as HTML."""
-    ticks = "".join(f"<span>{tick}{'+' * (tick == 64)}</span>" for tick in ERROR_TICKS)
-    return f'<span class="scale"></span><span class="ticks">{ticks}</span>'
-
-
 def _headline(result: dict[str, Any]) -> str:
     names = [n for n in names_of_scores(result["views"]) if is_number(result.get(n))]
     figures = [(label(n), to_number(result[n], digits(n)), unit(n)) for n in names]
@@ -97,11 +91,11 @@ def _views(rows: Sequence[dict[str, Any]], views: Sequence[ViewPictures]) -> str
         row, view = rows[i], of_view.get(rows[i]["name"])
         inner = "" if view is None else _view(view)
         lines.append(([row["name"], *(cell(row, n) for n in names)], inner))
-    return section("Views", view_list(heads, lines), paragraph(size_remark(views) or ""))
+    return section("Views", view_list(heads, lines), paragraph(size_remark(views)))
 
 
 def _view(view: ViewPictures) -> str:
-    error = f"<b>Error</b>: {ERROR_TEXT}{error_legend()}"
+    error = error_caption("Error")
     if view.is_masked:
         error += "Grey: masked, not scored."
     depth = "<b>Depth</b>: nothing is hit"
@@ -123,18 +117,18 @@ def _view(view: ViewPictures) -> str:
 
 
 def _histograms(rows: Sequence[dict[str, Any]]) -> str:
-    charts = []
+    found = []
     for name in names_of_scores(rows):
         values = [float(row[name]) for row in rows if is_number(row.get(name))]
         text = f"{label(name)} {unit(name)}".strip()
         least = 10.0 ** (1 - digits(name))
-        charts.append(histogram(f"Histogram of {text} over views", text, values, least))
-    return _charts(charts)
+        found.append(histogram(f"Histogram of {text} over views", text, values, least))
+    return charts(found)
 
 
 def _curves(run: Run) -> str:
     rows = read_metrics(run)
-    charts = [
+    found = [
         line_chart("PSNR of training rays over steps", "PSNR of training rays, dB", "step",
                    [("first", curve(rows, "step", "psnr"))]),
         line_chart("Loss over steps", f"loss ({run.config.train.loss}), logarithmic", "step",
@@ -142,12 +136,7 @@ def _curves(run: Run) -> str:
         line_chart("Rays a second over steps", "rays a second", "step",
                    [("first", ray_rates(rows, "step"))]),
     ]  # fmt: skip
-    return _charts(charts) or paragraph("The run is too short for curves.")
-
-
-def _charts(charts: Sequence[str]) -> str:
-    inner = "".join(charts)
-    return f'<div class="charts">{inner}</div>' if inner else ""
+    return charts(found) or paragraph("The run is too short for curves.")
 
 
 def _exposures(run: Run) -> str:
@@ -163,7 +152,7 @@ def _exposures(run: Run) -> str:
                       dots)  # fmt: skip
     heads = ["photo", *(f"gain {c}, stops" for c in colors), *(f"offset {c}" for c in colors)]
     rows = [[code.name, *(to_number(v, 3) for v in (*code.stops, *code.offsets))] for code in found]
-    return _charts([chart]) + folded("All gains and offsets", number_table(heads, rows))
+    return charts([chart]) + folded("All gains and offsets", number_table(heads, rows))
 
 
 def _scene(run: Run) -> str:

@@ -39,7 +39,8 @@ def section(title: str, *parts: str) -> str:
 
 
 def paragraph(text: str, kind: str = "note") -> str:
-    return f'<p class="{kind}">{esc(text)}</p>'
+    """A paragraph of text; nothing where that is empty."""
+    return text and f'<p class="{kind}">{esc(text)}</p>'
 
 
 def facts(rows: Iterable[tuple[str, object]]) -> str:
@@ -60,6 +61,11 @@ def number_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     )
     table = f"<table><thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table>"
     return f'<div class="numbers">{table}</div>'
+
+
+def plain_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of text."""
+    return number_table(heads, rows).replace('class="numbers"', 'class="texts"')
 
 
 def headline(figures: Iterable[tuple[str, str, str]]) -> str:

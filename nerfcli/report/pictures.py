@@ -12,6 +12,7 @@ from PIL import Image
 from nerfcli.engine.evaluate import ScoredView
 from nerfcli.engine.pictures import depth_colors, ramp_colors
 from nerfcli.engine.render import to_uint8
+from nerfcli.report.page import esc
 
 PAGE_BYTES = 7_000_000  # of all pictures of a page; base64 makes a third more of it
 LEAST_BYTES = 24_000  # of a view's pictures, however many views there are
@@ -141,3 +142,10 @@ def size_remark(views: Sequence[ViewPictures]) -> str:
         f"Pictures{of} are scaled down to {span} pixels in width, to keep the page small. Scores "
         "are of all pixels."
     )
+
+
+def error_caption(name: str) -> str:
+    """Name an error map, and say what its colours mean; HTML."""
+    ticks = "".join(f"<span>{tick}{'+' * (tick == 64)}</span>" for tick in ERROR_TICKS)
+    scale = f'<span class="scale"></span><span class="ticks">{ticks}</span>'
+    return f"<b>{esc(name)}</b>: {ERROR_TEXT}{scale}"
