@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from click.core import ParameterSource
 
 from nerfcli.cli.hints import named_run
 from nerfcli.cli.output import show
@@ -40,7 +39,8 @@ def are_runs(a: Path, b: Path) -> bool:
 def ensure_options(context: typer.Context, kind: str, others: Collection[str]) -> None:
     """Raise NerfError for an option that was given and is of another kind of things."""
     for name in others:
-        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":  # typer may bring its own click
             raise NerfError(f"--{name} does not go with {kind}; leave it out.")
 
 
@@ -68,8 +68,8 @@ def compare_two_runs(
             raise NerfError(f"--out {out} is a folder; name the page, such as {out / 'ab.html'}.")
         ensure_absent([out], overwrite=overwrite)
     runs = open_scored(a, split), open_scored(b, split)
-    ensure_same_photo(*runs, split)
     value = compare_runs(*runs, split)
+    ensure_same_photo(*runs, split)
     if page is not None:
         ensure_writable(page, NAME_ANOTHER)
         views, missing = read_pictures(*runs, split)
