@@ -29,6 +29,7 @@ from nerfcli.cli import (
     runs,
     split,
     train,
+    view,
 )
 from nerfcli.cli.output import ensure_streams, fail, stop_code
 from nerfcli.cli.usage import usage_message
@@ -81,6 +82,7 @@ COMMANDS = (
     train.train,
     render.render,
     eval.eval,
+    view.view,
     export.export,
     compare.compare,
     prepare.prepare,

@@ -158,8 +158,11 @@ def normals(model: Model, cameras: Cameras, index: int, pixels: Pixels) -> Tenso
     Central differences at a few places around the median depth, weighted as volume rendering
     weighs them. They are as wide as a sample or as a pixel there, whichever is more.
     """
-    radii = cameras.image_rays(index, model.device, True)
-    assert radii.radii is not None
+    return normals_of(model, cameras.image_rays(index, model.device, True), pixels)
+
+
+def normals_of(model: Model, radii: Rays, pixels: Pixels) -> Tensor:
+    """Take the normals where rays, which have radii, see something: [n_rays, 3], source axes."""
     seen = (pixels.opacity >= SEEN).nonzero()[:, 0]
     out = torch.zeros(len(radii), 3, device=pixels.depth.device)
     rotation = out.new_tensor(model.scene.scene_from_source.rotation)

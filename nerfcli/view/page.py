@@ -1,0 +1,187 @@
+"""A page that somebody has open: its camera, its controls, its painter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from nerfcli.cameras.crop import Crop
+from nerfcli.cameras.rays import ColorMap
+from nerfcli.core.errors import NerfError
+from nerfcli.engine.evaluate import read_photo
+from nerfcli.engine.render import to_uint8
+from nerfcli.methods.base import background_of
+from nerfcli.scenes import Scene
+from nerfcli.view.look import MODES, Look, free_camera
+from nerfcli.view.painter import Painter, Picture
+from nerfcli.view.sources import Source
+
+if TYPE_CHECKING:
+    import viser
+
+MOST_PIXELS = 2048  # of a side of a picture
+QUALITY = {False: 60, True: 90}  # of JPEG, while it is unfinished and when it is final
+
+
+@dataclass(frozen=True, eq=False)
+class Wish:
+    """What a page's controls say; the rest of a look is its camera.
+
+    Attributes:
+        height: of a picture at rest, pixels at most.
+        camera: index of the training camera that `error` looks through.
+    """
+
+    mode: str = "colour"
+    height: int = 1080
+    crop: Crop | None = None
+    color: ColorMap | None = None
+    split: float = 0.5
+    has_lines: bool = True
+    camera: int | None = None
+
+
+class Page:
+    """One client.
+
+    Attributes:
+        client: viser's handle. sources: what is shown, one or two to compare.
+        wish: what the controls say; `change` sets it.
+    """
+
+    def __init__(self, client: viser.ClientHandle, sources: Sequence[Source]) -> None:
+        self.client, self.sources, self.wish = client, sources, Wish()
+        self.painter = Painter(sources, self._show, self._tell)
+        self._photo: tuple[int, np.ndarray] | None = None
+        self._told: str | None = None
+
+    @property
+    def scene(self) -> Scene:
+        """The first source's; the page's world is its scene space."""
+        return self.sources[0].scene
+
+    def open(self, panels: Sequence[Callable[[Page], None]]) -> None:
+        """Make the controls, and paint whatever the camera looks at."""
+        self._add_basics()
+        for panel in panels:
+            panel(self)
+        self.client.camera.on_update(lambda _: self.refresh())
+        self.painter.start()
+        self.refresh()
+
+    def close(self) -> None:
+        self.painter.stop()
+
+    def change(self, **values: Any) -> None:
+        """Set parts of the wish and paint it."""
+        self.wish = replace(self.wish, **values)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Paint what camera and controls say now."""
+        look = self.look()
+        if look is not None:
+            self.painter.look_at(look)
+
+    def look(self) -> Look | None:
+        """What the page wants to see; None: it has no size yet."""
+        camera, wish = self.client.camera, self.wish
+        width, height = camera.image_width, camera.image_height
+        if width <= 0 or height <= 0:
+            return None
+        scale = min(1.0, wish.height / height, MOST_PIXELS / width, MOST_PIXELS / height)
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        photo = None
+        if wish.mode == "error" and wish.camera is not None:
+            cameras = self.scene.cameras[wish.camera]
+            cameras = cameras.scaled(min(1.0, wish.height / int(cameras.size[0, 1])))
+            photo = self._load_photo(wish.camera)
+        else:
+            cameras = free_camera(
+                np.asarray(camera.position), rotation_of(camera.wxyz), camera.fov, size
+            )
+        return Look(cameras, wish.mode, wish.crop, wish.color, photo, wish.split, wish.has_lines)
+
+    def go_to(self, position: Any, wxyz: Any, fov: float) -> None:
+        """Move the page's camera."""
+        camera = self.client.camera
+        with self.client.atomic():
+            camera.position, camera.wxyz, camera.fov = position, wxyz, fov
+
+    def nearest_camera(self) -> int | None:
+        """The training camera with a photo nearest to the page's; None: there are no photos."""
+        scene = self.scene
+        known = [i for i in scene.splits["train"] if (p := scene.image_paths[i]) and p.is_file()]
+        if not known:
+            return None
+        here = torch.as_tensor(np.array(self.client.camera.position))
+        away = (scene.cameras.positions[known] - here).norm(dim=1)
+        return known[int(away.argmin())]
+
+    def _load_photo(self, index: int) -> np.ndarray | None:
+        if self._photo is None or self._photo[0] != index:
+            background = background_of(self.scene, "cpu")
+            try:
+                photo = to_uint8(read_photo(self.scene, index, background)[0])
+            except NerfError as fault:
+                self._tell(str(fault))
+                return None
+            self._photo = index, photo
+        return self._photo[1]
+
+    def _show(self, picture: Picture) -> None:
+        self.client.scene.set_background_image(
+            picture.colors,
+            format="jpeg",
+            jpeg_quality=QUALITY[picture.is_final],
+            depth=picture.depth,
+        )
+        self.client.flush()
+        self._told = None
+
+    def _tell(self, fault: str) -> None:
+        """Say in the page what the renderer says; once, until it paints again."""
+        if fault != self._told:
+            self._told = fault
+            self.client.add_notification("The picture failed", fault, color="red")
+
+    def _add_basics(self) -> None:
+        gui = self.client.gui
+        with gui.add_folder("Picture"):
+            mode = gui.add_dropdown("Show", MODES)
+            height = gui.add_slider(
+                "Height at rest", min=240, max=MOST_PIXELS, step=16, initial_value=self.wish.height
+            )
+            split = None
+            if len(self.sources) == 2:
+                split = gui.add_slider("Left | right", 0.0, 1.0, 0.01, self.wish.split)
+
+        @mode.on_update
+        def _(_: Any) -> None:
+            nearest = self.nearest_camera() if mode.value == "error" else None
+            if mode.value == "error" and nearest is None:
+                self.client.add_notification(
+                    "No photos", "The photos of this run are not here, so nothing to compare with."
+                )
+            self.change(mode=mode.value, camera=nearest)
+
+        height.on_update(lambda _: self.change(height=int(height.value)))
+        if split is not None:
+            slider = split
+            slider.on_update(lambda _: self.change(split=slider.value))
+
+
+def rotation_of(wxyz: Any) -> np.ndarray:
+    """A unit quaternion as a matrix [3, 3]."""
+    w, x, y, z = (float(v) for v in wxyz)
+    return np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+        ]
+    )

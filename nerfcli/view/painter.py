@@ -1,0 +1,180 @@
+"""A page's pictures: coarse while its camera moves, then sharp, band by band.
+
+One thread a page. Each new look has a number; a thread that finds a newer one between two bands
+drops the rest of its picture.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from nerfcli.core.errors import NerfError
+from nerfcli.view.bands import Band, paint_rows
+from nerfcli.view.look import Look
+from nerfcli.view.pace import Pace
+from nerfcli.view.sources import Cropped, Source
+
+FRAME = 0.09  # seconds of a picture while the camera moves: ten a second, with the way to the page
+BAND = 0.07  # seconds of a band at rest
+REST = 0.15  # seconds without a new look that are rest
+SHOWN_EVERY = 0.2  # seconds between unfinished pictures
+FRESH = 0.5  # seconds at rest after which a field that changed is painted anew
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """What goes to the page.
+
+    Attributes:
+        colors: [height, width, 3] uint8.
+        depth: [height, width] float32 along the optical axis, scene units; None: not wanted.
+        is_final: whether it is as sharp as it gets.
+    """
+
+    colors: np.ndarray
+    depth: np.ndarray | None
+    is_final: bool
+
+
+class Painter:
+    """Paints a page's looks in a thread of its own.
+
+    Args:
+        sources: one, or two to compare.
+        show: gives a picture to the page. fail: tells the page what went wrong.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        show: Callable[[Picture], None],
+        fail: Callable[[str], None],
+    ) -> None:
+        self.sources, self.show, self.fail = sources, show, fail
+        self.pace = Pace()
+        self._cropped = [Cropped(source) for source in sources]
+        self._changed = threading.Condition()
+        self._look: Look | None = None
+        self._number = 0
+        self._is_open = True
+        self._thread = threading.Thread(target=self._run, name="painter", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the band under way."""
+        with self._changed:
+            self._is_open = False
+            self._changed.notify_all()
+
+    def look_at(self, look: Look) -> None:
+        """Paint this from now on; what is under way is dropped."""
+        with self._changed:
+            self._look, self._number = look, self._number + 1
+            self._changed.notify_all()
+
+    def _is_current(self, number: int) -> bool:
+        return self._is_open and self._number == number
+
+    def _versions(self) -> list[int]:
+        return [source.version for source in self.sources]
+
+    def _run(self) -> None:
+        done, seen = 0, self._versions()
+        while True:
+            with self._changed:
+                if self._is_open and self._number == done:
+                    self._changed.wait(FRESH)
+                if not self._is_open:
+                    return
+                is_new, number, look = self._number != done, self._number, self._look
+            if look is None or (not is_new and self._versions() == seen):
+                continue
+            done, seen = number, self._versions()
+            try:
+                self._paint(look, number, moves=is_new)
+            except Exception as error:  # the server lives on, whatever a renderer says
+                told = str(error) if isinstance(error, NerfError) else repr(error)
+                self.fail(told)
+
+    def _paint(self, look: Look, number: int, *, moves: bool) -> None:
+        """Paint a look: at once and coarse if the camera moves, then sharp if it rests."""
+        if moves:
+            coarse = look.sized(self.pace.pixels_in(FRAME))
+            canvas = Canvas(coarse)
+            self._paint_band(coarse, canvas, 0, coarse.size[1])
+            self.show(canvas.picture(is_final=coarse is look))
+            if coarse is look:
+                return
+            with self._changed:
+                if self._changed.wait_for(lambda: not self._is_current(number), timeout=REST):
+                    return
+            canvas = canvas.enlarged(look)
+        else:
+            canvas = Canvas(look)
+        (width, height), row, last = look.size, 0, time.perf_counter()
+        while row < height:
+            if not self._is_current(number):
+                return
+            n_rows = max(1, round(self.pace.pixels_in(BAND) / width))
+            stop = min(row + n_rows, height)
+            self._paint_band(look, canvas, row, stop)
+            row, now = stop, time.perf_counter()
+            if moves and row < height and now - last > SHOWN_EVERY:
+                self.show(canvas.picture(is_final=False))
+                last = now
+        self.show(canvas.picture(is_final=True))
+
+    def _paint_band(self, look: Look, canvas: Canvas, start: int, stop: int) -> None:
+        width = look.size[0]
+        parts = [(0, width)]
+        if len(self.sources) == 2:
+            cut = min(max(round(look.split * width), 0), width)
+            parts = [(0, cut), (cut, width)]
+        for source, cropped, columns in zip(self.sources, self._cropped, parts, strict=True):
+            if columns[0] == columns[1]:
+                continue
+            with source.turns.band():
+                begin = time.perf_counter()
+                model = cropped.model(look.crop)
+                base = self.sources[0].scene
+                canvas.take(paint_rows(model, look, base, (start, stop), columns))
+                took = time.perf_counter() - begin
+            self.pace.note((stop - start) * (columns[1] - columns[0]), took)
+
+
+class Canvas:
+    """The pixels of a picture under way."""
+
+    def __init__(self, look: Look) -> None:
+        width, height = look.size
+        self.colors = np.zeros((height, width, 3), np.uint8)
+        self.depth = np.zeros((height, width), np.float32) if look.with_depth else None
+
+    def take(self, band: Band) -> None:
+        """Put a band where it belongs."""
+        (top, bottom), (left, right) = band.rows, band.columns
+        self.colors[top:bottom, left:right] = band.colors
+        if self.depth is not None and band.depth is not None:
+            self.depth[top:bottom, left:right] = band.depth
+
+    def enlarged(self, look: Look) -> Canvas:
+        """A canvas for a larger picture, with this one's stretched over it."""
+        canvas = Canvas(look)
+        image = Image.fromarray(self.colors).resize(look.size, Image.Resampling.BILINEAR)
+        canvas.colors = np.array(image)
+        if self.depth is not None:
+            near = Image.fromarray(self.depth).resize(look.size, Image.Resampling.NEAREST)
+            canvas.depth = np.array(near)
+        return canvas
+
+    def picture(self, *, is_final: bool) -> Picture:
+        depth = None if self.depth is None else self.depth.copy()
+        return Picture(self.colors.copy(), depth, is_final)

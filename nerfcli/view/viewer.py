@@ -1,0 +1,90 @@
+"""The viewer: a server, and a page for each client."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from nerfcli.view.gate import LOOPBACK, Gate, open_server, silent
+from nerfcli.view.page import Page
+from nerfcli.view.scenery import Scenery, place_first_camera
+from nerfcli.view.sources import Source
+
+if TYPE_CHECKING:
+    import viser
+
+Panel = Callable[[Page], None]
+PANELS: tuple[Panel, ...] = ()
+LOCAL = "127.0.0.1"
+
+
+@dataclass
+class Viewer:
+    """A running server.
+
+    Attributes:
+        url: with the token, if there is one. pages: by viser's number of the client.
+    """
+
+    server: viser.ViserServer
+    url: str
+    pages: dict[int, Page] = field(default_factory=dict)
+
+    def close(self) -> None:
+        """End all painters and the server."""
+        for page in list(self.pages.values()):
+            page.close()
+        with silent():
+            self.server.stop()
+
+
+def open_viewer(
+    sources: Sequence[Source],
+    *,
+    host: str = LOCAL,
+    port: int | None = None,
+    token: str | None = None,
+    panels: Sequence[Panel] = (),
+) -> Viewer:
+    """Serve pages that show one source, or compare two.
+
+    Args:
+        token: that the address must hold; None: a new one where others can reach the server,
+            otherwise none.
+        panels: beside the usual ones.
+
+    Raises:
+        NerfError: the port is taken, or the host is not this machine's.
+    """
+    if token is None and host not in LOOPBACK:
+        token = secrets.token_urlsafe(16)
+    server = open_server(Gate(token), host, port)
+    scene = sources[0].scene
+    server.gui.configure_theme(show_logo=False, show_share_button=False, control_layout="fixed")
+    server.scene.world_axes.visible = False
+    place_first_camera(server, scene)
+    scenery = Scenery(scene)
+    shown = host if host not in ("0.0.0.0", "::") else _own_name()
+    url = f"http://{f'[{shown}]' if ':' in shown else shown}:{server.get_port()}/"
+    viewer = Viewer(server, url if token is None else f"{url}?token={token}")
+
+    @server.on_client_connect
+    def _(client: viser.ClientHandle) -> None:
+        page = viewer.pages[client.client_id] = Page(client, sources)
+        page.open((scenery.add_to, *PANELS, *panels))
+
+    @server.on_client_disconnect
+    def _(client: viser.ClientHandle) -> None:
+        page = viewer.pages.pop(client.client_id, None)
+        if page is not None:
+            page.close()
+
+    return viewer
+
+
+def _own_name() -> str:
+    import socket
+
+    return socket.getfqdn()
