@@ -12,8 +12,9 @@ from nerfcli.core.files import read_json
 from nerfcli.engine.run_folders import score_file
 from nerfcli.engine.runs import Run
 from nerfcli.report.paired import paired_difference
-from nerfcli.report.run_record import eval_command, facts_of, is_number
+from nerfcli.report.run_record import eval_command, facts_of, number
 from nerfcli.report.scores import is_higher_better, names_of_scores, unit
+from nerfcli.scenes import Scene
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,8 @@ def ensure_comparable(a: ScoredRun, b: ScoredRun, split: str) -> None:
     for name in sorted(names[0]):
         if sizes[0].get(name) != sizes[1].get(name):
             raise NerfError(
-                f"view {name!r} has {_size(sizes[0].get(name))} pixels in {a.run.path} and "
-                f"{_size(sizes[1].get(name))} in {b.run.path}. Train both with the same "
+                f"view {name!r} has {sizes[0].get(name)} pixels in {a.run.path} and "
+                f"{sizes[1].get(name)} in {b.run.path}. Train both with the same "
                 f"--downscale, then run {_evals(a, b, split)}"
             )
     rules = [scored.scores["protocol"] for scored in (a, b)]
@@ -139,35 +140,32 @@ def _evals(a: ScoredRun, b: ScoredRun, split: str) -> str:
     return f"{eval_command(a.run, split)} and {eval_command(b.run, split)}"
 
 
-def _sizes(run: Run) -> dict[str, Any]:
-    return {frame["name"]: frame.get("size") for frame in run.scene_json.get("frames", ())}
-
-
-def _size(size: Sequence[int] | None) -> str:
-    return "an unknown number of" if size is None else " x ".join(map(str, size))
+def _sizes(run: Run) -> dict[str, str]:
+    scene = Scene.from_json(run.scene_json)
+    sizes = (" x ".join(map(str, size)) for size in scene.cameras.size.tolist())
+    return dict(zip(scene.names, sizes, strict=True))
 
 
 def _score(name: str, pairs: Sequence[tuple[dict, dict]]) -> dict[str, Any]:
     """The difference in one score, over the views where both have a number."""
-    both = [
-        (a[name], b[name]) for a, b in pairs if is_number(a.get(name)) and is_number(b.get(name))
-    ]
+    found = [(number(a, name), number(b, name)) for a, b in pairs]
+    both = [(x, y) for x, y in found if x is not None and y is not None]
     sign = 1 if is_higher_better(name) else -1
     gains = [sign * (b - a) for a, b in both]
     values_a, values_b = [a for a, _ in both], [b for _, b in both]
     empty = dict.fromkeys(("mean", "standard_error", "low", "high", "p")) | {"n": 0}
-    found = paired_difference(values_a, values_b) if both else empty
+    paired = paired_difference(values_a, values_b) if both else empty
     return {
         "score": name,
         "unit": unit(name),
         "higher_is_better": sign > 0,
         "a": sum(values_a) / len(both) if both else None,
         "b": sum(values_b) / len(both) if both else None,
-        "difference": found["mean"],
-        "standard_error": found["standard_error"],
-        "low": found["low"],
-        "high": found["high"],
-        "p": found["p"],
+        "difference": paired["mean"],
+        "standard_error": paired["standard_error"],
+        "low": paired["low"],
+        "high": paired["high"],
+        "p": paired["p"],
         "n_views": len(both),
         "n_better": sum(gain > 0 for gain in gains),
         "n_worse": sum(gain < 0 for gain in gains),
@@ -175,13 +173,12 @@ def _score(name: str, pairs: Sequence[tuple[dict, dict]]) -> dict[str, Any]:
 
 
 def _view(names: Sequence[str], a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
-    known = {n: (a.get(n), b.get(n)) for n in names}
+    known = {n: (number(a, n), number(b, n)) for n in names}
     return {
         "name": a["name"],
         "a": {n: pair[0] for n, pair in known.items()},
         "b": {n: pair[1] for n, pair in known.items()},
         "difference": {
-            n: round(y - x, 5) if is_number(x) and is_number(y) else None
-            for n, (x, y) in known.items()
+            n: None if x is None or y is None else round(y - x, 5) for n, (x, y) in known.items()
         },
     }

@@ -45,8 +45,8 @@ def read_metrics(run: Run) -> list[dict[str, Any]]:
 
 def curve(rows: list[dict[str, Any]], x: str, y: str) -> Points:
     """The points of two columns, where both have a number."""
-    pairs = [(row.get(x), row.get(y)) for row in rows]
-    return [(float(a), float(b)) for a, b in pairs if is_number(a) and is_number(b)]
+    pairs = [(number(row, x), number(row, y)) for row in rows]
+    return [(a, b) for a, b in pairs if a is not None and b is not None]
 
 
 def ray_rates(rows: list[dict[str, Any]], x: str) -> Points:
@@ -63,7 +63,17 @@ def ray_rates(rows: list[dict[str, Any]], x: str) -> Points:
 
 
 def is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether a value of a JSON file is a number that a float holds."""
+    try:
+        return not isinstance(value, bool) and math.isfinite(value)  # type: ignore[arg-type]
+    except (TypeError, OverflowError):
+        return False
+
+
+def number(row: dict[str, Any], key: str) -> float | None:
+    """The number at a key; None where there is none."""
+    value: Any = row.get(key)
+    return float(value) if is_number(value) else None
 
 
 def read_exposures(run: Run) -> list[Exposure]:

@@ -6,9 +6,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from nerfcli.report.page import to_number
-from nerfcli.report.run_record import is_number
+from nerfcli.report.run_record import is_number, number
 
-LABELS = {"psnr": "PSNR", "psnr_corrected": "PSNR corrected", "ssim": "SSIM", "ms_ssim": "MS-SSIM"}
+LABELS = {
+    "psnr": "PSNR",
+    "psnr_corrected": "PSNR corrected",
+    "ssim": "SSIM",
+    "ms_ssim": "MS-SSIM",
+    "lpips_vgg": "LPIPS VGG",
+    "lpips_alex": "LPIPS Alex",
+}
 DECIBELS = ("psnr",)  # begins the names of what is in decibels
 SMALLER_IS_BETTER = ("lpips",)
 
@@ -22,11 +29,8 @@ def names_of_scores(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def label(name: str) -> str:
-    if name in LABELS:
-        return LABELS[name]
-    first, _, rest = name.partition("_")
-    head = first.upper() if len(first) <= 5 else first.capitalize()
-    return f"{head} {rest.replace('_', ' ')}".strip()
+    """Name a score for people."""
+    return LABELS.get(name, name.replace("_", " "))
 
 
 def is_decibels(name: str) -> bool:
@@ -56,9 +60,9 @@ def worst_first(rows: Sequence[dict[str, Any]]) -> list[int]:
     """Sort views by their error: the lowest PSNR first, exact ones after it, unscored ones last."""
 
     def key(i: int) -> tuple[int, float]:
-        value = rows[i].get("psnr")
-        if is_number(value):
-            return 0, float(value)
+        value = number(rows[i], "psnr")
+        if value is not None:
+            return 0, value
         return (1 if rows[i].get("exact") else 2), 0.0
 
     return sorted(range(len(rows)), key=key)
