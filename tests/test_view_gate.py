@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from nerfcli.core.errors import NerfError
-from nerfcli.view.gate import COOKIE, Gate, open_server, silent
+from nerfcli.view.gate import Gate, ensure_token, open_server, silent
 
+COOKIE = Gate("secret").cookie
 HOME = {"Host": "127.0.0.1:7007"}
 STRANGE = (
     "/../../../../etc/passwd",
@@ -42,6 +43,8 @@ UPGRADE = {
         (HOME | {"Origin": "http://evil.example"}, "another origin"),
         (HOME | {"Origin": "http://127.0.0.1:8000"}, "another origin"),
         (HOME | {"Origin": "null"}, "another origin"),
+        (HOME | {"Origin": "http://["}, "malformed"),
+        ({"Host": "["}, "malformed"),
     ],
 )
 def test_only_this_machines_own_page_is_answered(headers: dict, reason: str | None) -> None:
@@ -111,6 +114,35 @@ def test_the_token_becomes_a_cookie() -> None:
         status, headers, _ = answer(connection, "/?token=secret")
         assert status == 200 and headers["Set-Cookie"].startswith(f"{COOKIE}=secret; HttpOnly")
         assert answer(connection, "/", Cookie=f"{COOKIE}=secret")[0] == 200
+
+
+def test_two_viewers_of_a_host_keep_their_cookies_apart() -> None:
+    """A browser sends the cookies of a host to all its ports."""
+    assert Gate("one").cookie != Gate("two").cookie
+
+
+@pytest.mark.parametrize("token", ["", " ", "a&b", "a;b", "a\r\nb", "é"])
+def test_a_token_that_guards_nothing_is_refused(token: str) -> None:
+    with pytest.raises(NerfError, match="--token"):
+        ensure_token(token)
+
+
+def test_what_strangers_send_leaves_no_traceback(capfd: pytest.CaptureFixture[str]) -> None:
+    with served(Gate()) as connection:
+        for lines in (b"Host: 127.0.0.1\r\nHost: evil.example", b"no header at all"):
+            with socket.create_connection((connection.host, connection.port), 30) as stranger:
+                stranger.sendall(b"GET / HTTP/1.1\r\n" + lines + b"\r\n\r\n")
+                assert b" 200 " not in stranger.recv(64)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_port_that_is_none_is_an_error() -> None:
+    pytest.importorskip("viser")
+    for port in (-1, 65536):
+        with pytest.raises(NerfError, match=f"--port {port}: ports are"):
+            open_server(Gate(), "127.0.0.1", port)
+    with pytest.raises(NerfError, match="no such address"):
+        open_server(Gate(), f"{'a' * 70}.example", None)
 
 
 def test_a_port_that_is_taken_is_an_error() -> None:

@@ -8,9 +8,13 @@ need a token, and websockets need the page's own origin.
 from __future__ import annotations
 
 import contextlib
+import errno
+import hashlib
 import hmac
 import http
 import io
+import logging
+import re
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -53,6 +57,12 @@ class Gate:
         Args:
             headers: of the request, with a `get`.
         """
+        try:
+            return self._refusal(path, headers)
+        except (ValueError, LookupError):  # two hosts, half of an IPv6 address
+            return "malformed headers"
+
+    def _refusal(self, path: str, headers: Any) -> str | None:
         host = headers.get("Host", "")
         origin = headers.get("Origin")
         if origin is not None and urlsplit(origin).netloc != host:
@@ -60,26 +70,36 @@ class Gate:
         if self.token is None:
             name = urlsplit(f"//{host}").hostname or ""
             return None if name in LOOPBACK else "not this machine's name"
-        given = parse_qs(urlsplit(path).query).get("token", [""])[0] or _cookie(headers)
+        given = parse_qs(urlsplit(path).query).get("token", [""])[0] or self._given_before(headers)
         return None if hmac.compare_digest(given.encode(), self.token.encode()) else "no token"
 
     def greeting(self) -> dict[str, str]:
         """Headers of an answer: with a token, it is a cookie from here on."""
         if self.token is None:
             return WELL_BEHAVED
-        cookie = f"{COOKIE}={self.token}; HttpOnly; SameSite=Strict; Path=/"
+        cookie = f"{self.cookie}={self.token}; HttpOnly; SameSite=Strict; Path=/"
         return WELL_BEHAVED | {"Set-Cookie": cookie}
 
+    @property
+    def cookie(self) -> str:
+        """Its name, another one for each token: a browser gives all ports of a host its cookies."""
+        return f"nerf-view-{hashlib.sha256((self.token or '').encode()).hexdigest()[:8]}"
 
-COOKIE = "nerf-view"
+    def _given_before(self, headers: Any) -> str:
+        try:
+            morsel = SimpleCookie(headers.get("Cookie", "")).get(self.cookie)
+        except CookieError:
+            return ""
+        return "" if morsel is None else morsel.value
 
 
-def _cookie(headers: Any) -> str:
-    try:
-        morsel = SimpleCookie(headers.get("Cookie", "")).get(COOKIE)
-    except CookieError:
-        return ""
-    return "" if morsel is None else morsel.value
+def ensure_token(token: str) -> None:
+    """Raise NerfError for a token that guards nothing, or that address or cookie cannot hold."""
+    if not re.fullmatch(r"[A-Za-z0-9._~-]+", token):
+        raise NerfError(
+            f"--token {token!r}: letters, digits and any of . _ ~ - make a token; leave it out "
+            "for a random one where others can reach the page."
+        )
 
 
 def open_server(gate: Gate, host: str, port: int | None) -> viser.ViserServer:
@@ -89,17 +109,20 @@ def open_server(gate: Gate, host: str, port: int | None) -> viser.ViserServer:
         port: None: the first free one from FIRST_PORT on.
 
     Raises:
-        NerfError: the port is taken, or the host is not this machine's.
+        NerfError: the port is taken, or none, or the host is not this machine's.
     """
     import viser
     import websockets.asyncio.server as sockets
 
+    if port is not None and not 0 <= port < 1 << 16:
+        raise NerfError(f"--port {port}: ports are numbers from 1 to 65535.")
     ports = range(FIRST_PORT, FIRST_PORT + N_PORTS) if port is None else (port,)
     free = _first_free(host, ports)
     serve = sockets.serve
 
     def guarded(handler: Any, *args: Any, **options: Any) -> Any:
         inner = options.pop("process_request", None)
+        options["logger"] = _quiet()
         return serve(handler, *args, process_request=_guard(gate, inner), **options)
 
     with mock.patch.object(sockets, "serve", guarded), silent():  # viser has no hook for it
@@ -113,6 +136,14 @@ def open_server(gate: Gate, host: str, port: int | None) -> viser.ViserServer:
 def silent() -> contextlib.redirect_stdout[io.StringIO]:
     """Keep viser's own words from stdout, which is for results."""
     return contextlib.redirect_stdout(io.StringIO())
+
+
+def _quiet() -> logging.Logger:
+    """A logger for what strangers send, as a port scan does: each would be a traceback."""
+    logger = logging.getLogger("nerfcli.view.websockets")
+    logger.addHandler(logging.NullHandler())
+    logger.propagate = False
+    return logger
 
 
 def _guard(gate: Gate, inner: Callable[..., Response | None] | None) -> Callable[..., Any]:
@@ -136,10 +167,14 @@ def _first_free(host: str, ports: range | tuple[int, ...]) -> int:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((host, port))
-            except OSError as error:
-                if error.errno is not None and port == ports[0] and not _is_local(host):
+            except (OSError, UnicodeError) as error:
+                if port == ports[0] and not _is_local(host):
                     raise NerfError(
                         f"--host {host}: this machine has no such address; 0.0.0.0 stands for all."
+                    ) from error
+                if isinstance(error, OSError) and error.errno == errno.EACCES:
+                    raise NerfError(
+                        f"--port {port} is not for this user; name one above 1023, or leave it out."
                     ) from error
                 continue
             return probe.getsockname()[1]
@@ -150,7 +185,7 @@ def _is_local(host: str) -> bool:
     try:
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             probe.bind((host, 0))
-    except OSError:
+    except (OSError, UnicodeError):
         return False
     return True
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from nerfcli.view.gate import LOOPBACK, Gate, open_server, silent
+from nerfcli.view.gate import LOOPBACK, Gate, ensure_token, open_server, silent
 from nerfcli.view.page import Page
 from nerfcli.view.scenery import Scenery, place_first_camera, up_of
 from nerfcli.view.sources import Source
@@ -57,10 +57,12 @@ def open_viewer(
         panels: beside the usual ones.
 
     Raises:
-        NerfError: the port is taken, or the host is not this machine's.
+        NerfError: the port is taken, the host is not this machine's, or the token is no token.
     """
     if token is None and host not in LOOPBACK:
         token = secrets.token_urlsafe(16)
+    if token is not None:
+        ensure_token(token)
     server = open_server(Gate(token), host, port)
     scene = sources[0].scene
     server.gui.configure_theme(show_logo=False, show_share_button=False)
