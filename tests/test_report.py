@@ -26,6 +26,7 @@ from nerfcli.report import pictures, run_record, scores
 from nerfcli.report.comparison_page import comparison_page, conclusion
 from nerfcli.report.curves import Axis, histogram, line_chart, thin_out
 from nerfcli.report.eval_report import eval_page
+from nerfcli.report.page import fill_page
 from nerfcli.report.paired import paired_difference
 from nerfcli.report.pictures import Gallery
 from nerfcli.report.run_comparison import ScoredRun, compare_runs
@@ -409,3 +410,8 @@ def test_a_conclusion_needs_an_interval_without_0() -> None:
     assert conclusion(score | {"higher_is_better": False}) == "A is better"
     assert conclusion(score | {"low": -0.1}) == "no difference shown"
     assert conclusion(score | {"low": None}) == "no difference shown"
+
+
+def test_a_name_that_is_no_text_becomes_a_page() -> None:
+    """A folder's name may be any bytes."""
+    fill_page("run \udcff", "body \udcff").encode("utf-8")

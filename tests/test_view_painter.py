@@ -227,3 +227,14 @@ def test_a_free_camera_is_where_it_was_put() -> None:
     assert float(angle) == pytest.approx(np.degrees(1.0), abs=3.0)
     assert Look(cameras).sized(200).size == (20, 10)
     assert Look(cameras).sized(10_000).size == (40, 20)
+
+
+def test_the_depth_of_a_second_run_is_in_the_space_of_the_first() -> None:
+    """A page hides lines by it, which are in the space of the first run."""
+    look, base = Look(CAMERAS[[0]], with_depth=True), model_of()
+    both = [
+        paint_rows(m, look, aim(m, look, base.scene), (0, 24), (0, 24)).depth
+        for m in (base, model_of(TURNED))
+    ]
+    assert both[0] is not None and both[1] is not None
+    np.testing.assert_allclose(both[0][8:16, 8:16], both[1][8:16, 8:16], atol=0.1)

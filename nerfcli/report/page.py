@@ -29,7 +29,8 @@ def fill_page(title: str, body: str) -> str:
     ramp = ", ".join(f"rgb({r} {g} {b})" for r, g, b in to_uint8(RAMP).tolist())
     values = {"TITLE": esc(title), "BODY": body, "RAMP": ramp}
     # in one pass: what is filled in may itself look like a place
-    return re.sub("@(TITLE|BODY|RAMP)@", lambda found: values[found[1]], page)
+    filled = re.sub("@(TITLE|BODY|RAMP)@", lambda found: values[found[1]], page)
+    return filled.encode("utf-8", "replace").decode("utf-8")  # names of files may be any bytes
 
 
 def section(title: str, *parts: str) -> str:

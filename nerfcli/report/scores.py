@@ -11,6 +11,7 @@ from nerfcli.report.run_record import is_number, number
 LABELS = {
     "psnr": "PSNR",
     "psnr_corrected": "PSNR corrected",
+    "psnr_cc": "PSNR cc",
     "ssim": "SSIM",
     "ms_ssim": "MS-SSIM",
     "lpips_vgg": "LPIPS VGG",

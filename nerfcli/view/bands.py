@@ -42,10 +42,14 @@ class Band:
 
 @dataclass(frozen=True, eq=False)
 class Aim:
-    """The camera of a picture in the space of a model, and the rays of all its pixels."""
+    """The camera of a picture in the space of a model, and the rays of all its pixels.
+
+    unit: what a unit of the model's space is in that of the look.
+    """
 
     cameras: Cameras
     rays: Rays
+    unit: float
 
 
 def aim(model: Model, look: Look, base: Scene) -> Aim:
@@ -57,7 +61,8 @@ def aim(model: Model, look: Look, base: Scene) -> Aim:
     """
     cameras = moved(look.cameras, base, model.scene)
     with_radii = look.mode == "normals" or model.field.needs_radii
-    return Aim(cameras, cameras.image_rays(0, model.device, with_radii))
+    unit = base.scene_from_source.scale / model.scene.scene_from_source.scale
+    return Aim(cameras, cameras.image_rays(0, model.device, with_radii), unit)
 
 
 def paint_rows(model: Model, look: Look, aimed: Aim, rows: Span, columns: Span) -> Band:
@@ -77,7 +82,8 @@ def paint_rows(model: Model, look: Look, aimed: Aim, rows: Span, columns: Span) 
     depth = None
     if look.with_depth:
         assert rays.z_scale is not None  # rays of a camera have it
-        far = torch.where(pixels.opacity > 0.5, pixels.median_depth * rays.z_scale, FARTHEST)
+        ahead = pixels.median_depth * rays.z_scale * aimed.unit
+        far = torch.where(pixels.opacity > 0.5, ahead, FARTHEST)
         far = (far.clamp(max=FARTHEST) / DEPTH_STEP).round() * DEPTH_STEP
         depth = far.cpu().numpy().astype(np.float32).reshape(shape)
     return Band(rows, columns, colors.reshape(*shape, 3), depth)
