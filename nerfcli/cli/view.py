@@ -93,7 +93,7 @@ def view(
     scenes = [_scene(one, quiet=quiet) for one in runs]
     _ensure_same_source(runs, scenes)
     from nerfcli.engine.render import load_model
-    from nerfcli.view.sources import RunSource
+    from nerfcli.view.sources import RunSource, load_codes
     from nerfcli.view.turns import Turns
     from nerfcli.view.viewer import open_viewer
 
@@ -101,7 +101,8 @@ def view(
     turns, sources = Turns(), []
     for one, scene in zip(runs, scenes, strict=True):
         model = load_model(one, backend, device, note)
-        sources.append(RunSource(one.path.name, model, scene, turns))
+        codes = load_codes(one)
+        sources.append(RunSource(one.path.name, model, scene, turns, path=one.path, learned=codes))
     with StopSignal() as stop:
         viewer = open_viewer(sources, host=host, port=port, token=token)
         value = {"url": viewer.url, "runs": [str(one.path) for one in runs]}

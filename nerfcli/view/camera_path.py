@@ -18,7 +18,7 @@ from nerfcli.scenes.own_path import MARK, own_path_text, read_own_path
 from nerfcli.scenes.path_frames import move_cameras
 from nerfcli.scenes.scene import Similarity
 
-MOST_SECONDS, MOST_FPS = 600.0, 120.0
+LEAST_SECONDS, MOST_SECONDS, MOST_FPS = 0.1, 600.0, 120.0
 MOST_PIXELS = 8192  # of a side of the film
 
 
@@ -135,8 +135,8 @@ class CameraPath:
         found = read_own_path(Path(name), data)
         if found.are != "keys":
             raise NerfError(
-                f"{name} lists frames, not key frames. `nerf render --save-path FILE --key-frames 8` "
-                "writes key frames."
+                f"{name} lists frames, not key frames; `nerf render --save-path FILE "
+                "--key-frames 8` writes those."
             )
         cameras = move_cameras(found.cameras, self.scene_from_source)
         middle, focal = cameras.size.double() / 2, cameras.focal

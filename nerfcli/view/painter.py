@@ -16,7 +16,7 @@ from PIL import Image
 
 from nerfcli.core.errors import NerfError
 from nerfcli.view.bands import Band, paint_rows
-from nerfcli.view.look import Look
+from nerfcli.view.look import Look, with_bars
 from nerfcli.view.pace import Pace
 from nerfcli.view.sources import Cropped, Source
 
@@ -24,6 +24,7 @@ FRAME = 0.09  # seconds of a picture while the camera moves: ten a second, with 
 BAND = 0.07  # seconds of a band at rest
 REST = 0.15  # seconds without a new look that are rest
 SHOWN_EVERY = 0.2  # seconds between unfinished pictures
+NEAR = np.full((2, 2), 0.02, np.float32)  # depth of a picture that hides all lines
 FRESH = 0.5  # seconds at rest after which a field that changed is painted anew
 
 
@@ -155,6 +156,7 @@ class Canvas:
 
     def __init__(self, look: Look) -> None:
         width, height = look.size
+        self.page_size = look.page_size
         self.colors = np.zeros((height, width, 3), np.uint8)
         self.depth = np.zeros((height, width), np.float32) if look.with_depth else None
 
@@ -176,5 +178,7 @@ class Canvas:
         return canvas
 
     def picture(self, *, is_final: bool) -> Picture:
+        if self.page_size is not None:
+            return Picture(with_bars(self.colors, self.page_size), NEAR, is_final)
         depth = None if self.depth is None else self.depth.copy()
         return Picture(self.colors.copy(), depth, is_final)

@@ -33,7 +33,7 @@ def save_in_run(run: Path, folder: str, name: str, text: str, *, replace: bool =
     if not place.resolve().is_relative_to(run.resolve()):
         raise NerfError(f"{place} leads out of the run: nothing is written there.")
     path = place / f"{name}.json"
-    if path.is_symlink() or (path.exists() and not replace):
+    if (path.exists() or path.is_symlink()) and not replace:
         raise AlreadyThere(f"{path.name} is there already. Press again to replace it.")
     write_text(path, text)
     return path
