@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,15 +34,23 @@ def crop_of(scene: Scene, center: Any, wxyz: Any, size: Any) -> Crop:
     return moved(Crop((x, y, z), (a, b, c), rotation), by.inverse())
 
 
+def slider_numbers(side: float) -> tuple[float, float, float]:
+    """Step, first value and largest of the sliders of a box's size, with few digits."""
+    digits = 2 - math.floor(math.log10(side))
+    step = 10.0**-digits
+    first, most = (round(math.ceil(k * side / step) * step, digits) for k in (1.0, LARGEST))
+    return step, first, most
+
+
 def add_crop_box(page: Page) -> None:
     """Cut what is shown to a box that the user sets; it begins as the scene's own."""
     scene, gui, nodes = page.scene, page.client.gui, page.client.scene
     units = scene.scene_from_source.scale
-    side = 2.0 * scene.box.half_size / units
-    size = [side] * 3
+    step, first, most = slider_numbers(2.0 * scene.box.half_size / units)
+    size = [first] * 3
     handles = nodes.add_transform_controls(
         "/crop",
-        scale=0.5 * scene.box.half_size,
+        scale=0.7 * scene.box.half_size,
         depth_test=False,
         position=scene.box.center,
         visible=False,
@@ -58,10 +67,10 @@ def add_crop_box(page: Page) -> None:
         sliders = [
             gui.add_slider(
                 f"Size {axis}",
-                min=side / 200.0,
-                max=LARGEST * side,
-                step=side / 200.0,
-                initial_value=side,
+                min=step,
+                max=most,
+                step=step,
+                initial_value=first,
             )
             for axis in "xyz"
         ]
@@ -83,7 +92,7 @@ def add_crop_box(page: Page) -> None:
     def _(_: Any) -> None:
         handles.position, handles.wxyz = scene.box.center, (1.0, 0.0, 0.0, 0.0)
         for slider in sliders:
-            slider.value = side
+            slider.value = first
         apply()
 
     for handle in (is_on, *sliders, handles):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import shlex
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,12 @@ from nerfcli.view.run_files import AlreadyThere, can_save, ensure_name, save_in_
 
 if TYPE_CHECKING:
     from nerfcli.view.page import Page
+
+
+COMMAND = (  # a click selects all of it
+    '<pre style="margin:0 0.75em 0.75em; font-size:0.85em; white-space:pre-wrap; '
+    'overflow-wrap:anywhere; user-select:all">{}</pre>'
+)
 
 
 class SaveControls:
@@ -43,7 +50,7 @@ class SaveControls:
             save.on_click(lambda _: self._try(lambda: self._save(target, folder, saved)))
         download = gui.add_button("Download")
         download.on_click(lambda _: self._try(self._download))
-        self.words = gui.add_markdown("", visible=False)
+        self.words = gui.add_html("", visible=False)
 
     def _try(self, action: Callable[[], Any]) -> None:
         try:
@@ -70,5 +77,6 @@ class SaveControls:
 
     def _show_commands(self, file: str) -> None:
         run = "RUN" if self.run is None else shlex.quote(str(self.run))
-        self.words.content = f"```sh\n{self.commands(run, shlex.quote(file))}\n```"
+        lines = self.commands(run, shlex.quote(file)).splitlines()
+        self.words.content = "".join(COMMAND.format(html.escape(line)) for line in lines)
         self.words.visible = True
