@@ -39,22 +39,36 @@ class Band:
     depth: np.ndarray | None
 
 
-def paint_rows(model: Model, look: Look, base: Scene, rows: Span, columns: Span) -> Band:
-    """Paint a part of a picture.
+@dataclass(frozen=True, eq=False)
+class Aim:
+    """The camera of a picture in the space of a model, and the rays of all its pixels."""
+
+    cameras: Cameras
+    rays: Rays
+
+
+def aim(model: Model, look: Look, base: Scene) -> Aim:
+    """Make the rays of a look, once for all bands.
 
     Args:
         base: the scene whose space the look's camera is in; the model's own may be another one of
             the same source.
+    """
+    cameras = moved(look.cameras, base, model.scene)
+    with_radii = look.mode == "normals" or model.field.needs_radii
+    return Aim(cameras, cameras.image_rays(0, model.device, with_radii))
+
+
+def paint_rows(model: Model, look: Look, aimed: Aim, rows: Span, columns: Span) -> Band:
+    """Paint a part of a picture.
 
     Raises:
         NerfError: as for `render_rays`.
     """
-    cameras = moved(look.cameras, base, model.scene)
-    width, height = look.size
-    has_normals = look.mode == "normals"
-    rays = cameras.image_rays(0, model.device, has_normals or model.field.needs_radii)
-    rays = rays[_places(width, rows, columns, model.device)]
-    pixels = render_rays(model, rays if not has_normals else replace(rays, radii=None))
+    cameras, (width, height) = aimed.cameras, look.size
+    rays = aimed.rays[_places(width, rows, columns, model.device)]
+    needs_radii = model.field.needs_radii
+    pixels = render_rays(model, rays if needs_radii else replace(rays, radii=None))
     shape = rows[1] - rows[0], columns[1] - columns[0]
     colors = _colors(model, look, cameras, rays, pixels)
     if look.mode == "error" and look.photo is not None:
@@ -103,9 +117,11 @@ def _colors(model: Model, look: Look, cameras: Cameras, rays: Rays, pixels: Pixe
 def _error(
     colors: np.ndarray, photo: np.ndarray, size: tuple[int, int], rows: Span, columns: Span
 ) -> np.ndarray:
-    """How far colours are from a photo [any height, any width, 4]: the mean of the channels."""
+    """How far colours are from a photo [any height, any width, 3 or 4]: the mean of the channels."""
     if photo.shape[:2] != size[::-1]:
         photo = np.asarray(Image.fromarray(photo).resize(size, Image.Resampling.BOX))
     part = photo[rows[0] : rows[1], columns[0] : columns[1]].astype(np.float64)
-    off = np.abs(colors - part[..., :3]).mean(axis=-1) / 255.0 * (part[..., 3] > 127)
+    off = np.abs(colors - part[..., :3]).mean(axis=-1) / 255.0
+    if part.shape[-1] == 4:
+        off = np.where(part[..., 3] > 127, off, 0.0)
     return to_uint8(ramp_colors(np.clip(off / WORST, 0.0, 1.0)))

@@ -26,7 +26,7 @@ class Look:
         mode: one of MODES.
         crop: nothing is shown outside; in source units.
         color: what an exposure code makes of the field's colours, gain and offset [3].
-        photo: [height, width, 4] uint8, what `error` compares with; alpha 0 where it does not.
+        photo: [height, width, 3 or 4] uint8, what `error` compares with, but where alpha is 0.
         split: the share of the width that the first of two runs gets.
         with_depth: whether the picture carries its depth, so that lines are hidden behind it.
         page_size: the camera is not the page's own: the picture is shown in the middle of a page

@@ -274,7 +274,7 @@ class PathPanel:
             if path.is_loop:
                 places = np.concatenate([places, places[:1]])
             pairs = np.stack([places[:-1], places[1:]], axis=1)
-            thickness = reach / 150
+            thickness = reach / 250
             self._drawn.append(
                 nodes.add_line_segments("/path/line", pairs, COLOR, thickness=thickness)
             )
@@ -287,8 +287,8 @@ class PathPanel:
             f"/path/key-{index}",
             key.fov,
             width / height,
-            scale=reach / 8,
-            thickness=reach / 200,
+            scale=reach / 12,
+            thickness=reach / 300,
             color=CHOSEN if index == self.path.chosen else COLOR,
             wxyz=quaternion_of(pose[:, :3]),
             position=pose[:, 3],

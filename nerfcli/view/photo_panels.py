@@ -32,8 +32,8 @@ def add_error_controls(page: Page) -> None:
         is_shown = page.wish.mode == "error" and camera is not None
         if is_shown and camera is not None:
             words.content = (
-                f"{_short(page.scene.names[camera])}: from 0 to {WORST:.0%} and more, the mean of "
-                "the channels"
+                f"Against {_short(page.scene.names[camera])}. Dark is no error, bright is "
+                f"{WORST:.0%} or more (mean of R, G, B)."
             )
         for handle in (words, legend, step):
             handle.visible = is_shown
