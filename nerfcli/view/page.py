@@ -54,14 +54,13 @@ class Page:
     Attributes:
         client: viser's handle. sources: what is shown, one or two to compare.
         wish: what the controls say; `change` sets it. watchers: called after each change.
-        folder: of the controls of the picture, open for panels. is_open: until the client leaves.
+        folder: of the controls of the picture, open for panels.
     """
 
     def __init__(self, client: viser.ClientHandle, sources: Sequence[Source]) -> None:
         self.client, self.sources, self.wish = client, sources, Wish()
         self.watchers: list[Callable[[], None]] = []
         self.painter = Painter(sources, self._show, self._tell)
-        self.is_open = True
         self._photo: tuple[int, np.ndarray] | None = None
         self._told: str | None = None
 
@@ -79,8 +78,11 @@ class Page:
         self.painter.start()
         self.refresh()
 
+    @property
+    def is_open(self) -> bool:
+        return self.painter.is_open
+
     def close(self) -> None:
-        self.is_open = False
         self.painter.stop()
 
     def change(self, **values: Any) -> None:

@@ -66,6 +66,10 @@ class Painter:
         self._is_open = True
         self._thread = threading.Thread(target=self._run, name="painter", daemon=True)
 
+    @property
+    def is_open(self) -> bool:
+        return self._is_open
+
     def start(self) -> None:
         self._thread.start()
 
