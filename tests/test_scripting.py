@@ -150,7 +150,7 @@ def test_the_keys_that_are_printed_are_documented(
 
 def test_every_command_with_json_is_documented() -> None:
     asked = {verb for verb, c in COMMANDS.items() if any("--json" in p.opts for p in c.params)}
-    assert asked == {title.split()[1] for title in CASES} | {"prepare", "bench"}
+    assert asked == {title.split()[1] for title in CASES} | {"prepare", "bench", "view"}
     assert set(COMMANDS) - asked == {"help"}
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,7 +59,7 @@ class Painter:
         fail: Callable[[str], None],
     ) -> None:
         self.sources, self.show, self.fail = sources, show, fail
-        self.pace = Pace()
+        self.moving, self.resting = Pace(), Pace()
         self._cropped = [Cropped(source) for source in sources]
         self._changed = threading.Condition()
         self._look: Look | None = None
@@ -107,15 +108,19 @@ class Painter:
                 self._paint(look, number, moves=is_new)
             except Exception as error:  # the server lives on, whatever a renderer says
                 told = str(error) if isinstance(error, NerfError) else repr(error)
-                self.fail(told)
+                with suppress(Exception):  # the page may be gone
+                    self.fail(told)
 
     def _paint(self, look: Look, number: int, *, moves: bool) -> None:
         """Paint a look: at once and coarse if the camera moves, then sharp if it rests."""
         if moves:
-            coarse = look.sized(self.pace.pixels_in(FRAME))
+            begin = time.perf_counter()
+            coarse = look.sized(self.moving.pixels_in(FRAME))
             canvas = Canvas(coarse)
             self._paint_band(coarse, canvas, 0, coarse.size[1])
             self.show(canvas.picture(is_final=coarse is look))
+            n_pixels = coarse.size[0] * coarse.size[1]
+            self.moving.note(n_pixels, time.perf_counter() - begin)  # packed for the page, too
             if coarse is look:
                 return
             with self._changed:
@@ -128,7 +133,7 @@ class Painter:
         while row < height:
             if not self._is_current(number):
                 return
-            n_rows = max(1, round(self.pace.pixels_in(BAND) / width))
+            n_rows = max(1, round(self.resting.pixels_in(BAND) / width))
             stop = min(row + n_rows, height)
             self._paint_band(look, canvas, row, stop)
             row, now = stop, time.perf_counter()
@@ -155,7 +160,7 @@ class Painter:
                 aimed = canvas.aims[source]
                 canvas.take(paint_rows(model, look, aimed, (start, stop), columns))
                 took = time.perf_counter() - begin
-            self.pace.note((stop - start) * (columns[1] - columns[0]), took)
+            self.resting.note((stop - start) * (columns[1] - columns[0]), took)
 
 
 class Canvas:
