@@ -42,7 +42,7 @@ def opened(nerf: Nerf, ball: Path, tmp_path: Path) -> Iterator[tuple[Browser, Pa
     source = RunSource("run", model, scene, Turns(), path=place, learned=codes)
     viewer = open_viewer([source])
     try:
-        with Browser() as browser:
+        with Browser((900, 700)) as browser:
             browser.open(viewer.url)
             page = wait_for(lambda: next(iter(viewer.pages.values()), None))
             yield browser, page, place

@@ -13,16 +13,19 @@ import torch
 from analytic_field import analytic_model, ball, density_of, sphere_cameras
 
 from nerfcli.cameras.key_frames import fly_through
-from nerfcli.cameras.lenses import Lens
+from nerfcli.cameras.lenses import Lens, panorama
 from nerfcli.core.errors import NerfError
 from nerfcli.engine.crop import crop_text, moved, read_crop
+from nerfcli.engine.run_folders import BEGUN, clear, is_begun
 from nerfcli.scenes.own_path import write_own_path
 from nerfcli.scenes.path_frames import KnownFrames, move_cameras
 from nerfcli.scenes.read_path import read_path
 from nerfcli.scenes.scene import Similarity
+from nerfcli.view.bands import aim, paint_rows
 from nerfcli.view.camera_path import CameraPath, Key
 from nerfcli.view.crop_panel import crop_of, slider_numbers
-from nerfcli.view.look import fitted, with_bars
+from nerfcli.view.look import Look, fitted, with_bars
+from nerfcli.view.painter import Canvas
 from nerfcli.view.run_files import AlreadyThere, save_in_run, saved_in_run
 
 TURNED = Similarity(0.5, ((0.0, -1.0, 0.0), (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)), (0.1, 0.0, 0.2))
@@ -176,3 +179,42 @@ def test_a_picture_of_another_ratio_gets_bars_and_stays_as_it_is() -> None:
         assert framed[rows][:, columns].min() == 200
     assert fitted(CAMERAS[[0]], (12, 100)).size.tolist() == [[12, 12]]
     assert fitted(CAMERAS[[0]], (1000, 1000)).size.tolist() == [[24, 24]]
+
+
+def test_saved_paths_outlive_the_run_that_is_replaced(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for folder in ("renders", "paths"):
+        save_in_run(run, folder, "flight", "1")
+    (run / "scene.json").write_text("{}")
+    (run / "config.toml").write_text("")
+    clear(run)
+    assert [path.name for path in run.iterdir() if path.is_dir()] == ["paths"]
+    (run / BEGUN).touch()  # the process was killed here
+    assert is_begun(run)
+
+
+@pytest.mark.parametrize("lens", [Lens(), Lens("fisheye", (0.0,) * 4), Lens("equirectangular")])
+def test_error_through_any_lens_leaves_masked_pixels_out(lens: Lens) -> None:
+    model = analytic_model(lambda points: density_of(ball(points)))
+    cameras = replace(CAMERAS[[0]], lenses=(lens,))
+    if lens.is_panorama:
+        focal, principal = panorama((24, 12), lens.model)
+        cameras = replace(
+            cameras,
+            focal=torch.tensor([focal], dtype=torch.float64),
+            principal=torch.tensor([principal], dtype=torch.float64),
+            size=torch.tensor([[24, 12]]),
+        )
+    width, height = cameras.size[0].tolist()
+    photo = np.full((height, width, 4), 255, np.uint8)
+    photo[: height // 2, :, 3] = 0
+    look = Look(cameras, "error", photo=photo, page_size=(100, 30))
+    aimed = aim(model, look, model.scene)
+    canvas = Canvas(look)
+    canvas.take(paint_rows(model, look, aimed, (0, height), (0, width)))
+    upper, lower = canvas.colors[: height // 2], canvas.colors[height // 2 :]
+    assert (upper == upper[0, 0]).all() and (lower != upper[0, 0]).any()
+    picture = canvas.picture(is_final=True)
+    ratio = picture.colors.shape[1] / picture.colors.shape[0]
+    assert ratio == pytest.approx(100 / 30, rel=0.05)
+    assert picture.depth is not None and picture.depth.max() < 0.1  # lines are hidden
