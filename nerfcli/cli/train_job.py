@@ -18,17 +18,25 @@ from nerfcli.core.text import duration, quantity, roughly
 from nerfcli.engine.runs import Run
 
 if TYPE_CHECKING:
+    from nerfcli.engine.callbacks import Callback
     from nerfcli.engine.target import Target
 
 
-def run_job(job: Job, progress: Progress, *, as_json: bool, quiet: bool = False) -> int:
+def run_job(
+    job: Job,
+    progress: Progress,
+    *,
+    as_json: bool,
+    quiet: bool = False,
+    log: str | None = None,
+) -> int:
     """Train, report the result, and return the exit code.
 
     A signal after the training skips what is left to be measured, and never the report.
     """
     stop = StopSignal()
     with ExitStack() as held:
-        run, summary, target = _train(job, progress, stop, held)
+        run, summary, target = _train(job, progress, stop, held, log)
         progress.close()
         code = stop_code(summary["stopped"])
         if not world().is_first:  # the first one alone measures and reports
@@ -70,7 +78,7 @@ def run_job(job: Job, progress: Progress, *, as_json: bool, quiet: bool = False)
 
 
 def _train(
-    job: Job, progress: Progress, stop: StopSignal, held: ExitStack
+    job: Job, progress: Progress, stop: StopSignal, held: ExitStack, log: str | None
 ) -> tuple[Run, dict[str, Any], Target | None]:
     """Train where there is anything to do; give the run and the summary, and heed `stop` after.
 
@@ -98,6 +106,14 @@ def _train(
             f"--target-psnr: training ends early where {views} reach it. Estimates on the way take "
             "up to 5 % of the time; all pixels are scored once, after the training"
         )
+    callbacks: list[Callback] = []
+    if world().is_first:  # the others have nothing to write
+        callbacks += [] if target is None else [target]
+        if log is not None:
+            from nerfcli.engine.tensorboard import TensorBoard
+
+            callbacks.append(board := TensorBoard())
+            held.callback(board.close)
     resume = isinstance(run, Run)
     summary = train(
         job.prepared,
@@ -106,7 +122,7 @@ def _train(
         stop=stop,
         held=held,
         resume=resume,
-        callbacks=(target,) if target is not None and world().is_first else (),
+        callbacks=callbacks,
     )
     return run if isinstance(run, Run) else made[0], summary, target
 

@@ -19,10 +19,11 @@ from nerfcli.engine.image_metrics import (
     SSIM_SIGMA,
     SSIM_WINDOW,
     fit_colors,
-    psnr,
+    masked_psnr,
     round_to_8_bits,
     ssim,
 )
+from nerfcli.engine.more_measures import MoreMeasures
 from nerfcli.engine.render import Model, as_image, load_model, render_image, to_uint8
 from nerfcli.engine.run_folders import score_file
 from nerfcli.engine.runs import Run
@@ -43,8 +44,9 @@ def evaluate(
     progress: Progress,
     stop: StopSignal | None = None,
     world: World = ALONE,
+    more: MoreMeasures | None = None,
 ) -> dict:
-    """PSNR and SSIM of every view of a split, and their means; writes `score_file`.
+    """PSNR, SSIM and `more` of every view of a split, and their means; writes `score_file`.
 
     A view that equals its photo has an infinite PSNR, which is null in JSON: `exact_views` counts
     these, and the mean is over the others.
@@ -54,6 +56,7 @@ def evaluate(
         save_images: also write photo and rendering side by side, renders/<split>/<name>.png.
         out: a folder for all of that; None: the run.
         world: processes that share the views; the first one alone writes their scores.
+        more: measures to take beside these.
 
     Raises:
         NerfError: the split is empty, or there is no readable checkpoint.
@@ -63,6 +66,10 @@ def evaluate(
         known = ", ".join(f"{name} ({len(views)})" for name, views in scene.splits.items())
         raise NerfError(f"scene {scene.name} has no {split!r} views; it has: {known}.")
     model = load_model(run, backend, run.config.device, progress.note)
+    if more is None:
+        more = MoreMeasures()
+    else:
+        more.load(model.device)
     progress.note(model.backend)
     views = scene.cameras[list(indices)]
     progress.note(describe_views(views, f"{split} view", estimate_seconds(model, views)))
@@ -74,26 +81,24 @@ def evaluate(
     for done, index in enumerate(own, start=1):
         if stop is not None and stop.received:
             break
-        rows.append(score_view(model, scene, index, folder, exposed))
+        rows.append(score_view(model, scene, index, folder, exposed, more))
         if missing := _unscored(rows[-1], scene, index):
             progress.note(missing)
         progress.update(min(done * world.size, len(indices)), psnr=rows[-1]["psnr"])
     rows = _of_all(rows, world)
     if stop is not None and not world.is_alone:
         stop.received = world.agree(0.0, [stop.received or 0])[1][0] or None
-    corrected = {}
-    if exposed:
-        corrected = {"psnr_corrected": _mean([row["psnr_corrected"] for row in rows])}
+    keys = [*(["psnr_corrected"] if exposed else []), *more.keys]
     result = {
         "run": str(run.path),
         "step": run.step,
         "psnr": _mean([row["psnr"] for row in rows]),
         "ssim": _mean([row["ssim"] for row in rows]),
-        **corrected,
+        **{key: _mean([row[key] for row in rows]) for key in keys},
         "n_views": len(rows),
         "exact_views": sum(row.get("exact", False) for row in rows),
         "seconds_per_view": round((time.perf_counter() - start) / max(len(rows), 1), 4),
-        "protocol": protocol(model, split, exposed),
+        "protocol": protocol(model, split, exposed) | more.protocol(),
         "views": rows,
     }
     if len(rows) == len(indices) and world.is_first:
@@ -102,7 +107,12 @@ def evaluate(
 
 
 def score_view(
-    model: Model, scene: Scene, index: int, folder: Path | None, exposed: bool = False
+    model: Model,
+    scene: Scene,
+    index: int,
+    folder: Path | None,
+    exposed: bool = False,
+    more: MoreMeasures | None = None,
 ) -> dict:
     """One view: {name, psnr, ssim}, and exact where it is; the images go to `folder`.
 
@@ -110,10 +120,12 @@ def score_view(
 
     Args:
         exposed: also give psnr_corrected, with the colours fitted to the photo.
+        more: measures to take beside these.
     """
     reference, usable = read_photo(scene, index, model.background.cpu())
     pixels = render_image(model, scene.cameras, index)
-    image = round_to_8_bits(as_image(pixels.rgb, scene.cameras, index))
+    raw = as_image(pixels.rgb, scene.cameras, index)
+    image = round_to_8_bits(raw)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         write_png(
@@ -132,6 +144,7 @@ def score_view(
         **corrected,
         "ssim": _number(ssim(image, reference, usable), 5),
         **exact,
+        **({} if more is None else more.score(raw, image, reference, usable)),
     }
 
 
@@ -168,6 +181,8 @@ def _unscored(row: dict, scene: Scene, index: int) -> str:
     if row["ssim"] is None:
         window = f"{SSIM_WINDOW}x{SSIM_WINDOW}"
         return f"{row['name']}: no window of {window} usable pixels; it has no SSIM"
+    if missing := row.get("missing"):
+        return f"{row['name']}: " + "; ".join(f"no {key}: {why}" for key, why in missing.items())
     return ""
 
 
@@ -185,15 +200,6 @@ def read_photo(
     usable = torch.zeros(shape[0] * shape[1], dtype=torch.bool)
     usable[views.usable] = True
     return reference, usable.reshape(shape).numpy()
-
-
-def masked_psnr(image: np.ndarray, reference: np.ndarray, usable: np.ndarray | None) -> float:
-    """Compute the PSNR over the usable pixels [height, width] bool; None: all; nan of none."""
-    if usable is None:
-        return psnr(image, reference)
-    if not usable.any():
-        return math.nan
-    return psnr(image[usable][None], reference[usable][None])
 
 
 def _mean(values: list[float | None]) -> float | None:

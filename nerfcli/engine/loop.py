@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,6 +44,7 @@ class Loop:
         begin: makes a trainer before its first step, from a seed.
         callbacks: called in order after each step.
         last: what the last step reported. lr: its learning rate.
+        row: the last one of metrics.jsonl.
         elapsed: seconds of training, after the last step; first_seconds: where `go` began.
         recent: mean squared errors of the last steps. They are kept in checkpoints, so that a run
             that was resumed shows the same PSNR.
@@ -69,6 +71,7 @@ class Loop:
     callbacks: Sequence[Callback] = ()
     last: StepResult | None = None
     lr: float = 0.0
+    row: dict[str, Any] | None = None
     elapsed: float = 0.0
     first_seconds: float = 0.0
     recent: deque[Tensor] = field(default_factory=lambda: deque(maxlen=RECENT))
@@ -214,7 +217,7 @@ class Loop:
         if int(self.n_samples) == self.n_counted:
             raise Diverged(NO_SAMPLE) if self.n_counted else nothing_met(self.step)
         self.n_counted = int(self.n_samples)
-        row = {
+        self.row = row = {
             "step": self.step,
             "seconds": round(self.elapsed, 3),
             "loss": loss,

@@ -26,7 +26,7 @@ OURS = (
     *("config.toml", "scene.json", STATE, PREVIOUS),
     *("metrics.jsonl", "eval*.json", "report.html"),
 )
-FOLDERS = ("renders", "exports")
+FOLDERS = ("renders", "exports", "tensorboard")
 KEPT = ("paths", "crops")  # the user's own work, of use for the next run of the scene, too
 
 

@@ -43,7 +43,7 @@ class Wish:
     crop: Crop | None = None
     color: ColorMap | None = None
     split: float = 0.5
-    has_lines: bool = True
+    has_lines: bool = False
     camera: int | None = None
     film: Cameras | None = None
 
