@@ -12,7 +12,7 @@ from nerfcli.engine.crop import crop_text, moved
 from nerfcli.scenes import Scene
 from nerfcli.view.page import rotation_of
 from nerfcli.view.save_controls import SaveControls
-from nerfcli.view.scenery import CORNERS, EDGES
+from nerfcli.view.scenery import CORNERS, EDGES, LINE
 
 if TYPE_CHECKING:
     from nerfcli.view.page import Page
@@ -60,8 +60,8 @@ def add_crop_box(page: Page) -> None:
     def corners() -> np.ndarray:
         return edges * np.array(size, np.float32) * units / 2.0
 
-    thickness = scene.box.half_size / 150
-    lines = nodes.add_line_segments("/crop/edges", corners(), COLOR, thickness=thickness)
+    how: Any = {"thickness": LINE, "thickness_units": "screen"}
+    lines = nodes.add_line_segments("/crop/edges", corners(), COLOR, **how)
     with gui.add_folder("Crop box", expand_by_default=False):
         is_on = gui.add_checkbox("Crop", False)
         sliders = [

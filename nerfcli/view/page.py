@@ -119,7 +119,8 @@ class Page:
         rest = wish.crop, wish.color, photo, wish.split
         if others is not None:
             return Look(cameras, wish.mode, *rest, page_size=size)
-        return Look(cameras, wish.mode, *rest, with_depth=wish.has_lines)
+        with_depth = wish.has_lines or wish.crop is not None
+        return Look(cameras, wish.mode, *rest, with_depth=with_depth)
 
     def own_camera(self, size: tuple[int, int]) -> Cameras:
         """Where the page stands; with the field of view from top to bottom that it shows."""

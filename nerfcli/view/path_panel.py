@@ -22,7 +22,7 @@ from nerfcli.view.camera_path import (
 from nerfcli.view.path_player import Player
 from nerfcli.view.run_files import saved_in_run
 from nerfcli.view.save_controls import SaveControls
-from nerfcli.view.scenery import quaternion_of
+from nerfcli.view.scenery import LINE, quaternion_of
 
 if TYPE_CHECKING:
     import viser
@@ -274,10 +274,8 @@ class PathPanel:
             if path.is_loop:
                 places = np.concatenate([places, places[:1]])
             pairs = np.stack([places[:-1], places[1:]], axis=1)
-            thickness = reach / 250
-            self._drawn.append(
-                nodes.add_line_segments("/path/line", pairs, COLOR, thickness=thickness)
-            )
+            how: Any = {"thickness": LINE, "thickness_units": "screen"}
+            self._drawn.append(nodes.add_line_segments("/path/line", pairs, COLOR, **how))
         for index, key in enumerate(path.keys):
             self._drawn.append(self._draw_key(index, key, reach))
 
@@ -288,7 +286,8 @@ class PathPanel:
             key.fov,
             width / height,
             scale=reach / 12,
-            thickness=reach / 300,
+            thickness=LINE,
+            thickness_units="screen",
             color=CHOSEN if index == self.path.chosen else COLOR,
             wxyz=quaternion_of(pose[:, :3]),
             position=pose[:, 3],
