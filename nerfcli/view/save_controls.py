@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 import shlex
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -78,5 +79,10 @@ class SaveControls:
     def _show_commands(self, file: str) -> None:
         run = "RUN" if self.run is None else shlex.quote(str(self.run))
         lines = self.commands(run, shlex.quote(file)).splitlines()
-        self.words.content = "".join(COMMAND.format(html.escape(line)) for line in lines)
+        self.words.content = "".join(COMMAND.format(_whole_flags(line)) for line in lines)
         self.words.visible = True
+
+
+def _whole_flags(line: str) -> str:
+    """A command as HTML, whose flags are not broken after their dashes."""
+    return re.sub(r"(--\w+)", r'<span style="white-space:nowrap">\1</span>', html.escape(line))
