@@ -87,6 +87,8 @@ def place(ball: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = ["train", str(ball), "--out", str(folder / "r"), "--steps", "20", "--quiet"]
     with pytest.raises(SystemExit, match="0"):
         main([*words, "--backend", "torch", "--device", "cpu", *SMALL])
+    with pytest.raises(SystemExit, match="0"):
+        main(["eval", words[3], "--quiet", "--device", "cpu"])
     return folder
 
 
@@ -111,6 +113,7 @@ CASES: dict[str, list[list[str]]] = {
         ["export", "cube.ply", "--to", "voxels", "--resolution", "8", "--out", "v.npz"],
     ],
     "nerf compare": [["compare", "cube.ply", "cube.ply", "--samples", "200"]],
+    "nerf compare RUN RUN": [["compare", "PLACE/r", "PLACE/r", "--out", "page.html"]],
     "nerf check": [["check", "BALL", "--views", "2", "--picture", "check.png"]],
     "nerf convert": [["convert", "BALL", "--to", "nerfstudio", "--out", "c", "--link"]],
     "nerf split": [["split", "BALL", "--blocks", "2", "--out", "blocks"]],

