@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nerfcli.cli.more_time import more_time
 from nerfcli.cli.output import NOT_MET, show, stop_code
 from nerfcli.cli.train_request import Job
+from nerfcli.cli.train_view import Showing, shown
 from nerfcli.core.distributed import world
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Progress
@@ -21,14 +22,21 @@ if TYPE_CHECKING:
     from nerfcli.engine.target import Target
 
 
-def run_job(job: Job, progress: Progress, *, as_json: bool, quiet: bool = False) -> int:
+def run_job(
+    job: Job,
+    progress: Progress,
+    *,
+    as_json: bool,
+    quiet: bool = False,
+    showing: Showing | None = None,
+) -> int:
     """Train, report the result, and return the exit code.
 
     A signal after the training skips what is left to be measured, and never the report.
     """
     stop = StopSignal()
     with ExitStack() as held:
-        run, summary, target = _train(job, progress, stop, held)
+        run, summary, target = _train(job, progress, stop, held, showing)
         progress.close()
         code = stop_code(summary["stopped"])
         if not world().is_first:  # the first one alone measures and reports
@@ -70,7 +78,11 @@ def run_job(job: Job, progress: Progress, *, as_json: bool, quiet: bool = False)
 
 
 def _train(
-    job: Job, progress: Progress, stop: StopSignal, held: ExitStack
+    job: Job,
+    progress: Progress,
+    stop: StopSignal,
+    held: ExitStack,
+    showing: Showing | None,
 ) -> tuple[Run, dict[str, Any], Target | None]:
     """Train where there is anything to do; give the run and the summary, and heed `stop` after.
 
@@ -99,15 +111,17 @@ def _train(
             "up to 5 % of the time; all pixels are scored once, after the training"
         )
     resume = isinstance(run, Run)
-    summary = train(
-        job.prepared,
-        run if isinstance(run, Run) else create,
-        progress=progress,
-        stop=stop,
-        held=held,
-        resume=resume,
-        callbacks=(target,) if target is not None and world().is_first else (),
-    )
+    own = (target,) if target is not None and world().is_first else ()
+    with shown(showing, job.prepared.scene, stop, progress.note) as callbacks:
+        summary = train(
+            job.prepared,
+            run if isinstance(run, Run) else create,
+            progress=progress,
+            stop=stop,
+            held=held,
+            resume=resume,
+            callbacks=(*own, *callbacks),
+        )
     return run if isinstance(run, Run) else made[0], summary, target
 
 
@@ -233,6 +247,8 @@ def _summary(
         lines.append(f"target {value['target_psnr']:g} dB {reached}")
     if value["stopped"] is not None:
         lines.append(f"stopped early; everything is saved. Go on: nerf train --resume {run}")
+    elif value["ended_by"] == "viewer":
+        lines.append(f"ended by the viewer; everything is saved. Go on: nerf train --resume {run}")
     elif not quiet:
         lines.append(_next(run, value.get("render_seconds")))
     return "\n".join(lines)

@@ -73,6 +73,10 @@ class Page:
         self.painter.start()
         self.refresh()
 
+    @property
+    def is_open(self) -> bool:
+        return self.painter.is_open
+
     def close(self) -> None:
         self.painter.stop()
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
+from nerfcli.core.devices import use_picked
 from nerfcli.core.errors import NerfError
 from nerfcli.view.bands import Band, paint_rows
 from nerfcli.view.look import Look
@@ -24,7 +26,8 @@ FRAME = 0.09  # seconds of a picture while the camera moves: ten a second, with 
 BAND = 0.07  # seconds of a band at rest
 REST = 0.15  # seconds without a new look that are rest
 SHOWN_EVERY = 0.2  # seconds between unfinished pictures
-FRESH = 0.5  # seconds at rest after which a field that changed is painted anew
+LOOK_AGAIN = 0.5  # seconds between looks at rest whether the field has changed
+GOODBYE = 5.0  # seconds that the band under way gets at the end
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +66,12 @@ class Painter:
         self._look: Look | None = None
         self._number = 0
         self._is_open = True
+        self._cost = 0.0  # seconds of the last picture at rest, with its way to the page
         self._thread = threading.Thread(target=self._run, name="painter", daemon=True)
+
+    @property
+    def is_open(self) -> bool:
+        return self._is_open
 
     def start(self) -> None:
         self._thread.start()
@@ -73,6 +81,11 @@ class Painter:
         with self._changed:
             self._is_open = False
             self._changed.notify_all()
+
+    def join(self) -> None:
+        """Wait for the end."""
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join(GOODBYE)
 
     def look_at(self, look: Look) -> None:
         """Paint this from now on; what is under way is dropped."""
@@ -86,16 +99,30 @@ class Painter:
     def _versions(self) -> list[int]:
         return [source.version for source in self.sources]
 
+    def _may_refresh(self, since: float) -> bool:
+        """Whether a picture at rest, which stands since then, is old enough to be painted anew."""
+        rests = (source.turns.rest_after(self._cost) for source in self.sources)
+        return time.perf_counter() - since >= max(rests)
+
     def _run(self) -> None:
-        done, seen = 0, self._versions()
+        use_picked()
+        with ExitStack() as counted:
+            for turns in {id(source.turns): source.turns for source in self.sources}.values():
+                counted.enter_context(turns.painting())
+            self._paint_all()
+
+    def _paint_all(self) -> None:
+        done, seen, since = 0, self._versions(), 0.0
         while True:
             with self._changed:
                 if self._is_open and self._number == done:
-                    self._changed.wait(FRESH)
+                    self._changed.wait(LOOK_AGAIN)
                 if not self._is_open:
                     return
                 is_new, number, look = self._number != done, self._number, self._look
-            if look is None or (not is_new and self._versions() == seen):
+            if look is None:
+                continue
+            if not is_new and (self._versions() == seen or not self._may_refresh(since)):
                 continue
             done, seen = number, self._versions()
             try:
@@ -103,6 +130,7 @@ class Painter:
             except Exception as error:  # the server lives on, whatever a renderer says
                 told = str(error) if isinstance(error, NerfError) else repr(error)
                 self.fail(told)
+            since = time.perf_counter()
 
     def _paint(self, look: Look, number: int, *, moves: bool) -> None:
         """Paint a look: at once and coarse if the camera moves, then sharp if it rests."""
@@ -119,6 +147,7 @@ class Painter:
             canvas = canvas.enlarged(look)
         else:
             canvas = Canvas(look)
+        self._cost = 0.0
         (width, height), row, last = look.size, 0, time.perf_counter()
         while row < height:
             if not self._is_current(number):
@@ -130,7 +159,9 @@ class Painter:
             if moves and row < height and now - last > SHOWN_EVERY:
                 self.show(canvas.picture(is_final=False))
                 last = now
+        begin = time.perf_counter()
         self.show(canvas.picture(is_final=True))
+        self._cost += time.perf_counter() - begin
 
     def _paint_band(self, look: Look, canvas: Canvas, start: int, stop: int) -> None:
         width = look.size[0]
@@ -143,10 +174,13 @@ class Painter:
                 continue
             with source.turns.band():
                 begin = time.perf_counter()
-                model = cropped.model(look.crop)
-                base = self.sources[0].scene
-                canvas.take(paint_rows(model, look, base, (start, stop), columns))
-                took = time.perf_counter() - begin
+                try:
+                    model = cropped.model(look.crop)
+                    base = self.sources[0].scene
+                    canvas.take(paint_rows(model, look, base, (start, stop), columns))
+                finally:  # one that failed took its time, too
+                    took = time.perf_counter() - begin
+                    self._cost += took
             self.pace.note((stop - start) * (columns[1] - columns[0]), took)
 
 
