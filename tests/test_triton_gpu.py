@@ -34,9 +34,9 @@ from nerfcli.scenes import load_scene
 
 pytestmark = pytest.mark.gpu
 
-# float32 products on a GPU are exact ones (no TF32), so only the order of sums differs; but where that
-# makes a neuron begin to fire, gradients jump: weights moved by 3e-6 of themselves change those of the
-# 128 rays here by 3e-3. bfloat16 holds a log density of 4 within 0.016
+# float32 products on a GPU are exact ones (no TF32), so only the order of sums differs; but where
+# that makes a neuron begin to fire, gradients jump: weights moved by 3e-6 of themselves change
+# those of the 128 rays here by 3e-3. bfloat16 holds a log density of 4 within 0.016
 LIMITS = {torch.float32: 1e-2, torch.float16: 0.05, torch.bfloat16: 0.2}
 
 

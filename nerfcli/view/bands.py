@@ -39,22 +39,36 @@ class Band:
     depth: np.ndarray | None
 
 
-def paint_rows(model: Model, look: Look, base: Scene, rows: Span, columns: Span) -> Band:
-    """Paint a part of a picture.
+@dataclass(frozen=True, eq=False)
+class Aim:
+    """The camera of a picture in the space of a model, and the rays of all its pixels."""
+
+    cameras: Cameras
+    rays: Rays
+
+
+def aim(model: Model, look: Look, base: Scene) -> Aim:
+    """Make the rays of a look, once for all bands.
 
     Args:
         base: the scene whose space the look's camera is in; the model's own may be another one of
             the same source.
+    """
+    cameras = moved(look.cameras, base, model.scene)
+    with_radii = look.mode == "normals" or model.field.needs_radii
+    return Aim(cameras, cameras.image_rays(0, model.device, with_radii))
+
+
+def paint_rows(model: Model, look: Look, aimed: Aim, rows: Span, columns: Span) -> Band:
+    """Paint a part of a picture.
 
     Raises:
         NerfError: as for `render_rays`.
     """
-    cameras = moved(look.cameras, base, model.scene)
-    width, height = look.size
-    has_normals = look.mode == "normals"
-    rays = cameras.image_rays(0, model.device, has_normals or model.field.needs_radii)
-    rays = rays[_places(width, rows, columns, model.device)]
-    pixels = render_rays(model, rays if not has_normals else replace(rays, radii=None))
+    cameras, (width, height) = aimed.cameras, look.size
+    rays = aimed.rays[_places(width, rows, columns, model.device)]
+    needs_radii = model.field.needs_radii
+    pixels = render_rays(model, rays if needs_radii else replace(rays, radii=None))
     shape = rows[1] - rows[0], columns[1] - columns[0]
     colors = _colors(model, look, cameras, rays, pixels)
     if look.mode == "error" and look.photo is not None:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from nerfcli.core.devices import use_picked
 from nerfcli.core.errors import NerfError
-from nerfcli.view.bands import Band, paint_rows
+from nerfcli.view.bands import Aim, Band, aim, paint_rows
 from nerfcli.view.look import Look
 from nerfcli.view.pace import Pace
 from nerfcli.view.sources import Cropped, Source
@@ -169,15 +169,18 @@ class Painter:
         if len(self.sources) == 2:
             cut = min(max(round(look.split * width), 0), width)
             parts = [(0, cut), (cut, width)]
-        for source, cropped, columns in zip(self.sources, self._cropped, parts, strict=True):
+        for cropped, columns in zip(self._cropped, parts, strict=True):
+            source = cropped.source
             if columns[0] == columns[1]:
                 continue
             with source.turns.band():
                 begin = time.perf_counter()
                 try:
                     model = cropped.model(look.crop)
-                    base = self.sources[0].scene
-                    canvas.take(paint_rows(model, look, base, (start, stop), columns))
+                    if source not in canvas.aims:
+                        canvas.aims[source] = aim(model, look, self.sources[0].scene)
+                    aimed = canvas.aims[source]
+                    canvas.take(paint_rows(model, look, aimed, (start, stop), columns))
                 finally:  # one that failed took its time, too
                     took = time.perf_counter() - begin
                     self._cost += took
@@ -191,6 +194,7 @@ class Canvas:
         width, height = look.size
         self.colors = np.zeros((height, width, 3), np.uint8)
         self.depth = np.zeros((height, width), np.float32) if look.with_depth else None
+        self.aims: dict[Source, Aim] = {}
 
     def take(self, band: Band) -> None:
         """Put a band where it belongs."""

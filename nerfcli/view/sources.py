@@ -35,7 +35,7 @@ class Source(Protocol):
         ...
 
 
-@dataclass
+@dataclass(eq=False)
 class RunSource:
     """A run that does not change."""
 

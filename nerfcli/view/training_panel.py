@@ -137,13 +137,15 @@ def curves_of(curves: Curves) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def _add_plot(gui: viser.GuiApi, name: str) -> viser.GuiUplotHandle:
-    logarithmic = {"distr": 3} if name == "loss" else {}
+    from viser import uplot
+
     empty = np.zeros(0)
+    y = uplot.Scale(auto=True, distr=3) if name == "loss" else uplot.Scale(auto=True)  # 3: log
     return gui.add_uplot(
         (empty, empty),
-        ({"label": "step"}, {"label": name, "stroke": "#4682c8", "width": 2}),
-        scales={"x": {"time": False, "auto": True}, "y": {"auto": True, **logarithmic}},
-        legend={"show": False},
+        (uplot.Series(label="step"), uplot.Series(label=name, stroke="#4682c8", width=2)),
+        scales={"x": uplot.Scale(time=False, auto=True), "y": y},
+        legend=uplot.Legend(show=False),
         title=f"{name}{' in dB' if name == 'PSNR' else ''} over steps",
         height=140,
         visible=False,
