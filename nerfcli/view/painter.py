@@ -26,7 +26,7 @@ FRAME = 0.09  # seconds of a picture while the camera moves: ten a second, with 
 BAND = 0.07  # seconds of a band at rest
 REST = 0.15  # seconds without a new look that are rest
 SHOWN_EVERY = 0.2  # seconds between unfinished pictures
-LOOK_AGAIN = 0.5  # seconds between looks at rest whether the field has changed
+FRESH = 0.5  # seconds at rest, at least, after which a field that changed is painted anew
 GOODBYE = 5.0  # seconds that the band under way gets at the end
 
 
@@ -116,7 +116,7 @@ class Painter:
         while True:
             with self._changed:
                 if self._is_open and self._number == done:
-                    self._changed.wait(LOOK_AGAIN)
+                    self._changed.wait(FRESH)
                 if not self._is_open:
                     return
                 is_new, number, look = self._number != done, self._number, self._look

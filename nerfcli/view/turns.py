@@ -12,7 +12,6 @@ from enum import Enum
 MEMORY = 1.0  # seconds: what pictures took beyond their share counts for so long, at most
 FIRST_SHARE = 0.5
 IDLE_SHARE = 0.015  # of a training's time, for all pages at rest together
-FRESH = 0.5  # seconds at rest, at least, after which a field that changed is painted anew
 
 
 class _Owner(Enum):
@@ -49,15 +48,13 @@ class Turns:
                 self._n_painters -= 1
 
     def rest_after(self, cost: float) -> float:
-        """How long a picture at rest stands before it is painted anew, seconds.
+        """How long a picture at rest must stand before it is painted anew, seconds.
 
         Args:
             cost: seconds that it took.
         """
         with self._changed:
-            if not self._trains:
-                return FRESH
-            return max(FRESH, cost * self._n_painters / IDLE_SHARE)
+            return cost * self._n_painters / IDLE_SHARE if self._trains else 0.0
 
     @contextmanager
     def band(self) -> Iterator[None]:
