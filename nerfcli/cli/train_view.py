@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,9 @@ from nerfcli.core.signals import StopSignal
 
 if TYPE_CHECKING:
     from nerfcli.engine.callbacks import Callback
+    from nerfcli.engine.loop import Loop
     from nerfcli.scenes import Scene
+    from nerfcli.view.training import TrainingSource
 
 
 @dataclass(frozen=True)
@@ -89,17 +91,25 @@ def shown(
     source = TrainingSource(scene, turns, lambda: stop.received is not None)
     panel = TrainingPanel(source)
     host, port, token = showing.host, showing.port, showing.token
-    viewer = open_viewer([source], host=host, port=port, token=token, panels=(panel.add_to,))
-    try:
+
+    # a page that connects at once waits for its turn; at the end the turn is left before it closes
+    with ExitStack() as after, turns.training():
+        viewer = open_viewer([source], host=host, port=port, token=token, panels=(panel.add_to,))
+        after.callback(viewer.close)
         panel.start()
+        after.callback(lambda: panel.stop(_epilogue(source)))
         for line in describe_address(viewer.url, host).splitlines():
             note(line)
-        with turns.training():
-            yield (source.after_step,)
-    finally:
-        loop = source.loop
-        run = None if loop is None else f"nerf view {shlex.quote(str(loop.run.path))}"
-        panel.stop("The training is over." if run is None else f"It is over. Next: `{run}`")
-        viewer.close()
-        if run is not None:
-            note(f"the page is closed; {run} shows the run from now on")
+        yield (source.after_step,)
+    if source.loop is not None:
+        note(f"the page is closed; {_next(source.loop)} shows the run from now on")
+
+
+def _epilogue(source: TrainingSource) -> str:
+    if source.loop is None:
+        return "The training is over."
+    return f"The training is over. It is shown by `{_next(source.loop)}`"
+
+
+def _next(loop: Loop) -> str:
+    return f"nerf view {shlex.quote(str(loop.run.path))}"

@@ -65,7 +65,8 @@ def open_viewer(
         token = secrets.token_urlsafe(16)
     server = open_server(Gate(token), host, port)
     scene = sources[0].scene
-    server.gui.configure_theme(show_logo=False, show_share_button=False, control_layout="fixed")
+    server.gui.configure_theme(show_logo=False, show_share_button=False)
+    server.gui.main_panel.dock_right()
     server.scene.world_axes.visible = False
     place_first_camera(server, scene)
     scenery = Scenery(scene)
