@@ -49,10 +49,11 @@ estimate of what `nerf eval` measures, which takes less than 5 % of the training
 where no view is held out, and where the run was stopped. `psnr` is that of the training rays of the
 last 20 steps. `box_half_size`, also among the `measures` of `nerf check`, is in source units.
 
-Nothing is replaced without `--overwrite`, but for a run's own scores: `nerf eval` writes newer ones
-over `eval.json` (of another split, `eval-<split>.json`). Default names count up (`orbit-2.mp4`,
-`mesh-2.ply`). A folder with a data set, or anything else that `nerf` has not made there, is never
-written into.
+Nothing is replaced without `--overwrite`, but for a run's own scores and pages: `nerf eval` writes
+newer ones over `eval.json` and `report.html` (of another split, `eval-<split>.json` and
+`report-<split>.html`), `nerf compare RUN RUN` over `compare-<A>.html` in the second run.
+Default names count up (`orbit-2.mp4`, `mesh-2.ply`). A folder with a data set, or anything else
+that `nerf` has not made there, is never written into.
 
 Every file has the permissions that the umask gives. A run that may only be read can be rendered,
 exported and evaluated with `--out`; whether a place can be written is asked before the work.

@@ -187,6 +187,8 @@ def test_scores_replace_nothing_unasked(call: Call, ball: Path, tmp_path: Path) 
     assert call(*score, "--out", "s").code == 0
     assert json.loads(Path("s/eval.json").read_text())["run"] == "a"
     Path("s/eval.json").unlink()
+    assert "s/report.html exists" in call(*score, "--out", "s").err
+    Path("s/report.html").unlink()
     pair = next(Path("s/renders/test").iterdir())
     pair.write_bytes(b"mine")
     refused = call(*score, "--out", "s")

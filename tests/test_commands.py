@@ -40,7 +40,7 @@ from nerfcli.engine.run_folders import score_file
         (["train", "s", "--target", 30], "--target. Did you mean --target-psnr?"),
         (["train", "s", "--downscale", 0], "--downscale must be a whole number, at least 1"),
         (["train", "s", "--dry-run", "--resume"], "--dry-run is of a new run"),
-        (["bench", "--out", "x"], "--out is the folder that --gpu fills"),
+        (["bench", "--out", "x"], "--out and --slot belong to --suite gpu"),
         (["render", "--fps", 60, "--out", "x"], "--fps is of a video"),
         (["render", "--fps", 30, "--frame", 2], "--fps is of a video"),
         (["render", "--height", 3, "--distance", 2], "--height: the camera is no higher"),

@@ -222,6 +222,8 @@ def test_processes_are_started_and_joined(nerf: Nerf, ball: Path, tmp_path: Path
     scored = nerf("eval", tmp_path / "two", "--json", "--devices=2")
     names = [Path(view["name"]).stem for view in json.loads(scored.stdout)["views"]]
     assert names == ["r_8", "r_9"]
+    page = (tmp_path / "two" / "report.html").read_text(encoding="utf-8")
+    assert page.count('data-role="depth"') == 2  # the views of both processes
 
 
 @pytest.mark.parametrize("devices", ["0", "-1", "65"])

@@ -87,6 +87,8 @@ def place(ball: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = ["train", str(ball), "--out", str(folder / "r"), "--steps", "20", "--quiet"]
     with pytest.raises(SystemExit, match="0"):
         main([*words, "--backend", "torch", "--device", "cpu", *SMALL])
+    with pytest.raises(SystemExit, match="0"):
+        main(["eval", words[3], "--quiet", "--device", "cpu"])
     return folder
 
 
@@ -100,7 +102,10 @@ CASES: dict[str, list[list[str]]] = {
         ["render", "PLACE/r", "--frames", "2", "--scale", "0.5", "--out", "f"],
         ["render", "PLACE/r", "--path", "test", "--scale", "0.5", "--out", "t"],
     ],
-    "nerf eval": [["eval", "PLACE/r", "--out", "e", "--no-images", "--target-psnr", "90"]],
+    "nerf eval": [
+        ["eval", "PLACE/r", "--out", "e", "--no-images", "--target-psnr", "90"],
+        ["eval", "PLACE/r", "--out", "f", "--no-images", "--ms-ssim", "--psnr-cc"],
+    ],
     "nerf export": [
         ["export", "PLACE/r", "--to", "views", "--views", "2", "--out", "views"],
         ["export", "PLACE/r", "--to", "cameras", "--out", "cameras"],
@@ -108,6 +113,7 @@ CASES: dict[str, list[list[str]]] = {
         ["export", "cube.ply", "--to", "voxels", "--resolution", "8", "--out", "v.npz"],
     ],
     "nerf compare": [["compare", "cube.ply", "cube.ply", "--samples", "200"]],
+    "nerf compare RUN RUN": [["compare", "PLACE/r", "PLACE/r", "--out", "page.html"]],
     "nerf check": [["check", "BALL", "--views", "2", "--picture", "check.png"]],
     "nerf convert": [["convert", "BALL", "--to", "nerfstudio", "--out", "c", "--link"]],
     "nerf split": [["split", "BALL", "--blocks", "2", "--out", "blocks"]],
@@ -150,7 +156,7 @@ def test_the_keys_that_are_printed_are_documented(
 
 def test_every_command_with_json_is_documented() -> None:
     asked = {verb for verb, c in COMMANDS.items() if any("--json" in p.opts for p in c.params)}
-    assert asked == {title.split()[1] for title in CASES} | {"prepare", "bench"}
+    assert asked == {title.split()[1] for title in CASES} | {"prepare", "bench", "view"}
     assert set(COMMANDS) - asked == {"help"}
 
 

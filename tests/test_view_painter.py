@@ -130,7 +130,7 @@ def test_the_first_picture_is_coarse_and_the_next_is_as_the_rate_allows(monkeypa
         assert first.colors.shape[0] * first.colors.shape[1] <= FIRST_PIXELS and not first.is_final
         last = pages.final()
         assert last.colors.shape == (192, 192, 3)
-        assert pages.painter.pace.rate is not None
+        assert pages.painter.resting.rate is not None
 
 
 def test_a_camera_that_moves_on_drops_the_rest_of_its_picture(monkeypatch: Any) -> None:

@@ -1,4 +1,4 @@
-"""Run `nerf bench --gpu`: all measurements of a GPU on one scene, in slots of minutes.
+"""Run `nerf bench --suite gpu`: all measurements of a GPU on one scene, in slots of minutes.
 
 A benchmark is a list of sections. The state is saved after each, so a slot that runs out loses one
 section at most, and the same command goes on with the next.
@@ -7,6 +7,7 @@ section at most, and the same command goes on with the next.
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import platform
 import subprocess
 import time
@@ -31,7 +32,6 @@ from nerfcli.core.files import read_json, write_json, write_text
 from nerfcli.core.signals import StopSignal
 
 STATE, REPORT, RUNS = "gpu.json", "gpu.md", "runs"
-SLOT_MINUTES = 9.5  # of a slot of ten
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def gpu_bench(
     *,
     quick: bool,
     wanted: tuple[str, ...] = (),
-    minutes: float = SLOT_MINUTES,
+    minutes: float = math.inf,
     note: Callable[[str], None],
     stop: StopSignal | None = None,
 ) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The measurements of `bench --gpu`: a method per section, each returns the rows of a table."""
+"""The measurements of `bench --suite gpu`: a method a section, which returns rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Write the figures of `bench --gpu` as Markdown."""
+"""Write the figures of `bench --suite gpu` as Markdown."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ REMARKS = {
 def markdown(state: dict[str, Any], left: list[str]) -> str:
     """Format the whole report; name the sections that are left or failed."""
     facts = state["facts"]
-    lines = [f"# nerf bench --gpu, {state['date']}", ""]
+    lines = [f"# nerf bench --suite gpu, {state['date']}", ""]
     if facts["quick"]:
         lines += ["**Tiny sizes (--quick): these figures measure nothing.**", ""]
     packages = ", ".join(f"{name} {v}" for name, v in facts["packages"].items() if v)

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nerfcli.cli.bench_gpu import GpuOut, GpuScene, bench_gpu
+from nerfcli.cli.bench_gpu import SLOT_MINUTES, GpuOut, Slot, bench_gpu
 from nerfcli.cli.info import machine
-from nerfcli.cli.options import Json, ProgressKind, Quiet, progress_kind
-from nerfcli.cli.output import NOT_MET, show
+from nerfcli.cli.options import Json, ProgressKind, Quiet, open_run, progress_kind
+from nerfcli.cli.output import NOT_MET, remark, show
 from nerfcli.core.errors import NerfError
+from nerfcli.core.extras import ensure_installed
 from nerfcli.core.progress import Progress
 
 if TYPE_CHECKING:
@@ -53,7 +54,25 @@ class Report:
         }
 
 
+SUITES = ("kernels", "view", "gpu")
+
+
 def bench(
+    subject: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[PATH]",
+            help="For --suite view a run, for gpu a scene.",
+            show_default=False,
+        ),
+    ] = None,
+    suite: Annotated[
+        str,
+        typer.Option(
+            metavar="|".join(SUITES),
+            help="Backends one by one; the viewer; or all that a GPU has to show on a scene.",
+        ),
+    ] = "kernels",
     backend: Annotated[
         list[str] | None,
         typer.Option(
@@ -63,8 +82,8 @@ def bench(
     quick: Annotated[
         bool, typer.Option("--quick", help="One size, few repeats: a minute instead of two.")
     ] = False,
-    gpu: GpuScene = None,
     out: GpuOut = Path("bench"),
+    slot: Slot = SLOT_MINUTES,
     as_json: Json = False,
     quiet: Quiet = False,
     progress: ProgressKind = "auto",
@@ -75,18 +94,31 @@ def bench(
     is not timed, and the exit code is 3. Then its operations are timed one by one, then whole
     training steps. Close other programs: they share the cores.
 
+    With --suite view: pictures a second of the viewer's page while its camera moves, and how soon
+    it is sharp. With --suite gpu: parity, steps, quality by seconds and frames on a GPU, in slots
+    of minutes; exit code 75 says that sections are left for the next one.
+
     \b
     Examples:
       nerf bench --quick
       nerf bench --backend cpu --json
-      nerf bench --gpu nerf_synthetic/lego
+      nerf bench --suite view runs/chair-1
+      nerf bench --suite gpu nerf_synthetic/lego --slot 8
     """
     kind = progress_kind(progress, quiet)
-    if gpu is not None:
+    if suite not in SUITES:
+        raise NerfError(f"--suite {suite!r} is not known; one of {', '.join(SUITES)}.")
+    if suite != "gpu" and (out != Path("bench") or slot != SLOT_MINUTES):
+        raise NerfError("--out and --slot belong to --suite gpu.")
+    if suite == "gpu":
+        if subject is None:
+            raise NerfError("--suite gpu needs a scene: nerf bench --suite gpu SCENE.")
         wanted = tuple(backend or ())
-        return bench_gpu(gpu, out, wanted, quick=quick, kind=kind, as_json=as_json)
-    if out != Path("bench"):
-        raise NerfError("--out is the folder that --gpu fills; give both or none.")
+        return bench_gpu(subject, out, wanted, slot=slot, quick=quick, kind=kind, as_json=as_json)
+    if suite == "view":
+        return _bench_view(subject, backend or [], quick=quick, quiet=quiet, as_json=as_json)
+    if subject is not None:
+        raise NerfError(f"{subject}: --suite kernels takes no path; did you mean --suite view?")
     with Progress(kind, None, "timing", "bench") as reporter:
         report = measured(tuple(backend or ()), quick, reporter)
     value = {"machine": machine(), "quick": quick, **report.as_dict()}
@@ -95,6 +127,28 @@ def bench(
     else:
         _print(report)
     return 0 if all(row.agrees for row in report.parity) else NOT_MET
+
+
+def _bench_view(
+    subject: Path | None, backend: list[str], *, quick: bool, quiet: bool, as_json: bool
+) -> int:
+    ensure_installed("viser", "nerf bench --suite view")
+    if len(backend) > 1:
+        raise NerfError("--suite view takes one --backend.")
+    run = open_run(subject, quiet=quiet)
+    from nerfcli.bench.view import view_bench
+
+    note = (lambda _: None) if quiet else remark
+    value = view_bench(run.path, backend=(backend or ["auto"])[0], quick=quick, note=note)
+    (width, height), (sharp_width, sharp_height) = value["canvas"], value["sharp_size"]
+    text = (
+        f"{value['backend']}; a page of {width}x{height}, medians of {value['rounds']} rounds\n"
+        f"moving: {value['frames_per_second']:g} pictures a second of {value['pixels']} pixels, "
+        f"the first after {value['first_picture_ms']:.0f} ms\n"
+        f"at rest: sharp ({sharp_width}x{sharp_height}) after {value['sharp_seconds']:.2f} s"
+    )
+    show(text, value, as_json)
+    return 0
 
 
 def measured(wanted: tuple[str, ...], quick: bool, progress: Progress) -> Report:

@@ -7,14 +7,26 @@ from typing import Annotated, Any
 
 import typer
 
-from nerfcli.cli.options import Json, ProgressKind, Quiet, progress_kind
+from nerfcli.cli.compare_runs import (
+    OF_RUNS,
+    OF_SHAPES,
+    are_runs,
+    compare_two_runs,
+    ensure_options,
+)
+from nerfcli.cli.options import Json, Overwrite, ProgressKind, Quiet, progress_kind
 from nerfcli.cli.output import show
 from nerfcli.core.progress import Progress
 
 
 def compare(
-    a: Annotated[Path, typer.Argument(metavar="A", help="The shape that is judged.")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="The shape that is taken as the truth.")],
+    context: typer.Context,
+    a: Annotated[
+        Path, typer.Argument(metavar="A", help="The shape that is judged, or the first run.")
+    ],
+    b: Annotated[
+        Path, typer.Argument(metavar="B", help="The shape taken as the truth, or the second run.")
+    ],
     samples: Annotated[
         int, typer.Option(metavar="N", help="Points on each surface, uniform by area.")
     ] = 100_000,
@@ -42,20 +54,39 @@ def compare(
     bootstrap: Annotated[
         int, typer.Option(metavar="N", help="Redraws for the 95 % intervals; 0: none.")
     ] = 200,
+    split: Annotated[
+        str, typer.Option(metavar="NAME", help="Of two runs: test, train or val.")
+    ] = "test",
+    report: Annotated[
+        bool, typer.Option("--report/--no-report", help="Of two runs: write a page of both.")
+    ] = True,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="That page. [default: compare-<A>.html in run B]"),
+    ] = None,
+    overwrite: Overwrite = False,
     as_json: Json = False,
     quiet: Quiet = False,
     progress: ProgressKind = "auto",
 ) -> int:
-    """Measure how close shape A is to shape B.
+    """Measure how close shape A is to shape B, or how run B scores against run A.
 
     Meshes (PLY, OBJ, GLB, STL), points (PLY), voxels and signed distances (NPZ), in any pairing
     and in one common frame and unit.
+
+    Two runs, scored by nerf eval on the same views: the differences B - A over the views, with
+    their standard error and 95 % interval, and a page that shows both beside the photos.
 
     \b
     Examples:
       nerf compare mesh.ply truth.obj
       nerf compare mesh.ply truth.obj --align similarity --radius 0.01 --json
+      nerf compare runs/chair-1 runs/chair-2
     """
+    if are_runs(a, b):
+        ensure_options(context, "two runs", OF_SHAPES)
+        return compare_two_runs(a, b, split, report, out, overwrite=overwrite, as_json=as_json)
+    ensure_options(context, "two shapes", OF_RUNS)
     from nerfcli.shapes.compare import CompareOptions, compare_shapes
     from nerfcli.shapes.mesh_files import load_shape
 

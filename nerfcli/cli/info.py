@@ -11,6 +11,7 @@ import typer
 
 from nerfcli.cli.options import Json, Quiet, complete_runs, open_run
 from nerfcli.cli.output import describe_views, remark, show
+from nerfcli.cli.preview import show_glance
 from nerfcli.cli.runs import held_out_score, size_of
 from nerfcli.core.settings import config_tree
 from nerfcli.core.text import duration
@@ -30,7 +31,8 @@ def info(
 ) -> int:
     """Show what this machine can run, or what a run holds.
 
-    Versions, devices, and each backend with the reason where it cannot run.
+    Versions, devices, and each backend with the reason where it cannot run. Of a run also a small
+    picture, where stdout is a terminal; --quiet and NO_COLOR leave it out.
 
     \b
     Examples:
@@ -41,8 +43,11 @@ def info(
         value = machine()
         show(_machine_text(value), value, as_json)
     else:
-        value = contents(open_run(run, quiet=True))
+        opened = open_run(run, quiet=True)
+        value = contents(opened)
         show(_run_text(value), value, as_json)
+        if not as_json and not quiet:
+            show_glance(opened)
     return 0
 
 

@@ -25,6 +25,7 @@ from nerfcli.cli.options import (
 )
 from nerfcli.cli.output import show, stop_code
 from nerfcli.cli.output_paths import NAME_ANOTHER
+from nerfcli.cli.preview import ensure_previewable, show_preview
 from nerfcli.cli.render_output import (
     Codec,
     Depth,
@@ -95,6 +96,10 @@ def render(
     codec: Codec = None,
     depth: Depth = "distance",
     sheet: Sheet = None,
+    preview: Annotated[
+        bool,
+        typer.Option("--preview", help="Show one frame, small, in the terminal; write nothing."),
+    ] = False,
     crop: CropText = None,
     shard: ShardText = None,
     blocks: Blocks = None,
@@ -119,6 +124,7 @@ def render(
       nerf render --path test --save rgb,depth --out views/
       nerf render --target subject --distance 2.5 --height 0.5 --turns 2
       nerf render --frame 30 --out picture.png
+      nerf render --path spiral --preview
       nerf render --path camera_path.json --out film.mp4
       nerf render --path orbit --camera equirectangular --resolution 2048x1024
       nerf render --save rgba --out chair.webm --crop=-1,-1,-1,1,1,1
@@ -126,6 +132,7 @@ def render(
     """
     kind = progress_kind(progress, quiet)
     ensure_device(device)
+    protocol = ensure_previewable(context.params) if preview else None
     if out is not None and out.suffix.lower() in STILLS and frame is None:
         frame = 0
     request = opts.path_request({**context.params, "frame": frame})
@@ -164,7 +171,7 @@ def render(
     opened = found.using(backend=backend, device=device)
     if out is not None:
         ensure_free_output(output_at(out, rate))
-    else:
+    elif not preview:
         ensure_writable(opened.renders, NAME_ANOTHER)
     from nerfcli.engine.plan import plan_path
     from nerfcli.engine.render import load_model
@@ -174,6 +181,9 @@ def render(
     with Progress(kind, None, "frame", "render") as reporter, StopSignal() as stop:
         where = backend, opened.config.device, reporter.note
         model = load_model(opened, *where) if blocks is None else load_blocks(blocks, *where)
+        if protocol is not None:
+            show_preview(opened, request, model, box, protocol, reporter.note)
+            return 0
         chosen = plan_path(opened, request, model)
         if save_path is not None:
             if world().is_first:

@@ -26,6 +26,7 @@ from nerfcli.cli.train_view import asked_showing
 from nerfcli.cli.view_options import ViewHost, ViewPort, ViewToken
 from nerfcli.core.config import known
 from nerfcli.core.errors import NerfError
+from nerfcli.core.extras import ensure_installed
 from nerfcli.core.progress import Progress
 from nerfcli.core.settings import given_values
 
@@ -119,6 +120,12 @@ def train(
     view_host: ViewHost = None,
     view_port: ViewPort = None,
     view_token: ViewToken = None,
+    log: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND", help="tensorboard: write scalars and pictures into RUN/tensorboard."
+        ),
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
     progress: ProgressKind = "auto",
@@ -145,6 +152,10 @@ def train(
             raise NerfError(f"{flag} must be above 0, got {length}.")
     if resume and overwrite:
         raise NerfError("--resume goes on with a run, --overwrite replaces it: give one of them.")
+    if log not in (None, "tensorboard"):
+        raise NerfError(f"--log {log}: unknown; known: tensorboard.")
+    if log is not None:
+        ensure_installed("tensorboard", "--log tensorboard")
     several = wants_several(devices)
     showing = asked_showing(
         view, view_host, view_port, view_token, several=several, dry_run=dry_run
@@ -178,4 +189,4 @@ def train(
         job = request(
             scene, out, given, overwrite=overwrite, target_psnr=target_psnr, note=reporter.note
         )
-        return run_job(job, reporter, as_json=as_json, quiet=quiet, showing=showing)
+        return run_job(job, reporter, as_json=as_json, quiet=quiet, log=log, showing=showing)

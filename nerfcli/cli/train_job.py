@@ -19,6 +19,7 @@ from nerfcli.core.text import duration, quantity, roughly
 from nerfcli.engine.runs import Run
 
 if TYPE_CHECKING:
+    from nerfcli.engine.callbacks import Callback
     from nerfcli.engine.target import Target
 
 
@@ -28,6 +29,7 @@ def run_job(
     *,
     as_json: bool,
     quiet: bool = False,
+    log: str | None = None,
     showing: Showing | None = None,
 ) -> int:
     """Train, report the result, and return the exit code.
@@ -36,7 +38,7 @@ def run_job(
     """
     stop = StopSignal()
     with ExitStack() as held:
-        run, summary, target = _train(job, progress, stop, held, showing)
+        run, summary, target = _train(job, progress, stop, held, log, showing)
         progress.close()
         code = stop_code(summary["stopped"])
         if not world().is_first:  # the first one alone measures and reports
@@ -82,6 +84,7 @@ def _train(
     progress: Progress,
     stop: StopSignal,
     held: ExitStack,
+    log: str | None,
     showing: Showing | None,
 ) -> tuple[Run, dict[str, Any], Target | None]:
     """Train where there is anything to do; give the run and the summary, and heed `stop` after.
@@ -110,9 +113,16 @@ def _train(
             f"--target-psnr: training ends early where {views} reach it. Estimates on the way take "
             "up to 5 % of the time; all pixels are scored once, after the training"
         )
+    callbacks: list[Callback] = []
+    if world().is_first:  # the others have nothing to write
+        callbacks += [] if target is None else [target]
+        if log is not None:
+            from nerfcli.engine.tensorboard import TensorBoard
+
+            callbacks.append(board := TensorBoard())
+            held.callback(board.close)
     resume = isinstance(run, Run)
-    own = (target,) if target is not None and world().is_first else ()
-    with shown(showing, job.prepared.scene, stop, progress.note) as callbacks:
+    with shown(showing, job.prepared.scene, stop, progress.note) as watching:
         summary = train(
             job.prepared,
             run if isinstance(run, Run) else create,
@@ -120,7 +130,7 @@ def _train(
             stop=stop,
             held=held,
             resume=resume,
-            callbacks=(*own, *callbacks),
+            callbacks=(*callbacks, *watching),
         )
     return run if isinstance(run, Run) else made[0], summary, target
 

@@ -102,6 +102,7 @@ def fresh_job(
     scene_json = prepared.scene.to_json() | ImageSource.of(known(path)).as_json()
     if prepared.method_reason:
         scene_json["method_reason"] = prepared.method_reason
+    scene_json["warnings"] = list(prepared.warnings)
 
     def create(held: ExitStack) -> Run:
         if not world().is_first:  # the first process alone writes
@@ -151,11 +152,14 @@ def ready_scene(
     for line in scene.notes:
         note(line)
     _ensure_held_out(scene, target_psnr)
-    if odd := odd_shapes(scene):
+    odd, findings = odd_shapes(scene), check_few_views(scene)
+    if odd:
         note(f"warning: {odd}")
-    for finding in check_few_views(scene):
+    for finding in findings:
         note(f"warning: {finding.text}. Look closer: {command('nerf check', path)}")
     prepared = prepare(scene, config, note)
+    warnings = (*([odd] if odd else []), *(finding.text for finding in findings))
+    prepared = replace(prepared, warnings=warnings)
     backends.select(prepared.config.backend, prepared.config.device, note)
     return prepared
 

@@ -16,6 +16,7 @@ EXTRAS = {
     "rawpy": ("rawpy", "raw"),
     "gsply": ("gsply", "splats"),
     "OpenEXR": ("OpenEXR", "exr"),
+    "tensorboard": ("tensorboard", "tensorboard"),
     "viser": ("viser", "view"),
 }
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import platform
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +22,11 @@ from nerfcli.engine.image_metrics import (
     SSIM_SIGMA,
     SSIM_WINDOW,
     fit_colors,
-    psnr,
+    masked_psnr,
     round_to_8_bits,
     ssim,
 )
+from nerfcli.engine.more_measures import MoreMeasures
 from nerfcli.engine.render import Model, as_image, load_model, render_image, to_uint8
 from nerfcli.engine.run_folders import score_file
 from nerfcli.engine.runs import Run
@@ -30,6 +34,28 @@ from nerfcli.scenes import Scene, load_views
 from nerfcli.scenes.blind import describe_blind_lenses, find_blind_lenses
 from nerfcli.scenes.images import write_png
 from nerfcli.scenes.views import over_background
+
+
+@dataclass(frozen=True)
+class ScoredView:
+    """A view that was rendered and scored, for whoever shows it.
+
+    Attributes:
+        row: its name and scores. photo, image: [height, width, 3] in 8 bits, in [0, 1].
+        usable: [height, width] bool, the pixels that are scored; None: all.
+        depth: [height, width] along the ray, source units; 0 where nothing is hit.
+        opacity: [height, width].
+    """
+
+    row: dict
+    photo: np.ndarray
+    image: np.ndarray
+    usable: np.ndarray | None
+    depth: np.ndarray
+    opacity: np.ndarray
+
+
+See = Callable[[ScoredView], None]
 
 
 def evaluate(
@@ -43,8 +69,10 @@ def evaluate(
     progress: Progress,
     stop: StopSignal | None = None,
     world: World = ALONE,
+    more: MoreMeasures | None = None,
+    see: See | None = None,
 ) -> dict:
-    """PSNR and SSIM of every view of a split, and their means; writes `score_file`.
+    """PSNR, SSIM and `more` of every view of a split, and their means; writes `score_file`.
 
     A view that equals its photo has an infinite PSNR, which is null in JSON: `exact_views` counts
     these, and the mean is over the others.
@@ -54,6 +82,8 @@ def evaluate(
         save_images: also write photo and rendering side by side, renders/<split>/<name>.png.
         out: a folder for all of that; None: the run.
         world: processes that share the views; the first one alone writes their scores.
+        more: measures to take beside these.
+        see: takes each view that this process scores, once it is; nothing keeps it afterwards.
 
     Raises:
         NerfError: the split is empty, or there is no readable checkpoint.
@@ -63,6 +93,10 @@ def evaluate(
         known = ", ".join(f"{name} ({len(views)})" for name, views in scene.splits.items())
         raise NerfError(f"scene {scene.name} has no {split!r} views; it has: {known}.")
     model = load_model(run, backend, run.config.device, progress.note)
+    if more is None:
+        more = MoreMeasures()
+    else:
+        more.load(model.device)
     progress.note(model.backend)
     views = scene.cameras[list(indices)]
     progress.note(describe_views(views, f"{split} view", estimate_seconds(model, views)))
@@ -74,26 +108,25 @@ def evaluate(
     for done, index in enumerate(own, start=1):
         if stop is not None and stop.received:
             break
-        rows.append(score_view(model, scene, index, folder, exposed))
+        rows.append(score_view(model, scene, index, folder, exposed, more, see))
         if missing := _unscored(rows[-1], scene, index):
             progress.note(missing)
         progress.update(min(done * world.size, len(indices)), psnr=rows[-1]["psnr"])
     rows = _of_all(rows, world)
     if stop is not None and not world.is_alone:
         stop.received = world.agree(0.0, [stop.received or 0])[1][0] or None
-    corrected = {}
-    if exposed:
-        corrected = {"psnr_corrected": _mean([row["psnr_corrected"] for row in rows])}
+    keys = [*(["psnr_corrected"] if exposed else []), *more.keys]
     result = {
         "run": str(run.path),
         "step": run.step,
         "psnr": _mean([row["psnr"] for row in rows]),
         "ssim": _mean([row["ssim"] for row in rows]),
-        **corrected,
+        **{key: _mean([row[key] for row in rows]) for key in keys},
         "n_views": len(rows),
         "exact_views": sum(row.get("exact", False) for row in rows),
         "seconds_per_view": round((time.perf_counter() - start) / max(len(rows), 1), 4),
-        "protocol": protocol(model, split, exposed),
+        "protocol": protocol(model, split, exposed) | more.protocol(),
+        "environment": environment(model),
         "views": rows,
     }
     if len(rows) == len(indices) and world.is_first:
@@ -102,18 +135,26 @@ def evaluate(
 
 
 def score_view(
-    model: Model, scene: Scene, index: int, folder: Path | None, exposed: bool = False
+    model: Model,
+    scene: Scene,
+    index: int,
+    folder: Path | None,
+    exposed: bool = False,
+    more: MoreMeasures | None = None,
+    see: See | None = None,
 ) -> dict:
-    """One view: {name, psnr, ssim}, and exact where it is; the images go to `folder`.
+    """One view: {name, psnr, ssim}, and exact where it is; the images go to `folder` and `see`.
 
     psnr is None where no pixel is usable, or the view is exact; ssim where no window is usable.
 
     Args:
         exposed: also give psnr_corrected, with the colours fitted to the photo.
+        more: measures to take beside these.
     """
     reference, usable = read_photo(scene, index, model.background.cpu())
     pixels = render_image(model, scene.cameras, index)
-    image = round_to_8_bits(as_image(pixels.rgb, scene.cameras, index))
+    raw = as_image(pixels.rgb, scene.cameras, index)
+    image = round_to_8_bits(raw)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         write_png(
@@ -126,13 +167,19 @@ def score_view(
     if exposed:
         fitted = fit_colors(image, reference, usable)
         corrected = {"psnr_corrected": _number(masked_psnr(fitted, reference, usable), 4)}
-    return {
+    row = {
         "name": scene.names[index],
         "psnr": _number(decibels, 4),
         **corrected,
         "ssim": _number(ssim(image, reference, usable), 5),
         **exact,
+        **({} if more is None else more.score(raw, image, reference, usable)),
     }
+    if see is not None:
+        depth = as_image(pixels.depth, scene.cameras, index) / scene.scene_from_source.scale
+        opacity = as_image(pixels.opacity, scene.cameras, index)
+        see(ScoredView(row, reference, image, usable, depth, opacity))
+    return row
 
 
 def _of_all(rows: list[dict], world: World) -> list[dict]:
@@ -168,6 +215,8 @@ def _unscored(row: dict, scene: Scene, index: int) -> str:
     if row["ssim"] is None:
         window = f"{SSIM_WINDOW}x{SSIM_WINDOW}"
         return f"{row['name']}: no window of {window} usable pixels; it has no SSIM"
+    if missing := row.get("missing"):
+        return f"{row['name']}: " + "; ".join(f"no {key}: {why}" for key, why in missing.items())
     return ""
 
 
@@ -185,15 +234,6 @@ def read_photo(
     usable = torch.zeros(shape[0] * shape[1], dtype=torch.bool)
     usable[views.usable] = True
     return reference, usable.reshape(shape).numpy()
-
-
-def masked_psnr(image: np.ndarray, reference: np.ndarray, usable: np.ndarray | None) -> float:
-    """Compute the PSNR over the usable pixels [height, width] bool; None: all; nan of none."""
-    if usable is None:
-        return psnr(image, reference)
-    if not usable.any():
-        return math.nan
-    return psnr(image[usable][None], reference[usable][None])
 
 
 def _mean(values: list[float | None]) -> float | None:
@@ -226,4 +266,17 @@ def protocol(model: Model, split: str, exposed: bool = False) -> dict:
         "mean over channels and the windows within the image that hold no masked pixel",
         **corrected,
         "masked_pixels": "not scored: masks, fisheye circle, limit of the lens",
+    }
+
+
+def environment(model: Model) -> dict:
+    """What the numbers were computed with."""
+    from nerfcli import __version__
+
+    return {
+        "nerf": __version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "platform": platform.platform(),
+        "backend": model.backend,
     }

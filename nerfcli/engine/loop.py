@@ -44,6 +44,7 @@ class Loop:
         begin: makes a trainer before its first step, from a seed.
         callbacks: called in order after each step.
         last: what the last step reported. lr: its learning rate.
+        row: the last one of metrics.jsonl.
         elapsed: seconds of training, after the last step; first_seconds: where `go` began.
         recent: mean squared errors of the last steps. They are kept in checkpoints, so that a run
             that was resumed shows the same PSNR.
@@ -53,7 +54,7 @@ class Loop:
         setbacks: how often the run went back because its numbers went wrong.
         caution: what the learning rate is multiplied by since then.
         disk_refuses: the last attempt to write failed, and the user knows it.
-        shown: the rate and the PSNR that were shown last. row: the last one of metrics.jsonl.
+        shown: the rate and the PSNR that were shown last.
         is_good_enough: a callback found that the run need not go on.
         asked_to_end: who asked a callback that the run end early, for `ended_by`; None: nobody.
         world: the processes that take the steps together; the first one alone writes.
@@ -72,6 +73,7 @@ class Loop:
     callbacks: Sequence[Callback] = ()
     last: StepResult | None = None
     lr: float = 0.0
+    row: dict[str, Any] | None = None
     elapsed: float = 0.0
     first_seconds: float = 0.0
     recent: deque[Tensor] = field(default_factory=lambda: deque(maxlen=RECENT))
@@ -84,7 +86,6 @@ class Loop:
     caution: float = 1.0
     disk_refuses: bool = False
     shown: dict[str, float] = field(default_factory=dict)
-    row: dict[str, Any] | None = None
     is_good_enough: bool = False
     asked_to_end: str | None = None
     world: World = field(default_factory=world)
@@ -222,7 +223,7 @@ class Loop:
         if int(self.n_samples) == self.n_counted:
             raise Diverged(NO_SAMPLE) if self.n_counted else nothing_met(self.step)
         self.n_counted = int(self.n_samples)
-        row = self.row = {
+        self.row = row = {
             "step": self.step,
             "seconds": round(self.elapsed, 3),
             "loss": loss,

@@ -25,6 +25,7 @@ class Prepared:
         seconds: spent on it after the images were read; part of the training time.
         silhouettes: of the views, where their box was looked for.
         method_reason: why the scene has this method; "" where the config says which.
+        warnings: lines for people, of a quick look at the scene before it.
     """
 
     scene: Scene
@@ -33,6 +34,7 @@ class Prepared:
     seconds: float
     silhouettes: Silhouettes | None = None
     method_reason: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 def prepare(

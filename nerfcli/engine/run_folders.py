@@ -24,9 +24,9 @@ BEGUN = ".scene.cleared.json"  # in a folder that is being cleared
 STATE, PREVIOUS = "state.json", "previous.json"  # the last checkpoint, and the one before it
 OURS = (
     *("config.toml", "scene.json", STATE, PREVIOUS),
-    *("metrics.jsonl", "eval*.json", "report.html"),
+    *("metrics.jsonl", "eval*.json", "report*.html", "compare-*.html"),
 )
-FOLDERS = ("renders", "exports")
+FOLDERS = ("renders", "exports", "tensorboard")
 
 
 def is_run(path: Path) -> bool:
@@ -119,6 +119,11 @@ def ensure_replaceable(path: Path, *, overwrite: bool) -> None:
 def score_file(split: str = "test") -> str:
     """The name, in a run's folder, of the scores of a split's views."""
     return "eval.json" if split == "test" else f"eval-{split}.json"
+
+
+def report_file(split: str = "test") -> str:
+    """The name, in a run's folder, of the page that shows a split's scores and views."""
+    return "report.html" if split == "test" else f"report-{split}.html"
 
 
 def in_training(path: Path) -> AbstractContextManager[None]:

@@ -17,8 +17,8 @@ from torch import Tensor
 from nerfcli.cameras.cameras import Cameras
 from nerfcli.core.progress import Progress
 from nerfcli.core.text import quantity
-from nerfcli.engine.evaluate import masked_psnr, read_photo
-from nerfcli.engine.image_metrics import round_to_8_bits
+from nerfcli.engine.evaluate import read_photo
+from nerfcli.engine.image_metrics import masked_psnr, round_to_8_bits
 from nerfcli.engine.render import Model, as_image, render_image, render_rays
 from nerfcli.extraction.splat_render import WINDOW, Gaussians, Window, render_splats, render_window
 from nerfcli.extraction.splats import cameras_in_source

@@ -19,6 +19,7 @@ from nerfcli.scenes import Scene
 from nerfcli.view.look import Look
 
 FARTHEST = 160.0  # of the depth that a page takes, scene units
+DEPTH_STEP = 256e-5  # the lowest of the three bytes that carry it stays zero, so it packs fast
 WORST = 0.25  # error of a channel that has the brightest colour
 
 Span = tuple[int, int]
@@ -77,7 +78,8 @@ def paint_rows(model: Model, look: Look, aimed: Aim, rows: Span, columns: Span) 
     if look.with_depth:
         assert rays.z_scale is not None  # rays of a camera have it
         far = torch.where(pixels.opacity > 0.5, pixels.median_depth * rays.z_scale, FARTHEST)
-        depth = far.clamp(max=FARTHEST).cpu().numpy().astype(np.float32).reshape(shape)
+        far = (far.clamp(max=FARTHEST) / DEPTH_STEP).round() * DEPTH_STEP
+        depth = far.cpu().numpy().astype(np.float32).reshape(shape)
     return Band(rows, columns, colors.reshape(*shape, 3), depth)
 
 

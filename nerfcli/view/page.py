@@ -41,7 +41,7 @@ class Wish:
     crop: Crop | None = None
     color: ColorMap | None = None
     split: float = 0.5
-    has_lines: bool = True
+    has_lines: bool = False
     camera: int | None = None
 
 
@@ -65,13 +65,19 @@ class Page:
         return self.sources[0].scene
 
     def open(self, panels: Sequence[Callable[[Page], None]]) -> None:
-        """Make the controls, and paint whatever the camera looks at."""
+        """Make the controls, and paint whatever the camera looks at.
+
+        A panel that fails is told in the page, which goes on without it.
+        """
         self._add_basics()
-        for panel in panels:
-            panel(self)
         self.client.camera.on_update(lambda _: self.refresh())
         self.painter.start()
         self.refresh()
+        for panel in panels:  # after the first picture: the photos of many cameras take a while
+            try:
+                panel(self)
+            except Exception as error:
+                self._tell(repr(error))
 
     @property
     def is_open(self) -> bool:
@@ -151,7 +157,7 @@ class Page:
         """Say in the page what the renderer says; once, until it paints again."""
         if fault != self._told:
             self._told = fault
-            self.client.add_notification("The picture failed", fault, color="red")
+            self.client.add_notification("Something failed", fault, color="red")
 
     def _add_basics(self) -> None:
         gui = self.client.gui

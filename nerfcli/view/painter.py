@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,7 +60,7 @@ class Painter:
         fail: Callable[[str], None],
     ) -> None:
         self.sources, self.show, self.fail = sources, show, fail
-        self.pace = Pace()
+        self.moving, self.resting = Pace(), Pace()
         self._cropped = [Cropped(source) for source in sources]
         self._changed = threading.Condition()
         self._look: Look | None = None
@@ -129,16 +129,21 @@ class Painter:
                 self._paint(look, number, moves=is_new)
             except Exception as error:  # the server lives on, whatever a renderer says
                 told = str(error) if isinstance(error, NerfError) else repr(error)
-                self.fail(told)
+                with suppress(Exception):  # the page may be gone
+                    self.fail(told)
             since = time.perf_counter()
 
     def _paint(self, look: Look, number: int, *, moves: bool) -> None:
         """Paint a look: at once and coarse if the camera moves, then sharp if it rests."""
+        self._cost = 0.0
         if moves:
-            coarse = look.sized(self.pace.pixels_in(FRAME))
+            begin = time.perf_counter()
+            coarse = look.sized(self.moving.pixels_in(FRAME))
             canvas = Canvas(coarse)
             self._paint_band(coarse, canvas, 0, coarse.size[1])
-            self.show(canvas.picture(is_final=coarse is look))
+            self._deliver(canvas, is_final=coarse is look)
+            n_pixels = coarse.size[0] * coarse.size[1]
+            self.moving.note(n_pixels, time.perf_counter() - begin)  # packed for the page, too
             if coarse is look:
                 return
             with self._changed:
@@ -147,20 +152,23 @@ class Painter:
             canvas = canvas.enlarged(look)
         else:
             canvas = Canvas(look)
-        self._cost = 0.0
+        self._cost = 0.0  # the next one at rest has no coarse one before it
         (width, height), row, last = look.size, 0, time.perf_counter()
         while row < height:
             if not self._is_current(number):
                 return
-            n_rows = max(1, round(self.pace.pixels_in(BAND) / width))
+            n_rows = max(1, round(self.resting.pixels_in(BAND) / width))
             stop = min(row + n_rows, height)
             self._paint_band(look, canvas, row, stop)
             row, now = stop, time.perf_counter()
             if moves and row < height and now - last > SHOWN_EVERY:
-                self.show(canvas.picture(is_final=False))
+                self._deliver(canvas, is_final=False)
                 last = now
+        self._deliver(canvas, is_final=True)
+
+    def _deliver(self, canvas: Canvas, *, is_final: bool) -> None:
         begin = time.perf_counter()
-        self.show(canvas.picture(is_final=True))
+        self.show(canvas.picture(is_final=is_final))
         self._cost += time.perf_counter() - begin
 
     def _paint_band(self, look: Look, canvas: Canvas, start: int, stop: int) -> None:
@@ -184,7 +192,7 @@ class Painter:
                 finally:  # one that failed took its time, too
                     took = time.perf_counter() - begin
                     self._cost += took
-            self.pace.note((stop - start) * (columns[1] - columns[0]), took)
+            self.resting.note((stop - start) * (columns[1] - columns[0]), took)
 
 
 class Canvas:

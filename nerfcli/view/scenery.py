@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from nerfcli.scenes import Scene
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 THUMBNAIL = 160  # pixels of the longer side of a photo in its frustum
 MOST_FRUSTA = 300  # evenly spaced ones, where there are more cameras
 MOST_POINTS = 100_000
-FRUSTUM = 0.05  # of the cameras' distance from the middle
+FRUSTUM = 0.05  # length, of the cameras' distance from the middle
+APART = 0.5  # and of the distance of a camera's nearest neighbour, at most
+LINE = 1.5  # pixels
 COLORS = {"train": (70, 130, 200), "val": (220, 160, 60), "test": (210, 80, 80)}
 CORNERS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], np.float32)
 EDGES = [(i, j) for i in range(8) for j in range(i) if abs(CORNERS[i] - CORNERS[j]).sum() == 2]
@@ -31,12 +34,15 @@ class Scenery:
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
         self._thumbnails: dict[int, np.ndarray | None] = {}
+        self._length = _frustum_length(scene)
 
     def add_to(self, page: Page) -> None:
         """Draw everything for a page, with controls for what of it is seen."""
         gui, nodes, scene = page.client.gui, page.client.scene, self.scene
-        nodes.set_up_direction(up_of(scene))
-        parts: dict[str, Any] = {"Cameras": nodes.add_frame("/cameras", show_axes=False)}
+        # cameras close to each other, as of a walk, would stand in the way
+        is_crowded = self._length < FRUSTUM * _reach(scene)
+        frame = nodes.add_frame("/cameras", show_axes=False, visible=not is_crowded)
+        parts: dict[str, Any] = {"Cameras": frame}
         for split, indices in scene.splits.items():
             for index in some(indices, MOST_FRUSTA):
                 self._draw_camera(page, split, index)
@@ -50,13 +56,14 @@ class Scenery:
         with gui.add_folder("Drawn over it", expand_by_default=False):
             boxes = [gui.add_checkbox(name, node.visible) for name, node in parts.items()]
 
-        def redraw(_: Any) -> None:
+        def redraw(_: Any = None) -> None:
             for box, node in zip(boxes, parts.values(), strict=True):
                 node.visible = box.value
             page.change(has_lines=any(box.value for box in boxes))
 
         for box in boxes:
             box.on_update(redraw)
+        redraw()
 
     def _draw_camera(self, page: Page, split: str, index: int) -> None:
         pose = self.scene.cameras.c2w[index].numpy()
@@ -68,8 +75,9 @@ class Scenery:
             f"/cameras/{split}-{index}",
             fov,
             width / height,
-            scale=FRUSTUM * _reach(self.scene),
-            thickness=FRUSTUM * _reach(self.scene) / 40,
+            scale=self._length,
+            thickness=LINE,
+            thickness_units="screen",
             color=COLORS.get(split, (128, 128, 128)),
             image=self._thumbnails[index],
             wxyz=wxyz,
@@ -118,7 +126,19 @@ def up_of(scene: Scene) -> tuple[float, float, float]:
     return (0.0, 0.0, 1.0) if scene.upright is None else tuple(scene.upright.up.tolist())
 
 
+def _frustum_length(scene: Scene) -> float:
+    """A length that shows cameras without hiding each other, scene units."""
+    places = scene.cameras.positions
+    reach = _reach(scene)
+    some_places = places[:: max(1, len(places) // MOST_FRUSTA)]
+    apart = torch.cdist(some_places, some_places).fill_diagonal_(math.inf).amin(1)
+    known = apart[apart.isfinite() & (apart > 1e-3 * reach)]
+    near = float(known.median()) if len(known) else math.inf
+    return max(min(FRUSTUM * reach, APART * near), 1e-3 * reach)
+
+
 def _reach(scene: Scene) -> float:
+    """How far the cameras are from the middle."""
     away = scene.cameras.positions - scene.cameras.positions.new_tensor(scene.box.center)
     return max(float(away.norm(dim=1).median()), scene.box.half_size)
 

