@@ -94,8 +94,7 @@ def open_server(gate: Gate, host: str, port: int | None) -> viser.ViserServer:
     import viser
     import websockets.asyncio.server as sockets
 
-    ports = range(FIRST_PORT, FIRST_PORT + N_PORTS) if port is None else (port,)
-    free = _first_free(host, ports)
+    free = free_port(host, port)
     serve = sockets.serve
 
     def guarded(handler: Any, *args: Any, **options: Any) -> Any:
@@ -129,7 +128,9 @@ def _guard(gate: Gate, inner: Callable[..., Response | None] | None) -> Callable
     return process_request
 
 
-def _first_free(host: str, ports: range | tuple[int, ...]) -> int:
+def free_port(host: str, port: int | None) -> int:
+    """The port itself, or the first free one from FIRST_PORT on; errors as of `open_server`."""
+    ports = range(FIRST_PORT, FIRST_PORT + N_PORTS) if port is None else (port,)
     for port in ports:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -139,7 +140,7 @@ def _first_free(host: str, ports: range | tuple[int, ...]) -> int:
             except OSError as error:
                 if error.errno is not None and port == ports[0] and not _is_local(host):
                     raise NerfError(
-                        f"--host {host}: this machine has no such address; 0.0.0.0 stands for all."
+                        f"host {host}: this machine has no such address; 0.0.0.0 stands for all."
                     ) from error
                 continue
             return probe.getsockname()[1]
@@ -157,5 +158,5 @@ def _is_local(host: str) -> bool:
 
 def _taken(host: str, ports: list[int]) -> NerfError:
     if len(ports) == 1:
-        return NerfError(f"--port {ports[0]} is taken on {host}; name another, or leave it out.")
-    return NerfError(f"ports {ports[0]} to {ports[-1]} are taken on {host}; name one with --port.")
+        return NerfError(f"port {ports[0]} is taken on {host}; name another one, or none.")
+    return NerfError(f"ports {ports[0]} to {ports[-1]} are taken on {host}; name another one.")

@@ -38,8 +38,11 @@ class Viewer:
 
     def close(self) -> None:
         """End all painters and the server."""
-        for page in list(self.pages.values()):
+        pages = list(self.pages.values())
+        for page in pages:
             page.close()
+        for page in pages:
+            page.painter.join()
         with silent():
             self.server.stop()
 
