@@ -22,6 +22,20 @@ def find_browser() -> str | None:
     return next((path for name in NAMES if (path := shutil.which(name))), None)
 
 
+FIND = """(() => {
+    const named = e => e.textContent.trim() === TEXT && e.children.length < 2 || e.value === TEXT;
+    const seen = e => e.checkVisibility() && !e.closest('[aria-hidden=true]');
+    const found = [...document.querySelectorAll('button, input, div, label, p, span')]
+        .filter(e => named(e) && seen(e)).pop();
+    if (!found) return null;
+    found.scrollIntoView({block: 'center'});
+    const box = found.getBoundingClientRect();
+    const place = [box.x + box.width / 2, box.y + box.height / 2];
+    const top = document.elementFromPoint(...place);
+    return top && (found.contains(top) || top.contains(found)) ? place : null;
+})()"""
+
+
 class Browser:
     """A browser with one page. Use it as a context manager."""
 
@@ -105,6 +119,16 @@ class Browser:
             "Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1
         )
 
+    def click(self, text: str) -> None:
+        """Click the innermost element that is seen and has this text, or this value."""
+        find = FIND.replace("TEXT", json.dumps(text))
+        before, place = None, wait_for(lambda: self.run(find), what=text)
+        while place != before:  # folders open and close by and by
+            time.sleep(0.2)
+            before, place = place, wait_for(lambda: self.run(find), what=text)
+        self.mouse("mousePressed", *place)
+        self.mouse("mouseReleased", *place)
+
     def drag(self, start: tuple[float, float], end: tuple[float, float], steps: int = 10) -> None:
         self.mouse("mousePressed", *start)
         for i in range(1, steps + 1):
@@ -113,11 +137,13 @@ class Browser:
         self.mouse("mouseReleased", *end)
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = PATIENCE) -> Any:
+def wait_for(
+    condition: Callable[[], Any], seconds: float = PATIENCE, what: str = "a condition"
+) -> Any:
     """Wait until a condition holds, and return what it gave."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if found := condition():
             return found
         time.sleep(0.05)
-    raise AssertionError("waited in vain")
+    raise AssertionError(f"waited in vain for {what}")

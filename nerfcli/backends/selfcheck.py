@@ -36,6 +36,7 @@ N_POINTS = 1000
 NET = NetSpec(GridSpec(16, 2, 12, 16, 256))
 BOX = Box((0.2, -0.1, 0.3), 0.7, 2)
 STEPS = Steps(0.15, 0.02)
+FOG_STEP = 0.004  # of samples that nobody could see one by one
 SPACES: tuple[Space, ...] = (
     BoxSpace(BOX, 0.1, 10.0),
     ContractedSpace(BOX, 0.1, 10.0),
@@ -283,7 +284,7 @@ def _rendering_fog(backend: Backend, reference: Backend, case: Case) -> Pairs:
     fog = replace(case.network, params=replace(case.params, density=density))
     logs = reference.density(fog, case.positions(SPACES[0])).mul(BOX.side).log()
     head.mul_(math.log(60) / -logs.mean())
-    grid, some = replace(case.grid, steps=Steps(0.004)), slice(0, N_RAYS // 4)
+    grid, some = replace(case.grid, steps=Steps(FOG_STEP)), slice(0, N_RAYS // 4)
     where = (case.rays[some], Bounds(*(t[some] for t in case.bounds)), case.jitter[some], grid)
     black = torch.zeros(3, device=case.device)
     got, want = (b.render_rays(fog, *where, black) for b in (backend, reference))

@@ -22,6 +22,8 @@ from nerfcli.cli.options import (
 from nerfcli.cli.output import show
 from nerfcli.cli.train_job import run_job
 from nerfcli.cli.train_request import fresh_job, ready_scene, resumable_job
+from nerfcli.cli.train_view import asked_showing
+from nerfcli.cli.view_options import ViewHost, ViewPort, ViewToken
 from nerfcli.core.config import known
 from nerfcli.core.errors import NerfError
 from nerfcli.core.extras import ensure_installed
@@ -112,6 +114,12 @@ def train(
             metavar="DB", help="End where the held-out views reach it; exit code 3 if not."
         ),
     ] = None,
+    view: Annotated[
+        bool, typer.Option("--view", help="Show the run in a browser while it trains.")
+    ] = False,
+    view_host: ViewHost = None,
+    view_port: ViewPort = None,
+    view_token: ViewToken = None,
     log: Annotated[
         str | None,
         typer.Option(
@@ -148,7 +156,11 @@ def train(
         raise NerfError(f"--log {log}: unknown; known: tensorboard.")
     if log is not None:
         ensure_installed("tensorboard", "--log tensorboard")
-    if wants_several(devices):
+    several = wants_several(devices)
+    showing = asked_showing(
+        view, view_host, view_port, view_token, several=several, dry_run=dry_run
+    )
+    if several:
         return launch(context.obj, known(devices))
     if resume and dry_run:
         raise NerfError("--dry-run is of a new run; a run to --resume is shown by nerf info RUN.")
@@ -177,4 +189,4 @@ def train(
         job = request(
             scene, out, given, overwrite=overwrite, target_psnr=target_psnr, note=reporter.note
         )
-        return run_job(job, reporter, as_json=as_json, quiet=quiet, log=log)
+        return run_job(job, reporter, as_json=as_json, quiet=quiet, log=log, showing=showing)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nerfcli.cli.more_time import more_time
 from nerfcli.cli.output import NOT_MET, show, stop_code
 from nerfcli.cli.train_request import Job
+from nerfcli.cli.train_view import Showing, shown
 from nerfcli.core.distributed import world
 from nerfcli.core.errors import NerfError
 from nerfcli.core.progress import Progress
@@ -29,6 +30,7 @@ def run_job(
     as_json: bool,
     quiet: bool = False,
     log: str | None = None,
+    showing: Showing | None = None,
 ) -> int:
     """Train, report the result, and return the exit code.
 
@@ -36,7 +38,7 @@ def run_job(
     """
     stop = StopSignal()
     with ExitStack() as held:
-        run, summary, target = _train(job, progress, stop, held, log)
+        run, summary, target = _train(job, progress, stop, held, log, showing)
         progress.close()
         code = stop_code(summary["stopped"])
         if not world().is_first:  # the first one alone measures and reports
@@ -78,7 +80,12 @@ def run_job(
 
 
 def _train(
-    job: Job, progress: Progress, stop: StopSignal, held: ExitStack, log: str | None
+    job: Job,
+    progress: Progress,
+    stop: StopSignal,
+    held: ExitStack,
+    log: str | None,
+    showing: Showing | None,
 ) -> tuple[Run, dict[str, Any], Target | None]:
     """Train where there is anything to do; give the run and the summary, and heed `stop` after.
 
@@ -115,15 +122,16 @@ def _train(
             callbacks.append(board := TensorBoard())
             held.callback(board.close)
     resume = isinstance(run, Run)
-    summary = train(
-        job.prepared,
-        run if isinstance(run, Run) else create,
-        progress=progress,
-        stop=stop,
-        held=held,
-        resume=resume,
-        callbacks=callbacks,
-    )
+    with shown(showing, job.prepared.scene, stop, progress.note) as watching:
+        summary = train(
+            job.prepared,
+            run if isinstance(run, Run) else create,
+            progress=progress,
+            stop=stop,
+            held=held,
+            resume=resume,
+            callbacks=(*callbacks, *watching),
+        )
     return run if isinstance(run, Run) else made[0], summary, target
 
 
@@ -249,6 +257,8 @@ def _summary(
         lines.append(f"target {value['target_psnr']:g} dB {reached}")
     if value["stopped"] is not None:
         lines.append(f"stopped early; everything is saved. Go on: nerf train --resume {run}")
+    elif value["ended_by"] == "viewer":
+        lines.append(f"ended by the viewer; everything is saved. Go on: nerf train --resume {run}")
     elif not quiet:
         lines.append(_next(run, value.get("render_seconds")))
     return "\n".join(lines)

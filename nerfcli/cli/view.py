@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import socket
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,6 +19,7 @@ from nerfcli.cli.options import (
     open_run,
 )
 from nerfcli.cli.output import remark, show, stop_code
+from nerfcli.cli.view_options import LOCAL, Host, Port, Token, describe_address
 from nerfcli.core.errors import NerfError
 from nerfcli.core.extras import ensure_installed
 from nerfcli.core.signals import StopSignal
@@ -28,22 +27,6 @@ from nerfcli.core.signals import StopSignal
 if TYPE_CHECKING:
     from nerfcli.engine.runs import Run
     from nerfcli.scenes import Scene
-
-LOCAL = "127.0.0.1"
-Host = Annotated[
-    str,
-    typer.Option(
-        metavar="ADDRESS",
-        help="0.0.0.0 lets other machines in; then the address holds a token.",
-    ),
-]
-Port = Annotated[
-    int | None, typer.Option(metavar="N", help="[default: the first free one from 7007 on]")
-]
-Token = Annotated[
-    str | None,
-    typer.Option(metavar="TEXT", help="That the address must hold, also on this machine."),
-]
 
 
 def view(
@@ -93,7 +76,7 @@ def view(
     scenes = [_scene(one, quiet=quiet) for one in runs]
     _ensure_same_source(runs, scenes)
     from nerfcli.engine.render import load_model
-    from nerfcli.view.sources import RunSource
+    from nerfcli.view.sources import RunSource, load_codes
     from nerfcli.view.turns import Turns
     from nerfcli.view.viewer import open_viewer
 
@@ -101,27 +84,17 @@ def view(
     turns, sources = Turns(), []
     for one, scene in zip(runs, scenes, strict=True):
         model = load_model(one, backend, device, note)
-        sources.append(RunSource(one.path.name, model, scene, turns))
+        codes = load_codes(one)
+        sources.append(RunSource(one.path.name, model, scene, turns, path=one.path, learned=codes))
     with StopSignal() as stop:
         viewer = open_viewer(sources, host=host, port=port, token=token)
         value = {"url": viewer.url, "runs": [str(one.path) for one in runs]}
-        show(describe_address(viewer.url, host), value, as_json)
+        show(f"{describe_address(viewer.url, host)}\nCtrl-C ends it", value, as_json)
         wait = threading.Event()
         while stop.received is None:
             wait.wait(0.2)
         viewer.close()
     return stop_code(stop.received) or 0
-
-
-def describe_address(url: str, host: str) -> str:
-    """The page's address, and how to reach it from another machine."""
-    lines = [f"open {url}"]
-    if host == LOCAL:
-        port = url.split(":")[2].split("/")[0]
-        here = shlex.quote(socket.gethostname())
-        lines.append(f"from another machine, first: ssh -L {port}:{LOCAL}:{port} {here}")
-    lines.append("Ctrl-C ends it")
-    return "\n".join(lines)
 
 
 def _scene(run: Run, *, quiet: bool) -> Scene:

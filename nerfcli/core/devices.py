@@ -81,7 +81,19 @@ def pick(name: str) -> str:
             names = ", ".join(f"cuda:{i}" for i in range(there))
             raise NerfError(f"device {name}: there is no such GPU here, only {names}.")
         torch.cuda.set_device(int(index))
+        _picked.append(int(index))
     return kind
+
+
+_picked: list[int] = []  # indices of GPUs, the last one holds
+
+
+def use_picked() -> None:
+    """Work in this thread on the GPU that `pick` chose in another one: each has its own."""
+    if _picked:
+        import torch
+
+        torch.cuda.set_device(_picked[-1])
 
 
 def with_index(device: str) -> str:

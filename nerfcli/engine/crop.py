@@ -11,7 +11,7 @@ import numpy as np
 
 from nerfcli.cameras.crop import Crop
 from nerfcli.core.errors import NerfError
-from nerfcli.core.files import read_json
+from nerfcli.core.files import json_text, read_json
 from nerfcli.engine.render import Model
 from nerfcli.scenes.scene import Similarity
 
@@ -57,6 +57,16 @@ def moved(crop: Crop, by: Similarity) -> Crop:
     center = matrix[:3, :3] @ np.array(crop.center) + matrix[:3, 3]
     rotation = np.array(by.rotation) @ np.array(crop.rotation).reshape(3, 3)
     return _crop(center, 2.0 * by.scale * np.array(crop.half), rotation)
+
+
+def crop_text(crop: Crop) -> str:
+    """State a crop in source units as the JSON that --crop reads."""
+    value = {
+        "center": list(crop.center),
+        "size": [2.0 * half for half in crop.half],
+        "rotation": np.array(crop.rotation).reshape(3, 3).tolist(),
+    }
+    return json_text(value, indent=1) + "\n"
 
 
 def _crop(center: np.ndarray, size: np.ndarray, rotation: np.ndarray) -> Crop:

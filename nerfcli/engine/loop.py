@@ -54,7 +54,9 @@ class Loop:
         setbacks: how often the run went back because its numbers went wrong.
         caution: what the learning rate is multiplied by since then.
         disk_refuses: the last attempt to write failed, and the user knows it.
+        shown: the rate and the PSNR that were shown last.
         is_good_enough: a callback found that the run need not go on.
+        asked_to_end: who asked a callback that the run end early, for `ended_by`; None: nobody.
         world: the processes that take the steps together; the first one alone writes.
         received: a signal that one of these processes got. all_found_it_good: they all know that
             one found the run good enough.
@@ -83,7 +85,9 @@ class Loop:
     setbacks: int = 0
     caution: float = 1.0
     disk_refuses: bool = False
+    shown: dict[str, float] = field(default_factory=dict)
     is_good_enough: bool = False
+    asked_to_end: str | None = None
     world: World = field(default_factory=world)
     received: int | None = None
     all_found_it_good: bool = False
@@ -174,6 +178,8 @@ class Loop:
     def _ended_by(self, stop: StopSignal) -> str:
         if self._signal(stop) is not None:
             return "signal"
+        if self.asked_to_end is not None:
+            return self.asked_to_end
         if self._met():
             return "target"
         return "minutes" if self.budget.seconds else "steps"
@@ -183,7 +189,7 @@ class Loop:
         return self.is_good_enough if self.world.is_alone else self.all_found_it_good
 
     def _is_over(self, stop: StopSignal) -> bool:
-        done = self.budget.done(self.step) or self._met()
+        done = self.budget.done(self.step) or self._met() or self.asked_to_end is not None
         return done or (self._signal(stop) is not None and self.step > 0)
 
     def take_step(self, elapsed: float) -> None:
@@ -251,7 +257,7 @@ class Loop:
         """Show progress, the rate and the PSNR on training rays."""
         step, elapsed = self.step, self.elapsed
         rate = int(self.n_rays) / max(elapsed - self.first_seconds, 1e-9)  # sync
-        values = {"rays_per_s": rate, "psnr": self._psnr()}
+        values = self.shown = {"rays_per_s": rate, "psnr": self._psnr()}
         spent = (elapsed, self.budget.seconds) if self.budget.seconds else None
         total = None if spent else self.budget.total_steps
         self.progress.update(step, total=total, spent=spent, **values)

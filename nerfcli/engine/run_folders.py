@@ -27,6 +27,7 @@ OURS = (
     *("metrics.jsonl", "eval*.json", "report*.html", "compare-*.html"),
 )
 FOLDERS = ("renders", "exports", "tensorboard")
+KEPT = ("paths", "crops")  # the user's own work, of use for the next run of the scene, too
 
 
 def is_run(path: Path) -> bool:
@@ -41,7 +42,7 @@ def is_begun(path: Path) -> bool:
     if names == ["renders"]:
         return not any((path / "renders").iterdir())
     ours = {file.name for pattern in (*OURS, *TENSOR_FILES, *ASIDE) for file in path.glob(pattern)}
-    return any(path.glob(".scene.*.json")) and ours.issuperset({*names} - {*FOLDERS})
+    return any(path.glob(".scene.*.json")) and ours.issuperset({*names} - {*FOLDERS, *KEPT})
 
 
 def has_checkpoint(path: Path) -> bool:

@@ -6,6 +6,8 @@ progress: share of the run that is done, 0 to 1.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from nerfcli.core.config import TrainConfig, known
@@ -23,6 +25,15 @@ class Clock:
 
     def elapsed(self) -> float:
         return self.before + time.perf_counter() - self.start
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave out of the training time what passes within the block."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.start += time.perf_counter() - begin
 
 
 def learning_rate(step: int, progress: float, train: TrainConfig, hold: float) -> float:

@@ -58,7 +58,7 @@ def train(
     Returns:
         A summary: steps, seconds, psnr (of the training rays of the last steps), held_out (see
         `estimate_held_out`; None where it was stopped), rates, stopped (the signal, or None),
-        ended_by (steps, minutes, target or signal).
+        ended_by (steps, minutes, target, signal, or who asked a callback).
 
     Raises:
         NerfError: the training diverged, memory ran out, or the run cannot be read or written.

@@ -17,7 +17,14 @@ from nerfcli.reference.adam import AdamConfig, adam_step
 
 LR_FACTOR = 0.1  # of the field's learning rate
 PREFIX = "exposure."  # of the tensors in a checkpoint
+CODES = PREFIX + "codes"
 ADAM = AdamConfig()
+
+
+def color_of(codes: Tensor) -> ColorMap:
+    """The colour maps of codes [n, 6]."""
+    log_gain, offset = codes.split(3, dim=1)
+    return ColorMap(log_gain.exp(), offset.contiguous())
 
 
 class ExposureCodes:
@@ -41,8 +48,7 @@ class ExposureCodes:
 
     def color(self, cameras: Tensor) -> ColorMap:
         """The colour maps of rays of these cameras, [n_rays]."""
-        log_gain, offset = self.codes[cameras.long()].split(3, dim=1)
-        return ColorMap(log_gain.exp(), offset.contiguous())
+        return color_of(self.codes[cameras.long()])
 
     def step(self, batch: Batch, grads: ColorMap, step: int, lr: float) -> None:
         """Take a step of Adam by the gradients in the batch's colour maps, and centre the codes."""

@@ -91,7 +91,18 @@ def write_own_path(
         last = n if is_loop else n - 1
         parts = key_frames if is_loop else max(key_frames - 1, 1)
         chosen = [round(i * last / parts) for i in range(key_frames)]
-    tables = [_describe(cameras, i) for i in chosen]
+    n_frames = None if key_frames is None else n
+    write_text(path, own_path_text(cameras[chosen], fps=fps, is_loop=is_loop, n_frames=n_frames))
+    return len(chosen)
+
+
+def own_path_text(cameras: Cameras, *, fps: float, is_loop: bool, n_frames: int | None) -> str:
+    """State a path as JSON, in the frame of the scene's source.
+
+    Args:
+        n_frames: of the film that flies through the cameras; None: they are its frames.
+    """
+    tables = [_describe(cameras, i) for i in range(len(cameras))]
     shared = {
         key: value for key, value in tables[0].items() if all(t.get(key) == value for t in tables)
     }
@@ -103,20 +114,19 @@ def write_own_path(
         "loop": is_loop,
         **shared,
     }
-    if key_frames is not None:
-        top["n_frames"] = n
+    if n_frames is not None:
+        top["n_frames"] = n_frames
     rows = [
         {
-            "camera_to_world": opengl_matrix(cameras.c2w[i].numpy()),
+            "camera_to_world": opengl_matrix(c2w.numpy()),
             **{key: value for key, value in table.items() if key not in shared},
         }
-        for i, table in zip(chosen, tables, strict=True)
+        for c2w, table in zip(cameras.c2w, tables, strict=True)
     ]
     head = json_text(top, indent=2).rstrip().removesuffix("}").rstrip()
-    name = "frames" if key_frames is None else "key_frames"
+    name = "frames" if n_frames is None else "key_frames"
     lines = ",\n".join(f"    {json_text(row)}" for row in rows)  # a line a camera
-    write_text(path, f'{head},\n  "{name}": [\n{lines}\n  ]\n}}\n')
-    return len(rows)
+    return f'{head},\n  "{name}": [\n{lines}\n  ]\n}}\n'
 
 
 def _describe(cameras: Cameras, index: int) -> dict[str, Any]:

@@ -125,9 +125,11 @@ def _colors(model: Model, look: Look, cameras: Cameras, rays: Rays, pixels: Pixe
 def _error(
     colors: np.ndarray, photo: np.ndarray, size: tuple[int, int], rows: Span, columns: Span
 ) -> np.ndarray:
-    """How far colours are from a photo [any height, any width, 3]: the mean of the channels."""
+    """How far colours are from a photo [h, w, 3 or 4] of any size: the mean of the channels."""
     if photo.shape[:2] != size[::-1]:
         photo = np.asarray(Image.fromarray(photo).resize(size, Image.Resampling.BOX))
     part = photo[rows[0] : rows[1], columns[0] : columns[1]].astype(np.float64)
-    off = np.abs(colors - part).mean(axis=-1) / 255.0
+    off = np.abs(colors - part[..., :3]).mean(axis=-1) / 255.0
+    if part.shape[-1] == 4:
+        off = np.where(part[..., 3] > 127, off, 0.0)
     return to_uint8(ramp_colors(np.clip(off / WORST, 0.0, 1.0)))

@@ -97,7 +97,7 @@ def ensure_token(token: str) -> None:
     """Raise NerfError for a token that guards nothing, or that address or cookie cannot hold."""
     if not re.fullmatch(r"[A-Za-z0-9._~-]+", token):
         raise NerfError(
-            f"--token {token!r}: letters, digits and any of . _ ~ - make a token; leave it out "
+            f"token {token!r}: letters, digits and any of . _ ~ - make a token; leave it out "
             "for a random one where others can reach the page."
         )
 
@@ -114,10 +114,7 @@ def open_server(gate: Gate, host: str, port: int | None) -> viser.ViserServer:
     import viser
     import websockets.asyncio.server as sockets
 
-    if port is not None and not 0 <= port < 1 << 16:
-        raise NerfError(f"--port {port}: ports are numbers from 1 to 65535.")
-    ports = range(FIRST_PORT, FIRST_PORT + N_PORTS) if port is None else (port,)
-    free = _first_free(host, ports)
+    free = free_port(host, port)
     serve = sockets.serve
 
     def guarded(handler: Any, *args: Any, **options: Any) -> Any:
@@ -160,7 +157,11 @@ def _guard(gate: Gate, inner: Callable[..., Response | None] | None) -> Callable
     return process_request
 
 
-def _first_free(host: str, ports: range | tuple[int, ...]) -> int:
+def free_port(host: str, port: int | None) -> int:
+    """The port itself, or the first free one from FIRST_PORT on; errors as of `open_server`."""
+    if port is not None and not 0 <= port < 1 << 16:
+        raise NerfError(f"--port {port}: ports are numbers from 1 to 65535.")
+    ports = range(FIRST_PORT, FIRST_PORT + N_PORTS) if port is None else (port,)
     for port in ports:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -170,7 +171,7 @@ def _first_free(host: str, ports: range | tuple[int, ...]) -> int:
             except (OSError, UnicodeError) as error:
                 if port == ports[0] and not _is_local(host):
                     raise NerfError(
-                        f"--host {host}: this machine has no such address; 0.0.0.0 stands for all."
+                        f"host {host}: this machine has no such address; 0.0.0.0 stands for all."
                     ) from error
                 if isinstance(error, OSError) and error.errno == errno.EACCES:
                     raise NerfError(
@@ -192,5 +193,5 @@ def _is_local(host: str) -> bool:
 
 def _taken(host: str, ports: list[int]) -> NerfError:
     if len(ports) == 1:
-        return NerfError(f"--port {ports[0]} is taken on {host}; name another, or leave it out.")
-    return NerfError(f"ports {ports[0]} to {ports[-1]} are taken on {host}; name one with --port.")
+        return NerfError(f"port {ports[0]} is taken on {host}; name another one, or none.")
+    return NerfError(f"ports {ports[0]} to {ports[-1]} are taken on {host}; name another one.")

@@ -26,9 +26,11 @@ class Look:
         mode: one of MODES.
         crop: nothing is shown outside; in source units.
         color: what an exposure code makes of the field's colours, gain and offset [3].
-        photo: [height, width, 3] uint8, what `error` compares with.
+        photo: [height, width, 3 or 4] uint8, what `error` compares with, but where alpha is 0.
         split: the share of the width that the first of two runs gets.
         with_depth: whether the picture carries its depth, so that lines are hidden behind it.
+        page_size: the camera is not the page's own: the picture is shown in the middle of a page
+            of this width and height, and nothing is drawn over it.
     """
 
     cameras: Cameras
@@ -38,6 +40,7 @@ class Look:
     photo: np.ndarray | None = None
     split: float = 0.5
     with_depth: bool = False
+    page_size: tuple[int, int] | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -72,3 +75,20 @@ def free_camera(
         torch.tensor([[width, height]]),
         (Lens(),),
     )
+
+
+def fitted(cameras: Cameras, size: tuple[int, int]) -> Cameras:
+    """The same view, not larger than width and height."""
+    width, height = cameras.size[0].tolist()
+    return cameras.scaled(min(1.0, size[0] / width, size[1] / height))
+
+
+def with_bars(colors: np.ndarray, page_size: tuple[int, int]) -> np.ndarray:
+    """Give a picture [height, width, 3] the page's ratio of width to height, by black bars."""
+    height, width = colors.shape[:2]
+    ratio = page_size[0] / page_size[1]
+    whole = max(width, round(height * ratio)), max(height, round(width / ratio))
+    canvas = np.zeros((whole[1], whole[0], 3), np.uint8)
+    left, top = (whole[0] - width) // 2, (whole[1] - height) // 2
+    canvas[top : top + height, left : left + width] = colors
+    return canvas

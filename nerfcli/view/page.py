@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from nerfcli.cameras.cameras import Cameras
 from nerfcli.cameras.crop import Crop
 from nerfcli.cameras.rays import ColorMap
 from nerfcli.core.errors import NerfError
@@ -16,7 +17,7 @@ from nerfcli.engine.evaluate import read_photo
 from nerfcli.engine.render import to_uint8
 from nerfcli.methods.base import background_of
 from nerfcli.scenes import Scene
-from nerfcli.view.look import MODES, Look, free_camera
+from nerfcli.view.look import MODES, Look, fitted, free_camera
 from nerfcli.view.painter import Painter, Picture
 from nerfcli.view.sources import Source
 
@@ -34,6 +35,7 @@ class Wish:
     Attributes:
         height: of a picture at rest, pixels at most.
         camera: index of the training camera that `error` looks through.
+        film: a camera that is shown instead of the page's own, as a film has it.
     """
 
     mode: str = "colour"
@@ -43,6 +45,7 @@ class Wish:
     split: float = 0.5
     has_lines: bool = False
     camera: int | None = None
+    film: Cameras | None = None
 
 
 class Page:
@@ -50,11 +53,13 @@ class Page:
 
     Attributes:
         client: viser's handle. sources: what is shown, one or two to compare.
-        wish: what the controls say; `change` sets it.
+        wish: what the controls say; `change` sets it. watchers: called after each change.
+        folder: of the controls of the picture, open for panels.
     """
 
     def __init__(self, client: viser.ClientHandle, sources: Sequence[Source]) -> None:
         self.client, self.sources, self.wish = client, sources, Wish()
+        self.watchers: list[Callable[[], None]] = []
         self.painter = Painter(sources, self._show, self._tell)
         self._photo: tuple[int, np.ndarray] | None = None
         self._told: str | None = None
@@ -79,12 +84,18 @@ class Page:
             except Exception as error:
                 self._tell(repr(error))
 
+    @property
+    def is_open(self) -> bool:
+        return self.painter.is_open
+
     def close(self) -> None:
         self.painter.stop()
 
     def change(self, **values: Any) -> None:
         """Set parts of the wish and paint it."""
         self.wish = replace(self.wish, **values)
+        for watcher in self.watchers:
+            watcher()
         self.refresh()
 
     def refresh(self) -> None:
@@ -101,16 +112,20 @@ class Page:
             return None
         scale = min(1.0, wish.height / height, MOST_PIXELS / width, MOST_PIXELS / height)
         size = max(1, round(width * scale)), max(1, round(height * scale))
-        photo = None
-        if wish.mode == "error" and wish.camera is not None:
-            cameras = self.scene.cameras[wish.camera]
-            cameras = cameras.scaled(min(1.0, wish.height / int(cameras.size[0, 1])))
-            photo = self._load_photo(wish.camera)
-        else:
-            cameras = free_camera(
-                np.asarray(camera.position), rotation_of(camera.wxyz), camera.fov, size
-            )
-        return Look(cameras, wish.mode, wish.crop, wish.color, photo, wish.split, wish.has_lines)
+        others, photo = wish.film, None
+        if others is None and wish.mode == "error" and wish.camera is not None:
+            others, photo = self.scene.cameras[wish.camera], self._load_photo(wish.camera)
+        cameras = self.own_camera(size) if others is None else fitted(others, size)
+        rest = wish.crop, wish.color, photo, wish.split
+        if others is not None:
+            return Look(cameras, wish.mode, *rest, page_size=size)
+        with_depth = wish.has_lines or wish.crop is not None
+        return Look(cameras, wish.mode, *rest, with_depth=with_depth)
+
+    def own_camera(self, size: tuple[int, int]) -> Cameras:
+        """Where the page stands; with the field of view from top to bottom that it shows."""
+        camera = self.client.camera
+        return free_camera(np.asarray(camera.position), rotation_of(camera.wxyz), camera.fov, size)
 
     def go_to(self, position: Any, wxyz: Any, fov: float) -> None:
         """Move the page's camera."""
@@ -120,23 +135,28 @@ class Page:
 
     def nearest_camera(self) -> int | None:
         """The training camera with a photo nearest to the page's; None: there are no photos."""
-        scene = self.scene
-        known = [i for i in scene.splits["train"] if (p := scene.image_paths[i]) and p.is_file()]
+        known = self.cameras_with_photos()
         if not known:
             return None
         here = torch.as_tensor(np.array(self.client.camera.position))
-        away = (scene.cameras.positions[known] - here).norm(dim=1)
+        away = (self.scene.cameras.positions[known] - here).norm(dim=1)
         return known[int(away.argmin())]
+
+    def cameras_with_photos(self) -> list[int]:
+        """The training cameras whose photos are here."""
+        scene = self.scene
+        return [i for i in scene.splits["train"] if (p := scene.image_paths[i]) and p.is_file()]
 
     def _load_photo(self, index: int) -> np.ndarray | None:
         if self._photo is None or self._photo[0] != index:
             background = background_of(self.scene, "cpu")
             try:
-                photo = to_uint8(read_photo(self.scene, index, background)[0])
+                colors, usable = read_photo(self.scene, index, background)
             except NerfError as fault:
                 self._tell(str(fault))
                 return None
-            self._photo = index, photo
+            alpha = np.ones(colors.shape[:2]) if usable is None else usable
+            self._photo = index, to_uint8(np.dstack([colors, alpha]))
         return self._photo[1]
 
     def _show(self, picture: Picture) -> None:
@@ -157,7 +177,8 @@ class Page:
 
     def _add_basics(self) -> None:
         gui = self.client.gui
-        with gui.add_folder("Picture"):
+        self.folder = gui.add_folder("Picture")
+        with self.folder:
             mode = gui.add_dropdown("Show", MODES)
             height = gui.add_slider(
                 "Height at rest", min=240, max=MOST_PIXELS, step=16, initial_value=self.wish.height

@@ -9,15 +9,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
+from nerfcli.core.devices import use_picked
 from nerfcli.core.errors import NerfError
 from nerfcli.view.bands import Aim, Band, aim, paint_rows
-from nerfcli.view.look import Look
+from nerfcli.view.look import Look, with_bars
 from nerfcli.view.pace import Pace
 from nerfcli.view.sources import Cropped, Source
 
@@ -25,7 +26,9 @@ FRAME = 0.09  # seconds of a picture while the camera moves: ten a second, with 
 BAND = 0.07  # seconds of a band at rest
 REST = 0.15  # seconds without a new look that are rest
 SHOWN_EVERY = 0.2  # seconds between unfinished pictures
-FRESH = 0.5  # seconds at rest after which a field that changed is painted anew
+NEAR = np.full((2, 2), 0.02, np.float32)  # depth of a picture that hides all lines
+FRESH = 0.5  # seconds at rest, at least, after which a field that changed is painted anew
+GOODBYE = 5.0  # seconds that the band under way gets at the end
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +67,12 @@ class Painter:
         self._look: Look | None = None
         self._number = 0
         self._is_open = True
+        self._cost = 0.0  # seconds of the last picture at rest, with its way to the page
         self._thread = threading.Thread(target=self._run, name="painter", daemon=True)
+
+    @property
+    def is_open(self) -> bool:
+        return self._is_open
 
     def start(self) -> None:
         self._thread.start()
@@ -74,6 +82,11 @@ class Painter:
         with self._changed:
             self._is_open = False
             self._changed.notify_all()
+
+    def join(self) -> None:
+        """Wait for the end."""
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join(GOODBYE)
 
     def look_at(self, look: Look) -> None:
         """Paint this from now on; what is under way is dropped."""
@@ -87,8 +100,20 @@ class Painter:
     def _versions(self) -> list[int]:
         return [source.version for source in self.sources]
 
+    def _may_refresh(self, since: float) -> bool:
+        """Whether a picture at rest, which stands since then, is old enough to be painted anew."""
+        rests = (source.turns.rest_after(self._cost) for source in self.sources)
+        return time.perf_counter() - since >= max(rests)
+
     def _run(self) -> None:
-        done, seen = 0, self._versions()
+        use_picked()
+        with ExitStack() as counted:
+            for turns in {id(source.turns): source.turns for source in self.sources}.values():
+                counted.enter_context(turns.painting())
+            self._paint_all()
+
+    def _paint_all(self) -> None:
+        done, seen, since = 0, self._versions(), 0.0
         while True:
             with self._changed:
                 if self._is_open and self._number == done:
@@ -96,7 +121,9 @@ class Painter:
                 if not self._is_open:
                     return
                 is_new, number, look = self._number != done, self._number, self._look
-            if look is None or (not is_new and self._versions() == seen):
+            if look is None:
+                continue
+            if not is_new and (self._versions() == seen or not self._may_refresh(since)):
                 continue
             done, seen = number, self._versions()
             try:
@@ -105,15 +132,17 @@ class Painter:
                 told = str(error) if isinstance(error, NerfError) else repr(error)
                 with suppress(Exception):  # the page may be gone
                     self.fail(told)
+            since = time.perf_counter()
 
     def _paint(self, look: Look, number: int, *, moves: bool) -> None:
         """Paint a look: at once and coarse if the camera moves, then sharp if it rests."""
+        self._cost = 0.0
         if moves:
             begin = time.perf_counter()
             coarse = look.sized(self.moving.pixels_in(FRAME))
             canvas = Canvas(coarse)
             self._paint_band(coarse, canvas, 0, coarse.size[1])
-            self.show(canvas.picture(is_final=coarse is look))
+            self._deliver(canvas, is_final=coarse is look)
             n_pixels = coarse.size[0] * coarse.size[1]
             self.moving.note(n_pixels, time.perf_counter() - begin)  # packed for the page, too
             if coarse is look:
@@ -124,6 +153,7 @@ class Painter:
             canvas = canvas.enlarged(look)
         else:
             canvas = Canvas(look)
+        self._cost = 0.0  # the next one at rest has no coarse one before it
         (width, height), row, last = look.size, 0, time.perf_counter()
         while row < height:
             if not self._is_current(number):
@@ -133,9 +163,14 @@ class Painter:
             self._paint_band(look, canvas, row, stop)
             row, now = stop, time.perf_counter()
             if moves and row < height and now - last > SHOWN_EVERY:
-                self.show(canvas.picture(is_final=False))
+                self._deliver(canvas, is_final=False)
                 last = now
-        self.show(canvas.picture(is_final=True))
+        self._deliver(canvas, is_final=True)
+
+    def _deliver(self, canvas: Canvas, *, is_final: bool) -> None:
+        begin = time.perf_counter()
+        self.show(canvas.picture(is_final=is_final))
+        self._cost += time.perf_counter() - begin
 
     def _paint_band(self, look: Look, canvas: Canvas, start: int, stop: int) -> None:
         width = look.size[0]
@@ -149,12 +184,15 @@ class Painter:
                 continue
             with source.turns.band():
                 begin = time.perf_counter()
-                model = cropped.model(look.crop)
-                if source not in canvas.aims:
-                    canvas.aims[source] = aim(model, look, self.sources[0].scene)
-                aimed = canvas.aims[source]
-                canvas.take(paint_rows(model, look, aimed, (start, stop), columns))
-                took = time.perf_counter() - begin
+                try:
+                    model = cropped.model(look.crop)
+                    if source not in canvas.aims:
+                        canvas.aims[source] = aim(model, look, self.sources[0].scene)
+                    aimed = canvas.aims[source]
+                    canvas.take(paint_rows(model, look, aimed, (start, stop), columns))
+                finally:  # one that failed took its time, too
+                    took = time.perf_counter() - begin
+                    self._cost += took
             self.resting.note((stop - start) * (columns[1] - columns[0]), took)
 
 
@@ -163,6 +201,7 @@ class Canvas:
 
     def __init__(self, look: Look) -> None:
         width, height = look.size
+        self.page_size = look.page_size
         self.colors = np.zeros((height, width, 3), np.uint8)
         self.depth = np.zeros((height, width), np.float32) if look.with_depth else None
         self.aims: dict[Source, Aim] = {}
@@ -185,5 +224,7 @@ class Canvas:
         return canvas
 
     def picture(self, *, is_final: bool) -> Picture:
+        if self.page_size is not None:
+            return Picture(with_bars(self.colors, self.page_size), NEAR, is_final)
         depth = None if self.depth is None else self.depth.copy()
         return Picture(self.colors.copy(), depth, is_final)

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from torch import Tensor
 
 from nerfcli.cameras.crop import Crop
+from nerfcli.core.errors import NerfError
 from nerfcli.engine.crop import crop_model
 from nerfcli.engine.render import Model
+from nerfcli.methods.exposure import CODES
 from nerfcli.scenes import Scene
 from nerfcli.view.turns import Turns
+
+if TYPE_CHECKING:
+    from nerfcli.engine.runs import Run
 
 
 class Source(Protocol):
@@ -19,6 +27,7 @@ class Source(Protocol):
         name: for people. scene: of the field; with photos where it knows where they are.
         turns: who may compute; shared by all that compute on one device.
         version: grows as the field changes.
+        path: of the run folder, for what a page saves; None: it has none.
     """
 
     @property
@@ -29,6 +38,12 @@ class Source(Protocol):
     def turns(self) -> Turns: ...
     @property
     def version(self) -> int: ...
+    @property
+    def path(self) -> Path | None: ...
+
+    def codes(self) -> Tensor | None:
+        """The learned exposure codes of all cameras, [n_cameras, 6]; None: there are none."""
+        ...
 
     def model(self) -> Model:
         """The field as it is now. Only within a band of `turns`."""
@@ -44,9 +59,24 @@ class RunSource:
     scene: Scene
     turns: Turns
     version: int = 0
+    path: Path | None = None
+    learned: Tensor | None = field(default=None, repr=False)
 
     def model(self) -> Model:
         return self.loaded
+
+    def codes(self) -> Tensor | None:
+        return self.learned
+
+
+def load_codes(run: Run) -> Tensor | None:
+    """Read the exposure codes that a run learned; None: it learned none, or they are gone."""
+    if not run.config.train.exposure:
+        return None
+    try:
+        return run.load_checkpoint()[1].get(CODES)
+    except NerfError:  # a model is shown without its optimiser, too
+        return None
 
 
 @dataclass

@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 
 MEMORY = 1.0  # seconds: what pictures took beyond their share counts for so long, at most
 FIRST_SHARE = 0.5
+IDLE_SHARE = 0.015  # of a training's time, for all pages at rest together
 
 
 class _Owner(Enum):
@@ -33,6 +34,27 @@ class Turns:
         self._owner, self._trains = _Owner.NOBODY, False
         self._debt = 0.0  # seconds that pictures took beyond their share
         self._last = time.perf_counter()
+        self._n_painters = 0
+
+    @contextmanager
+    def painting(self) -> Iterator[None]:
+        """Count as one of those who paint; they share what pictures at rest may take."""
+        with self._changed:
+            self._n_painters += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._n_painters -= 1
+
+    def rest_after(self, cost: float) -> float:
+        """How long a picture at rest must stand before it is painted anew, seconds.
+
+        Args:
+            cost: seconds that it took.
+        """
+        with self._changed:
+            return cost * self._n_painters / IDLE_SHARE if self._trains else 0.0
 
     @contextmanager
     def band(self) -> Iterator[None]:
@@ -55,26 +77,49 @@ class Turns:
     @contextmanager
     def training(self) -> Iterator[None]:
         """Keep the turn but for the bands that `give_way` lets in."""
-        with self._changed:
-            self._trains = True  # a band under way hands over to it
-            self._changed.wait_for(lambda: self._owner is not _Owner.PICTURE)
-            self._owner = _Owner.TRAINING
+        try:
+            self._begin()
+            yield
+        finally:
+            self._end()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Within `training`: leave all turns to the pictures in the block."""
+        self._end()
         try:
             yield
         finally:
-            with self._changed:
-                self._trains, self._owner = False, _Owner.NOBODY
-                self._changed.notify_all()
+            self._begin()
 
-    def give_way(self) -> bool:
-        """Let one band in, if somebody waits and the pictures had less than their share."""
+    def give_way(self, settle: Callable[[], None] | None = None) -> bool:
+        """Let one band in, if somebody waits and the pictures had less than their share.
+
+        Args:
+            settle: called before a band is let in.
+        """
         with self._changed:
             now = time.perf_counter()
             self._debt = max(self._debt - self.share * (now - self._last), 0.0)
             self._debt, self._last = min(self._debt, MEMORY), now
             if not self._waiting or self._debt > 0.0:
                 return False
+            if settle is not None:
+                settle()
             self._owner = _Owner.NOBODY
             self._changed.notify_all()
             self._changed.wait_for(lambda: self._owner is _Owner.TRAINING)
             return True
+
+    def _begin(self) -> None:
+        with self._changed:
+            self._trains = True  # a band under way hands over to it
+            self._changed.wait_for(lambda: self._owner is not _Owner.PICTURE)
+            self._owner = _Owner.TRAINING
+
+    def _end(self) -> None:
+        with self._changed:
+            self._trains = False
+            if self._owner is _Owner.TRAINING:  # else a signal broke in while a band has the turn
+                self._owner = _Owner.NOBODY
+            self._changed.notify_all()

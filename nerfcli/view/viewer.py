@@ -8,8 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from nerfcli.view.crop_panel import add_crop_box
 from nerfcli.view.gate import LOOPBACK, Gate, ensure_token, open_server, silent
 from nerfcli.view.page import Page
+from nerfcli.view.path_panel import add_path_editor
+from nerfcli.view.photo_panels import add_error_controls, add_exposure
 from nerfcli.view.scenery import Scenery, place_first_camera, up_of
 from nerfcli.view.sources import Source
 
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
     import viser
 
 Panel = Callable[[Page], None]
-PANELS: tuple[Panel, ...] = ()
+PANELS: tuple[Panel, ...] = (add_error_controls, add_exposure, add_path_editor, add_crop_box)
 LOCAL = "127.0.0.1"
 
 
@@ -35,8 +38,11 @@ class Viewer:
 
     def close(self) -> None:
         """End all painters and the server."""
-        for page in list(self.pages.values()):
+        pages = list(self.pages.values())
+        for page in pages:
             page.close()
+        for page in pages:
+            page.painter.join()
         with silent():
             self.server.stop()
 

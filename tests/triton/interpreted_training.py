@@ -272,6 +272,7 @@ def test_the_self_check_finds_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(selfcheck, "N_RAYS", 12)
     monkeypatch.setattr(selfcheck, "N_POINTS", 63)
     monkeypatch.setattr(selfcheck, "NET", PAIRS)
+    monkeypatch.setattr(selfcheck, "FOG_STEP", 0.03)
     assert selfcheck.find_fault(TritonBackend(), "cpu") is None
 
 
