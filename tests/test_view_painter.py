@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 from dataclasses import replace
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from nerfcli.view.bands import aim, paint_rows
 from nerfcli.view.look import MODES, Look, free_camera
 from nerfcli.view.pace import FIRST_PIXELS, LEAST_PIXELS, MOST_GROWTH, Pace
 from nerfcli.view.painter import Painter, Picture
+from nerfcli.view.scenery import Scenery
 from nerfcli.view.sources import RunSource
 from nerfcli.view.turns import Turns
 
@@ -227,3 +229,14 @@ def test_a_free_camera_is_where_it_was_put() -> None:
     assert float(angle) == pytest.approx(np.degrees(1.0), abs=3.0)
     assert Look(cameras).sized(200).size == (20, 10)
     assert Look(cameras).sized(10_000).size == (40, 20)
+
+
+def test_a_photo_does_not_cover_the_field_behind_it() -> None:
+    """The camera in which the page stands, where it begins or after a click, is hidden."""
+    scene = replace(model_of().scene, cameras=CAMERAS)
+    scenery, frusta = Scenery(scene), {i: SimpleNamespace(visible=True) for i in range(3)}
+    for index in (1, 2):
+        scenery.clear_view(frusta, CAMERAS.positions[index].numpy())
+        assert [i for i in frusta if not frusta[i].visible] == [index]
+    scenery.clear_view(frusta, np.full(3, 1e3))
+    assert all(frustum.visible for frustum in frusta.values())
