@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 from dataclasses import replace
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from nerfcli.view.bands import aim, paint_rows
 from nerfcli.view.look import MODES, Look, free_camera
 from nerfcli.view.pace import FIRST_PIXELS, LEAST_PIXELS, MOST_GROWTH, Pace
 from nerfcli.view.painter import Painter, Picture
+from nerfcli.view.scenery import Scenery
 from nerfcli.view.sources import RunSource
 from nerfcli.view.turns import Turns
 
@@ -152,6 +154,35 @@ def test_a_camera_that_moves_on_drops_the_rest_of_its_picture(monkeypatch: Any) 
     assert len([1 for look, _ in painted if look.size == (192, 192)]) == 1
 
 
+def test_a_slow_field_shows_a_middle_picture_first(monkeypatch: Any) -> None:
+    monkeypatch.setattr(painting, "REST", 0.0)
+    monkeypatch.setattr(painting, "SHOWN_EVERY", 1e9)
+    large, fills = Look(CAMERAS[[2]].scaled(8.0)), []
+    with Pages(model_of()) as pages:
+        painter = pages.painter
+        fill = painter._fill
+        rates = {painting.BAND: 4000.0, painting.SLOW: 20_000.0, painting.MIDDLE: 5_000.0}
+        monkeypatch.setattr(painter.resting, "pixels_in", rates.__getitem__)
+
+        def noted(look: Look, *args: Any, **how: Any) -> bool:
+            fills.append(look.size)
+            return fill(look, *args, **how)
+
+        monkeypatch.setattr(painter, "_fill", noted)
+        painter.look_at(large)
+        last = pages.final()
+    assert fills == [(71, 71), (192, 192)] and last.colors.shape == (192, 192, 3)
+
+
+def test_two_runs_are_parted_by_a_line() -> None:
+    colors = np.full((4, 200, 3), 128, np.uint8)
+    painting.draw_edge(colors, 0.5)
+    assert [int(v) for v in colors[0, 96:104, 0]] == [128, 128, 0, 0, 255, 255, 128, 128]
+    painting.draw_edge(colors, 1.0)
+    painting.draw_edge(colors, 0.0)
+    assert (colors[:, :98] == 128).all() and (colors[:, 102:] == 128).all()
+
+
 @pytest.mark.parametrize("fault", [NerfError("the memory is full"), ZeroDivisionError("oops")])
 def test_a_renderer_that_fails_is_told_and_painting_goes_on(fault: Exception) -> None:
     with Pages(model_of()) as pages:
@@ -239,3 +270,14 @@ def test_the_depth_of_a_second_run_is_in_the_space_of_the_first() -> None:
     hit = own < 10.0
     assert hit.any()
     np.testing.assert_allclose(shown[hit], own[hit] / TURNED.scale, atol=0.01)
+
+
+def test_a_photo_does_not_cover_the_field_behind_it() -> None:
+    """The camera in which the page stands, where it begins or after a click, is hidden."""
+    scene = replace(model_of().scene, cameras=CAMERAS)
+    scenery, frusta = Scenery(scene), {i: SimpleNamespace(visible=True) for i in range(3)}
+    for index in (1, 2):
+        scenery.clear_view(frusta, CAMERAS.positions[index].numpy())
+        assert [i for i in frusta if not frusta[i].visible] == [index]
+    scenery.clear_view(frusta, np.full(3, 1e3))
+    assert all(frustum.visible for frustum in frusta.values())

@@ -23,6 +23,7 @@ from nerfcli.cli.view_options import LOCAL, Host, Port, Token, describe_address
 from nerfcli.core.errors import NerfError
 from nerfcli.core.extras import ensure_installed
 from nerfcli.core.signals import StopSignal
+from nerfcli.engine.source_record import ImageSource
 
 if TYPE_CHECKING:
     from nerfcli.engine.runs import Run
@@ -105,7 +106,11 @@ def _scene(run: Run, *, quiet: bool) -> Scene:
         return scene_of_run(run, recorded_path(run))
     except NerfError:
         if not quiet:
-            remark(f"the photos of {run.path} are not where they were: it is shown without them")
+            place = ImageSource.recorded(run.scene_json).resolved or "an unknown place"
+            remark(
+                f"the photos of {run.path}, of {place}, are not there any more: it is shown "
+                "without them"
+            )
         return Scene.from_json(run.scene_json)
 
 

@@ -70,7 +70,7 @@ def eval_page(run: Run, result: dict[str, Any], views: Sequence[ViewPictures]) -
         section("Exposure of the training photos", _exposures(run)),
         section("The scene", _scene(run)),
         section("How it was measured", _protocol(run, result)),
-        section("Make it again", *_commands(run, split)),
+        section("Make it again", *_commands(run, split, result)),
     ]
     return fill_page(f"{name}: {split} views of {run.path.name}", "\n".join(body))
 
@@ -208,10 +208,10 @@ def _title(key: str) -> str:
     return key.replace("_", " ").capitalize()
 
 
-def _commands(run: Run, split: str) -> list[str]:
+def _commands(run: Run, split: str, result: dict[str, Any]) -> list[str]:
     settings = esc(config_to_toml(run.config))
     return [
         command_line(train_command(run)),
-        command_line(eval_command(run, split)),
+        command_line(eval_command(run, split, result)),
         folded("Settings of the run (config.toml)", f"<pre>{settings}</pre>"),
     ]

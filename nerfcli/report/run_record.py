@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from nerfcli.engine.runs import Run
 from nerfcli.engine.source_record import ImageSource
 from nerfcli.methods.exposure import PREFIX
 
+MEASURES = {"ms_ssim": "--ms-ssim", "psnr_cc": "--psnr-cc"}  # by their key in eval.json
 Points = list[tuple[float, float]]
 
 
@@ -109,9 +111,16 @@ def train_command(run: Run) -> str:
     )
 
 
-def eval_command(run: Run, split: str) -> str:
-    """Write the command that scores the views and makes the page again."""
-    more = () if split == "test" else ("--split", split)
+def eval_command(run: Run, split: str, scores: Collection[str] = ()) -> str:
+    """Write the command that scores the views and makes the page again.
+
+    Args:
+        scores: keys of eval.json; those of measures that were asked for are asked for again.
+    """
+    more = [] if split == "test" else ["--split", split]
+    nets = [net for net in ("vgg", "alex") if f"lpips_{net}" in scores]
+    more += ["--lpips", ",".join(nets)] if nets else []
+    more += [flag for key, flag in MEASURES.items() if key in scores]
     return command("nerf eval", run.path, *more)
 
 

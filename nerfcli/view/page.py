@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import viser
 
 MOST_PIXELS = 2048  # of a side of a picture
+NOTIFIED = 10.0  # seconds that a message stays
 QUALITY = {False: 60, True: 90}  # of JPEG, while it is unfinished and when it is final
 
 
@@ -173,7 +174,13 @@ class Page:
         """Say in the page what the renderer says; once, until it paints again."""
         if fault != self._told:
             self._told = fault
-            self.client.add_notification("Something failed", fault, color="red")
+            self.notify("Something failed", fault, is_fault=True)
+
+    def notify(self, title: str, text: str, *, is_fault: bool = False) -> None:
+        """Show a message for some seconds."""
+        self.client.add_notification(
+            title, text, auto_close_seconds=NOTIFIED, color="red" if is_fault else None
+        )
 
     def _add_basics(self) -> None:
         gui = self.client.gui
@@ -185,13 +192,15 @@ class Page:
             )
             split = None
             if len(self.sources) == 2:
+                for side, source in zip(("Left", "Right"), self.sources, strict=True):
+                    gui.add_text(side, source.name, disabled=True)
                 split = gui.add_slider("Left | right", 0.0, 1.0, 0.01, self.wish.split)
 
         @mode.on_update
         def _(_: Any) -> None:
             nearest = self.nearest_camera() if mode.value == "error" else None
             if mode.value == "error" and nearest is None:
-                self.client.add_notification(
+                self.notify(
                     "No photos", "The photos of this run are not here, so nothing to compare with."
                 )
             self.change(mode=mode.value, camera=nearest)

@@ -26,6 +26,9 @@ FRAME = 0.09  # seconds of a picture while the camera moves: ten a second, with 
 BAND = 0.07  # seconds of a band at rest
 REST = 0.15  # seconds without a new look that are rest
 SHOWN_EVERY = 0.2  # seconds between unfinished pictures
+SLOW = 4.0  # seconds: where a sharp picture takes longer, one of MIDDLE seconds comes before it
+MIDDLE = 1.0
+EDGE = 2  # pixels of the line between two runs
 NEAR = np.full((2, 2), 0.02, np.float32)  # depth of a picture that hides all lines
 FRESH = 0.5  # seconds at rest, at least, after which a field that changed is painted anew
 GOODBYE = 5.0  # seconds that the band under way gets at the end
@@ -143,21 +146,31 @@ class Painter:
             canvas = Canvas(coarse)
             self._paint_band(coarse, canvas, 0, coarse.size[1])
             self._deliver(canvas, is_final=coarse is look)
-            n_pixels = coarse.size[0] * coarse.size[1]
-            self.moving.note(n_pixels, time.perf_counter() - begin)  # packed for the page, too
+            self.moving.note(area(coarse), time.perf_counter() - begin)  # packed for the page, too
             if coarse is look:
                 return
             with self._changed:
                 if self._changed.wait_for(lambda: not self._is_current(number), timeout=REST):
                     return
+            if area(look) > self.resting.pixels_in(SLOW):
+                middle = look.sized(self.resting.pixels_in(MIDDLE))
+                canvas = canvas.enlarged(middle)
+                if not self._fill(middle, canvas, number, moves=True):
+                    return
+                self._deliver(canvas, is_final=False)
             canvas = canvas.enlarged(look)
         else:
             canvas = Canvas(look)
         self._cost = 0.0  # the next one at rest has no coarse one before it
+        if self._fill(look, canvas, number, moves=moves):
+            self._deliver(canvas, is_final=True)
+
+    def _fill(self, look: Look, canvas: Canvas, number: int, *, moves: bool) -> bool:
+        """Paint all bands; False: there is a newer look."""
         (width, height), row, last = look.size, 0, time.perf_counter()
         while row < height:
             if not self._is_current(number):
-                return
+                return False
             n_rows = max(1, round(self.resting.pixels_in(BAND) / width))
             stop = min(row + n_rows, height)
             self._paint_band(look, canvas, row, stop)
@@ -165,11 +178,14 @@ class Painter:
             if moves and row < height and now - last > SHOWN_EVERY:
                 self._deliver(canvas, is_final=False)
                 last = now
-        self._deliver(canvas, is_final=True)
+        return True
 
     def _deliver(self, canvas: Canvas, *, is_final: bool) -> None:
         begin = time.perf_counter()
-        self.show(canvas.picture(is_final=is_final))
+        picture = canvas.picture(is_final=is_final)
+        if len(self.sources) == 2 and canvas.page_size is None:
+            draw_edge(picture.colors, canvas.split)
+        self.show(picture)
         self._cost += time.perf_counter() - begin
 
     def _paint_band(self, look: Look, canvas: Canvas, start: int, stop: int) -> None:
@@ -196,12 +212,26 @@ class Painter:
             self.resting.note((stop - start) * (columns[1] - columns[0]), took)
 
 
+def area(look: Look) -> int:
+    """How many pixels it has."""
+    return look.size[0] * look.size[1]
+
+
+def draw_edge(colors: np.ndarray, split: float) -> None:
+    """Draw the line between two runs onto a picture [height, width, 3], if it is wide enough."""
+    width = colors.shape[1]
+    cut = round(split * width)
+    if width >= 100 and 0 < cut < width:
+        colors[:, cut : cut + EDGE] = 255
+        colors[:, max(cut - EDGE, 0) : cut] = 0
+
+
 class Canvas:
     """The pixels of a picture under way."""
 
     def __init__(self, look: Look) -> None:
         width, height = look.size
-        self.page_size = look.page_size
+        self.page_size, self.split = look.page_size, look.split
         self.colors = np.zeros((height, width, 3), np.uint8)
         self.depth = np.zeros((height, width), np.float32) if look.with_depth else None
         self.aims: dict[Source, Aim] = {}

@@ -135,7 +135,7 @@ class PathPanel:
         try:
             yield
         except NerfError as fault:
-            self.page.client.add_notification(title, str(fault), color="red")
+            self.page.notify(title, str(fault), is_fault=True)
 
     def _present(self) -> Key:
         """The page's own camera, as a key frame."""

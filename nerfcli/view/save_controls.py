@@ -57,7 +57,7 @@ class SaveControls:
         try:
             action()
         except NerfError as fault:
-            self.page.client.add_notification("Not saved", str(fault), color="red")
+            self.page.notify("Not saved", str(fault), is_fault=True)
 
     def _save(self, run: Any, folder: str, saved: Callable[[], None]) -> None:
         name, text = self.name.value.strip(), self.make()

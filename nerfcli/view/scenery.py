@@ -43,9 +43,13 @@ class Scenery:
         is_crowded = self._length < FRUSTUM * _reach(scene)
         frame = nodes.add_frame("/cameras", show_axes=False, visible=not is_crowded)
         parts: dict[str, Any] = {"Cameras": frame}
+        frusta: dict[int, Any] = {}
         for split, indices in scene.splits.items():
             for index in some(indices, MOST_FRUSTA):
-                self._draw_camera(page, split, index)
+                frusta[index] = self._draw_camera(page, split, index)
+        camera = page.client.camera
+        camera.on_update(lambda _: self.clear_view(frusta, camera.position))
+        self.clear_view(frusta, camera.position)
         parts["Box"] = _draw_box(nodes, scene)
         if scene.points is not None and len(scene.points):
             points = scene.points[:: max(1, math.ceil(len(scene.points) / MOST_POINTS))].numpy()
@@ -65,7 +69,21 @@ class Scenery:
             box.on_update(redraw)
         redraw()
 
-    def _draw_camera(self, page: Page, split: str, index: int) -> None:
+    def clear_view(self, frusta: dict[int, Any], position: Any) -> None:
+        """Hide the cameras in which a page's camera stands: their photos would cover the field.
+
+        Args:
+            frusta: handles by index of the camera. position: [3], scene space.
+        """
+        indices = list(frusta)
+        away = self.scene.cameras.positions[indices].numpy() - np.asarray(position)
+        for index, is_outside in zip(
+            indices, np.linalg.norm(away, axis=1) > self._length, strict=True
+        ):
+            if frusta[index].visible != bool(is_outside):
+                frusta[index].visible = bool(is_outside)
+
+    def _draw_camera(self, page: Page, split: str, index: int) -> Any:
         pose = self.scene.cameras.c2w[index].numpy()
         width, height = self.scene.cameras.size[index].tolist()
         fov, wxyz = field_of_view(self.scene, index), quaternion_of(pose[:, :3])
@@ -87,6 +105,8 @@ class Scenery:
         @handle.on_click
         def _(_: Any) -> None:
             page.go_to(pose[:, 3], wxyz, fov)
+
+        return handle
 
 
 def place_first_camera(server: viser.ViserServer, scene: Scene) -> None:
