@@ -25,7 +25,7 @@ from nerfcli.view.sources import Cropped, Source
 FRAME = 0.09  # seconds of a picture while the camera moves: ten a second, with the way to the page
 BAND = 0.07  # seconds of a band at rest
 REST = 0.15  # seconds without a new look that are rest
-SHOWN_EVERY = 0.2  # seconds between unfinished pictures
+SHOWN_EVERY = 0.4  # seconds between unfinished pictures
 SLOW = 4.0  # seconds: where a sharp picture takes longer, one of MIDDLE seconds comes before it
 MIDDLE = 1.0
 EDGE = 2  # pixels of the line between two runs
