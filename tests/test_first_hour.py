@@ -242,7 +242,7 @@ def test_a_stopped_eval_says_of_how_many_views_its_mean_is() -> None:
     value = {"run": "r", "views": [row], "psnr": 20.0, "ssim": 0.9, "exact_views": 0}
     value |= {"protocol": {"split": "test", "background": "white"}, "n_views": 1}
     assert "\nmean of 1 of 7 views" in eval_command._summary(value | {"n_split_views": 7})
-    assert "\nmean   20.00" in eval_command._summary(value | {"n_split_views": 1})
+    assert "\nmean     20.00" in eval_command._summary(value | {"n_split_views": 1})
 
 
 def test_a_record_of_another_kind_is_named(tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def test_a_scene_is_wanted(
         (["train", "walk.mp4"], "is a video, not a scene. Find its cameras"),
         (["train", "runs/chair-1/config.toml"], "is a file of run runs/chair-1"),
         (["prepare", "runs/chair-1", "--out", "o"], "is a run, not photos"),
-        (["compare", "runs/chair-1", "a.ply"], "is a run; give a shape file"),
+        (["compare", "runs/chair-1", "a.ply"], "is a run and a.ply is none: name two runs"),
     ],
 )
 def test_other_things_are_wanted(

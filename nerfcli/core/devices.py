@@ -90,9 +90,9 @@ _picked: list[int] = []  # indices of GPUs, the last one holds
 
 def use_picked() -> None:
     """Work in this thread on the GPU that `pick` chose in another one: each has its own."""
-    if _picked:
-        import torch
+    import torch
 
+    if _picked and torch.cuda.is_available():
         torch.cuda.set_device(_picked[-1])
 
 

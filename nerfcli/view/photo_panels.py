@@ -46,6 +46,7 @@ def add_error_controls(page: Page) -> None:
             page.change(camera=known[(known.index(camera) + by) % len(known)], film=None)
 
     page.watchers.append(show)
+    show()  # the mode may have been chosen before these controls were made
 
 
 def add_exposure(page: Page) -> None:

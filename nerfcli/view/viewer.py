@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import socket
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 Panel = Callable[[Page], None]
 PANELS: tuple[Panel, ...] = (add_error_controls, add_exposure, add_path_editor, add_crop_box)
 LOCAL = "127.0.0.1"
+FAREWELL = 0.2  # seconds that the last messages get on their way to the pages
 
 
 @dataclass
@@ -45,6 +47,9 @@ class Viewer:
             page.close()
         for page in pages:
             page.painter.join()
+            page.client.flush()
+        if pages:
+            time.sleep(FAREWELL)  # the last words are sent by another thread
         with silent():
             self.server.stop()
 
