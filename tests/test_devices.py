@@ -264,3 +264,15 @@ def test_full_memory_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     devices.ensure_room(10**12, "cpu", "the pixels", "read smaller images")
     with pytest.raises(NerfError, match=r"pixels need 2\.0 GB, the GPU has 1\.0 GB free; read"):
         devices.ensure_room(2 * 10**9, "cuda", "the pixels", "read smaller images")
+
+
+def test_a_thread_works_on_the_gpu_that_was_picked(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[int] = []
+    monkeypatch.setattr(devices, "_picked", [0, 3])
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    devices.use_picked()  # none is there any more
+    assert chosen == []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    devices.use_picked()
+    assert chosen == [3]

@@ -326,6 +326,28 @@ def test_two_runs_are_compared_view_by_view(runs: Path, call: Call) -> None:
     assert "report: x.html" in text and "say nothing about other seeds" in text
 
 
+def test_a_score_that_one_run_alone_has_is_named(runs: Path, call: Call) -> None:
+    path = runs / "two" / "eval.json"
+    whole = json.loads(path.read_text())
+    for row in whole["views"]:
+        row["ms_ssim"] = 0.9
+    path.write_text(json.dumps(whole))
+    value = call("compare", runs / "one", runs / "two", "--json", "--no-report").value
+    assert value["unpaired"] == ["ms_ssim"]
+    assert "ms_ssim" not in [score["score"] for score in value["scores"]]
+    text = call("compare", runs / "one", runs / "two", "--no-report").out
+    assert "of one run alone, so not compared: ms_ssim" in text
+
+
+def test_the_command_asks_for_the_scores_of_the_page(scored: Path) -> None:
+    run = Run.open(scored / "two")
+    keys = {"psnr", "ssim", "lpips_vgg", "lpips_alex", "psnr_cc", "views"}
+    assert run_record.eval_command(run, "val", keys) == (
+        f"nerf eval {run.path} --split val --lpips vgg,alex --psnr-cc"
+    )
+    assert run_record.eval_command(run, "test") == f"nerf eval {run.path}"
+
+
 def test_a_page_without_pictures_says_so(runs: Path, call: Call) -> None:
     shutil.rmtree(runs / "one" / "renders")
     done = call("compare", runs / "one", runs / "two")

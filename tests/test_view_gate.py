@@ -155,3 +155,5 @@ def test_a_port_that_is_taken_is_an_error() -> None:
             open_server(Gate(), "127.0.0.1", port)
     with pytest.raises(NerfError, match="no such address"):
         open_server(Gate(), "192.0.2.1", None)
+    with pytest.raises(NerfError, match="host is empty"):  # as of a shell variable that is not set
+        open_server(Gate("secret"), "", None)

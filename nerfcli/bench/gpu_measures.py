@@ -17,6 +17,7 @@ from nerfcli.backends import selfcheck_cache
 from nerfcli.bench.clock import Effort, measure, measure_peak, wait
 from nerfcli.bench.kernels import kernel_rows, network_flop
 from nerfcli.bench.parity import parity
+from nerfcli.bench.training import LR, time_blocks
 from nerfcli.core.config import Config
 from nerfcli.core.devices import random_generator
 from nerfcli.core.errors import NerfError
@@ -37,7 +38,6 @@ from nerfcli.reference.radiance import NetSpec
 from nerfcli.scenes import Scene, load_scene
 
 Row = dict[str, Any]
-LR = 1e-2
 COPY_BYTES = 2**30  # of the copy that measures the memory
 WARM_STEPS = 32  # two occupancy updates; the first compile, and record a graph
 
@@ -162,14 +162,16 @@ class Bench:
         trainer.begin(ready.residents.at(0))
         self._settle(trainer)
         every = ready.config.hashgrid.occupancy_every
-        times, n_rays, n_samples = self._time_steps(trainer, every)
+        times, n_rays, n_samples = time_blocks(trainer, self.device, every, self.sizes.effort)
         alone = None
         if isinstance(trainer, GraphTrainer) and trainer.captures:
             trainer.captures = False
             trainer.forget_graph()
-            alone = statistics.median(self._time_steps(trainer, every)[0])
+            alone = statistics.median(
+                time_blocks(trainer, self.device, every, self.sizes.effort)[0]
+            )
         n_steps, seconds = every * len(times), statistics.median(times)
-        samples = int(n_samples) / n_steps
+        samples = n_samples / n_steps
         limit = self._limit(net_spec(ready.config.hashgrid), samples)
         return [
             {
@@ -178,28 +180,12 @@ class Bench:
                 "without a graph": None if alone is None else _digits(1e3 * alone),
                 "spread": f"{(max(times) - min(times)) / seconds:.0%}",
                 "samples": round(samples),
-                "rays": round(int(n_rays) / n_steps),
+                "rays": round(n_rays / n_steps),
                 "limit ms": _digits(1e3 * limit),
                 "times the limit": _digits(seconds / limit),
                 "memory GB": _peak_memory(self.device),
             }
         ]
-
-    def _time_steps(self, trainer: HashGridTrainer, every: int) -> tuple[list[float], int, int]:
-        """Seconds a step in each block of `every` steps; rays and samples of all of them."""
-        effort, times = self.sizes.effort, []
-        n_rays = n_samples = 0
-        begin = time.perf_counter()
-        while len(times) < 2 or (
-            len(times) < effort.blocks and time.perf_counter() - begin < effort.block_seconds
-        ):
-            start = time.perf_counter()
-            for _ in range(every):
-                result = trainer.step(LR)
-                n_rays, n_samples = n_rays + result.n_rays, n_samples + result.n_samples
-            wait(self.device)
-            times.append((time.perf_counter() - start) / every)
-        return times, int(n_rays), int(n_samples)
 
     def _settle(self, trainer: HashGridTrainer) -> None:
         """Train for some ten seconds at most; with a slow backend the scene is less settled."""

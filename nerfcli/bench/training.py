@@ -132,14 +132,12 @@ def create(scene: Scene, views: Views, settled: Settled, backend: Backend) -> Ha
     return trainer
 
 
-def _time_steps(
-    name: str, trainer: HashGridTrainer, device: str, effort: Effort, peak: float
-) -> TrainingRow:
-    every = trainer.config.hashgrid.occupancy_every
-    for _ in range(WARM_STEPS):
-        trainer.step(LR)
+def time_blocks(
+    trainer: HashGridTrainer, device: str, every: int, effort: Effort
+) -> tuple[list[float], int, int]:
+    """Seconds a step in each block of `every` steps; rays and samples of all of them."""
     times: list[float] = []
-    n_samples = n_rays = 0
+    n_rays = n_samples = 0
     wait(device)
     begin = time.perf_counter()
     while len(times) < 2 or (
@@ -148,12 +146,22 @@ def _time_steps(
         start = time.perf_counter()
         for _ in range(every):
             result = trainer.step(LR)
-            n_samples += result.n_samples
-            n_rays += result.n_rays
+            # not in place: a graph writes its counts over those of the step before
+            n_rays, n_samples = n_rays + result.n_rays, n_samples + result.n_samples
         wait(device)
         times.append((time.perf_counter() - start) / every)
+    return times, int(n_rays), int(n_samples)
+
+
+def _time_steps(
+    name: str, trainer: HashGridTrainer, device: str, effort: Effort, peak: float
+) -> TrainingRow:
+    every = trainer.config.hashgrid.occupancy_every
+    for _ in range(WARM_STEPS):
+        trainer.step(LR)
+    times, n_rays, n_samples = time_blocks(trainer, device, every, effort)
     n_steps, seconds = every * len(times), statistics.median(times)
-    samples = int(n_samples) / n_steps
+    samples = n_samples / n_steps
     rate = samples / seconds
     own = trainer.config.hashgrid
     gflops = 3 * rate * network_flop(net_spec(trainer.config.hashgrid))[1] / 1e9
@@ -163,7 +171,7 @@ def _time_steps(
         features=own.n_features,
         log2_table_size=known(own.log2_table_size),
         samples=round(samples),
-        rays=round(int(n_rays) / n_steps),
+        rays=round(n_rays / n_steps),
         seconds=seconds,
         spread=(max(times) - min(times)) / seconds,
         samples_per_second=rate,

@@ -86,6 +86,8 @@ def _summary(value: dict[str, Any]) -> str:
     views = quantity(value["n_views"], f"{value['split']} view")
     lines.append(f"{views}, B against A:")
     lines += [f"  {verdict(score)}" for score in value["scores"]]
+    if value["unpaired"]:
+        lines.append(f"  of one run alone, so not compared: {', '.join(value['unpaired'])}")
     lines.append(CAVEAT)
     rows = [("setting", "A", "B")]
     rows += [(row["key"], text_of(row["a"]), text_of(row["b"])) for row in value["settings"]]

@@ -14,6 +14,7 @@ from nerfcli.cli.options import (
     Device,
     Json,
     Quiet,
+    RunPath,
     complete_runs,
     ensure_device,
     open_run,
@@ -31,15 +32,7 @@ if TYPE_CHECKING:
 
 
 def view(
-    run: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="[RUN]",
-            help="A run folder. [default: the newest run]",
-            show_default=False,
-            autocompletion=complete_runs,
-        ),
-    ] = None,
+    run: RunPath = None,
     other: Annotated[
         Path | None,
         typer.Argument(

@@ -89,8 +89,8 @@ def compare_runs(a: ScoredRun, b: ScoredRun, split: str) -> dict[str, Any]:
     ensure_comparable(a, b, split)
     rows_b = {row["name"]: row for row in b.views}
     pairs = [(row, rows_b[row["name"]]) for row in a.views]
-    names_b = set(names_of_scores(b.views))
-    names = [name for name in names_of_scores(a.views) if name in names_b]
+    names_a, names_b = names_of_scores(a.views), names_of_scores(b.views)
+    names = [name for name in names_a if name in names_b]
     facts = [facts_of(run) for run in (a.run, b.run)]
     keys = list(dict.fromkeys([*facts[0], *facts[1]]))
     return {
@@ -99,6 +99,7 @@ def compare_runs(a: ScoredRun, b: ScoredRun, split: str) -> dict[str, Any]:
         "a": a.summary(),
         "b": b.summary(),
         "scores": [_score(name, pairs) for name in names],
+        "unpaired": sorted(set(names_a) ^ set(names_b)),
         "views": [_view(names, *pair) for pair in pairs],
         "settings": [
             {"key": key, "a": facts[0].get(key), "b": facts[1].get(key)}

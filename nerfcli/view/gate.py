@@ -159,6 +159,10 @@ def _guard(gate: Gate, inner: Callable[..., Response | None] | None) -> Callable
 
 def free_port(host: str, port: int | None) -> int:
     """The port itself, or the first free one from FIRST_PORT on; errors as of `open_server`."""
+    if not host:
+        raise NerfError(
+            "the viewer's host is empty; 127.0.0.1 is this machine, 0.0.0.0 lets all in."
+        )
     if port is not None and not 0 <= port < 1 << 16:
         raise NerfError(f"--port {port}: ports are numbers from 1 to 65535.")
     ports = range(FIRST_PORT, FIRST_PORT + N_PORTS) if port is None else (port,)

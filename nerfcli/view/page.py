@@ -212,12 +212,8 @@ class Page:
 
 
 def rotation_of(wxyz: Any) -> np.ndarray:
-    """A unit quaternion as a matrix [3, 3]."""
-    w, x, y, z = (float(v) for v in wxyz)
-    return np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-        ]
-    )
+    """A unit quaternion (w, x, y, z) as a matrix [3, 3]."""
+    from scipy.spatial.transform import Rotation
+
+    w, x, y, z = wxyz
+    return Rotation.from_quat([x, y, z, w]).as_matrix()

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 Panel = Callable[[Page], None]
 PANELS: tuple[Panel, ...] = (add_error_controls, add_exposure, add_path_editor, add_crop_box)
-LOCAL = "127.0.0.1"
 FAREWELL = 0.2  # seconds that the last messages get on their way to the pages
 
 
@@ -57,7 +56,7 @@ class Viewer:
 def open_viewer(
     sources: Sequence[Source],
     *,
-    host: str = LOCAL,
+    host: str = LOOPBACK[0],
     port: int | None = None,
     token: str | None = None,
     panels: Sequence[Panel] = (),
