@@ -110,6 +110,11 @@ class Browser:
             raise AssertionError(str(result["exceptionDetails"])[:500])
         return result["result"].get("value")
 
+    def draw(self) -> None:
+        """Wait until the page was drawn anew."""
+        frames = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+        self.call("Runtime.evaluate", expression=f"{frames}.then(() => 1)", awaitPromise=True)
+
     def screenshot(self, path: Path) -> None:
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
 
@@ -122,10 +127,12 @@ class Browser:
     def click(self, text: str) -> None:
         """Click the innermost element that is seen and has this text, or this value."""
         find = FIND.replace("TEXT", json.dumps(text))
-        before, place = None, wait_for(lambda: self.run(find), what=text)
-        while place != before:  # folders open and close by and by
-            time.sleep(0.2)
+        place, n_same = wait_for(lambda: self.run(find), what=text), 0
+        while n_same < 2:  # folders open and close by and by, and a busy browser draws seldom
+            time.sleep(0.15)
+            self.draw()
             before, place = place, wait_for(lambda: self.run(find), what=text)
+            n_same = n_same + 1 if place == before else 0
         self.mouse("mousePressed", *place)
         self.mouse("mouseReleased", *place)
 

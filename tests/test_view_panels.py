@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,11 +24,14 @@ from nerfcli.scenes.own_path import write_own_path
 from nerfcli.scenes.path_frames import KnownFrames, move_cameras
 from nerfcli.scenes.read_path import read_path
 from nerfcli.scenes.scene import Similarity
+from nerfcli.view import page as page_module
 from nerfcli.view.bands import aim, paint_rows
 from nerfcli.view.camera_path import CameraPath, Key
 from nerfcli.view.crop_panel import crop_of, slider_numbers
 from nerfcli.view.look import Look, fitted, with_bars
+from nerfcli.view.page import Page
 from nerfcli.view.painter import Canvas
+from nerfcli.view.path_panel import PathPanel
 from nerfcli.view.run_files import AlreadyThere, save_in_run, saved_in_run
 
 TURNED = Similarity(0.5, ((0.0, -1.0, 0.0), (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)), (0.1, 0.0, 0.2))
@@ -218,3 +224,49 @@ def test_error_through_any_lens_leaves_masked_pixels_out(lens: Lens) -> None:
     ratio = picture.colors.shape[1] / picture.colors.shape[0]
     assert ratio == pytest.approx(100 / 30, rel=0.05)
     assert picture.depth is not None and picture.depth.max() < 0.1  # lines are hidden
+
+
+def test_a_film_that_is_left_stays_left() -> None:
+    """Also where its player was about to show a frame."""
+    panel: Any = object.__new__(PathPanel)
+    panel._lock, panel._film = threading.RLock(), ["a frame"]
+    panel.path, panel.player = SimpleNamespace(fps=30.0), SimpleNamespace(plays=True)
+    panel.player.stop = lambda: setattr(panel.player, "plays", False)
+    wish = SimpleNamespace(film="an earlier frame")
+    change = lambda film: setattr(wish, "film", film)  # noqa: E731
+    panel.page = SimpleNamespace(is_open=True, wish=wish, change=change)
+    leaving = threading.Thread(target=panel._leave)
+
+    class Time:
+        max = 5.0
+
+        @property
+        def value(self) -> float:
+            return 0.0
+
+        @value.setter
+        def value(self, _: float) -> None:  # the player is here while the user ends the film
+            leaving.start()
+            leaving.join(0.2)
+
+    panel.time = Time()
+    panel._show_frame(0)
+    leaving.join(30.0)
+    assert wish.film is None and not panel._show_frame(0)
+
+
+def test_changes_from_several_threads_are_all_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(wish: Any, **values: Any) -> Any:
+        time.sleep(0.002)
+        return replace(wish, **values)
+
+    monkeypatch.setattr(page_module, "replace", slow)
+    client: Any = SimpleNamespace(camera=SimpleNamespace(image_width=0, image_height=0))
+    page = Page(client, ())
+    changes: list[dict[str, Any]] = [{"mode": "depth"}, {"height": 500}, {"split": 0.25}]
+    threads = [threading.Thread(target=lambda c=c: page.change(**c)) for c in changes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30.0)
+    assert (page.wish.mode, page.wish.height, page.wish.split) == ("depth", 500, 0.25)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -60,6 +61,7 @@ class Page:
 
     def __init__(self, client: viser.ClientHandle, sources: Sequence[Source]) -> None:
         self.client, self.sources, self.wish = client, sources, Wish()
+        self._wishing = threading.RLock()
         self.watchers: list[Callable[[], None]] = []
         self.painter = Painter(sources, self._show, self._tell)
         self._photo: tuple[int, np.ndarray] | None = None
@@ -94,16 +96,18 @@ class Page:
 
     def change(self, **values: Any) -> None:
         """Set parts of the wish and paint it."""
-        self.wish = replace(self.wish, **values)
+        with self._wishing:  # controls call from several threads
+            self.wish = replace(self.wish, **values)
         for watcher in self.watchers:
             watcher()
         self.refresh()
 
     def refresh(self) -> None:
         """Paint what camera and controls say now."""
-        look = self.look()
-        if look is not None:
-            self.painter.look_at(look)
+        with self._wishing:  # the last look painted is that of the last wish
+            look = self.look()
+            if look is not None:
+                self.painter.look_at(look)
 
     def look(self) -> Look | None:
         """What the page wants to see; None: it has no size yet."""

@@ -182,20 +182,21 @@ class PathPanel:
             self.player.play(n, self.path.fps, first, is_loop=self.path.is_loop)
 
     def _scrub(self) -> None:
-        self.player.stop()
-        self._pose = self._page_pose()
-        self._show(self._index_of_time())
+        with self._lock:
+            self.player.stop()
+            self._pose = self._page_pose()
+            self._show(self._index_of_time())
 
     def _index_of_time(self) -> int:
         return min(round(self.time.value * self.path.fps), self.path.n_frames - 1)
 
     def _show_frame(self, index: int) -> bool:
         """Show a frame of the film that plays, with its time."""
-        if not self.page.is_open or not self.player.plays:
-            return False
-        with self._lock:
+        with self._lock:  # whoever ends the film waits, and has the last word
+            if not self.page.is_open or not self.player.plays:
+                return False
             self.time.value = min(index / self.path.fps, self.time.max)
-        return self._show(index)
+            return self._show(index)
 
     def _show(self, index: int) -> bool:
         film = self._film
@@ -206,9 +207,10 @@ class PathPanel:
 
     def _leave(self) -> None:
         """End the film: the page shows its own camera again."""
-        self.player.stop()
-        if self.page.wish.film is not None:
-            self.page.change(film=None)
+        with self._lock:
+            self.player.stop()
+            if self.page.wish.film is not None:
+                self.page.change(film=None)
 
     def _leave_if_moved(self) -> None:
         if self.page.wish.film is not None and not np.allclose(self._page_pose(), self._pose):
